@@ -1,0 +1,54 @@
+# One virtual environment, .venv, serves all targets; it is made on first use.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.installed  ## Distil a digits classifier without data, offline, in under two minutes
+	$(BIN)/lenient demo
+
+test: $(VENV)/.installed-dev  ## Run the fast tests (ARGS="-k name" is handed to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release
+	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)
+
+check: $(VENV)/.installed-dev  ## Check format, lint, types and floors
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## Format the code and repair what can be repaired
+	$(BIN)/ruff check --fix-only src tests
+	$(BIN)/ruff format src tests
+
+clean:  ## Remove caches and build leftovers; .venv and runs stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
+	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is written only after a complete installation, so an interrupted one is taken up again.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing lenient and what it needs into $(VENV): several GB and some minutes with an empty pip cache."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing lenient with its development tools into $(VENV): several GB and some minutes with an empty pip cache."
+	@$(PIP) -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "lenient needs Python 3.11 or newer, but $(PYTHON) is missing or older:" \
+	        "name another one with, say, make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Making the virtual environment $(VENV)."
+	@$(PYTHON) -m venv $(VENV)
