@@ -1,0 +1,180 @@
+"""Device, precision, batch reductions and guards: what the machine can do, kept apart from what the methods want."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lenient.errors import MachineError, UsageError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how precisely networks run. Losses, statistics, the mixture and averages are always float32."""
+
+    device: torch.device
+    precision: str = "32"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which networks run forward: bfloat16 autocast, or nothing for full precision."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device, its convolution weights laid out channels last."""
+        return module.to(self.device).to(memory_format=torch.channels_last)
+
+    def images(self, images: Tensor) -> Tensor:
+        """Lay a batch of images out as the networks want it."""
+        return images.to(self.device, memory_format=torch.channels_last)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda[:i]` or `mps` into a device that is there.
+
+    Raises:
+        UsageError: the device is unknown or absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: not available here; use --device auto or cpu") from error
+    return device
+
+
+def batch_sum(values: Tensor) -> Tensor:
+    """Sum over the first dimension, the batch. All reductions over the batch go through these functions."""
+    return values.sum(dim=0)
+
+
+def batch_size_of(values: Tensor) -> int:
+    """Return the number of samples in the whole batch."""
+    return values.shape[0]
+
+
+def batch_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over the batch of `values` (N, ...), weighted by `weight` (N,) where given.
+
+    A weighted mean over fewer than two accepted samples is 0 with zero gradient: a mean of nothing says nothing.
+    """
+    if weight is None:
+        return batch_sum(values) / batch_size_of(values)
+    shaped = weight.view(-1, *[1] * (values.dim() - 1))
+    total = batch_sum(weight)
+    enough = total > 1.5
+    kept = torch.where(shaped > 0, values, torch.zeros_like(values)) * shaped
+    return torch.where(enough, batch_sum(kept) / total.clamp_min(1.0), torch.zeros_like(kept[0]))
+
+
+def batch_moments(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Per-channel mean and biased variance of (N, C, ...) over the batch and all positions, in float32, (C,) each.
+
+    With `weight` (N,), positions of a sample count with its weight.
+    """
+    dims = [0, *range(2, values.dim())]
+    if weight is None:
+        variance, mean = torch.var_mean(values.float(), dim=dims, correction=0)
+        return mean, variance
+    flat = values.float().flatten(2) if values.dim() > 2 else values.float().unsqueeze(2)
+    total = batch_sum(weight).clamp_min(1e-12) * flat.shape[2]
+    mean = batch_sum(torch.einsum("n,ncp->nc", weight, flat)) / total
+    centred = flat - mean.view(1, -1, 1)
+    return mean, batch_sum(torch.einsum("n,ncp->nc", weight, centred * centred)) / total
+
+
+class Readback:
+    """Brings a few numbers to the host one phase late, so that asking for them never stalls the device.
+
+    `put` starts the copy at the end of a phase; `get` at the start of the next one finds it done.
+    """
+
+    def __init__(self, value: float) -> None:
+        self._host = torch.tensor([value], dtype=torch.float32)
+        self._event: torch.cuda.Event | None = None
+
+    def put(self, value: Tensor) -> None:
+        """Start copying a scalar tensor."""
+        if value.device.type == "cuda":
+            self._host = torch.empty(1, dtype=torch.float32, pin_memory=True)
+            self._host.copy_(value.detach().reshape(1).float(), non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = value.detach().reshape(1).to("cpu", torch.float32, copy=True)
+
+    def get(self) -> float:
+        """Return the number put last (or given at the start)."""
+        if self._event is not None:
+            self._event.synchronize()
+        return float(self._host.numpy()[0])
+
+
+class Guard:
+    """Undoes what a turn with non-finite numbers did to the networks, without asking the host.
+
+    Gradients are left to the optimizer's own skip (`found_inf`); buffers, which a forward pass in training mode moves,
+    are put back by selection on the device.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._buffers = [buffer for module in modules for buffer in module.buffers()]
+
+    @contextmanager
+    def watch(self) -> Iterator[Callable[[Iterable[Tensor]], Tensor]]:
+        """Open a turn; call the yielded function with the tensors that must be finite, it returns a 0/1 float `bad`."""
+        before = [buffer.clone() for buffer in self._buffers]
+
+        def settle(tensors: Iterable[Tensor]) -> Tensor:
+            bad = any_nonfinite(tensors)
+            for buffer, old in zip(self._buffers, before, strict=True):
+                buffer.copy_(torch.where(bad > 0, old, buffer))
+            return bad
+
+        yield settle
+
+
+@torch.no_grad()
+def any_nonfinite(tensors: Iterable[Tensor]) -> Tensor:
+    """Return 1.0 where any element of any tensor is NaN or infinite, else 0.0, as a scalar on the device."""
+    tensors = [tensor.detach() for tensor in tensors]
+    norms = torch._foreach_norm([t for t in tensors if t.numel()], float("inf"))
+    return (~torch.isfinite(torch.stack([norm.float() for norm in norms]).sum())).float()
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was asked to; only for timing and at log lines."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+    """Return the median seconds of `work`, after one warm-up."""
+    times = []
+    for _ in range(repeats + 1):
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[repeats // 2]
+
+
+@contextmanager
+def memory_errors(flag: str = "--batch-size") -> Iterator[None]:
+    """Turn an out-of-memory error of torch into one line that names the flag to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+            raise MachineError(f"the batch does not fit into memory; lower {flag}") from error
+        raise
