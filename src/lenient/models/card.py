@@ -1,0 +1,145 @@
+"""What a network takes and returns, and a wrapper that takes pixels and returns logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lenient.errors import TeacherError
+
+Outputs = Literal["logits", "probabilities"]
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a classifier takes and returns.
+
+    Raises TeacherError where the values cannot be those of a classifier of images in [0, 1].
+    """
+
+    arch: str | None
+    """SPEC that rebuilds the module, such as "lenient:resnet8"; None where only the module itself knows."""
+    input_size: Size
+    """Channels, height and width in pixels."""
+    num_classes: int
+    mean: tuple[float, ...]
+    """Subtracted from the pixels, one value per channel, in pixel units (0 to 1)."""
+    std: tuple[float, ...]
+    """Divides the pixels after that, one value above 0 per channel."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes in the order of the outputs, where known."""
+    outputs: Outputs = "logits"
+    notes: tuple[str, ...] = ()
+    """One line per fact: what was found where, and what was assumed."""
+
+    def __post_init__(self) -> None:
+        channels = self.input_size[0] if self.input_size else 0
+        if len(self.input_size) != 3 or min(self.input_size) < 1:
+            raise TeacherError(f"--input-size: {list(self.input_size)} is not C,H,W with values from 1; e.g. 3,32,32")
+        if self.num_classes < 1:
+            raise TeacherError(f"--num-classes: {self.num_classes} is not a number of classes; give 2 or more")
+        for flag, values in (("--mean", self.mean), ("--std", self.std)):
+            if len(values) != channels:
+                raise TeacherError(f"{flag}: {len(values)} values for {channels} channels; give one per channel")
+        if not all(math.isfinite(value) and -1 <= value <= 1 for value in self.mean):
+            raise TeacherError(f"--mean: {list(self.mean)} is not in pixel units [0, 1]; divide 0..255 values by 255")
+        if not all(math.isfinite(value) and 0 < value <= 10 for value in self.std):
+            raise TeacherError(f"--std: {list(self.std)} is not in pixel units (0, 1]; divide 0..255 values by 255")
+        if self.classes is not None and len(self.classes) != self.num_classes:
+            raise TeacherError(f"--num-classes: {self.num_classes}, but there are {len(self.classes)} class names")
+        if self.outputs not in ("logits", "probabilities"):
+            raise TeacherError(f"outputs must be 'logits' or 'probabilities', not {self.outputs!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as lists, numbers and strings, ready for JSON."""
+        return {
+            "arch": self.arch,
+            "input_size": list(self.input_size),
+            "num_classes": self.num_classes,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "classes": None if self.classes is None else list(self.classes),
+            "outputs": self.outputs,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Card:
+        """Build a card from what `to_dict` gave; unknown keys are ignored.
+
+        Raises TeacherError where a value is missing or of the wrong kind.
+        """
+        try:
+            arch, classes = values.get("arch"), values.get("classes")
+            channels, height, width = (int(value) for value in values["input_size"])
+            return cls(
+                arch=None if arch is None else str(arch),
+                input_size=(channels, height, width),
+                num_classes=int(values["num_classes"]),
+                mean=tuple(float(value) for value in values["mean"]),
+                std=tuple(float(value) for value in values["std"]),
+                classes=None if classes is None else tuple(str(name) for name in classes),
+                outputs=values.get("outputs", "logits"),
+                notes=tuple(str(note) for note in values.get("notes", ())),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise TeacherError(
+                f"the description of the network is damaged ({type(error).__name__}: {error})"
+            ) from error
+
+
+@dataclass
+class Network:
+    """A module with the card that says how to use it."""
+
+    module: nn.Module
+    card: Card
+
+
+class PixelClassifier(nn.Module):
+    """A network that takes images in pixel units (N, C, H, W) and returns logits (N, num_classes)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.module = module
+        self.card = card
+        self.register_buffer("mean", _per_channel(card.mean))
+        self.register_buffer("std", _per_channel(card.std))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn pixel units into what the network was trained on: (images - mean) / std."""
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, num_classes) for images in pixel units (N, C, H, W)."""
+        return to_logits(self.module(self.normalize(images)), self.card.outputs)
+
+
+def to_logits(output: object, outputs: Outputs = "logits") -> Tensor:
+    """Return what a classifier gave as logits (N, num_classes).
+
+    `output` is a tensor, an object with `.logits`, or a mapping with "logits". With `outputs` "probabilities" the
+    logits are natural logs, floored at log(1e-12) (at the smallest number in half precision) to stay finite.
+
+    Raises TeacherError for anything else, such as a tuple.
+    """
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if not isinstance(found, Tensor):
+        kind = type(output).__name__
+        raise TeacherError(f"the network returns a {kind}, not logits: wrap it with a py: factory returning logits")
+    if outputs == "probabilities":
+        return found.clamp_min(max(1e-12, torch.finfo(found.dtype).tiny)).log()
+    return found
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float32).view(1, -1, 1, 1)

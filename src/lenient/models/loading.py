@@ -1,0 +1,234 @@
+"""Loading any classifier: a file, a folder, a published network, or what a user's factory builds."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenient.errors import TeacherError, UsageError
+from lenient.models.card import Card, Network
+from lenient.models.factories import call_factory
+from lenient.models.facts import (
+    FLAGS,
+    Facts,
+    facts_of_attributes,
+    facts_of_card,
+    facts_of_config,
+    facts_of_structure,
+    first_conv,
+    last_linear,
+    make_card,
+    wanted_of,
+)
+from lenient.models.files import card_of
+from lenient.models.names import SOURCES, Spec, nearest, one_line, parse_spec
+from lenient.models.sources import build
+from lenient.models.weights import align, put_weights, read_weights, state_of
+from lenient.seeding import derive, untouched_global_rng
+
+LABEL = "network"
+METADATA = "the file's metadata"
+
+
+def load_network(
+    spec: str | Path,
+    *,
+    arch: str | None = None,
+    input_size: Sequence[int] | None = None,
+    num_classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int | None = None,
+    pretrained: bool = True,
+) -> Network:
+    """Load the classifier that `spec` names, with its weights, on the CPU.
+
+    `spec` is a file, a folder with `model.safetensors` (or a run, which holds one), or `SOURCE:NAME`. `arch`
+    (`--teacher-arch`) says which network the weights of a file belong to. What is given here (`input_size` as C,H,W in
+    pixels; `mean` and `std` in pixel units, one per channel or one for all) goes before what the file says, and that
+    before what the architecture's own published weights say; the card's notes tell which it was. `seed` draws the
+    weights of networks that come without; the global random streams stay untouched. With `pretrained=False` networks
+    of timm, torchvision and the Hub start at random too. Nothing runs the network here: see `check_classifier`.
+
+    Raises TeacherError where the network cannot be found, read or fitted, UsageError where a flag is not well formed.
+    """
+    flags = _flags(input_size, num_classes, mean, std)
+    parsed = parse_spec(str(spec), LABEL)
+    with seeded(0 if seed is None else seed, f"weights/{parsed}"):
+        if parsed.source == "path":
+            return _from_path(Path(parsed.name).expanduser(), arch, flags)
+        if arch is None:
+            return _from_name(parsed, flags, pretrained)
+        if parsed.source != "py":
+            raise UsageError(f"--teacher-arch: {parsed} is an architecture itself; leave the flag out")
+        content, _ = call_factory(parsed, wanted_of([flags]), LABEL)
+        if isinstance(content, nn.Module | Network):
+            raise UsageError(f"--teacher-arch: {parsed} returns a whole network; leave the flag out")
+        return _fit(parse_spec(arch, "--teacher-arch"), state_of(content, parsed), flags, None, str(parsed))
+
+
+def network_from_module(
+    module: nn.Module,
+    *,
+    input_size: Sequence[int] | None = None,
+    num_classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Network:
+    """Describe a module at hand; its own attributes and `pretrained_cfg` fill in what is not given.
+
+    Arguments and errors are those of `load_network`. The card's `arch` is None: only the caller can build it again.
+    """
+    flags = _flags(input_size, num_classes, mean, std)
+    name = type(module).__name__
+    facts = [flags, facts_of_attributes(module, f"attributes of {name}"), facts_of_structure(module)]
+    config = getattr(module, "pretrained_cfg", None)
+    if isinstance(config, Mapping):
+        facts.append(facts_of_config(config, f"the pretrained_cfg of {name}", assumed=True))
+    return Network(module, make_card(facts, None, name))
+
+
+@contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """Draw what is drawn inside from (seed, name), and give the global random streams back as they were."""
+    with untouched_global_rng():
+        value = derive(seed, name)
+        torch.default_generator.manual_seed(value)
+        random.seed(value)
+        yield
+
+
+def _flags(
+    input_size: Sequence[int] | None,
+    num_classes: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Facts:
+    if input_size is not None and (len(input_size) != 3 or min(input_size) < 1):
+        raise UsageError(f"--input-size: {list(input_size)} is not C,H,W with values from 1; e.g. 3,32,32")
+    if num_classes is not None and num_classes < 2:
+        raise UsageError(f"--num-classes: {num_classes} is too few; a classifier has 2 or more")
+    if (mean is None) != (std is None):
+        raise UsageError("--mean and --std go together; give both, in pixel units")
+    size = None if input_size is None else (int(input_size[1]), int(input_size[2]))
+    return Facts(
+        FLAGS,
+        channels=None if input_size is None else int(input_size[0]),
+        size=size,
+        num_classes=num_classes,
+        mean=None if mean is None else tuple(float(value) for value in mean),
+        std=None if std is None else tuple(float(value) for value in std),
+    )
+
+
+def _from_name(spec: Spec, flags: Facts, pretrained: bool) -> Network:
+    if spec.source == "lenient" and flags.num_classes is None:
+        raise TeacherError(f"{LABEL} {spec}: untrained, so its number of classes is free: give --num-classes N")
+    published = pretrained and spec.source in ("timm", "torchvision", "hf-hub", "local-dir")
+    built = build(spec, wanted_of([flags]), pretrained=published, label=LABEL)
+    structure = [facts_of_structure(built.module)]
+    rest = [*built.configs, *structure] if published else [*structure, *built.configs]
+    layers = [flags, *built.attributes, *rest]
+    notes = () if published or spec.source == "py" else (f"random weights: {spec} was not trained",)
+    return Network(built.module, make_card(layers, built.arch, f"{LABEL} {spec}", notes))
+
+
+def _from_path(path: Path, arch: str | None, flags: Facts) -> Network:
+    config: dict[str, Any] | None = None
+    if path.is_dir():
+        folder = path / "student" if (path / "student" / "model.safetensors").is_file() else path
+        config = _read_config(folder)
+        if config is not None and "architecture" in config and arch is None:
+            return _from_name(Spec("local-dir", str(folder)), flags, pretrained=True)
+        path = _weights_in(folder, config)
+    if not path.is_file():
+        raise TeacherError(_no_file(path))
+    state, metadata = read_weights(path)
+    if metadata is None and config is not None and "input_size" in config:
+        metadata = config
+    card = card_of(metadata, path)
+    if arch is not None:
+        return _fit(parse_spec(arch, "--teacher-arch"), state, flags, card, str(path))
+    known = None if card is None else card.arch
+    if known is None:
+        raise TeacherError(
+            f"{path}: holds weights, but not which network they belong to: give --teacher-arch, for example "
+            "--teacher-arch lenient:resnet18, timm:resnet18, torchvision:resnet18 or py:my_net.py:build"
+        )
+    if known.startswith("py:"):
+        raise TeacherError(f"{path}: belongs to {known}, which runs code: to allow that, give --teacher-arch {known}")
+    return _fit(parse_spec(known, str(path)), state, flags, card, str(path))
+
+
+def _fit(arch: Spec, state: Mapping[str, Tensor], flags: Facts, card: Card | None, where: str) -> Network:
+    """Build `arch` in the shape that the flags, the file's card and its tensors ask for, and put the tensors in."""
+    if arch.source == "path":
+        raise UsageError(f"--teacher-arch {arch}: names no network; for example lenient:resnet18 or py:my_net.py:build")
+    known = [flags] if card is None else [flags, facts_of_card(card, METADATA)]
+    built = build(arch, wanted_of(known), label="--teacher-arch")
+    state = align(state, built.module)
+    tensors = _facts_of_tensors(built.module, state)
+    wanted, own = wanted_of([*known, tensors]), wanted_of([facts_of_structure(built.module)])
+    if (wanted.channels, wanted.num_classes) != (own.channels, own.num_classes):
+        built = build(arch, wanted, label="--teacher-arch")
+    if any(value.dtype == torch.float64 for value in state.values()):
+        built.module.double()
+    put_weights(built.module, state, where, str(arch))
+    guesses = [replace(facts, assumed=True) for facts in built.configs]
+    layers = [*known, tensors, *built.attributes, facts_of_structure(built.module), *guesses]
+    notes = () if card is None else card.notes
+    made = make_card(layers, str(arch), where, notes)
+    if card is not None and replace(made, notes=()) == replace(card, notes=()):
+        made = card
+    return Network(built.module, made)
+
+
+def _facts_of_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> Facts:
+    """Return channels and classes from the shapes that a file has where `module` has its first and last layer."""
+    conv, linear = first_conv(module), last_linear(module)
+    inputs = None if conv is None else state.get(f"{conv[0]}.weight")
+    outputs = None if linear is None else state.get(f"{linear[0]}.weight")
+    return Facts(
+        "the shapes of the file's tensors",
+        channels=inputs.shape[1] * conv[1].groups if conv and inputs is not None and inputs.dim() == 4 else None,
+        num_classes=outputs.shape[0] if outputs is not None and outputs.dim() == 2 else None,
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise TeacherError(f"{path}: damaged ({one_line(error)})") from error
+    return config if isinstance(config, dict) else None
+
+
+def _weights_in(folder: Path, config: Mapping[str, Any] | None) -> Path:
+    if config is not None and "model_type" in config:
+        raise TeacherError(
+            f"{folder}: was written by Hugging Face transformers: give a py: factory that returns the model, with "
+            "--input-size, --num-classes, --mean and --std"
+        )
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise TeacherError(f"{folder}: no model.safetensors in this folder; give a run, its student/ or a file of weights")
+
+
+def _no_file(path: Path) -> str:
+    siblings = [str(path.with_name(other.name)) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = nearest(str(path), siblings)
+    if not hint and path.parent == Path() and not path.suffix:
+        hint = f"; a network by name needs its source, such as timm:{path} (sources: {', '.join(SOURCES)})"
+    return f"{path}: no such file or folder{hint}"

@@ -1,0 +1,76 @@
+"""How networks are named on the command line: `SOURCE:NAME`, or a path. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from lenient.errors import UsageError
+
+NETS = {
+    "lenet5": "lenient.models.lenet:lenet5",
+    "lenet5-half": "lenient.models.lenet:lenet5_half",
+    "resnet8": "lenient.models.resnet:resnet8",
+    "resnet14": "lenient.models.resnet:resnet14",
+    "resnet20": "lenient.models.resnet:resnet20",
+    "resnet18": "lenient.models.resnet:resnet18",
+    "resnet34": "lenient.models.resnet:resnet34",
+}
+"""The own nets but `wrn-D-K`, name -> "module:builder"; a builder takes `(input_size, num_classes)`."""
+
+WIDE = re.compile(r"wrn-(\d{1,4})-(\d{1,3})")
+SOURCES = ("lenient", "timm", "torchvision", "hf-hub", "local-dir", "py")
+
+
+def lenient_names() -> tuple[str, ...]:
+    """Return the own nets as `--student` takes them; `lenient:wrn-D-K` stands for depths 6n+4 and widths from 1."""
+    return (*(f"lenient:{name}" for name in NETS), "lenient:wrn-D-K")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed name: `source` is one of `SOURCES` or "path"; `name` is what follows the colon, or the path."""
+
+    source: str
+    name: str
+
+    def __str__(self) -> str:
+        return self.name if self.source == "path" else f"{self.source}:{self.name}"
+
+
+def parse_spec(text: str, label: str = "network") -> Spec:
+    """Split `text` into source and name; a text without a known source is a path.
+
+    `label` names the flag in messages. Raises UsageError where the text has a source but is not well formed.
+    """
+    source, colon, name = text.partition(":")
+    if not text.strip():
+        raise UsageError(f"{label}: empty; give a file, a folder or a name such as lenient:resnet8")
+    if not colon or len(source) == 1 or not re.fullmatch(r"[A-Za-z][\w.+-]*", source):
+        return Spec("path", text)
+    if source not in SOURCES:
+        close = nearest(source, SOURCES)
+        raise UsageError(f"{label} {text!r}: no source {source!r}{close}; the sources are {', '.join(SOURCES)}")
+    if not name.strip():
+        raise UsageError(f"{label} {text!r}: nothing after the colon; for example lenient:resnet8, timm:resnet18")
+    home, _, factory = name.rpartition(":")
+    if source == "py" and not (home.strip() and factory.strip()):
+        raise UsageError(f"{label} {text!r}: give py:package.module:factory or py:path/file.py:factory")
+    if source in ("timm", "torchvision", "lenient") and re.search(r"[:/\\\s]", name):
+        raise UsageError(f"{label} {text!r}: a {source} name has no colon, slash or space")
+    return Spec(source, name)
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return ` (did you mean 'X'?)` for the closest of `names`, or nothing where none is close."""
+    close = get_close_matches(word.lower(), list(names), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def one_line(error: BaseException, limit: int = 240) -> str:
+    """Return an exception as one short line: its kind and the beginning of its message."""
+    text = " ".join(str(error).split())
+    short = text if len(text) <= limit else text[:limit].rstrip() + "..."
+    return f"{type(error).__name__}: {short}" if short else type(error).__name__

@@ -1,0 +1,198 @@
+"""Building a network by name: our own, timm's, torchvision's, those of the Hub, and those of the user's factories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from lenient.errors import LenientError, TeacherError
+from lenient.models.factories import build_from_factory
+from lenient.models.facts import Facts, Wanted, facts_of_attributes, facts_of_config, first_conv
+from lenient.models.names import NETS, WIDE, Spec, nearest, one_line
+
+DEFAULT_SIZE = (32, 32)
+
+
+@dataclass
+class Built:
+    """A module, the SPEC that builds it again, and what its source says about it."""
+
+    module: nn.Module
+    arch: str
+    attributes: list[Facts] = field(default_factory=list)
+    """What the module says of itself."""
+    configs: list[Facts] = field(default_factory=list)
+    """What a `pretrained_cfg` or published weights say."""
+
+
+def build(spec: Spec, wanted: Wanted, *, pretrained: bool = False, new_head: bool = False, label: str) -> Built:
+    """Build the network that `spec` names, in the shape `wanted`; what is None there stays the architecture's own.
+
+    `pretrained` loads published weights; with `new_head` layers that do not fit `wanted` start at random instead of
+    being an error. `label` names the flag in messages. Random weights come from torch's global stream.
+
+    Raises TeacherError for an unknown name, a refused shape or weights that cannot be had.
+    """
+    try:
+        if spec.source == "lenient":
+            return Built(_lenient(spec, wanted, label), str(spec))
+        if spec.source == "torchvision":
+            return _torchvision(spec, wanted, pretrained, new_head, label)
+        if spec.source == "py":
+            module, attributes, configs = build_from_factory(spec, wanted, label)
+            return Built(module, str(spec), attributes, configs)
+        if spec.source in ("timm", "hf-hub", "local-dir"):
+            return _timm(spec, wanted, pretrained, new_head, label)
+    except LenientError:
+        raise
+    except Exception as error:
+        remote = pretrained and spec.source != "local-dir"
+        hint = "; offline, give a file and --teacher-arch" if remote else ""
+        doing = "load the pretrained" if pretrained else "build the"
+        raise TeacherError(f"{label} {spec}: could not {doing} network ({one_line(error)}){hint}") from error
+    raise TeacherError(f"{label} {spec}: a path does not say how to build the network; give e.g. lenient:resnet8")
+
+
+def _lenient(spec: Spec, wanted: Wanted, label: str) -> nn.Module:
+    input_size = (wanted.channels or 3, *(wanted.size or DEFAULT_SIZE))
+    num_classes = wanted.num_classes or 10
+    if wide := WIDE.fullmatch(spec.name):
+        from lenient.models.wrn import WideResNet
+
+        return WideResNet(input_size, num_classes, depth=int(wide[1]), width=int(wide[2]))
+    if spec.name not in NETS:
+        names = [*NETS, "wrn-16-1", "wrn-40-2"]
+        raise TeacherError(
+            f"{label} {spec}: lenient has no such network{nearest(spec.name, names)}; it has {', '.join(NETS)}, wrn-D-K"
+        )
+    home, _, function = NETS[spec.name].partition(":")
+    builder: Callable[..., nn.Module] = getattr(import_module(home), function)
+    return builder(input_size, num_classes)
+
+
+def _timm(spec: Spec, wanted: Wanted, pretrained: bool, new_head: bool, label: str) -> Built:
+    try:
+        import timm
+    except ImportError as error:
+        raise TeacherError(f"{label} {spec}: needs the package timm (pip install timm)") from error
+    fixed = False
+    if spec.source == "timm":
+        base = spec.name.partition(".")[0]
+        if not timm.is_model(base):
+            raise TeacherError(f"{label} {spec}: timm has no such network{nearest(base, timm.list_models())}")
+        config = timm.get_pretrained_cfg(spec.name)
+        fixed = bool(config is not None and config.fixed_input_size)
+        if pretrained and not new_head and config is not None and wanted.num_classes not in (None, config.num_classes):
+            _refuse_classes(spec, wanted, config.num_classes)
+    elif spec.source == "local-dir" and not (Path(spec.name) / "config.json").is_file():
+        raise TeacherError(f"{label} {spec}: no config.json in that folder; give a folder that timm wrote")
+    options: dict[str, Any] = {"in_chans": wanted.channels, "img_size": wanted.size if fixed else None}
+    if not pretrained or new_head:
+        options["num_classes"] = wanted.num_classes
+    name = spec.name if spec.source == "timm" else str(spec)
+    module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    own = getattr(module, "num_classes", None)
+    if pretrained and not new_head and wanted.num_classes not in (None, own):
+        _refuse_classes(spec, wanted, own)
+    published: Any = getattr(module, "pretrained_cfg", None) or {}
+    values = published if isinstance(published, Mapping) else published.to_dict()
+    stated = facts_of_config(values, f"the pretrained_cfg of {spec}", assumed=not pretrained)
+    return Built(module, _timm_arch(spec, module, values), [facts_of_attributes(module, str(spec))], [stated])
+
+
+def _timm_arch(spec: Spec, module: nn.Module, config: Mapping[str, Any]) -> str:
+    """Return `timm:NAME` for a network of the Hub or a folder where the name alone builds it again."""
+    special = set(getattr(module, "_model_args", {"unknown": None})) - {"in_chans", "num_classes", "img_size"}
+    if spec.source == "timm" or special or not config.get("architecture"):
+        return str(spec)
+    return f"timm:{config['architecture']}"
+
+
+def _torchvision(spec: Spec, wanted: Wanted, pretrained: bool, new_head: bool, label: str) -> Built:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise TeacherError(f"{label} {spec}: needs the package torchvision (pip install torchvision)") from error
+    name, _, tag = spec.name.partition(".")
+    names = models.list_models(module=models)
+    if name not in names:
+        raise TeacherError(f"{label} {spec}: torchvision has no such classifier{nearest(name, names)}")
+    published = models.get_model_weights(name)
+    if tag and tag not in published.__members__:
+        raise TeacherError(f"{label} {spec}: no such weights{nearest(tag, published.__members__)}; they are "
+                           f"{', '.join(published.__members__)}")  # fmt: skip
+    weights = published[tag] if tag else published.DEFAULT
+    if pretrained and not new_head:
+        _refuse_other_shape(spec, wanted, len(weights.meta["categories"]))
+        module: nn.Module = models.get_model(name, weights=weights, progress=False)
+    else:
+        module = models.get_model(name, weights=None, **_torchvision_options(name, wanted))
+        _take_channels(module, wanted.channels)
+    if pretrained and new_head:
+        _load_what_fits(module, weights.get_state_dict(progress=False))
+    preset = weights.transforms()
+    values = {
+        "input_size": (3, preset.crop_size[0], preset.crop_size[0]),
+        "num_classes": len(weights.meta["categories"]),
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+        "classes": tuple(weights.meta["categories"]) if pretrained else None,
+    }
+    origin = f"the published weights of torchvision:{name}"
+    return Built(module, f"torchvision:{name}", configs=[facts_of_config(values, origin, assumed=not pretrained)])
+
+
+def _refuse_other_shape(spec: Spec, wanted: Wanted, num_classes: int) -> None:
+    if wanted.channels not in (None, 3):
+        raise TeacherError(f"--input-size: {spec} was trained on 3 channels, not {wanted.channels}")
+    if wanted.num_classes not in (None, num_classes):
+        _refuse_classes(spec, wanted, num_classes)
+
+
+def _refuse_classes(spec: Spec, wanted: Wanted, own: object) -> NoReturn:
+    raise TeacherError(f"--num-classes: {spec} was trained on {own} classes, not {wanted.num_classes}; leave it out")
+
+
+def _torchvision_options(name: str, wanted: Wanted) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if wanted.num_classes is not None:
+        options["num_classes"] = wanted.num_classes
+    if wanted.size is not None and name.startswith("vit_"):
+        if wanted.size[0] != wanted.size[1]:
+            raise TeacherError(f"--input-size: torchvision:{name} takes square images only, not {wanted.size}")
+        options["image_size"] = wanted.size[0]
+    if wanted.size is not None and name.startswith("maxvit"):
+        options["input_size"] = wanted.size
+    if name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    return options
+
+
+def _take_channels(module: nn.Module, channels: int | None) -> None:
+    """Replace the first convolution by one that takes `channels`, with fresh weights, where the number differs."""
+    found = first_conv(module)
+    if channels is None or found is None or found[1].in_channels == channels:
+        return
+    name, old = found
+    new = nn.Conv2d(
+        channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, new)
+
+
+def _load_what_fits(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    own = module.state_dict()
+    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    module.load_state_dict(fitting, strict=False)

@@ -1,0 +1,53 @@
+"""Building a student: random weights behind the teacher's front door."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lenient.errors import TeacherError, UsageError
+from lenient.models.card import Card, Network
+from lenient.models.checking import check_classifier
+from lenient.models.facts import Wanted
+from lenient.models.loading import seeded
+from lenient.models.names import parse_spec
+from lenient.models.sources import build
+
+LABEL = "--student"
+_LEAK = (
+    "WARNING: pretrained student weights were learned from real data, so this distillation is not data-free: "
+    "its result cannot be compared with runs that start at random"
+)
+
+
+def build_student(
+    spec: str, teacher_card: Card, *, seed: int, pretrained: bool = False, role: str = "student"
+) -> Network:
+    """Build the network `spec` for the teacher's input size, classes and normalisation, on the CPU.
+
+    Weights are random, drawn from (seed, role) without touching the global random streams, so that a teacher and a
+    student of one seed start differently. `pretrained=True` takes published weights where shapes allow (timm and
+    torchvision only) and says in the card's notes that real data leaks in.
+
+    Raises UsageError where `spec` names no network, or one that cannot take the teacher's images.
+    """
+    parsed = parse_spec(spec, LABEL)
+    if parsed.source == "path":
+        raise UsageError(f"{LABEL} {spec}: names no network; for example lenient:resnet8, timm:resnet18 or auto")
+    published = parsed.source in ("timm", "torchvision", "hf-hub", "local-dir")
+    if pretrained and not published:
+        raise UsageError(f"{LABEL} {spec}: has no published weights; pretrained=true is for timm and torchvision")
+    channels, height, width = teacher_card.input_size
+    wanted = Wanted(channels, (height, width), teacher_card.num_classes)
+    try:
+        with seeded(seed, f"{role}/weights"):
+            built = build(parsed, wanted, pretrained=pretrained, new_head=True, label=LABEL)
+        origin = _LEAK if pretrained else f"random weights, seed {seed}"
+        notes = ("size, classes and normalisation: the teacher's", origin)
+        return check_classifier(Network(built.module, replace(_student_card(teacher_card, built.arch), notes=notes)))
+    except TeacherError as error:
+        text = str(error)
+        raise UsageError(text if text.startswith(LABEL) else f"{LABEL} {spec}: {text}") from error
+
+
+def _student_card(teacher: Card, arch: str) -> Card:
+    return replace(teacher, arch=arch, outputs="logits")

@@ -1,0 +1,131 @@
+"""One forward pass tells a classifier from what is none, and leaves it as it was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import timm.layers
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lenient.errors import TeacherError
+from lenient.models import Card, Network, batch_norm_layers, check_classifier, load_network
+
+CARD = Card(None, (3, 8, 8), 5, (0.5,) * 3, (0.5,) * 3)
+
+
+class Returns(nn.Module):
+    """A linear classifier whose output goes through `change`."""
+
+    def __init__(self, change: object = lambda values: values) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 64, 5)
+        self.change = change
+
+    def forward(self, images: Tensor) -> object:
+        return self.change(self.linear(images.flatten(1)))  # type: ignore[operator]
+
+
+def refused(module: nn.Module, card: Card = CARD) -> str:
+    with pytest.raises(TeacherError) as caught:
+        check_classifier(Network(module, card))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda values: values, lambda values: {"logits": values}, lambda values: SimpleNamespace(logits=values)],
+)
+def test_classifiers_pass_unchanged(change: object) -> None:
+    network = Network(Returns(change), CARD)
+    assert check_classifier(network).card == CARD
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda values: (values, values), "py: factory"),
+        (lambda values: [values], "py: factory"),
+        (lambda values: {"scores": values}, "py: factory"),
+        (lambda values: values * float("nan"), "NaN"),
+        (lambda values: values / 0, "NaN or infinite"),
+        (lambda values: values[:, :3], "--num-classes 3"),
+        (lambda values: values[:, :, None, None], "--num-classes"),
+        (lambda values: values[0], "--num-classes"),
+        (lambda values: values.mean(), "--num-classes"),
+    ],
+)
+def test_other_outputs_are_refused(change: object, words: str) -> None:
+    assert words in refused(Returns(change))
+
+
+def test_wrong_channels_and_sizes_name_the_flag() -> None:
+    net = load_network("lenient:resnet8", input_size=(1, 8, 8), num_classes=5).module
+    assert "--input-size" in refused(net)
+    assert "3x8x8" in refused(net)
+    assert "--input-size" in refused(Returns(), Card(None, (3, 9, 9), 5, (0.5,) * 3, (0.5,) * 3))
+
+
+def test_a_single_class_is_no_classifier() -> None:
+    card = Card(None, (3, 8, 8), 1, (0.5,) * 3, (0.5,) * 3)
+    assert "--num-classes" in refused(nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), card)
+
+
+def test_probabilities_are_noticed_and_noted() -> None:
+    card = check_classifier(Network(Returns(lambda values: values.softmax(1)), CARD)).card
+    assert card.outputs == "probabilities"
+    assert "probabilities" in card.notes[-1]
+    assert check_classifier(Network(Returns(lambda values: values.relu()), CARD)).card.outputs == "logits"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_are_checked(dtype: torch.dtype) -> None:
+    check_classifier(Network(Returns().to(dtype), CARD))
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+            self.inner = Returns()
+            self.norm = nn.BatchNorm2d(3)
+            self.norm.eval()
+
+        def forward(self, images: Tensor) -> object:
+            self.calls += 1
+            torch.rand(1)
+            return self.inner(self.norm(images))
+
+    module = Counts()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    check_classifier(Network(module, CARD))
+    assert torch.equal(torch.rand(3), expected)
+    assert [part.training for part in (module, module.inner, module.norm)] == [True, True, False]
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+def test_batch_norms_of_all_libraries_are_listed_and_no_others() -> None:
+    module = nn.ModuleDict(
+        {
+            "one": nn.BatchNorm1d(2),
+            "two": nn.BatchNorm2d(2),
+            "three": nn.BatchNorm3d(2),
+            "sync": nn.SyncBatchNorm(2),
+            "act": timm.layers.BatchNormAct2d(2),
+            "frozen": torchvision.ops.FrozenBatchNorm2d(2),
+            "instance": nn.InstanceNorm2d(2, track_running_stats=True),
+            "without": nn.BatchNorm2d(2, track_running_stats=False),
+            "group": nn.GroupNorm(1, 2),
+            "layer": nn.LayerNorm(2),
+        }
+    )
+    names = [name for name, _ in batch_norm_layers(module)]
+    assert names == ["one", "two", "three", "sync", "act", "frozen"]
+    assert len(batch_norm_layers(load_network("lenient:resnet8", input_size=(1, 8, 8), num_classes=2).module)) == 9

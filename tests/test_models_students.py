@@ -1,0 +1,154 @@
+"""Students start at random behind the teacher's front door; `auto` finds a smaller one and says why."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from lenient.errors import UsageError
+from lenient.models import Card, Network, build_student, choose_student, load_network, network_from_module
+from lenient.models.families import count_parameters
+
+TEACHER = Card("lenient:resnet34", (1, 12, 10), 4, (0.3,), (0.2,), ("a", "b", "c", "d"), "probabilities", ("old",))
+PHOTOS = Card("timm:resnet50", (3, 64, 64), 4, (0.3,) * 3, (0.2,) * 3)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["lenient:resnet8", "lenient:lenet5-half", "lenient:wrn-10-1", "timm:resnet10t", "torchvision:mobilenet_v3_small"],
+)
+def test_students_take_what_the_teacher_takes(spec: str) -> None:
+    student = build_student(spec, TEACHER, seed=1)
+    assert student.module.eval()(torch.rand(2, 1, 12, 10)).shape == (2, 4)
+    card = student.card
+    assert (card.arch, card.outputs) == (spec, "logits")
+    assert (card.input_size, card.num_classes, card.mean, card.std, card.classes) == (
+        TEACHER.input_size,
+        TEACHER.num_classes,
+        TEACHER.mean,
+        TEACHER.std,
+        TEACHER.classes,
+    )
+    assert "old" not in card.notes
+
+
+def test_transformers_get_the_image_size() -> None:
+    card = Card("timm:test_vit2", (3, 32, 32), 4, (0.3,) * 3, (0.2,) * 3)
+    student = build_student("timm:test_vit", card, seed=1)
+    assert student.module(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_weights_depend_on_seed_and_role_alone() -> None:
+    def first(seed: int, role: str = "student") -> torch.Tensor:
+        return next(build_student("lenient:resnet8", TEACHER, seed=seed, role=role).module.parameters())
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(first(1), first(1))
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.equal(first(1), first(2))
+    assert not torch.equal(first(1), first(1, "teacher"))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "lenient:resnt8",
+        "timm:resnet188",
+        "no/such/file.pt",
+        "lenient:",
+        "py:nowhere.py:build",
+        "torchvision:squeezenet1_0",
+    ],
+)
+def test_students_that_cannot_be_had_are_usage_errors(spec: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_student(spec, TEACHER, seed=1)
+    assert str(caught.value).startswith("--student")
+    assert "\n" not in str(caught.value)
+
+
+def test_pretrained_students_warn_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
+
+    state = mobilenet_v3_small().state_dict()
+    monkeypatch.setattr(MobileNet_V3_Small_Weights, "get_state_dict", lambda *_, **__: state)
+    student = build_student("torchvision:mobilenet_v3_small", PHOTOS, seed=1, pretrained=True)
+    assert any("WARNING" in note and "real data" in note for note in student.card.notes)
+    assert torch.equal(student.module.features[0][0].weight, state["features.0.0.weight"])
+    assert student.module.classifier[-1].out_features == 4
+    with pytest.raises(UsageError, match="pretrained"):
+        build_student("lenient:resnet8", TEACHER, seed=1, pretrained=True)
+
+
+def teacher(arch: str, input_size: tuple[int, int, int] = (3, 32, 32)) -> Network:
+    with torch.device("meta"):
+        return load_network(arch, input_size=input_size, num_classes=10, pretrained=False)
+
+
+@pytest.mark.parametrize(
+    ("arch", "spec"),
+    [
+        ("lenient:lenet5", "lenient:lenet5-half"),
+        ("lenient:resnet34", "lenient:resnet18"),
+        ("lenient:resnet20", "lenient:resnet8"),
+        ("lenient:wrn-40-2", "lenient:wrn-16-2"),
+        ("lenient:wrn-16-2", "lenient:wrn-16-1"),
+        ("lenient:resnet18", "lenient:resnet20"),
+        ("torchvision:resnet34", "torchvision:resnet18"),
+        ("torchvision:resnext50_32x4d", "torchvision:resnet18"),
+        ("torchvision:efficientnet_b2", "torchvision:efficientnet_b0"),
+        ("timm:resnet50", "timm:resnet18"),
+        ("timm:convnext_pico", "timm:convnext_femto"),
+        ("timm:vit_small_patch16_224", "timm:vit_tiny_patch16_224"),
+        ("timm:mobilenetv3_large_100", "timm:mobilenetv3_small_100"),
+    ],
+)
+def test_auto_takes_a_smaller_sibling_and_counts_both(arch: str, spec: str) -> None:
+    network = teacher(arch)
+    chosen, reason = choose_student(network)
+    assert chosen == spec
+    student = teacher(chosen)
+    parameters = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) parameters", reason)]
+    assert sorted(parameters) == sorted([count_parameters(student.module), count_parameters(network.module)])
+    assert count_parameters(student.module) <= 0.6 * count_parameters(network.module)
+
+
+def test_auto_falls_back_on_our_small_nets() -> None:
+    def unknown(width: int) -> Network:
+        module = nn.Sequential(nn.Flatten(), nn.Linear(192, width), nn.ReLU(), nn.Linear(width, 5))
+        return network_from_module(module, input_size=(3, 8, 8))
+
+    for width, spec, words in (
+        (6000, "lenient:resnet20", "at most a quarter"),
+        (4000, "lenient:resnet14", "at most a quarter"),
+        (2000, "lenient:resnet8", "at most a quarter"),
+        (800, "lenient:resnet8", "no network of ours has at most a quarter"),
+        (20, "lenient:resnet8", "NOT smaller"),
+    ):
+        chosen, reason = choose_student(unknown(width))
+        assert chosen == spec
+        assert words in reason
+        assert reason.count("parameters)") == 2
+
+
+def test_auto_never_offers_what_cannot_take_the_images() -> None:
+    """VGG pools five times: 8x8 images vanish in it, and in its siblings, but not in a residual net."""
+    network = teacher("torchvision:vgg11")
+    small = Network(network.module, Card("torchvision:vgg11", (3, 8, 8), 10, (0.5,) * 3, (0.5,) * 3))
+    build_student(choose_student(small)[0], small.card, seed=0)
+
+
+def test_every_name_in_the_tables_exists() -> None:
+    import timm
+    from torchvision.models import list_models
+
+    from lenient.models.families import _TIMM, _TORCHVISION, _expand
+
+    for table, known in ((_TIMM, timm.list_models()), (_TORCHVISION, list_models())):
+        names = {name for _, text in table for pattern in text.split() for name in _expand(pattern)}
+        assert not names - set(known)
