@@ -1,0 +1,31 @@
+"""What a reader returns: one part (training or test) of a data set as stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lenient.errors import UsageError
+
+
+class Raw(NamedTuple):
+    """`images` uint8 (N, C, H, W), `labels` int64 (N,) into `classes`, constants to normalise with in pixel units."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    title: str
+
+
+def missing(name: str, root: Path, expected: str) -> UsageError:
+    """Return the error for files that are not there; `expected` names them relative to the root."""
+    return UsageError(f"{name}: nothing found under {root}; expected {expected}: set --data-root (or LENIENT_DATA)")
+
+
+def broken(path: Path, what: str) -> UsageError:
+    """Return the error for a file that cannot be used."""
+    return UsageError(f"{path}: {what}; fetch the file again or choose another --data-root")

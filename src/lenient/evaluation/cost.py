@@ -1,0 +1,59 @@
+"""What a network costs: parameters, bytes, milliseconds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from lenient.evaluation.running import in_eval_mode
+from lenient.runtime import synchronize
+
+
+def parameters(module: nn.Module) -> int:
+    """Return the number of parameter values, shared ones counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def num_bytes(module: nn.Module) -> int:
+    """Return the bytes that parameters and buffers take in their present types, shared ones counted once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in chain(module.parameters(), module.buffers()))
+
+
+def latency(
+    module: nn.Module,
+    input_size: tuple[int, int, int],
+    batch_sizes: Sequence[int] = (1, 64),
+    *,
+    device: str | torch.device = "cpu",
+    repeats: int = 20,
+    warmup: int = 3,
+) -> dict[str, Any]:
+    """Time forward passes in eval mode on noise of `input_size` (C, H, W).
+
+    Returns {"device": name, "threads": of torch on the CPU, "repeats": n, "milliseconds": {batch size: median per
+    pass}}; the `warmup` passes before are not timed.
+    """
+    place = torch.device(device)
+    name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+    generator = torch.Generator().manual_seed(0)
+    timed: dict[int, float] = {}
+    with in_eval_mode(module, place), torch.inference_mode():
+        for batch_size in batch_sizes:
+            images = torch.rand(batch_size, *input_size, generator=generator).to(place)
+            times = [_seconds(module, images) for _ in range(warmup + repeats)]
+            timed[batch_size] = 1000 * statistics.median(times[warmup:])
+    return {"device": name, "threads": torch.get_num_threads(), "repeats": repeats, "milliseconds": timed}
+
+
+def _seconds(module: nn.Module, images: torch.Tensor) -> float:
+    synchronize(images.device)
+    start = time.perf_counter()
+    module(images)
+    synchronize(images.device)
+    return time.perf_counter() - start

@@ -1,0 +1,143 @@
+"""Accuracy, calibration and agreement on real images."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lenient.errors import UsageError
+from lenient.evaluation.running import answers, check_fits, classifier_of, in_eval_mode
+from lenient.models.card import Network
+from lenient.runtime import Runtime
+
+if TYPE_CHECKING:
+    from lenient.data import ImageSet
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What `evaluate` found on `n` images. Shares lie in [0, 1].
+
+    `nll` is the mean negative log-likelihood in nats; `ece` the expected calibration error over 15 equal bins of the
+    top probability; `top5` is None for five classes or fewer, `agreement` without a teacher, and the entry of a class
+    without images.
+    """
+
+    n: int
+    accuracy: float
+    top5: float | None
+    nll: float
+    ece: float
+    agreement: float | None
+    per_class_accuracy: dict[str, float | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; a number that is not finite becomes None."""
+        values = asdict(self)
+        return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+
+
+def evaluate(
+    network: Network | nn.Module,
+    data: ImageSet,
+    *,
+    teacher: Network | nn.Module | None = None,
+    batch_size: int = 512,
+    device: str | torch.device = "cpu",
+    precision: str = "32",
+) -> Measures:
+    """Measure a classifier, and with `teacher` the share of images on which both give the same class.
+
+    A `Network` brings its normalisation; a bare module must take pixels in [0, 1] and return logits (B, K). Both run in
+    eval mode without gradients and are afterwards on the device and in the modes they came in.
+
+    Raises:
+        UsageError: no images, or images or classes that do not fit the network.
+    """
+    runtime = Runtime(torch.device(device), precision)
+    networks = [network] if teacher is None else [network, teacher]
+    if len(data) == 0:
+        raise UsageError(f"{data.name}: no images to measure on; choose another --data")
+    tally = _Tally(len(data.classes))
+    with ExitStack() as stack:
+        for each in networks:
+            check_fits(each, data)
+        running = [stack.enter_context(in_eval_mode(classifier_of(each), runtime.device)) for each in networks]
+        for logits, labels in answers(running, data, batch_size, runtime):
+            tally.add(logits[0], labels, logits[1] if teacher is not None else None)
+    return tally.measures(data.classes)
+
+
+def accuracy(
+    network: Network | nn.Module,
+    data: ImageSet,
+    *,
+    batch_size: int = 512,
+    device: str | torch.device = "cpu",
+    precision: str = "32",
+) -> float:
+    """Return only the share of right answers, in [0, 1]; otherwise as `evaluate`."""
+    runtime = Runtime(torch.device(device), precision)
+    check_fits(network, data)
+    with in_eval_mode(classifier_of(network), runtime.device) as classifier:
+        right = [(out[0].argmax(1) == labels).sum() for out, labels in answers([classifier], data, batch_size, runtime)]
+    return int(torch.stack(right).sum()) / len(data)
+
+
+def agreement(a: Tensor, b: Tensor) -> float:
+    """Return the share of samples, in [0, 1], on which two networks name the same class.
+
+    `a` and `b` hold logits (N, K) or classes (N,), each on its own.
+    """
+    first, second = (answer.argmax(1) if answer.dim() == 2 else answer for answer in (a, b))
+    if first.shape != second.shape or len(first) == 0:
+        raise ValueError(f"need answers to the same samples, at least one; got {len(first)} and {len(second)}")
+    return float((first == second).double().mean())
+
+
+class _Tally:
+    """Collects per-sample facts batch by batch, on the device, and sums them up once."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.columns: dict[str, list[Tensor]] = {}
+
+    def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> None:
+        confidence, predicted = logits.softmax(1).max(1)
+        facts = {"confidence": confidence, "right": predicted == labels, "labels": labels}
+        facts["nll"] = F.cross_entropy(logits, labels, reduction="none")
+        if logits.shape[1] > 5:
+            facts["top5"] = (logits.topk(5, dim=1).indices == labels[:, None]).any(1)
+        if teacher_logits is not None:
+            facts["agrees"] = predicted == teacher_logits.argmax(1)
+        for key, value in facts.items():
+            self.columns.setdefault(key, []).append(value)
+
+    def measures(self, classes: tuple[str, ...]) -> Measures:
+        from torchmetrics.functional.classification import binary_calibration_error  # slow to import
+
+        found = {key: torch.cat(parts).cpu() for key, parts in self.columns.items()}
+        mean = {key: float(value.double().mean()) for key, value in found.items()}
+        per_class: dict[str, float | None] = {}
+        for label, name in enumerate(classes):
+            members = found["right"][found["labels"] == label]
+            per_class[name] = float(members.double().mean()) if len(members) else None
+        # the top probability is a binary forecast of "right": its calibration error is that of the classifier
+        ece = binary_calibration_error(found["confidence"], found["right"].long(), n_bins=ECE_BINS, norm="l1")
+        return Measures(
+            n=len(found["labels"]),
+            accuracy=mean["right"],
+            top5=mean.get("top5"),
+            nll=mean["nll"],
+            ece=float(ece),
+            agreement=mean.get("agrees"),
+            per_class_accuracy=per_class,
+        )
