@@ -1,0 +1,111 @@
+"""The frozen teacher: answers about images, gives gradients to the images, and comes back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lenient.errors import TeacherError
+from lenient.models.card import Card, Network, to_logits
+from lenient.models.checking import batch_norm_layers
+from lenient.record import LayerStatistics, Response
+from lenient.runtime import Runtime, batch_moments
+
+
+class FrozenTeacher:
+    """A view of a classifier in eval mode whose weights get no gradient.
+
+    Use it as a context manager: on leaving, the module has the tensors (device, dtype, strides, values), the mode of
+    each submodule, the `requires_grad` flags and the hooks that it came with.
+    """
+
+    def __init__(self, network: Network, runtime: Runtime) -> None:
+        self.module = network.module
+        self.card: Card = network.card
+        self.runtime = runtime
+        self.forwards = 0
+        """Images the teacher was asked about, for the report of costs."""
+        self._restore: list[Callable[[], None]] = []
+
+    def __enter__(self) -> FrozenTeacher:
+        self._remember()
+        self.module.eval()
+        for tensor in [*self.module.parameters(), *self.module.buffers()]:
+            layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+            tensor.data = tensor.data.to(self.runtime.device, memory_format=layout)
+            tensor.requires_grad_(False)
+        shape = (1, self.card.input_size[0], 1, 1)
+        self._mean = torch.tensor(self.card.mean, device=self.runtime.device).view(shape)
+        self._std = torch.tensor(self.card.std, device=self.runtime.device).view(shape)
+        self.batch_norms = [module for _, module in batch_norm_layers(self.module)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._restore:
+            self._restore.pop()()
+
+    def _remember(self) -> None:
+        def put_back(tensor: Tensor, data: Tensor, requires_grad: bool) -> Callable[[], None]:
+            def restore() -> None:
+                tensor.data = data
+                tensor.requires_grad_(requires_grad)
+
+            return restore
+
+        for tensor in [*self.module.parameters(), *self.module.buffers()]:
+            self._restore.append(put_back(tensor, tensor.data, tensor.requires_grad))
+        modes = [(module, module.training) for module in self.module.modules()]
+
+        def restore_modes() -> None:
+            for module, training in modes:
+                module.training = training
+
+        self._restore.append(restore_modes)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn pixel units into what the teacher was trained on: (images - mean) / std."""
+        return (images - self._mean) / self._std
+
+    def respond(self, inputs: Tensor, *, statistics: bool = False, weight: Tensor | None = None) -> Response:
+        """Ask the teacher once about normalised `inputs` (N, C, H, W).
+
+        With `statistics`, probes are armed for this forward only and the response holds the statistics of every
+        batch-norm layer's input, samples counted by `weight` (N,) where given. Gradients reach `inputs` unless the
+        caller is under `torch.no_grad()`.
+
+        Raises:
+            TeacherError: statistics were asked for and no layer gave any.
+        """
+        self.forwards += inputs.shape[0]
+        gathered: list[LayerStatistics] = []
+        with self._probes(gathered, weight) if statistics else _nothing(), self.runtime.autocast():
+            output = self.module(inputs)
+        if statistics and not gathered:
+            raise TeacherError(
+                "the teacher has no batch-norm layer that kept statistics, which this method matches; "
+                "switch the term off knowingly with -s method.bn_weight=0"
+            )
+        return Response(to_logits(output, self.card.outputs), tuple(gathered))
+
+    @contextmanager
+    def _probes(self, gathered: list[LayerStatistics], weight: Tensor | None) -> Iterator[None]:
+        def probe(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            mean, variance = batch_moments(args[0], weight)
+            stored = (cast(Tensor, buffer).float() for buffer in (layer.running_mean, layer.running_var))
+            gathered.append(LayerStatistics(mean, variance, *stored))
+
+        handles = [layer.register_forward_pre_hook(probe) for layer in self.batch_norms]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
