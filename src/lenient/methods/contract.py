@@ -1,0 +1,151 @@
+"""What a method is to the loop: players, parts, a rhythm, and one function for each kind of turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lenient.config import Settings
+from lenient.generators.upsampling import GeneratorSettings
+from lenient.record import Record
+from lenient.runtime import Runtime
+from lenient.seeding import Streams
+from lenient.selection import Verdict
+from lenient.teacher import FrozenTeacher
+
+Schedule = Literal["constant", "cosine", "cosine-early"]
+"""`cosine`: per epoch, the first at the full rate; `cosine-early`: stepped before the first epoch, the last at 0."""
+
+
+class MethodSettings(Settings):
+    """Base of a method's settings; `name` tells which method they belong to."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """All that a method is given to build its players and parts."""
+
+    teacher: FrozenTeacher
+    student: nn.Module
+    runtime: Runtime
+    streams: Streams
+    generator: GeneratorSettings
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Player:
+    """A network, its optimizer, and its learning rate as a function of (epoch, epochs): factor of the base rate."""
+
+    module: nn.Module
+    optimizer: Optimizer
+    schedule: Callable[[int, int], float] = lambda epoch, epochs: 1.0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a turn leaves behind besides gradients: detached parts for the log, and what health looks at."""
+
+    parts: dict[str, Tensor]
+    record: Record
+    scores: Tensor
+    verdict: Verdict
+    facts: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Stateful(Protocol):
+    """Whatever outlives a turn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values and tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object:
+        """Go on from them."""
+        ...
+
+
+class Method(Protocol):
+    """One published method: the loop asks whose turn it is, lets that turn fill gradients, and steps the optimizer."""
+
+    settings_type: ClassVar[type[MethodSettings]]
+    needs_batch_norm: bool
+    players: dict[str, Player]
+    parts: dict[str, Stateful]
+    rhythm: Rhythm
+    turns: Mapping[str, Callable[[int], Turn]]
+
+    def __init__(self, settings: Any) -> None: ...
+
+    def build(self, stage: Stage) -> None:
+        """Make players and parts; all randomness comes from the stage's streams."""
+        ...
+
+    def sample(self, count: int, name: str, turn: int) -> Tensor:
+        """Return synthetic images (count, C, H, W) without gradient, in pixel units."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """Whose turn it is: a fixed cycle of (player, turns)."""
+
+    cycle: tuple[tuple[str, int], ...]
+
+    def player(self, turn: int) -> str:
+        """Return the player of turn number `turn`, counted from 0."""
+        place = turn % self.length
+        for name, count in self.cycle:
+            if place < count:
+                return name
+            place -= count
+        raise AssertionError("unreachable: place < length")
+
+    @property
+    def length(self) -> int:
+        """Turns in one cycle."""
+        return sum(count for _, count in self.cycle)
+
+    def turns_for(self, steps: int) -> int:
+        """Return how many turns it takes until the student has made `steps` steps."""
+        per_cycle = sum(count for name, count in self.cycle if name == "student")
+        turns = (steps // per_cycle) * self.length
+        left = steps % per_cycle
+        while left:
+            left -= self.player(turns) == "student"
+            turns += 1
+        return turns
+
+
+def learning_rate(schedule: Schedule) -> Callable[[int, int], float]:
+    """Return the schedule's factor of the base rate as a function of (epoch from 0, number of epochs)."""
+
+    def factor(epoch: int, epochs: int) -> float:
+        if schedule == "constant":
+            return 1.0
+        done = min(epoch + (schedule == "cosine-early"), epochs) / epochs
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    return factor
+
+
+def sgd(module: nn.Module, lr: float, momentum: float, weight_decay: float) -> Optimizer:
+    """Return fused SGD whose momentum buffers start as zeros, so that a skipped first step leaves nothing undefined."""
+    optimizer = torch.optim.SGD(module.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
+    if momentum:
+        for parameter in module.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def adam(module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimizer:
+    """Return fused Adam."""
+    return torch.optim.Adam(module.parameters(), lr=lr, betas=betas, fused=True)
