@@ -1,0 +1,336 @@
+"""The one loop for all methods. It knows none by name: it asks whose turn it is, guards, steps, counts and logs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lenient.delivery import Delivery
+from lenient.errors import TeacherError
+from lenient.health import HealthMonitor
+from lenient.methods import method_class
+from lenient.methods.contract import Method, Player, Stage, Turn
+from lenient.models.card import Network
+from lenient.run import RunFolder
+from lenient.runtime import Guard, Runtime, memory_errors
+from lenient.seeding import Streams, untouched_global_rng
+from lenient.settings import DistillSettings
+from lenient.teacher import FrozenTeacher
+
+log = logging.getLogger("lenient")
+
+
+@dataclass
+class Result:
+    """What a distillation came to."""
+
+    student: nn.Module
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per evaluation: step, accuracy, agreement; empty without evaluation data."""
+    health: dict[str, Any] = field(default_factory=dict)
+    """Verdict, reasons and checks."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    run: RunFolder | None = None
+    interrupted: bool = False
+
+
+class Observer(Protocol):
+    """Watches a run: progress displays, trackers."""
+
+    def start(self, total_steps: int, step: int) -> None:
+        """Open at `step` of `total_steps`."""
+        ...
+
+    def step(self, step: int, images: int) -> None:
+        """After each student step."""
+        ...
+
+    def line(self, event: str, values: Mapping[str, Any]) -> None:
+        """After each event that also goes to `metrics.jsonl`."""
+        ...
+
+    def stop(self) -> None:
+        """Close."""
+        ...
+
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+"""Measures a student in eval mode: returns `accuracy` and, where a teacher was given, `agreement`."""
+
+CHECKPOINT_SECONDS = 300.0
+
+
+class Distillation:
+    """One run of one method: state, the loop, checkpoints."""
+
+    def __init__(
+        self,
+        teacher: FrozenTeacher,
+        student: Network,
+        settings: DistillSettings,
+        runtime: Runtime,
+        *,
+        method: Method | None = None,
+        folder: RunFolder | None = None,
+        evaluate: Evaluate | None = None,
+        observers: tuple[Observer, ...] = (),
+    ) -> None:
+        self.teacher, self.settings, self.runtime = teacher, settings, runtime
+        self.folder, self.evaluate, self.observers = folder, evaluate, observers
+        self.streams = Streams(settings.seed, runtime.device)
+        self.student = runtime.place(student.module).train()
+        self.method = method or method_class(settings.method.name)(settings.method)
+        if self.method.needs_batch_norm and not teacher.batch_norms:
+            raise TeacherError(
+                f"the teacher has no batch-norm layers, whose statistics {settings.method.name} matches; "
+                "switch that term off knowingly with -s method.bn_weight=0"
+            )
+        stage = Stage(teacher, self.student, runtime, self.streams, settings.generator, settings.batch_size)
+        self.method.build(stage)
+        for player in self.method.players.values():
+            player.module.train()
+        self.guard = Guard([player.module for player in self.method.players.values()])
+        self.health = HealthMonitor(teacher.card.num_classes, settings.health, runtime.device)
+        self.delivery = Delivery(settings.select, settings.ema_decay, self.student)
+        self.turn = self.step = self.images = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+        self._base_rates = {
+            name: [g["lr"] for g in p.optimizer.param_groups] for name, p in self.method.players.items()
+        }
+
+    # the loop
+
+    def run(self, stop: threading.Event | None = None) -> Result:
+        """Take turns until the student has made all its steps, or `stop` is set; then a checkpoint is written."""
+        s = self.settings
+        for observer in self.observers:
+            observer.start(s.steps, self.step)
+        started, self._written, lap = time.monotonic() - self.seconds, time.monotonic(), (time.monotonic(), self.images)
+        try:
+            while self.step < s.steps:
+                if stop is not None and stop.is_set():
+                    self.checkpoint()
+                    return Result(self.student, self.history, {}, {}, self.folder, interrupted=True)
+                name, turn = self.take_turn()
+                self.seconds = time.monotonic() - started
+                if name != "student":
+                    continue
+                for observer in self.observers:
+                    observer.step(self.step, self.images)
+                if self.step % s.log_every == 0 or self.step == s.steps:
+                    lap = self._log_line(turn, lap)
+                if self.step % s.rhythm.steps_per_epoch == 0 or self.step == s.steps:
+                    self._epoch_end(turn)
+                self._maybe_checkpoint()
+        finally:
+            for observer in self.observers:
+                observer.stop()
+        self.delivery.install(self.student)
+        return self._result()
+
+    def take_turn(self) -> tuple[str, Turn]:
+        """One turn of one player: gradients by the method, the guard, the optimizer step."""
+        s, method = self.settings, self.method
+        name = method.rhythm.player(self.turn)
+        player = method.players[name]
+        self.streams.seed_global(name, self.turn)
+        self._set_rate(name, player)
+        for other in method.players.values():
+            other.module.requires_grad_(other is player)
+        player.optimizer.zero_grad(set_to_none=True)
+        with self.guard.watch() as settle:
+            turn = method.turns[name](self.turn)
+            gradients = [p.grad for p in player.module.parameters() if p.grad is not None]
+            bad = settle([*gradients, *turn.parts.values()])
+        player.optimizer.found_inf = bad  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
+        player.optimizer.step()
+        self.health.observe(name, turn, bad)
+        self.turn += 1
+        self.images = self.teacher.forwards
+        if name == "student":
+            self.step += 1
+            self.delivery.follow(self.student, bad)
+        assert s.steps >= 1
+        return name, turn
+
+    def _set_rate(self, name: str, player: Player) -> None:
+        per_epoch = self.settings.rhythm.steps_per_epoch
+        epochs = max(1, -(-self.settings.steps // per_epoch))
+        factor = player.schedule(self.step // per_epoch, epochs)
+        for group, base in zip(player.optimizer.param_groups, self._base_rates[name], strict=True):
+            group["lr"] = base * factor
+
+    # log lines, evaluation
+
+    def _log_line(self, turn: Turn, lap: tuple[float, int]) -> tuple[float, int]:
+        line = self.health.line()
+        progress = self.step / self.settings.steps
+        fresh = self.method.sample(64, "probe", self.turn)
+        with torch.no_grad():
+            labels = self.teacher.respond(self.teacher.normalize(fresh)).logits.argmax(dim=1)
+        found = self.health.inspect(fresh, labels, self._students_word)
+        self.health.moved({name: player.module for name, player in self.method.players.items()})
+        self.health.latest["health/turns"] = float(self.turn)
+        now = time.monotonic()
+        rates = {f"lr/{name}": p.optimizer.param_groups[0]["lr"] for name, p in self.method.players.items()}
+        values = {
+            "step": self.step,
+            "turn": self.turn,
+            "epoch": self.step // self.settings.rhythm.steps_per_epoch,
+            "seconds": self.seconds,
+            "images": self.images,
+            "images_per_second": (self.images - lap[1]) / max(now - lap[0], 1e-9),
+            **line["values"],
+            **found,
+            **rates,
+        }
+        self.emit("log", values)
+        self.emit("classes", {"step": self.step, "histogram": line["histogram"]})
+        for name, message in self.health.raise_alarms(progress).items():
+            log.warning("alarm at step %d: %s", self.step, message)
+            self.emit("alarm", {"step": self.step, "name": name, "message": message})
+        self.delivery.judge(self.student, found["health/probe_agreement"], progress)
+        return now, self.images
+
+    def _students_word(self, images: Tensor) -> Tensor:
+        """The student's labels in eval mode, its buffers and mode untouched."""
+        self.student.eval()
+        with torch.no_grad(), self.runtime.autocast():
+            labels: Tensor = self.student(self.teacher.normalize(self.runtime.images(images))).argmax(dim=1)
+        self.student.train()
+        return labels
+
+    def _epoch_end(self, turn: Turn) -> None:
+        self.emit("mixture", {"step": self.step, **mixture_facts(turn)})
+        if self.evaluate is None:
+            return
+        self.student.eval()
+        with untouched_global_rng():
+            measured = self.evaluate(self.student)
+        self.student.train()
+        self.history.append({"step": self.step, **measured})
+        self.emit("eval", self.history[-1])
+
+    def emit(self, event: str, values: Mapping[str, Any]) -> None:
+        """Write one event to the run folder and tell the observers."""
+        if self.folder is not None:
+            self.folder.write_metrics(event, values)
+        for observer in self.observers:
+            observer.line(event, values)
+
+    # checkpoints
+
+    def _maybe_checkpoint(self) -> None:
+        every = self.settings.checkpoint_every
+        due = self.step % every == 0 if every else time.monotonic() - self._written > CHECKPOINT_SECONDS
+        if due and self.step < self.settings.steps:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write all that outlives a turn to the run folder, if there is one."""
+        if self.folder is None:
+            return
+        self.folder.save_checkpoint(self.state_dict())
+        self._written = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that outlives a turn."""
+        players = {
+            name: {"module": p.module.state_dict(), "optimizer": p.optimizer.state_dict()}
+            for name, p in self.method.players.items()
+        }
+        return {
+            "turn": self.turn,
+            "step": self.step,
+            "seconds": self.seconds,
+            "forwards": self.teacher.forwards,
+            "history": self.history,
+            "players": players,
+            "parts": {name: part.state_dict() for name, part in self.method.parts.items()},
+            "health": self.health.state_dict(),
+            "delivery": self.delivery.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.turn, self.step, self.seconds = state["turn"], state["step"], state["seconds"]
+        self.teacher.forwards = self.images = state["forwards"]
+        self.history = list(state["history"])
+        for name, saved in state["players"].items():
+            self.method.players[name].module.load_state_dict(saved["module"])
+            self.method.players[name].optimizer.load_state_dict(saved["optimizer"])
+        for name, part in self.method.parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.health.load_state_dict(state["health"])
+        self.delivery.load_state_dict(state["delivery"])
+
+    def _result(self) -> Result:
+        health = self.health.verdict()
+        summary: dict[str, Any] = {
+            "method": self.settings.method.name,
+            "seed": self.settings.seed,
+            "steps": self.step,
+            "images_synthesized": self.images,
+            "teacher_forwards": self.teacher.forwards,
+            "seconds": self.seconds,
+            "health": health,
+        }
+        return Result(self.student, self.history, health, summary, self.folder)
+
+
+def mixture_facts(turn: Turn, bins: int = 40) -> dict[str, Any]:
+    """Return the histogram of the teacher's cross-entropy over the accepted batch's round, and the fitted mixture."""
+    scores, verdict = turn.scores.float().cpu(), turn.verdict
+    finite = scores[torch.isfinite(scores)]
+    high = float(finite.max()) if len(finite) else 1.0
+    edges = torch.linspace(0, max(high, 1e-6), bins + 1)
+    counts = torch.histogram(finite, bins=edges).hist if len(finite) else torch.zeros(bins)
+    return {
+        "edges": edges.tolist(),
+        "counts": counts.tolist(),
+        "means": verdict.means.tolist(),
+        "stds": verdict.deviations.tolist(),
+        "weights": verdict.shares.tolist(),
+        "limit": float(verdict.limit),
+        "kept": float(verdict.weight.mean()),
+        "separable": bool(verdict.separable > 0),
+    }
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop after the current turn; a second one acts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    old = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(number, old[number])
+
+    for number in old:
+        signal.signal(number, handle)
+    try:
+        yield event
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def run_loop(distillation: Distillation) -> Result:
+    """Run under signal handling, memory errors turned into words, and the caller's random streams untouched."""
+    with untouched_global_rng(), stop_on_signals() as stop, memory_errors():
+        return distillation.run(stop)

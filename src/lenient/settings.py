@@ -1,0 +1,61 @@
+"""All settings of one distillation, apart from those of the method, which live with the method."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from lenient.config import Settings, parse
+from lenient.generators.upsampling import GeneratorSettings
+from lenient.health import HealthSettings
+from lenient.methods import DEFAULT, method_class
+from lenient.methods.contract import MethodSettings
+
+
+def _method_settings(value: Any) -> MethodSettings:
+    if isinstance(value, MethodSettings):
+        return value
+    values = {"name": DEFAULT, **value}
+    return parse(method_class(values["name"]).settings_type, values, "-s method.")
+
+
+class RhythmSettings(Settings):
+    """How steps group into epochs, which only schedules and evaluation count in."""
+
+    steps_per_epoch: int = Field(100, ge=1)
+    """Student steps in one epoch (paper: 360)."""
+
+
+class ReportSettings(Settings):
+    """What the report shows."""
+
+    images: bool = True
+    """Whether synthetic images are stored and shown; they can resemble private data."""
+
+
+class DistillSettings(Settings):
+    """All settings of one distillation; `config.yaml` holds them resolved."""
+
+    method: Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_method_settings)] = Field(
+        default_factory=lambda: _method_settings({})
+    )
+    steps: int = Field(4000, ge=1)
+    """Student optimizer steps."""
+    batch_size: int = Field(256, ge=2)
+    """Images per student step (paper: 1024)."""
+    seed: int = Field(0, ge=0)
+    rhythm: RhythmSettings = RhythmSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    health: HealthSettings = HealthSettings()
+    report: ReportSettings = ReportSettings()
+    device: str = "auto"
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    select: Literal["last", "ema", "proxy"] = "last"
+    """The student delivered: of the last step, averaged over steps, or of the best agreement on the probe set."""
+    ema_decay: float = Field(0.999, gt=0, lt=1)
+    """Decay per step of the average that `select: ema` delivers."""
+    log_every: int = Field(50, ge=1)
+    """Student steps between log lines."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Student steps between checkpoints; by default one every five minutes."""
