@@ -1,0 +1,57 @@
+"""The report of a run: one HTML page for people and one JSON file for programs, both made from the run folder alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lenient.errors import MachineError
+from lenient.report.collect import collect
+from lenient.report.page import render
+
+__all__ = ["write_report"]
+
+
+def write_report(run: Path) -> dict[str, Any]:
+    """(Re)write `report.html` and `report.json` in the run folder and return what `report.json` holds.
+
+    Also works on a run that has not ended: its verdict is then "unfinished". The same folder gives the same bytes.
+    """
+    record = collect(Path(run))
+    summary: dict[str, Any] = without_nonfinite(record.summary)
+    _write(record.path / "report.html", render(record))
+    _write(record.path / "report.json", json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return summary
+
+
+def without_nonfinite(value: Any) -> Any:
+    """The value with NaN and infinities, which JSON does not know, replaced by None."""
+    if isinstance(value, dict):
+        return {str(key): without_nonfinite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nonfinite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never half of it."""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise MachineError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,104 @@
+"""From a matplotlib figure to an SVG that sits well in a page: its colours follow the page, its ids do not clash."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Stand-ins that are drawn with and then replaced by the page's variables, so that one figure fits light and dark.
+COLOURS = {
+    "ink": "#0a0b01",
+    "muted": "#0a0b02",
+    "rule": "#0a0b03",
+    "one": "#0a0b04",
+    "two": "#0a0b05",
+    "three": "#0a0b06",
+    "four": "#0a0b07",
+    "alarm": "#0a0b08",
+}
+WIDTH = 3.6  # inches; all figures are as wide, so that their text has one size in the page
+
+_STYLE = {
+    "svg.hashsalt": "lenient",
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # class names may hold a dollar sign
+    "font.size": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": COLOURS["rule"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": COLOURS["rule"],
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "lines.solid_joinstyle": "round",
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["rule"],
+    "xtick.labelcolor": COLOURS["muted"],
+    "ytick.color": COLOURS["rule"],
+    "ytick.labelcolor": COLOURS["muted"],
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 0.2,
+    "legend.columnspacing": 1.2,
+}
+
+
+@contextmanager
+def canvas(height: float) -> Iterator[Figure]:
+    """A figure of the report's width in the report's style, whatever the user's own matplotlib settings are."""
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def to_svg(figure: Figure, *, name: str, description: str) -> Markup:
+    """The figure as inline SVG; `name` is unique in the page, `description` says in words what can be seen.
+
+    Call it inside `canvas`: the same figure then gives the same bytes.
+    """
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for role, stand_in in COLOURS.items():
+        text = text.replace(stand_in, f"var(--{role})")
+    text = _own_ids(text, name)
+    size = re.search(r'viewBox="[^"]*"', text)
+    if size is None:
+        raise AssertionError("matplotlib writes a viewBox")
+    label = escape(description)
+    opening = f'<svg {size.group()} role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return Markup(re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip())
+
+
+def _own_ids(text: str, name: str) -> str:
+    """Keep only the ids that something refers to, and make them the figure's own."""
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+
+    def rename(match: re.Match[str]) -> str:
+        return f' id="{name}-{match.group(1)}"' if match.group(1) in used else ""
+
+    text = re.sub(r' id="([^"]*)"', rename, text)
+    return re.sub(r'(url\(#|href="#)', lambda match: f"{match.group(1)}{name}-", text)
