@@ -1,0 +1,307 @@
+"""One distillation from request to report: what the command and the Python function share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from lenient.distill import Distillation, Evaluate, Observer, Result, run_loop
+from lenient.errors import HealthError, UsageError
+from lenient.evaluation import latency, num_bytes, parameters
+from lenient.export import write_student
+from lenient.methods.contract import Method
+from lenient.models import check_classifier, load_network, network_from_module
+from lenient.models.card import Network
+from lenient.planning import Request, decide, flatten, pick_student, resolve, trial
+from lenient.report import write_report
+from lenient.run import RunFolder, disk_errors, environment, fingerprint
+from lenient.runtime import Runtime
+from lenient.settings import DistillSettings
+from lenient.teacher import FrozenTeacher
+
+log = logging.getLogger("lenient")
+
+SAMPLES, PER_CLASS, CLASSES_SHOWN = 512, 8, 20
+LAST_K = 10
+"""Evaluations averaged in `acc_last_k` (TA-DFKD: the last 10 epochs on CIFAR-10)."""
+
+
+def load_teacher(
+    teacher: nn.Module | Network | str | Path,
+    *,
+    arch: str | None = None,
+    input_size: Sequence[int] | None = None,
+    num_classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Network:
+    """Load and check a teacher: a module, a file, a folder, or SOURCE:NAME; what is not given is found or assumed.
+
+    Raises:
+        TeacherError: it cannot be loaded, or one real forward pass shows that it is not the classifier described.
+    """
+    if isinstance(teacher, Network):
+        return check_classifier(teacher)
+    facts: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes, "mean": mean, "std": std}
+    if isinstance(teacher, nn.Module):
+        return check_classifier(network_from_module(teacher, **facts))
+    return check_classifier(load_network(teacher, arch=arch, **facts))
+
+
+class Job:
+    """One distillation from request to report: what the command and `distill` share."""
+
+    def __init__(
+        self,
+        teacher: Network,
+        student: nn.Module | Network | str,
+        request: Request,
+        *,
+        method: Method | None = None,
+        source: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        eval_data: str | None = None,
+        data_root: str | Path | None = None,
+    ) -> None:
+        self.teacher, self.request, self.method = teacher, request, method
+        self.source, self.facts = source, dict(facts or {})
+        self.eval_data, self.data_root = eval_data, data_root
+        self.settings: DistillSettings = resolve(request)
+        self.hash = fingerprint(teacher.module)
+        self._wanted_student = student
+        self.folder: RunFolder | None = None
+        self.extra: dict[str, Any] = {}
+        self.student, self.student_reason = pick_student(student, teacher, self.settings.seed)
+
+    def open(self, path: Path | None, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Open the run folder: a new one with the settings decided here, or an old one with the settings it has."""
+        if path is None:
+            if resume:
+                raise UsageError("--resume: name the run with -o DIR")
+            self.settings = self._decide()
+            return
+        self.folder = RunFolder.create(path, overwrite=overwrite, resume=resume)
+        old = self.folder.read_config() if resume else None
+        if old is None:
+            self.settings = self._decide()
+        else:
+            self._take_over(old, path)
+        with disk_errors(path):
+            self.folder.write_config({**self.settings.model_dump(mode="json"), "run": self._identity()})
+
+    def _decide(self) -> DistillSettings:
+        return decide(self.settings, self.request, self.teacher, self.student, self.method)
+
+    def _identity(self) -> dict[str, Any]:
+        facts = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in self.facts.items()}
+        return {
+            "teacher": {
+                "source": self.source,
+                "sha256": self.hash,
+                "facts": facts,
+                "card": self.teacher.card.to_dict(),
+            },
+            "student": {"arch": self.student.card.arch, "reason": self.student_reason},
+            "eval_data": self.eval_data,
+        }
+
+    def _take_over(self, old: dict[str, Any], path: Path) -> None:
+        """Go on with a folder's settings; the teacher must be the same, and flags may only lengthen the run."""
+        identity = old.pop("run", {})
+        if identity.get("teacher", {}).get("sha256") != self.hash:
+            raise UsageError(f"--resume: {path} was made with another teacher; name that one, or another -o DIR")
+        stored = flatten(old)
+        asked = self.request.explicit()
+        for key, value in asked.items():
+            if key in ("device", "steps") or stored.get(key) == value:
+                continue
+            raise UsageError(f"--resume: {key} is {stored.get(key)!r} in {path}, not {value!r}; leave it out")
+        wanted = self._wanted_student
+        arch = identity.get("student", {}).get("arch")
+        if isinstance(wanted, str) and wanted != "auto" and wanted != arch:
+            raise UsageError(f"--resume: the student is {arch} in {path}, not {wanted}; leave --student out")
+        steps = max(asked.get("steps", 0), old["steps"]) if self.request.epochs is None else self.settings.steps
+        if asked.get("steps", old["steps"]) < old["steps"]:
+            raise UsageError(
+                f"--steps {asked['steps']}: {path} was planned for {old['steps']}; it can only be lengthened"
+            )
+        device = self.request.device or old["device"]
+        self.settings = resolve(Request(settings={**old, "steps": steps, "device": device}))
+        self.settings = decide(self.settings, Request(), self.teacher, self.student, self.method)
+        self.eval_data = self.eval_data or identity.get("eval_data")
+        self.student, self.student_reason = pick_student(
+            arch if isinstance(wanted, str) and arch else wanted, self.teacher, self.settings.seed
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the folder holds this run complete already, at the length asked for."""
+        if self.folder is None or not self.folder.done:
+            return False
+        state = self.folder.load_checkpoint(torch.device("cpu"))
+        return state is not None and state["step"] >= self.settings.steps
+
+    def trial(self) -> dict[str, float]:
+        """Measure a few turns on copies: `seconds_per_step`, `peak_bytes`."""
+        return trial(self.settings, self.teacher, self.student, self.method)
+
+    def run(self, observers: Sequence[Observer] = ()) -> Result:
+        """Run to the end (or an interruption), then write student, samples, summary and report."""
+        runtime = Runtime(torch.device(self.settings.device), self.settings.precision)
+        try:
+            with FrozenTeacher(self.teacher, runtime) as frozen:
+                evaluate = self._evaluate(runtime)
+                run = Distillation(
+                    frozen,
+                    self.student,
+                    self.settings,
+                    runtime,
+                    method=self.method,
+                    folder=self.folder,
+                    evaluate=evaluate,
+                    observers=tuple(observers),
+                )
+                self._begin(run, runtime)
+                try:
+                    result = run_loop(run)
+                except HealthError:
+                    self._give_up(run)
+                    raise
+                if result.interrupted:
+                    return result
+                images = self._samples(run)
+            self.student.module.cpu().eval()
+            result.summary.update(self._summary(result, runtime))
+            self._deliver(result, images)
+            return result
+        finally:
+            if self.folder is not None:
+                self.folder.close()
+
+    def _begin(self, run: Distillation, runtime: Runtime) -> None:
+        if self.folder is None:
+            return
+        state = self.folder.load_checkpoint(runtime.device)
+        environment_now = environment(runtime.device, runtime.precision)
+        if state is not None:
+            before = self.folder.read_env()
+            changed = [k for k in ("torch", "device", "threads") if before.get(k) != environment_now[k]]
+            for key in changed:
+                log.warning("--resume: %s was %s, is %s: not to the bit", key, before.get(key), environment_now[key])
+            run.load_state_dict(state)
+        (self.folder.path / "done").unlink(missing_ok=True)
+        self.folder.write_env(environment_now)
+        self.folder.open_logs(state["metrics_bytes"] if state else 0)
+        log.info("%s from step %d of %d", "going on" if state else "starting", run.step, self.settings.steps)
+
+    def _evaluate(self, runtime: Runtime) -> Evaluate | None:
+        if self.eval_data is None:
+            return None
+        from lenient.data import load_data
+        from lenient.evaluation import accuracy
+
+        card = self.teacher.card
+        self.data = load_data(self.eval_data, split="test", root=self.data_root, input_size=card.input_size)
+
+        def measure(student: nn.Module) -> dict[str, float]:
+            network = Network(student, self.student.card)
+            right = accuracy(network, self.data, device=runtime.device, precision=runtime.precision)
+            return {"accuracy": right}
+
+        return measure
+
+    def _give_up(self, run: Distillation) -> None:
+        """The run stopped itself: leave a report that says why."""
+        if self.folder is None:
+            return
+        health = run.health.verdict()
+        summary = {"method": self.settings.method.name, "seed": self.settings.seed, "steps": run.step, "health": health}
+        summary |= {"images_synthesized": run.images, "seconds": run.seconds, **self._sizes()}
+        self.folder.write_metrics("end", summary)
+        write_report(self.folder.path)
+
+    def _samples(self, run: Distillation) -> dict[str, torch.Tensor]:
+        """Synthetic images for the report: up to 8 a class, of those the teacher is surest about."""
+        images = run.method.sample(SAMPLES, "report", 0).float()
+        with torch.no_grad():
+            logits = run.teacher.respond(run.teacher.normalize(images)).logits.float()
+        confidence, labels = logits.softmax(dim=1).max(dim=1)
+        chosen: list[int] = []
+        for label in labels.unique().tolist()[:CLASSES_SHOWN]:
+            members = (labels == label).nonzero().flatten()
+            chosen += members[confidence[members].argsort(descending=True)][:PER_CLASS].tolist()
+        pixels = (images[chosen].clamp(0, 1) * 255).round().byte()
+        return {
+            "images": pixels.cpu().contiguous(),
+            "labels": labels[chosen].cpu(),
+            "confidence": confidence[chosen].cpu(),
+        }
+
+    def _sizes(self) -> dict[str, Any]:
+        card = self.teacher.card
+
+        def size(network: Network) -> dict[str, Any]:
+            module = network.module
+            return {"arch": network.card.arch, "params": parameters(module), "bytes": num_bytes(module)}
+
+        return {
+            "teacher": size(self.teacher),
+            "student": size(self.student),
+            "input_size": list(card.input_size),
+            "num_classes": card.num_classes,
+            "classes": list(card.classes) if card.classes else None,
+            **self.extra,
+        }
+
+    def _summary(self, result: Result, runtime: Runtime) -> dict[str, Any]:
+        summary = self._sizes()
+        timed = {
+            name: latency(network.module, network.card.input_size, device=runtime.device, repeats=10)
+            for name, network in (("teacher", self.teacher), ("student", self.student))
+        }
+        summary["latency"] = {
+            **{name: {str(k): v for k, v in t["milliseconds"].items()} for name, t in timed.items()},
+            "device": timed["student"]["device"],
+            "threads": timed["student"]["threads"],
+        }
+        if self.eval_data is not None:
+            summary["eval_data"] = self.eval_data
+            summary["teacher"] |= {"accuracy": self._measure(self.teacher, runtime)["accuracy"]}
+            summary["student"] |= self._measure(self.student, runtime, self.teacher) | last_and_best(result.history)
+        return summary
+
+    def _measure(self, network: Network, runtime: Runtime, teacher: Network | None = None) -> dict[str, Any]:
+        from lenient.evaluation import evaluate
+
+        found = evaluate(network, self.data, teacher=teacher, device=runtime.device, precision=runtime.precision)
+        return {"accuracy": found.accuracy, "agreement": found.agreement, "ece": found.ece, "nll": found.nll}
+
+    def _deliver(self, result: Result, images: dict[str, torch.Tensor]) -> None:
+        if self.folder is None:
+            return
+        path = self.folder.path
+        notes = (f"distilled without data by lenient ({self.settings.method.name}, {result.summary['steps']} steps)",)
+        self.student = Network(self.student.module, replace(self.student.card, notes=notes))
+        write_student(path / "student", self.student)
+        if self.settings.report.images:
+            with disk_errors(path):
+                save_file(images, path / "samples" / "images.safetensors")
+        self.folder.write_metrics("end", result.summary)
+        write_report(path)
+        self.folder.mark_done()
+
+
+def last_and_best(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return `acc_last_k` (mean of the last k evaluations), `k`, and `acc_max`, an oracle that saw the test set."""
+    values = [entry["accuracy"] for entry in history]
+    if not values:
+        return {}
+    k = min(LAST_K, len(values))
+    return {"acc_max": max(values), "acc_last_k": sum(values[-k:]) / k, "k": k}

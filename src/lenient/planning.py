@@ -1,0 +1,226 @@
+"""From what was asked for to what will be run: settings from presets, recipes and flags; what `auto` means here."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lenient.config import merge, parse, parse_overrides, read_yaml
+from lenient.distill import Distillation
+from lenient.errors import UsageError
+from lenient.methods import DEFAULT, METHODS, recipes
+from lenient.methods.contract import Method
+from lenient.models import build_student, choose_student
+from lenient.models.card import Network
+from lenient.runtime import Runtime, memory_errors, resolve_device, seconds_of
+from lenient.seeding import untouched_global_rng
+from lenient.settings import DistillSettings
+from lenient.teacher import FrozenTeacher
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"steps": 20, "batch_size": 16, "log_every": 5, "rhythm": {"steps_per_epoch": 10}},
+    "fast": {"steps": 1500},
+    "standard": {},
+    "paper": {"steps": 72_000, "batch_size": 1024, "rhythm": {"steps_per_epoch": 360}},
+}
+"""`standard` is the defaults; `paper` is TA-DFKD's CIFAR-10 schedule: 200 epochs of 360 steps of 1024 images."""
+
+BF16_GAIN = 1.15
+"""How much faster bfloat16 must be for `--precision auto` to take it."""
+BUDGET_SHARE = 0.9
+"""Share of a time budget that goes to steps; the rest is for evaluation, checkpoints and the report."""
+
+
+@dataclass
+class Request:
+    """What a user asked for, by flag or argument; None means not said."""
+
+    method: str | None = None
+    preset: str | None = None
+    recipes: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    epochs: int | None = None
+    budget: str | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    select: str | None = None
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Return the settings asked for, weakest first: preset, recipes, flags, `-s`."""
+        if self.preset is not None and self.preset not in PRESETS:
+            raise UsageError(f"--preset {self.preset}: unknown; there are {', '.join(PRESETS)}")
+        if sum(value is not None for value in (self.steps, self.epochs, self.budget)) > 1:
+            raise UsageError("--steps, --epochs and --budget: give one of them")
+        named = None if self.method in (None, "auto") else self.method
+        files = [read_recipe(name, named or DEFAULT) for name in self.recipes]
+        for values in files:
+            written = values.get("method", {}).get("name")
+            if named and written and written != named:
+                raise UsageError(f"--method {named}: the recipe is for {written}; drop one of the two")
+        names = ("steps", "batch_size", "seed", "device", "precision", "select")
+        flags = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if named:
+            flags["method"] = {"name": named}
+        return [
+            PRESETS.get(self.preset or "standard", {}),
+            *files,
+            flags,
+            dict(self.settings),
+            parse_overrides(self.overrides),
+        ]
+
+    def explicit(self) -> dict[str, Any]:
+        """Return, flat and dotted, what the user said in so many words; a resumed run compares it with its folder."""
+        return flatten(merge(*self.layers()[(0 if self.preset else 1) :]))
+
+
+def read_recipe(name: str, method: str) -> dict[str, Any]:
+    """Read a recipe: a YAML file, or the name of one that comes with the method.
+
+    A run's `config.yaml` is a recipe too: its section `run` is left out.
+    """
+    path = Path(name)
+    if not path.exists():
+        own = recipes(method)
+        if path.suffix or name not in own:
+            raise UsageError(f"-c {name}: no such file, nor a recipe of {method} ({', '.join(own) or 'it has none'})")
+        path = own[name]
+    values = read_yaml(path)
+    values.pop("run", None)
+    return values
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def resolve(request: Request) -> DistillSettings:
+    """Return the settings of a request; `auto` values are still in it.
+
+    Raises:
+        UsageError: unknown names, bad values.
+    """
+    merged = merge(*request.layers())
+    name = merged.get("method", {}).get("name", DEFAULT)
+    if name not in METHODS:
+        raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
+    settings = parse(DistillSettings, merged)
+    if request.epochs is not None:
+        settings = settings.model_copy(update={"steps": _epochs(request.epochs) * settings.rhythm.steps_per_epoch})
+    return settings
+
+
+def _epochs(epochs: int) -> int:
+    if epochs < 1:
+        raise UsageError(f"--epochs {epochs}: must be at least 1")
+    return epochs
+
+
+def decide(
+    settings: DistillSettings, request: Request, teacher: Network, student: Network, method: Method | None = None
+) -> DistillSettings:
+    """Replace what is `auto` by what was measured here: device, precision, and the steps that fit a budget."""
+    device = resolve_device(settings.device)
+    changes: dict[str, Any] = {"device": str(device)}
+    if settings.precision == "auto":
+        changes["precision"] = fastest_precision(teacher, student, device, settings.batch_size)
+    settings = settings.model_copy(update=changes)
+    if request.budget is not None:
+        seconds = parse_budget(request.budget)
+        per_step = trial(settings, teacher, student, method)["seconds_per_step"]
+        steps = max(1, int(BUDGET_SHARE * seconds / per_step))
+        settings = settings.model_copy(update={"steps": steps})
+    return settings
+
+
+def parse_budget(text: str) -> float:
+    """Turn `90s`, `30m`, `1.5h` or `1h30m` into seconds."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise UsageError(f"--budget {text}: write a time such as 90s, 30m or 1h30m")
+    seconds = sum(float(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)
+    if seconds <= 0:
+        raise UsageError(f"--budget {text}: must be more than nothing")
+    return seconds
+
+
+def fastest_precision(teacher: Network, student: Network, device: torch.device, batch_size: int) -> str:
+    """Return `bf16` where one student step with the teacher's forward is clearly faster in it here, else `32`."""
+    if device.type == "mps":
+        return "32"
+    seconds: dict[str, float] = {}
+    for precision in ("32", "bf16"):
+        runtime = Runtime(device, precision)
+        network = Network(copy.deepcopy(student.module), student.card)
+        module = runtime.place(network.module).train()
+        images = runtime.images(torch.rand(min(batch_size, 256), *teacher.card.input_size))
+        with FrozenTeacher(teacher, runtime) as frozen:
+
+            def work(
+                runtime: Runtime = runtime, frozen: FrozenTeacher = frozen, module: torch.nn.Module = module
+            ) -> None:
+                inputs = frozen.normalize(images)  # noqa: B023 - called within this round of the loop only
+                with torch.no_grad():
+                    frozen.respond(inputs)
+                with runtime.autocast():
+                    loss = module(inputs).float().square().mean()
+                loss.backward()
+
+            with memory_errors():
+                seconds[precision] = seconds_of(work, device)
+    return "bf16" if seconds["32"] > BF16_GAIN * seconds["bf16"] else "32"
+
+
+def trial(
+    settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None
+) -> dict[str, float]:
+    """Run a few turns on copies and return `seconds_per_step`, `peak_bytes` (device memory, 0 on CPU) and `steps`."""
+    runtime = Runtime(torch.device(settings.device), settings.precision)
+    copied = Network(copy.deepcopy(student.module), student.card)
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(runtime.device)
+    with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
+        run = Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))
+        cycle = run.method.rhythm.length
+        steps = run.method.rhythm.turns_for(2) if cycle > 50 else cycle
+
+        def turns() -> None:
+            for _ in range(steps):
+                run.take_turn()
+
+        seconds = seconds_of(turns, runtime.device, repeats=1)
+        per_pass = sum(run.method.rhythm.player(turn) == "student" for turn in range(steps))
+    peak = torch.cuda.max_memory_allocated(runtime.device) if runtime.device.type == "cuda" else 0
+    return {"seconds_per_step": seconds / max(per_pass, 1), "peak_bytes": float(peak), "steps": float(run.step)}
+
+
+def pick_student(spec: str | torch.nn.Module | Network, teacher: Network, seed: int) -> tuple[Network, str]:
+    """Return the student's network and one sentence on where it comes from."""
+    if isinstance(spec, Network):
+        return spec, "given"
+    if isinstance(spec, torch.nn.Module):
+        from dataclasses import replace
+
+        card = replace(teacher.card, arch=None, outputs="logits", notes=("given as a module",))
+        return Network(spec, card), "given as a module"
+    if spec == "auto":
+        spec, reason = choose_student(teacher)
+        return build_student(spec, teacher.card, seed=seed), reason
+    return build_student(spec, teacher.card, seed=seed), f"{spec}, as asked for"
