@@ -1,0 +1,134 @@
+"""Commands that write something new: `train-teacher`, `sample`, `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lenient.cli import flags
+from lenient.errors import UsageError
+
+
+def train_teacher(
+    data: Annotated[str, typer.Option(metavar="DATA", help="digits, mnist, cifar10, cifar100 or imagefolder:DIR.")],
+    arch: Annotated[str, typer.Option(metavar="SPEC", help="lenient:NAME, timm:NAME, torchvision:NAME or py:...")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="A .safetensors file.", show_default=False)
+    ],
+    epochs: Annotated[
+        int, typer.Option(metavar="N", help="Passes over the data.", show_default="what suits the data")
+    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of weights, order and augmentation.")] = 0,
+    keep: Annotated[int, typer.Option(metavar="N", help="Save N checkpoints of this run, spread evenly.")] = 0,
+    keep_above: Annotated[str, typer.Option(metavar="A", help="Only epochs above this accuracy (0 to 1).")] = "",
+    setting: Annotated[
+        list[str], typer.Option("-s", "--set", metavar="KEY=VALUE", help="E.g. lr=0.05, mixup=0.2.")
+    ] = [],  # noqa: B006
+    data_root: flags.DataRoot = "",
+    input_size: flags.InputSize = "",
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="Training images: train, or fit to hold a tenth out.")
+    ] = "train",
+    device: flags.Device = "auto",
+    precision: Annotated[str, typer.Option(metavar="NAME", help="32 or bf16.")] = "32",
+    overwrite: flags.Overwrite = False,
+) -> None:
+    """Train a classifier on real data, to distil from. With --keep, FILE becomes FILE-e12.safetensors and so on."""
+    from lenient.config import merge, parse, parse_overrides
+    from lenient.data import load_data
+    from lenient.models import save_network
+    from lenient.runtime import resolve_device
+    from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
+
+    if output.suffix != ".safetensors":
+        raise UsageError(f"-o {output}: name a file that ends in .safetensors")
+    if output.exists() and not overwrite:
+        raise UsageError(f"-o {output}: exists; choose another name, or --overwrite")
+    given: dict[str, Any] = {"seed": seed} | ({"epochs": epochs} if epochs else {})
+    recipe = parse(TeacherRecipe, merge(default_recipe(data), given, parse_overrides(setting)))
+    size: Any = flags.whole_numbers("--input-size", input_size)
+    images = load_data(data, split=split, root=data_root or None, input_size=size)
+    test = load_data(data, split="holdout" if split == "fit" else "test", root=data_root or None, input_size=size)
+    network = _untrained(arch, images, seed)
+    print(f"{arch} on {len(images)} images of {data}, {recipe.epochs} epochs")
+    result = train_classifier(
+        network,
+        images,
+        recipe,
+        test=test,
+        device=resolve_device(device),
+        precision=precision,
+        on_epoch=_say,
+        keep=keep,
+        keep_above=float(keep_above) if keep_above else None,
+        keep_dir=output.parent / f".{output.stem}-epochs" if keep else None,
+    )
+    for note in result.notes:
+        print(f"note: {note}")
+    save_network(output, network)
+    print(output)
+    for kept in result.kept:
+        place = output.with_name(f"{output.stem}-e{kept.epoch:03d}.safetensors")
+        kept.path.replace(place)
+        print(f"{place}: epoch {kept.epoch}, accuracy {kept.accuracy:.2%}")
+    if keep:
+        (output.parent / f".{output.stem}-epochs").rmdir()
+
+
+def _untrained(arch: str, images: Any, seed: int) -> Any:
+    from lenient.models import build_student
+    from lenient.models.card import Card
+
+    card = Card(
+        arch=None,
+        input_size=images.input_size,
+        num_classes=len(images.classes),
+        mean=tuple(images.mean),
+        std=tuple(images.std),
+        classes=tuple(images.classes),
+    )
+    return build_student(arch, card, seed=seed, role="teacher")
+
+
+def _say(epoch: Any) -> None:
+    measured = "" if epoch.test_accuracy is None else f", held-out accuracy {epoch.test_accuracy:.2%}"
+    print(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}{measured}, {epoch.seconds:.0f} s", flush=True)
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="A new folder.", show_default=False)],
+    count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="Images.")] = 64,
+    device: flags.Device = "",
+    seed: Annotated[int, typer.Option(metavar="N", help="Draws other images.")] = 0,
+) -> None:
+    """Write synthetic images of RUN as PNG files, and the teacher's soft labels as labels.csv."""
+    from lenient.api import reopen
+    from lenient.samples import write_samples
+
+    if output.exists() and any(output.iterdir()):
+        raise UsageError(f"-o {output}: the folder is not empty; choose another")
+    if count < 1:
+        raise UsageError(f"-n {count}: must be at least 1")
+    distillation, teacher = reopen(run, device or None)
+    clipped = write_samples(distillation, teacher, count, output, seed)
+    print(f"{count} images in {output}; {clipped:.2%} of the values were clipped to 8 bit")
+
+
+def export(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or a .safetensors file.", show_default=False)
+    ],
+    kind: Annotated[str, typer.Option("--format", metavar="NAME", help="safetensors, pt2, onnx or hub.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="PATH", help="File (hub: folder).", show_default=False)
+    ],
+    check: Annotated[bool, typer.Option("--check", help="Read it back and compare its outputs.")] = False,
+) -> None:
+    """Write the student of RUN in another format."""
+    from lenient.export import export as write
+
+    difference = write(run, kind, output, check=check)
+    print(output if difference is None else f"{output}: outputs agree within {difference:.1e} of their range")

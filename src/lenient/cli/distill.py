@@ -1,0 +1,184 @@
+"""`lenient distill`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lenient.cli import flags
+from lenient.methods import METHODS
+
+if TYPE_CHECKING:
+    from lenient.distill import Result
+    from lenient.job import Job
+
+
+def distill(
+    teacher: flags.Teacher,
+    teacher_arch: flags.TeacherArch = "",
+    input_size: flags.InputSize = "",
+    num_classes: flags.NumClasses = 0,
+    mean: flags.Mean = "",
+    std: flags.Std = "",
+    student: Annotated[str, typer.Option(metavar="SPEC", help="SOURCE:NAME, or auto.")] = "auto",
+    method: Annotated[str, typer.Option(metavar="NAME", help=f"auto, {', '.join(METHODS)}.")] = "auto",
+    preset: Annotated[str, typer.Option(metavar="NAME", help="smoke, fast, standard or paper.")] = "",
+    steps: Annotated[int, typer.Option(metavar="N", help="Student steps.", show_default=False)] = 0,
+    epochs: Annotated[
+        int, typer.Option(metavar="N", help="Epochs of rhythm.steps_per_epoch steps.", show_default=False)
+    ] = 0,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="As many steps as fit: 90s, 30m, 1h30m.")] = "",
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per student step.", show_default=False)] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of all randomness.", show_default="0")] = -1,
+    eval_data: Annotated[str, typer.Option(metavar="DATA", help="Measure on it; it never steers the run.")] = "",
+    data_root: flags.DataRoot = "",
+    recipe: Annotated[
+        list[str], typer.Option("-c", "--recipe", metavar="RECIPE", help="YAML file, or a recipe's name.")
+    ] = [],  # noqa: B006
+    setting: Annotated[list[str], typer.Option("-s", "--set", metavar="KEY=VALUE", help="Any setting, by dots.")] = [],  # noqa: B006
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="DIR", help="Run folder.", show_default="runs/NAME")
+    ] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
+    overwrite: flags.Overwrite = False,
+    select: Annotated[str, typer.Option(metavar="RULE", help="Student to deliver: last, ema or proxy.")] = "",
+    device: flags.Device = "",
+    precision: Annotated[str, typer.Option(metavar="NAME", help="auto, 32 or bf16.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, time a few steps, write nothing.")
+    ] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and stop.")] = False,
+    progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
+) -> None:
+    """Distil TEACHER into a smaller student without data; leaves student, report and all else in the run folder."""
+    from lenient.job import Job, load_teacher
+    from lenient.planning import Request
+
+    found = flags.facts(teacher_arch, input_size, num_classes, mean, std)
+    network = load_teacher(teacher, **found)
+    request = Request(
+        method=None if method == "auto" else method,
+        preset=preset or None,
+        recipes=recipe,
+        overrides=setting,
+        steps=steps or None,
+        epochs=epochs or None,
+        budget=budget or None,
+        batch_size=batch_size or None,
+        seed=None if seed < 0 else seed,
+        device=device or None,
+        precision=precision or None,
+        select=select or None,
+    )
+    job = Job(
+        network, student, request, source=teacher, facts=found, eval_data=eval_data or None, data_root=data_root or None
+    )
+    if print_config:
+        _print_config(job)
+        return
+    say = print if progress != "none" else _silent
+    describe(job, say)
+    if dry_run:
+        _dry_run(job, say)
+        return
+    folder = Path(output) if output else _default_folder(teacher)
+    job.open(folder, resume=resume, overwrite=overwrite)
+    if job.complete:
+        say(f"{folder} is complete already; lengthen it with --steps N, or replace it with --overwrite")
+        return
+    finish(run_job(job, progress), folder, say)
+
+
+def describe(job: Job, say: Any) -> None:
+    """Say what was found of the teacher and what will be done, before the first step."""
+    from lenient.evaluation import parameters
+
+    card = job.teacher.card
+    size = "x".join(str(value) for value in card.input_size)
+    say(f"teacher   {card.arch or job.source or 'module'}: {parameters(job.teacher.module):,} parameters, "
+        f"{card.num_classes} classes, images {size}")  # fmt: skip
+    say(f"          mean {_row(card.mean)}, std {_row(card.std)}: check these, a wrong mean is the commonest failure")
+    for note in card.notes:
+        say(f"          {note}")
+    student = job.student.card.arch or "module"
+    say(f"student   {student}: {parameters(job.student.module):,} parameters ({job.student_reason})")
+    s = job.settings
+    say(f"method    {s.method.name}, {s.steps} steps of {s.batch_size} images, seed {s.seed}")
+
+
+def _row(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:.4g}" for value in values)
+
+
+def _silent(*_: Any) -> None:
+    return None
+
+
+def _print_config(job: Job) -> None:
+    import yaml
+
+    print(yaml.safe_dump(job.settings.model_dump(mode="json"), sort_keys=False), end="")
+
+
+def _dry_run(job: Job, say: Any) -> None:
+    job.open(None)
+    measured = job.trial()
+    seconds = measured["seconds_per_step"] * job.settings.steps
+    say(f"precision {job.settings.precision} on {job.settings.device}")
+    pace = f"{measured['seconds_per_step'] * 1000:.1f} ms a step"
+    say(f"speed     {pace}, about {duration(seconds)} for {job.settings.steps} steps")
+    peak = measured["peak_bytes"] / 2**30
+    say(f"memory    {peak:.2f} GiB at the peak" if peak else f"memory    {_resident():.2f} GiB resident")
+    say("nothing was written (--dry-run)")
+
+
+def _resident() -> float:
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _default_folder(teacher: str) -> Path:
+    stem = teacher.split(":")[-1].rstrip("/").split("/")[-1].removesuffix(".safetensors")
+    return Path("runs") / (stem or "run")
+
+
+def run_job(job: Job, progress: str) -> Result:
+    """Run with a progress display and the trackers that are installed."""
+    from lenient.cli.progress import observers
+
+    return job.run(observers(progress, job))
+
+
+def finish(result: Result, folder: Path, say: Any) -> None:
+    """Say what came of it; exit with 130 where it was interrupted, 4 where the verdict is `failed`."""
+    if result.interrupted:
+        print(
+            f"lenient: interrupted; a checkpoint is written, go on with the same command and --resume -o {folder}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130)
+    health, student = result.health, result.summary["student"]
+    say(f"verdict   {health['verdict']}: {'; '.join(health['reasons'])}")
+    if "accuracy" in student:
+        teacher = result.summary["teacher"]["accuracy"]
+        share = student["accuracy"] / max(teacher, 1e-9)
+        say(f"accuracy  teacher {teacher:.2%}, student {student['accuracy']:.2%} ({share:.1%} of the teacher's)")
+    else:
+        say(f"          {health['note']}")
+    say(f"time      {duration(result.summary['seconds'])}")
+    say(f"student   {folder / 'student'}")
+    say(f"report    {folder / 'report.html'}")
+    if health["verdict"] == "failed":
+        raise typer.Exit(4)
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people do: 42 s, 12 min, 3.5 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

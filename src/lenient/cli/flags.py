@@ -1,0 +1,63 @@
+"""Flags that several commands share, and how their text becomes values. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lenient.errors import UsageError
+
+Teacher = Annotated[
+    str,
+    typer.Argument(
+        metavar="TEACHER",
+        help="A file, a run folder, or SOURCE:NAME with source timm, torchvision, hf-hub, local-dir, lenient or py.",
+        show_default=False,
+    ),
+]
+TeacherArch = Annotated[str, typer.Option("--teacher-arch", metavar="SPEC", help="Architecture of a bare state dict.")]
+InputSize = Annotated[str, typer.Option("--input-size", metavar="C,H,W", help="What the network takes, e.g. 3,32,32.")]
+NumClasses = Annotated[int, typer.Option("--num-classes", metavar="N", help="Number of classes (0: find out).")]
+Mean = Annotated[str, typer.Option("--mean", metavar="A,B,C", help="Normalisation mean per channel, pixels in [0, 1].")]
+Std = Annotated[str, typer.Option("--std", metavar="A,B,C", help="Normalisation standard deviation per channel.")]
+DataRoot = Annotated[
+    str, typer.Option("--data-root", metavar="DIR", help="Where data sets lie (default: $LENIENT_DATA, else ./data).")
+]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (untested).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the destination.")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where to write.", show_default=False)]
+
+
+def facts(arch: str, input_size: str, num_classes: int, mean: str, std: str) -> dict[str, Any]:
+    """Turn the teacher's flags into the arguments of `load_teacher`; what was not said is left out."""
+    values: dict[str, Any] = {
+        "arch": arch or None,
+        "input_size": whole_numbers("--input-size", input_size),
+        "num_classes": num_classes or None,
+        "mean": numbers("--mean", mean),
+        "std": numbers("--std", std),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def numbers(flag: str, text: str) -> tuple[float, ...] | None:
+    """Parse `0.1,0.2,0.3`; empty text is None."""
+    if not text:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{flag} {text}: write numbers with commas between, e.g. 0.49,0.48,0.45") from None
+
+
+def whole_numbers(flag: str, text: str) -> tuple[int, ...] | None:
+    """Parse `3,32,32`; empty text is None."""
+    if not text:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{flag} {text}: write whole numbers with commas between, e.g. 3,32,32") from None

@@ -1,0 +1,147 @@
+"""Commands that look and change nothing but a report: `inspect`, `evaluate`, `report`, `methods`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lenient.cli import flags
+
+
+def inspect(
+    teacher: flags.Teacher,
+    teacher_arch: flags.TeacherArch = "",
+    input_size: flags.InputSize = "",
+    num_classes: flags.NumClasses = 0,
+    mean: flags.Mean = "",
+    std: flags.Std = "",
+    as_json: flags.AsJson = False,
+) -> None:
+    """Say what was found of TEACHER, what can be done with it, and what was assumed."""
+    from lenient.api import inspect as look
+
+    found = look(teacher, **flags.facts(teacher_arch, input_size, num_classes, mean, std))
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    rows = {
+        "architecture": found["arch"] or "given by its module only",
+        "parameters": f"{found['params']:,} ({found['bytes'] / 2**20:.1f} MiB)",
+        "input": "x".join(map(str, found["input_size"])) + " (channels x height x width)",
+        "classes": str(found["num_classes"]) + (f": {', '.join(found['classes'][:10])}" if found["classes"] else ""),
+        "mean": ", ".join(f"{v:.4g}" for v in found["mean"]),
+        "std": ", ".join(f"{v:.4g}" for v in found["std"]),
+        "outputs": found["outputs"],
+        "batch norm": f"{found['batch_norm_layers']} layers with statistics",
+        "methods": ", ".join(found["methods"]) or "none of the methods fits as it is",
+        "student": f"{found['student']} ({found['student_reason']})",
+    }
+    for name, value in rows.items():
+        print(f"{name:13} {value}")
+    for note in [*found["notes"], *found["advice"]]:
+        print(f"  - {note}")
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="What `lenient distill` takes, or a run folder.", show_default=False)
+    ],
+    data: Annotated[str, typer.Option(metavar="DATA", help="digits, mnist, cifar10, cifar100 or imagefolder:DIR.")],
+    teacher: Annotated[str, typer.Option(metavar="TEACHER", help="Measure agreement with it, too.")] = "",
+    teacher_arch: flags.TeacherArch = "",
+    input_size: flags.InputSize = "",
+    num_classes: flags.NumClasses = 0,
+    mean: flags.Mean = "",
+    std: flags.Std = "",
+    data_root: flags.DataRoot = "",
+    split: Annotated[str, typer.Option(metavar="NAME", help="test, train, fit or holdout.")] = "test",
+    device: flags.Device = "auto",
+    as_json: flags.AsJson = False,
+) -> None:
+    """Measure MODEL on labelled images: accuracy, calibration, agreement with a teacher, latency."""
+    from lenient.data import load_data
+    from lenient.evaluation import evaluate as measure
+    from lenient.evaluation import latency
+    from lenient.job import load_teacher
+    from lenient.runtime import resolve_device
+
+    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std)
+    network = load_teacher(model, **facts)
+    other = load_teacher(teacher) if teacher else None
+    place = resolve_device(device)
+    images = load_data(data, split=split, root=data_root or None, input_size=network.card.input_size)
+    found: dict[str, Any] = measure(network, images, teacher=other, device=place).to_dict()
+    found["latency"] = latency(network.module, network.card.input_size, device=place)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"images       {found['n']} ({data}, {split})")
+    print(f"accuracy     {found['accuracy']:.2%}")
+    if found["top5"] is not None:
+        print(f"top-5        {found['top5']:.2%}")
+    if found["agreement"] is not None:
+        print(f"agreement    {found['agreement']:.2%} with {teacher}")
+    print(f"calibration  expected error {found['ece']:.3f}, log-likelihood {-found['nll']:.3f} nats")
+    timed = found["latency"]
+    for batch, value in timed["milliseconds"].items():
+        print(f"latency      {value:.2f} ms for a batch of {batch} on {timed['device']} ({timed['threads']} threads)")
+
+
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]) -> None:
+    """(Re)write report.html and report.json of RUN."""
+    from lenient.report import write_report
+
+    write_report(run)
+    print(run / "report.html")
+
+
+def methods(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="One method, in full.", show_default=False)] = "",
+    as_json: flags.AsJson = False,
+) -> None:
+    """List the methods, or say of one: paper, settings with their defaults, recipes."""
+    import inspect as python_inspect
+
+    from lenient.methods import METHODS, method_class, recipes
+
+    if not name:
+        rows = {key: _first_line(python_inspect.getmodule(method_class(key))) for key in METHODS}
+        if as_json:
+            print(json.dumps(rows, indent=2))
+        else:
+            for key, text in rows.items():
+                print(f"{key:10} {text}")
+        return
+    found = method_class(name)
+    module = python_inspect.getmodule(found)
+    settings = found.settings_type.model_fields
+    if as_json:
+        fields = {
+            key: {"default": str(f.get_default(call_default_factory=True)), "text": f.description}
+            for key, f in settings.items()
+        }
+        print(
+            json.dumps(
+                {
+                    "name": name,
+                    "paper": (module.__doc__ if module else ""),
+                    "settings": fields,
+                    "recipes": list(recipes(name)),
+                },
+                indent=2,
+            )
+        )
+        return
+    print((module.__doc__ or "").strip() if module else name)
+    print("\nSettings (-s method.NAME=VALUE):")
+    for key, field in settings.items():
+        if key != "name":
+            print(f"  {key:22} {str(field.get_default(call_default_factory=True))[:40]:14} {field.description or ''}")
+    print("\nRecipes (-c NAME):", ", ".join(recipes(name)) or "none")
+
+
+def _first_line(module: Any) -> str:
+    return str((module.__doc__ or "").strip().splitlines()[0])

@@ -1,0 +1,154 @@
+"""What a person sees while it runs: a live line on a terminal, one plain line per half minute elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from lenient.errors import UsageError
+
+if TYPE_CHECKING:
+    from lenient.distill import Observer
+    from lenient.job import Job
+
+PLAIN_SECONDS = 30.0
+
+
+def observers(kind: str, job: Job) -> list[Observer]:
+    """Return the display asked for (`auto`: rich on a terminal), and TensorBoard where it is installed."""
+    if kind not in ("auto", "rich", "plain", "none"):
+        raise UsageError(f"--progress {kind}: unknown; there are auto, rich, plain, none")
+    if kind == "auto":
+        kind = "rich" if sys.stderr.isatty() else "plain"
+    shown: list[Observer] = []
+    if kind == "rich":
+        shown.append(RichProgress())
+    elif kind == "plain":
+        shown.append(PlainProgress())
+    if job.folder is not None and find_spec("tensorboard") is not None:
+        shown.append(TensorBoard(str(job.folder.path / "tensorboard")))
+    return shown
+
+
+def summary(values: Mapping[str, Any]) -> str:
+    """Say in a few words what a log line holds."""
+    parts = []
+    for key, name, form in (
+        ("loss/student", "loss", "{:.4f}"),
+        ("health/agreement", "agreement", "{:.0%}"),
+        ("health/probe_agreement", "probe", "{:.0%}"),
+        ("health/coverage", "classes", "{:.0%}"),
+        ("health/kept", "kept", "{:.0%}"),
+        ("images_per_second", "", "{:,.0f} images/s"),
+    ):
+        value = values.get(key)
+        if isinstance(value, float):
+            parts.append(f"{name} {form.format(value)}".strip())
+    return ", ".join(parts)
+
+
+class PlainProgress:
+    """One line per half minute, and one for each alarm and evaluation."""
+
+    def __init__(self, seconds: float = PLAIN_SECONDS) -> None:
+        self.seconds = seconds
+        self.total = 0
+
+    def start(self, total_steps: int, step: int) -> None:
+        """Open at `step` of `total_steps`."""
+        self.total, self.first, self.began, self.last = total_steps, step, time.monotonic(), time.monotonic()
+        self.words = ""
+
+    def step(self, step: int, images: int) -> None:
+        """Print a line if half a minute has passed."""
+        now = time.monotonic()
+        if now - self.last < self.seconds and step < self.total:
+            return
+        self.last = now
+        pace = (now - self.began) / max(step - self.first, 1)
+        left = pace * (self.total - step)
+        print(
+            f"step {step}/{self.total}, {left:.0f} s left{', ' + self.words if self.words else ''}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def line(self, event: str, values: Mapping[str, Any]) -> None:
+        """Remember the newest numbers; print alarms and accuracies."""
+        if event == "log":
+            self.words = summary(values)
+        elif event == "alarm":
+            print(f"alarm at step {values['step']}: {values['message']}", file=sys.stderr, flush=True)
+        elif event == "eval":
+            self.accuracy = values["accuracy"]
+
+    def stop(self) -> None:
+        """Nothing to close."""
+
+
+class RichProgress:
+    """A live bar: steps, time left, and the newest numbers."""
+
+    def start(self, total_steps: int, step: int) -> None:
+        """Open at `step` of `total_steps`."""
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.bar = Progress(
+            TextColumn("distilling"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[words]}"),
+            console=Console(stderr=True),
+        )
+        self.bar.start()
+        self.task = self.bar.add_task("", total=total_steps, completed=step, words="")
+
+    def step(self, step: int, images: int) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, completed=step)
+
+    def line(self, event: str, values: Mapping[str, Any]) -> None:
+        """Show the newest numbers; print alarms and accuracies above the bar."""
+        if event == "log":
+            self.bar.update(self.task, words=summary(values))
+        elif event == "alarm":
+            self.bar.console.print(f"alarm at step {values['step']}: {values['message']}", markup=False)
+        elif event == "eval":
+            self.bar.console.print(f"step {values['step']}: accuracy {values['accuracy']:.2%}", markup=False)
+
+    def stop(self) -> None:
+        """Close the bar."""
+        self.bar.stop()
+
+
+class TensorBoard:
+    """Writes every number of a log line or evaluation to TensorBoard."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def start(self, total_steps: int, step: int) -> None:
+        """Open the writer; entries after `step`, of a run that was cut short, are dropped."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(self.folder, purge_step=step + 1)
+
+    def step(self, step: int, images: int) -> None:
+        """Nothing per step."""
+
+    def line(self, event: str, values: Mapping[str, Any]) -> None:
+        """Write the numbers."""
+        if event not in ("log", "eval"):
+            return
+        for name, value in values.items():
+            if isinstance(value, float) and name != "seconds":
+                self.writer.add_scalar(name if "/" in name else f"{event}/{name}", value, values["step"])
+
+    def stop(self) -> None:
+        """Close the writer."""
+        self.writer.close()
