@@ -1,0 +1,253 @@
+"""Every term in threes: against slow loops written from the equation, by a property, and by a pinned number."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from toys import record_of
+
+import lenient.losses as losses_package
+from lenient.losses.adversarial import CodedJensenShannon, JensenShannon, coded_js, js_divergence
+from lenient.losses.imitation import LogitL1
+from lenient.losses.objective import Objective
+from lenient.losses.prior import ClassPrior, confidence_score
+from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
+from lenient.record import LayerStatistics
+
+T = torch.tensor([[3.0, 2, 1], [0, 4, 1], [1, 1, 5]], dtype=torch.float64)
+S = torch.tensor([[1.0, 2, 3], [0, 3, 1], [2, 0, 4]], dtype=torch.float64)
+ROWS_T, ROWS_S = torch.tensor([[4.0, 0, 0], [0, 3, 0]]), torch.tensor([[0.0, 4, 0], [0, 3, 0]])
+RAMP = (torch.arange(18, dtype=torch.float64) ** 2 / 100).view(2, 1, 3, 3)
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
+
+
+def softened(row: torch.Tensor, temperature: float) -> list[float]:
+    powers = [math.exp(float(value) / temperature) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+# adversary
+
+
+def slow_js(t: torch.Tensor, s: torch.Tensor, temperature: float) -> float:
+    total = 0.0
+    for p, q in zip(softened(s, temperature), softened(t, temperature), strict=True):
+        m = (p + q) / 2
+        total += 0.5 * p * math.log(p / m) + 0.5 * q * math.log(q / m)
+    return total
+
+
+def slow_coded(t: torch.Tensor, s: torch.Tensor, temperature: float) -> float:
+    def clamp(value: float) -> float:
+        return min(max(value, 0.01), 0.99)
+
+    total = 0.0
+    for p, q in zip(softened(s, temperature), softened(t, temperature), strict=True):
+        m = clamp((p + q) / 2)
+        total += 0.5 * m * math.log(m / clamp(p)) + 0.5 * m * math.log(m / clamp(q))
+    return total
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize(("fast", "slow"), [(js_divergence, slow_js), (coded_js, slow_coded)])
+def test_divergences_equal_their_loops(fast, slow, temperature):
+    t, s = draw(9, 5), draw(9, 5, seed=1)
+    expected = [slow(a, b, temperature) for a, b in zip(t, s, strict=True)]
+    torch.testing.assert_close(fast(t, s, temperature), torch.tensor(expected, dtype=torch.float64))
+
+
+@given(st.integers(0, 10_000), st.integers(2, 30), st.floats(0.5, 20))
+@hypothesis_settings(max_examples=50, deadline=None)
+def test_js_is_a_bounded_symmetric_divergence(seed, classes, temperature):
+    t, s = draw(4, classes, seed=seed) * 5, draw(4, classes, seed=seed + 1) * 5
+    value = js_divergence(t, s, temperature)
+    assert (value >= -1e-12).all()
+    assert (value <= math.log(2) + 1e-9).all()
+    torch.testing.assert_close(value, js_divergence(s, t, temperature))
+    torch.testing.assert_close(js_divergence(t, t, temperature), torch.zeros(4, dtype=torch.float64))
+
+
+def test_divergences_have_their_golden_values():
+    torch.testing.assert_close(js_divergence(ROWS_T, ROWS_S, 3.0), torch.tensor([0.1498, 0.0]), atol=1e-4, rtol=0)
+    assert js_divergence(ROWS_T, ROWS_S, 3.0).mean().item() == pytest.approx(0.074896, abs=1e-6)
+    assert coded_js(ROWS_T, ROWS_S, 3.0).mean().item() == pytest.approx(0.085835, abs=1e-6)
+    shipped = 1 - CodedJensenShannon(3.0)(record_of(ROWS_T, ROWS_S))
+    assert shipped.item() == pytest.approx(0.028612, abs=1e-6)
+    assert js_divergence(T, S, 1.0).mean().item() == pytest.approx(0.093577, abs=1e-6)
+    assert js_divergence(T, S, 3.0).mean().item() == pytest.approx(0.016235, abs=1e-6)
+    assert coded_js(T, S, 1.0).mean().item() == pytest.approx(0.122471, abs=1e-6)
+    assert coded_js(T, S, 3.0).mean().item() == pytest.approx(0.016733, abs=1e-6)
+    apart = torch.tensor([[1000.0, 0, 0], [0, 1000, 0]], dtype=torch.float64)
+    assert coded_js(apart, apart.flip(0)).mean().item() == pytest.approx(1.614463, abs=1e-6)
+    assert js_divergence(apart, apart.flip(0)).mean().item() == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("term", [JensenShannon(), CodedJensenShannon()])
+def test_adversary_falls_as_teacher_and_student_part(term):
+    student = draw(16, 4).float().requires_grad_()
+    before = term(record_of(draw(16, 4, seed=1).float(), student))
+    before.backward()
+    after = term(record_of(draw(16, 4, seed=1).float(), student.detach() - 0.5 * student.grad))
+    assert after < before
+
+
+@pytest.mark.parametrize("term", [JensenShannon(), CodedJensenShannon()])
+def test_adversary_counts_accepted_samples_only(term):
+    t, s, weight = draw(8, 3).float(), draw(8, 3, seed=1).float(), torch.tensor([1.0, 0, 1, 1, 0, 0, 1, 0])
+    kept = weight > 0
+    torch.testing.assert_close(term(record_of(t, s, weight=weight)), term(record_of(t[kept], s[kept])))
+    s[1] = math.nan
+    assert torch.isfinite(term(record_of(t, s, weight=weight)))
+
+
+@pytest.mark.parametrize("accepted", [0, 1])
+@pytest.mark.parametrize("term", [JensenShannon(), CodedJensenShannon()])
+def test_adversary_is_silent_when_next_to_nothing_is_accepted(term, accepted):
+    student = draw(5, 3).float().requires_grad_()
+    weight = torch.zeros(5)
+    weight[:accepted] = 1
+    term(record_of(draw(5, 3, seed=1).float(), student, weight=weight)).backward()
+    assert student.grad.abs().max() == 0
+
+
+# representation
+
+
+def statistics_of(values: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> LayerStatistics:
+    flat = values.transpose(0, 1).flatten(1)
+    return LayerStatistics(flat.mean(dim=1), flat.var(dim=1, correction=0), mean, variance)
+
+
+def test_batch_norm_term_equals_its_loop():
+    layers, expected = [], 0.0
+    for seed, channels in ((0, 3), (1, 5)):
+        values, mean, variance = draw(4, channels, 2, 3, seed=seed), draw(channels, seed=7), draw(channels, seed=8).abs()
+        layers.append(statistics_of(values, mean, variance))
+        of_mean = of_variance = 0.0
+        for channel in range(channels):
+            cells = [float(values[n, channel, h, w]) for n, h, w in product(range(4), range(2), range(3))]
+            m = sum(cells) / len(cells)
+            v = sum((cell - m) ** 2 for cell in cells) / len(cells)
+            of_mean += (m - float(mean[channel])) ** 2
+            of_variance += (v - float(variance[channel])) ** 2
+        expected += math.sqrt(of_mean) + math.sqrt(of_variance)
+    assert BatchNormStatistics()(record_of(statistics=tuple(layers))).item() == pytest.approx(expected)
+
+
+def test_batch_norm_term_has_its_golden_values():
+    def distance(values: torch.Tensor) -> float:
+        channels = values.shape[1]
+        layer = statistics_of(values, torch.zeros(channels), torch.ones(channels))
+        return BatchNormStatistics()(record_of(statistics=(layer,))).item()
+
+    assert distance(torch.tensor([[[[1.0]], [[2.0]]], [[[3.0]], [[6.0]]]])) == pytest.approx(7.4721, abs=1e-4)
+    assert distance(RAMP) == pytest.approx(1.156353, abs=1e-6)
+    assert distance(torch.cat([RAMP, 2 * RAMP + 1], dim=1)) == pytest.approx(5.490873, abs=1e-6)
+
+
+def test_batch_norm_term_is_zero_with_finite_gradient_where_statistics_agree():
+    values = draw(4, 3, 2, 2).requires_grad_()
+    flat = values.detach().transpose(0, 1).flatten(1)
+    layer = statistics_of(values, flat.mean(dim=1), flat.var(dim=1, correction=0))
+    value = BatchNormStatistics()(record_of(statistics=(layer,)))
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(values.grad).all()
+
+
+def slow_norms(image: torch.Tensor) -> float:
+    """Total variation of one image (C, H, W): the four norms of neighbour differences."""
+    channels, height, width = image.shape
+    total = 0.0
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        square = 0.0
+        for c, h, w in product(range(channels), range(height), range(width)):
+            if 0 <= h + down < height and 0 <= w + right < width:
+                square += (float(image[c, h, w]) - float(image[c, h + down, w + right])) ** 2
+        total += math.sqrt(square)
+    return total
+
+
+def test_image_norms_equal_their_loops():
+    images = draw(3, 2, 4, 5)
+    variation = sum(slow_norms(image) for image in images) / 3 * 32
+    length = sum(math.sqrt(sum(float(v) ** 2 for v in image.flatten())) for image in images) / 3 * 32
+    assert ImageNorm(differences, view="clean")(record_of(images=images)).item() == pytest.approx(variation)
+    assert ImageNorm(itself, view="clean")(record_of(images=images)).item() == pytest.approx(length)
+
+
+def test_image_norms_have_their_golden_values():
+    record = record_of(images=RAMP)
+    assert ImageNorm(differences, view="clean", whole_batch=True)(record).item() == pytest.approx(6.026919, abs=1e-6)
+    assert ImageNorm(itself, view="clean", whole_batch=True)(record).item() == pytest.approx(5.721617, abs=1e-6)
+    assert ImageNorm(itself, view="clean")(record).item() / 32 == pytest.approx(3.290515, abs=1e-6)
+
+
+@pytest.mark.parametrize("norms", [differences, itself])
+def test_per_image_norm_equals_the_released_one_at_its_batch_size_and_ignores_the_batch_size(norms):
+    image = draw(1, 3, 6, 6)
+    per_image, released = ImageNorm(norms, view="clean"), ImageNorm(norms, view="clean", whole_batch=True)
+    at_1024 = record_of(images=image.expand(1024, -1, -1, -1))
+    assert per_image(at_1024).item() == pytest.approx(released(at_1024).item())
+    assert per_image(record_of(images=image)).item() == pytest.approx(per_image(at_1024).item())
+
+
+def test_image_norms_of_black_images_have_a_gradient():
+    images = torch.zeros(2, 1, 3, 3, requires_grad=True)
+    ImageNorm(differences, view="clean")(record_of(images=images)).backward()
+    assert torch.isfinite(images.grad).all()
+
+
+# prior and imitation
+
+
+def test_confidence_and_class_prior():
+    expected = [-math.log(max(softened(row, 1))) for row in T]
+    torch.testing.assert_close(confidence_score(T), torch.tensor(expected).float())
+    assert ClassPrior()(record_of(T)).item() == pytest.approx(0.169822, abs=1e-6)
+    assert confidence_score(torch.tensor([[100.0, 0.0]])).item() == 0
+    assert confidence_score(torch.zeros(1, 8)).item() == pytest.approx(math.log(8))
+
+
+def test_logit_l1():
+    t, s = draw(6, 4), draw(6, 4, seed=1)
+    slow = sum(abs(float(a) - float(b)) for a, b in zip(t.flatten(), s.flatten(), strict=True)) / 24
+    assert LogitL1()(record_of(t, s)).item() == pytest.approx(slow)
+    assert LogitL1()(record_of(T, S)).item() == pytest.approx(0.888889, abs=1e-6)
+    assert LogitL1()(record_of(t, t)).item() == 0
+    assert LogitL1()(record_of(t.repeat(2, 1), s.repeat(2, 1))).item() == pytest.approx(slow)
+
+
+# objective
+
+
+def test_objective_weighs_reports_and_skips():
+    def fails(record):
+        raise AssertionError("a term of weight 0 must not be computed")
+
+    terms = {"a": (2.0, lambda r: torch.tensor(3.0, requires_grad=True)), "b": (0.0, fails)}
+    total, parts = Objective(terms)(record_of(T))
+    assert total.item() == 6
+    assert parts == {"a": torch.tensor(3.0)}
+    assert not parts["a"].requires_grad
+
+
+def test_terms_reduce_over_the_batch_through_the_one_primitive():
+    bare = re.compile(r"\.(mean|sum|var|std)\(\s*\)|dim=0|torch\.(mean|var|std|cdist)\(")
+    allowed = {"square.().sum(", "vector.square().sum()"}
+    for path in Path(losses_package.__file__).parent.glob("*.py"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            found = bare.search(line)
+            fine = "torch.stack(" in line or "norms.sum()" in line or any(text in line for text in allowed)
+            assert not found or fine, f"{path.name}:{number}: reduce over the batch with lenient.runtime: {line.strip()}"

@@ -1,0 +1,108 @@
+"""Small things that many tests need: records, a teacher in a millisecond, a run of a few steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenient.config import merge, parse
+from lenient.distill import Distillation
+from lenient.models import build_student
+from lenient.models.card import Card, Network
+from lenient.record import LayerStatistics, Record, Response
+from lenient.runtime import Runtime
+from lenient.settings import DistillSettings
+from lenient.teacher import FrozenTeacher
+
+CPU = Runtime(torch.device("cpu"))
+
+
+class TinyNet(nn.Module):
+    """Two batch-norm layers and a head, on images of any size and channels."""
+
+    def __init__(self, channels: int = 1, classes: int = 4, width: int = 6) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.norm2(self.conv2(self.norm1(self.conv1(images)).relu())).relu()
+        return self.head(maps.mean(dim=(2, 3)) * 4)
+
+
+def tiny_card(channels: int = 1, size: tuple[int, int] = (6, 5), classes: int = 4, **facts: Any) -> Card:
+    values = {"arch": None, "mean": (0.4,) * channels, "std": (0.3,) * channels} | facts
+    return Card(input_size=(channels, *size), num_classes=classes, **values)
+
+
+def tiny_teacher(seed: int = 0, channels: int = 1, size: tuple[int, int] = (6, 5), classes: int = 4) -> Network:
+    """A random teacher whose running statistics fit noise images, so that no image is far from them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = TinyNet(channels, classes)
+        module.head.weight.data *= 6
+        module.train()
+        for _ in range(20):
+            module((torch.rand(64, channels, *size) - 0.4) / 0.3)
+    return Network(module.eval(), tiny_card(channels, size, classes))
+
+
+def tiny_student(seed: int = 0, channels: int = 1, size: tuple[int, int] = (6, 5), classes: int = 4) -> Network:
+    with torch.random.fork_rng():
+        torch.manual_seed(1000 + seed)
+        return Network(TinyNet(channels, classes, 4), tiny_card(channels, size, classes))
+
+
+QUICK: dict[str, Any] = {
+    "steps": 6,
+    "batch_size": 8,
+    "seed": 3,
+    "device": "cpu",
+    "precision": "32",
+    "log_every": 2,
+    "rhythm": {"steps_per_epoch": 3},
+    "generator": {"latent_dim": 7, "width": 6, "bn_eps": 1e-5},
+}
+TA_QUICK: dict[str, Any] = {"name": "ta-dfkd", "student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01}
+
+
+def settings(**changes: Any) -> DistillSettings:
+    base = merge(QUICK, {"method": {"name": changes.get("method", {}).get("name", "ta-dfkd")}})
+    if base["method"]["name"] == "ta-dfkd":
+        base = merge(base, {"method": TA_QUICK})
+    return parse(DistillSettings, merge(base, changes))
+
+
+def distillation(teacher: Network | None = None, student: Network | None = None, **changes: Any) -> Distillation:
+    """A run in memory, teacher entered and never left: for tests that look inside."""
+    frozen = FrozenTeacher(teacher or tiny_teacher(), CPU)
+    frozen.__enter__()
+    return Distillation(frozen, student or tiny_student(), settings(**changes), CPU)
+
+
+def digits_like(seed: int = 0) -> Network:
+    """An untrained network that a file can hold and name."""
+    return build_student("lenient:resnet8", tiny_card(size=(8, 8), classes=10), seed=seed, role="teacher")
+
+
+def record_of(
+    teacher: Tensor | None = None,
+    student: Tensor | None = None,
+    *,
+    images: Tensor | None = None,
+    weight: Tensor | None = None,
+    statistics: tuple[LayerStatistics, ...] = (),
+) -> Record:
+    """A record with one view under both names."""
+    count = next(len(t) for t in (teacher, images, torch.zeros(1)) if t is not None)
+    answers = {"teacher": Response(teacher if teacher is not None else torch.zeros(count, 2), statistics)}
+    if student is not None:
+        answers["student"] = Response(student)
+    images = images if images is not None else torch.zeros(count, 1, 2, 2)
+    weight = weight if weight is not None else torch.ones(count)
+    return Record(images, weight, {"clean": images, "train": images}, {"clean": answers, "train": answers})
