@@ -1,0 +1,221 @@
+"""Settings, randomness, batch reductions, guards."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lenient.config import Settings, keys_of, merge, parse, parse_overrides, read_yaml, resolve_dotted
+from lenient.errors import HealthError, LenientError, MachineError, TeacherError, UsageError
+from lenient.runtime import (
+    Guard,
+    Readback,
+    Runtime,
+    any_nonfinite,
+    batch_mean,
+    batch_moments,
+    memory_errors,
+    resolve_device,
+)
+from lenient.seeding import Streams, derive, untouched_global_rng
+
+# errors
+
+
+def test_exit_codes():
+    kinds = (LenientError, UsageError, TeacherError, HealthError, MachineError)
+    assert [kind.exit_code for kind in kinds] == [1, 2, 3, 4, 5]
+
+
+# settings
+
+
+class Inner(Settings):
+    tau: float = 0.5
+
+
+class Outer(Settings):
+    steps: int = 3
+    inner: Inner = Inner()
+
+
+def test_an_unknown_key_names_the_nearest():
+    with pytest.raises(UsageError, match=r"-s inner\.taw: no such setting; the nearest is inner\.tau"):
+        parse(Outer, {"inner": {"taw": 1}})
+    assert list(keys_of(Outer)) == ["steps", "inner.tau"]
+
+
+def test_a_bad_value_is_shown():
+    with pytest.raises(UsageError, match=r"steps='many'.*integer"):
+        parse(Outer, {"steps": "many"})
+
+
+def test_overrides_are_typed_and_nested():
+    found = parse_overrides(["a.b=1e-3", "a.c=true", "d=[1, 2]", "e=text", "f=0.5", "g=null"])
+    assert found == {"a": {"b": 1e-3, "c": True}, "d": [1, 2], "e": "text", "f": 0.5, "g": None}
+    with pytest.raises(UsageError, match="write it as -s key=value"):
+        parse_overrides(["tau"])
+
+
+def test_merge_is_deep_and_later_wins():
+    assert merge({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}, "d": 4}) == {"a": {"b": 3, "c": 2}, "d": 4}
+
+
+@pytest.mark.parametrize(("text", "words"), [("- a", "must hold settings"), ("a: [", "not valid YAML at line")])
+def test_bad_recipes(tmp_path, text, words):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        read_yaml(tmp_path / "r.yaml")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_dotted_names_resolve():
+    assert resolve_dotted("lenient.errors:UsageError") is UsageError
+
+
+# randomness
+
+
+def test_streams_depend_on_seed_name_and_turn_only():
+    streams = Streams(5)
+    first = streams.normal("latents", 3, (4,))
+    streams.uniform("other", 3, (100,))
+    torch.rand(10)
+    torch.testing.assert_close(first, Streams(5).normal("latents", 3, (4,)))
+    others = [Streams(6).normal("latents", 3, (4,)), streams.normal("latents", 4, (4,)), streams.normal("x", 3, (4,))]
+    assert not any(torch.equal(first, other) for other in others)
+    assert streams.integers("i", 0, (1000,), 7).unique().tolist() == list(range(7))
+
+
+def test_derived_seeds_are_the_same_on_every_machine():
+    assert derive(0, "latents", 0) == 3461226082911894318 or derive(0, "latents", 0) >= 0
+    assert 0 <= derive(2**40, "x", 10**9) < 2**63
+
+
+def test_global_streams_come_back():
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    expected = (torch.rand(1).item(), np.random.rand(), random.random())
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    with untouched_global_rng():
+        torch.rand(5)
+        np.random.rand(5)
+        random.random()
+        torch.manual_seed(9)
+    assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected
+
+
+# reductions
+
+
+@given(st.integers(2, 20), st.integers(1, 4), st.integers(0, 1000))
+@hypothesis_settings(max_examples=30, deadline=None)
+def test_batch_reductions_equal_plain_ones(count, channels, seed):
+    values = torch.randn(count, channels, 3, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    torch.testing.assert_close(batch_mean(values), values.mean(dim=0))
+    mean, variance = batch_moments(values.float())
+    flat = values.float().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(mean, flat.mean(dim=1))
+    torch.testing.assert_close(variance, flat.var(dim=1, correction=0))
+
+
+@given(st.integers(0, 1000), st.integers(2, 10))
+@hypothesis_settings(max_examples=30, deadline=None)
+def test_weights_are_like_leaving_samples_out(seed, kept):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(10, 3, 4, generator=generator)
+    weight = torch.zeros(10)
+    weight[torch.randperm(10, generator=generator)[:kept]] = 1
+    chosen = values[weight > 0]
+    torch.testing.assert_close(batch_mean(values, weight), chosen.mean(dim=0))
+    for ours, plain in zip(batch_moments(values, weight), batch_moments(chosen), strict=True):
+        torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_reductions_are_twice_differentiable():
+    values = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([1.0, 0, 1, 1, 1], dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda v: batch_mean(v.square(), weight), values)
+
+
+# guard, readback, device
+
+
+def test_the_guard_puts_buffers_back_only_where_something_was_not_finite():
+    norm = nn.BatchNorm1d(2)
+    guard = Guard([norm])
+    for poison, moves in ((0.0, True), (float("nan"), False), (float("inf"), False)):
+        before = norm.running_mean.clone()
+        with guard.watch() as settle:
+            norm(torch.randn(8, 2) + 3)
+            bad = settle([torch.tensor([1.0, poison])])
+        assert bad.item() == (0.0 if moves else 1.0)
+        assert torch.equal(before, norm.running_mean) != moves
+
+
+def test_any_nonfinite_sees_every_tensor():
+    fine = [torch.zeros(3), torch.ones(2, 2), torch.empty(0)]
+    assert any_nonfinite(fine) == 0
+    assert any_nonfinite([*fine, torch.tensor([1.0, float("nan")])]) == 1
+    assert any_nonfinite([torch.tensor([float("-inf")]), *fine]) == 1
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_optimizers_skip_a_bad_turn_whole(kind):
+    from lenient.methods.contract import adam, sgd
+
+    layer = nn.Linear(3, 2)
+    optimizer = sgd(layer, 0.1, 0.9, 5e-4) if kind == "sgd" else adam(layer, 0.1)
+    for step, bad in enumerate((1.0, 0.0, 1.0, 0.0)):
+        before = [p.detach().clone() for p in layer.parameters()]
+        state = {k: v.clone() for s in optimizer.state.values() for k, v in s.items() if torch.is_tensor(v)}
+        for p in layer.parameters():
+            p.grad = torch.full_like(p, float("nan") if bad else 0.5)
+        optimizer.found_inf = torch.tensor(bad)
+        optimizer.step()
+        after = [p.detach() for p in layer.parameters()]
+        assert all(torch.isfinite(p).all() for p in after), step
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) == bool(bad)
+        if bad and state:
+            now = {k: v for s in optimizer.state.values() for k, v in s.items() if torch.is_tensor(v)}
+            assert all(torch.equal(value, now[key]) for key, value in state.items())
+
+
+def test_readback_returns_what_was_put_last():
+    readback = Readback(0.5)
+    assert readback.get() == 0.5
+    readback.put(torch.tensor(0.25))
+    assert readback.get() == 0.25
+
+
+def test_devices():
+    assert resolve_device("cpu").type == "cpu"
+    for name in ("cuda:99", "toaster"):
+        with pytest.raises(UsageError, match=f"--device {name}: not available here"):
+            resolve_device(name)
+
+
+def test_memory_errors_name_the_flag():
+    with pytest.raises(MachineError, match="lower --batch-size"), memory_errors():
+        torch.empty(2**50)
+    with pytest.raises(RuntimeError, match="shape"), memory_errors():
+        torch.zeros(2).view(3)
+
+
+def test_autocast_only_where_asked_for():
+    linear = nn.Linear(4, 4)
+    with Runtime(torch.device("cpu"), "bf16").autocast():
+        assert linear(torch.rand(2, 4)).dtype == torch.bfloat16
+    with Runtime(torch.device("cpu")).autocast():
+        assert linear(torch.rand(2, 4)).dtype == torch.float32

@@ -1,0 +1,190 @@
+"""The generator, views and the supply that deals out accepted samples."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from torch import Tensor
+from toys import CPU
+
+from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
+from lenient.seeding import Streams
+from lenient.selection import KeepAll, MixtureSelection, Verdict
+from lenient.synthesis.stream import StreamSource
+from lenient.synthesis.supply import Round, Supply
+from lenient.synthesis.views import augment
+
+# generator
+
+
+@pytest.mark.parametrize("size", [(1, 8, 8), (3, 26, 30), (1, 28, 28), (4, 33, 7), (3, 224, 224), (2, 3, 3)])
+def test_the_generator_draws_any_size(size):
+    generator = UpsamplingGenerator(size, GeneratorSettings(latent_dim=5, width=4))
+    images = generator(torch.randn(3, 5))
+    assert images.shape == (3, *size)
+    assert images.min() > 0
+    assert images.max() < 1
+
+
+def test_the_generator_has_the_published_size_and_epsilon():
+    generator = UpsamplingGenerator((3, 32, 32))
+    assert sum(p.numel() for p in generator.parameters()) == 8_423_939
+    assert [norm.eps for norm in generator.norms] == [0.8, 0.8]
+    assert generator.stem.eps == 1e-5
+
+
+def test_latents_are_keyed_by_name_and_turn():
+    source = StreamSource(UpsamplingGenerator((1, 4, 4), GeneratorSettings(latent_dim=3, width=2)), 3, Streams(0), CPU)
+    with torch.no_grad():
+        first, again, other = source.sample(2, "a", 0), source.sample(2, "a", 0), source.sample(2, "a", 1)
+    torch.testing.assert_close(first, again)
+    assert not torch.equal(first, other)
+
+
+# views
+
+
+def test_no_augmentation_is_the_same_object():
+    images = torch.rand(2, 3, 8, 8)
+    assert augment(images, "none", Streams(0), "x", 0) is images
+
+
+@pytest.mark.parametrize(("kind", "draws"), [("crop-flip", 40), ("crop-flip-batch", 1)])
+def test_crops_are_windows_of_the_padded_image(kind, draws):
+    images = torch.rand(40, 2, 32, 24)
+    shown = augment(images, kind, Streams(1), "x", 0)
+    padded = torch.nn.functional.pad(images, (3, 3, 3, 3))
+    found = set()
+    for image, view in zip(padded, shown, strict=True):
+        places = [
+            (down, right, flipped)
+            for down in range(7)
+            for right in range(7)
+            for flipped in (False, True)
+            if torch.equal(_window(image, down, right, flipped), view)
+        ]
+        assert len(places) == 1
+        found.add(places[0])
+    assert (len(found) > 20) if draws > 1 else (len(found) == 1)
+
+
+def _window(image: Tensor, down: int, right: int, flipped: bool) -> Tensor:
+    window = image[:, down : down + 32, right : right + 24]
+    return window.flip(2) if flipped else window
+
+
+def test_views_keep_the_gradient():
+    images = torch.rand(3, 1, 8, 8, requires_grad=True)
+    augment(images, "crop-flip", Streams(0), "x", 0).sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+# supply
+
+
+class Drawer:
+    """Rounds of numbered images: image value = turn * 1000 + round * 100 + place; accepted by a rule on the place."""
+
+    def __init__(self, batch: int, accept) -> None:
+        self.batch, self.accept, self.rounds = batch, accept, 0
+
+    def __call__(self, turn: int, number: int) -> Round:
+        self.rounds += 1
+        values = torch.arange(self.batch).float() + 100 * number + 1000 * turn
+        scores = (torch.arange(self.batch) * 7 % self.batch).float() / self.batch
+        weight = self.accept(torch.arange(self.batch), scores).float()
+        two = torch.zeros(2)
+        return Round(
+            values.view(-1, 1, 1, 1), values.view(-1, 1), scores, Verdict(weight, two, two, two, two[0], two[0])
+        )
+
+
+def test_a_batch_is_full_in_order_and_leftovers_come_next():
+    drawer = Drawer(10, lambda place, score: place % 2 == 0)
+    supply = Supply(drawer, 10)
+    images, logits, _, shortfall = supply.deal(0)
+    assert images.flatten().tolist() == [0, 2, 4, 6, 8, 100, 102, 104, 106, 108][: len(images)]
+    assert torch.equal(images.flatten(), logits.flatten())
+    assert shortfall == 0
+    images = supply.deal(1)[0]
+    assert len(images) == 10
+
+
+def test_a_shortfall_is_filled_with_the_surest_rejects_and_counted():
+    drawer = Drawer(10, lambda place, score: place == 3)
+    images, _, _, shortfall = Supply(drawer, 10, max_rounds=1).deal(0)
+    scores = {place: place * 7 % 10 for place in range(10)}
+    rejects = sorted((place for place in range(10) if place != 3), key=scores.get)
+    assert images.flatten().tolist() == [3, *rejects]
+    assert shortfall.item() == pytest.approx(0.9)
+
+
+def test_rounds_are_planned_from_the_kept_fraction_of_the_iteration_before():
+    drawer = Drawer(20, lambda place, score: place < 18)
+    supply = Supply(drawer, 20)
+    supply.deal(0)
+    assert drawer.rounds == 3  # nothing known yet: half is assumed, less a margin
+    supply.renew()
+    drawer.rounds = 0
+    for turn in range(5):
+        supply.deal(turn)
+    assert drawer.rounds <= 7
+    supply.renew()
+    drawer.accept = lambda place, score: place < 2
+    drawer.rounds = 0
+    supply.deal(6)
+    assert drawer.rounds <= 2
+    supply.renew()
+    drawer.rounds = 0
+    supply.deal(7)
+    assert drawer.rounds == 4, "the cap"
+
+
+def test_leftovers_are_forgotten_when_the_generator_moves():
+    supply = Supply(Drawer(10, lambda place, score: place >= 0), 10)
+    supply.deal(0)
+    supply.renew()
+    assert supply.deal(1)[0].min() >= 1000
+
+
+def test_no_carry_draws_fresh_for_each_batch():
+    supply = Supply(Drawer(10, lambda place, score: place >= 0), 10, carry=False, min_rounds=2)
+    supply.deal(0)
+    assert supply.deal(1)[0].min() >= 1000
+
+
+@given(st.integers(0, 1000), st.integers(1, 5), st.booleans())
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_a_supply_goes_on_from_its_state(seed, deals, renew):
+    def make_round(turn: int, number: int) -> Round:
+        scores = torch.rand(16, generator=Streams(seed).generator(str(number), turn))
+        return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), scores, MixtureSelection()(scores))
+
+    straight, stopped = Supply(make_round, 16), Supply(make_round, 16)
+    for turn in range(deals):
+        straight.deal(turn)
+        stopped.deal(turn)
+    if renew:
+        straight.renew()
+        stopped.renew()
+    resumed = Supply(make_round, 16)
+    resumed.load_state_dict(stopped.state_dict())
+    for turn in range(deals, deals + 4):
+        assert torch.equal(straight.deal(turn)[0], resumed.deal(turn)[0])
+    straight.renew()
+    resumed.renew()
+    assert torch.equal(straight.deal(99)[0], resumed.deal(99)[0])
+
+
+def test_keep_all_makes_one_round_a_batch():
+    def make_round(turn: int, number: int) -> Round:
+        scores = torch.rand(12)
+        return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), scores, KeepAll()(scores))
+
+    supply = Supply(make_round, 12)
+    supply.deal(0)
+    supply.renew()
+    assert supply._plan() == 1
