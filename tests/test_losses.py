@@ -132,7 +132,11 @@ def statistics_of(values: torch.Tensor, mean: torch.Tensor, variance: torch.Tens
 def test_batch_norm_term_equals_its_loop():
     layers, expected = [], 0.0
     for seed, channels in ((0, 3), (1, 5)):
-        values, mean, variance = draw(4, channels, 2, 3, seed=seed), draw(channels, seed=7), draw(channels, seed=8).abs()
+        values, mean, variance = (
+            draw(4, channels, 2, 3, seed=seed),
+            draw(channels, seed=7),
+            draw(channels, seed=8).abs(),
+        )
         layers.append(statistics_of(values, mean, variance))
         of_mean = of_variance = 0.0
         for channel in range(channels):
@@ -250,4 +254,6 @@ def test_terms_reduce_over_the_batch_through_the_one_primitive():
         for number, line in enumerate(path.read_text().splitlines(), 1):
             found = bare.search(line)
             fine = "torch.stack(" in line or "norms.sum()" in line or any(text in line for text in allowed)
-            assert not found or fine, f"{path.name}:{number}: reduce over the batch with lenient.runtime: {line.strip()}"
+            assert not found or fine, (
+                f"{path.name}:{number}: reduce over the batch with lenient.runtime: {line.strip()}"
+            )

@@ -117,8 +117,8 @@ class Rhythm:
     def turns_for(self, steps: int) -> int:
         """Return how many turns it takes until the student has made `steps` steps."""
         per_cycle = sum(count for name, count in self.cycle if name == "student")
-        turns = (steps // per_cycle) * self.length
-        left = steps % per_cycle
+        cycles = (steps - 1) // per_cycle
+        turns, left = cycles * self.length, steps - cycles * per_cycle
         while left:
             left -= self.player(turns) == "student"
             turns += 1

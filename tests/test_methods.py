@@ -1,0 +1,394 @@
+"""What must hold for every method, by the table; and TA-DFKD's own equations."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from toys import CPU, QUICK, TA_QUICK, distillation, settings, tiny_card, tiny_student, tiny_teacher
+
+from lenient.config import merge
+from lenient.distill import Distillation
+from lenient.errors import TeacherError, UsageError
+from lenient.losses.imitation import LogitL1
+from lenient.methods import METHODS, method_class, recipes
+from lenient.methods.contract import Rhythm, learning_rate
+from lenient.models.card import Network
+from lenient.planning import Request, resolve
+from lenient.record import Record, Response
+from lenient.teacher import FrozenTeacher
+
+ALL = sorted(METHODS)
+BASE: dict[str, dict[str, Any]] = {"ta-dfkd": TA_QUICK, "noise": {"name": "noise", "student_lr": 0.05}}
+
+
+def weights(run: Distillation) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": value.clone()
+        for name, player in run.method.players.items()
+        for key, value in player.module.state_dict().items()
+    }
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def take(run: Distillation, turns: int) -> Distillation:
+    for _ in range(turns):
+        run.take_turn()
+    return run
+
+
+# promises of every method
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(name):
+    first, again = (take(distillation(method=BASE[name]), 6) for _ in range(2))
+    other = take(distillation(method=BASE[name], seed=4), 6)
+    assert same(weights(first), weights(again))
+    assert not same(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("cut", range(7))
+def test_a_checkpoint_between_any_two_turns_goes_on_as_if_nothing_had_happened(name, cut, tmp_path):
+    straight = take(distillation(method=BASE[name], log_every=1), 9)
+    stopped = take(distillation(method=BASE[name], log_every=1), cut)
+    torch.save(stopped.state_dict(), tmp_path / "c.pt")
+    torch.rand(7)  # other people's randomness must not matter
+    resumed = distillation(method=BASE[name], student=tiny_student(seed=99), log_every=1)
+    resumed.load_state_dict(torch.load(tmp_path / "c.pt", weights_only=True))
+    take(resumed, 9 - cut)
+    assert same(weights(straight), weights(resumed))
+    assert straight.step == resumed.step
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_players_move_in_their_own_turns_only(name):
+    run = distillation(method=BASE[name])
+    moved: set[str] = set()
+    for _ in range(6):
+        before = {n: [p.detach().clone() for p in pl.module.parameters()] for n, pl in run.method.players.items()}
+        player, _ = run.take_turn()
+        for n, pl in run.method.players.items():
+            changed = any(not torch.equal(a, b) for a, b in zip(before[n], pl.module.parameters(), strict=True))
+            assert changed == (n == player), f"{n} in the turn of {player}"
+        moved.add(player)
+    assert moved == set(run.method.players)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_teacher_comes_back_untouched(name):
+    teacher = tiny_teacher()
+    before = {key: value.clone() for key, value in teacher.module.state_dict().items()}
+    with FrozenTeacher(teacher, CPU) as frozen:
+        take(Distillation(frozen, tiny_student(), settings(method=BASE[name]), CPU), 4)
+    assert same(before, teacher.module.state_dict())
+    assert all(p.requires_grad for p in teacher.module.parameters())
+    assert not any(m._forward_pre_hooks for m in teacher.module.modules())
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("size", [(1, 9, 7), (3, 26, 30), (5, 4, 4)])
+@pytest.mark.parametrize("classes", [2, 11])
+def test_any_size_channels_and_classes(name, size, classes):
+    channels, height, width = size
+    shape = {"channels": channels, "size": (height, width), "classes": classes}
+    run = take(distillation(tiny_teacher(**shape), tiny_student(**shape), method=BASE[name]), 3)
+    images = run.method.sample(3, "x", 0)
+    assert images.shape == (3, *size)
+    assert not images.requires_grad
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_methods_sample_leaves_no_trace(name):
+    run = take(distillation(method=BASE[name]), 2)
+    before = weights(run)
+    first = run.method.sample(4, "x", 0)
+    assert same(before, weights(run))
+    assert torch.equal(first, run.method.sample(4, "x", 0))
+    assert all(player.module.training for player in run.method.players.values())
+
+
+class RefuseHost(TorchDispatchMode):
+    """Fails where the host would wait for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        waits = "_local_scalar_dense" in name or "nonzero" in name or "masked_select" in name
+        if "aten.index.Tensor" in name:
+            waits = any(index is not None and index.dtype == torch.bool for index in args[1])
+        assert not waits, f"{name} asks the device for a number"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("extra", [{}, {"select": "ema"}])
+def test_turns_never_wait_for_the_device(name, extra):
+    run = take(distillation(method=BASE[name], **extra), 4)
+    with RefuseHost():
+        take(run, 6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_turn_with_nan_changes_nothing_but_the_count(name):
+    run = take(distillation(method=BASE[name], select="ema"), 4)
+    before, step, kept = weights(run), run.step, copy.deepcopy(run.delivery.state_dict()["kept"])
+    state = copy.deepcopy([player.optimizer.state_dict()["state"] for player in run.method.players.values()])
+    true = run.teacher.normalize
+    run.teacher.normalize = lambda images: true(images) * float("nan")
+    if name == "ta-dfkd":
+        run.method.supply.renew()
+    take(run, 3)
+    assert same(before, weights(run))
+    assert same(kept, run.delivery.state_dict()["kept"])
+    now = [player.optimizer.state_dict()["state"] for player in run.method.players.values()]
+    for old, new in zip(state, now, strict=True):
+        for index in old:
+            assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(new[index][k])) for k, v in old[index].items())
+    assert run.step > step
+    run.teacher.normalize = true
+    if name == "ta-dfkd":
+        run.method.supply.renew()
+    take(run, 3)
+    assert not same(before, weights(run))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_recipes_are_valid_and_each_setting_has_words(name):
+    for recipe in recipes(name):
+        assert resolve(Request(method=name, recipes=[recipe])).method.name == name
+    assert method_class(name).__doc__
+    assert sys.modules[method_class(name).__module__].__doc__
+
+
+def test_an_unknown_method_lists_the_known():
+    with pytest.raises(UsageError, match=r"--method tadfkd: no such method; there are ta-dfkd, noise"):
+        method_class("tadfkd")
+
+
+NO_DATA = """
+    import builtins, os, sys
+    import torch
+    from lenient.api import distill
+    from toys import tiny_teacher, tiny_student, QUICK
+    from lenient import export, report  # what a run needs at its end is loaded; nothing may be read from now on but {out}
+    teacher, student = tiny_teacher(), tiny_student()
+    class Block:
+        def find_spec(self, name, path=None, target=None):
+            if name.startswith(("lenient.data", "sklearn.datasets", "torchvision.datasets")):
+                raise ImportError("no real data here: " + name)
+    for name in list(sys.modules):
+        assert not name.startswith("lenient.data"), name
+    sys.meta_path.insert(0, Block())
+    allowed = (sys.prefix, sys.base_prefix, os.path.realpath(os.environ["TMPDIR"]), "/proc", "/sys", "/dev", "/usr", "/etc", "/tmp/torch",
+               {src!r})
+    def audit(event, args):
+        if event == "open" and isinstance(args[0], str):
+            path = os.path.realpath(args[0])
+            assert path.startswith(allowed), "opened " + path
+    sys.addaudithook(audit)
+    distill(teacher, student, method={name!r}, output={out!r}, settings=QUICK)
+    print("distilled")
+"""
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_process_that_can_open_no_data_still_distils(name, tmp_path):
+    from pathlib import Path
+
+    import lenient
+
+    source = str(Path(lenient.__file__).parents[1])
+    code = textwrap.dedent(NO_DATA).format(out=str(tmp_path / "run"), name=name, src=source)
+    places = {name: str(tmp_path) for name in ("TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=str(Path(__file__).parent),
+        env=os.environ | places,
+        check=False,
+    )
+    assert "distilled" in done.stdout, done.stderr[-2000:]
+    assert (tmp_path / "run" / "done").exists()
+
+
+# rhythm and rates
+
+
+def test_rhythm():
+    rhythm = Rhythm((("student", 3), ("generator", 2)))
+    assert [rhythm.player(turn)[0] for turn in range(10)] == list("sssggsssgg")
+    for steps in range(1, 12):
+        turns = rhythm.turns_for(steps)
+        assert sum(rhythm.player(t) == "student" for t in range(turns)) == steps
+        assert rhythm.player(turns - 1) == "student"
+
+
+def test_learning_rates():
+    assert [learning_rate("constant")(epoch, 4) for epoch in range(4)] == [1] * 4
+    cosine = [learning_rate("cosine")(epoch, 4) for epoch in range(4)]
+    early = [learning_rate("cosine-early")(epoch, 4) for epoch in range(4)]
+    assert cosine == pytest.approx([1, 0.853553, 0.5, 0.146447], abs=1e-6)
+    assert early == pytest.approx([0.853553, 0.5, 0.146447, 0], abs=1e-6)
+
+
+# TA-DFKD
+
+
+def last_turn(player: str, **changes: Any):
+    """A fresh run up to and with its first turn of `player`, without the optimizer step."""
+    run = distillation(**changes)
+    while run.method.rhythm.player(run.turn) != player:
+        run.take_turn()
+    for name, other in run.method.players.items():
+        other.module.requires_grad_(name == player).zero_grad()
+    return run, run.method.turns[player](run.turn)
+
+
+def test_the_generator_minimises_the_papers_sum():
+    weights_ = {"beta": 0.7, "gamma": 3.0, "bn_weight": 0.5, "tv_weight": 1e-3, "l2_weight": 1e-2}
+    run, turn = last_turn("generator", method=weights_)
+    generator = run.method.players["generator"].module
+    found = [p.grad.clone() for p in generator.parameters()]
+    generator.zero_grad()
+    record, m = turn.record, run.method
+    images = m.source.sample(8, "generator-latents", run.turn)
+    clean = run.teacher.normalize(images)
+    answer = run.teacher.respond(clean, statistics=True)
+    weight = m.selection(-torch.log_softmax(answer.logits.detach(), 1).amax(1)).weight
+    assert torch.equal(weight, record.weight)
+    p, q = (torch.softmax(logits / 3, 1) for logits in (answer.logits, run.student(clean)))
+    middle = (p + q) / 2
+    jsd = (0.5 * p * (p / middle).log() + 0.5 * q * (q / middle).log()).sum(1)
+    adversarial = ((1 - jsd) * weight).sum() / weight.sum()
+    r = sum((s.mean - s.running_mean).norm() + (s.variance - s.running_variance).norm() for s in answer.statistics)
+    tv = 32 * sum(d.flatten(1).norm(dim=1).mean() for d in (
+        clean[..., 1:] - clean[..., :-1], clean[..., 1:, :] - clean[..., :-1, :],
+        clean[..., 1:, 1:] - clean[..., :-1, :-1], clean[..., 1:, :-1] - clean[..., :-1, 1:],
+    ))  # fmt: skip
+    l2 = 32 * clean.flatten(1).norm(dim=1).mean()
+    (0.7 * adversarial + 3 * (0.5 * r + 1e-3 * tv + 1e-2 * l2)).backward()
+    for ours, theirs in zip(found, generator.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_the_student_minimises_l1_on_accepted_images():
+    run, turn = last_turn("student")
+    found = [p.grad.clone() for p in run.student.parameters()]
+    run.student.zero_grad()
+    inputs = turn.record.inputs["train"]
+    (run.student(inputs) - run.teacher.module(inputs).detach()).abs().mean().backward()
+    for ours, theirs in zip(found, run.student.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs.grad, atol=1e-6, rtol=1e-4)
+    assert turn.record.images.shape[0] == 8
+
+
+def test_one_teacher_forward_per_generator_turn_without_augmentation():
+    run, _ = last_turn("student")
+    before = run.teacher.forwards
+    run.method.generator_turn(99)
+    assert run.teacher.forwards - before == 8
+
+
+def test_weights_of_the_image_terms_equal_the_released_ones():
+    s = method_class("ta-dfkd").settings_type()
+    assert s.gamma * s.tv_weight == pytest.approx(1.5e-5)
+    assert s.gamma * s.l2_weight == pytest.approx(6e-3)
+    assert (s.beta, s.gamma, s.tau, s.temperature, s.class_prior_weight) == (1, 10, 0.5, 3, 0)
+
+
+CHANGES = {
+    "beta": 0.0,
+    "gamma": 1.0,
+    "bn_weight": 0.1,
+    "tv_weight": 1e-2,
+    "l2_weight": 1e-1,
+    "class_prior_weight": 1.0,
+    "adversarial": "js-coded",
+    "temperature": 1.0,
+    "selection": "none",
+    "tau": 0.99,
+    "mixture": {"max_iterations": 1, "variance_floor": 0.5},
+    "augmentation": "crop-flip",
+    "image_norm": "whole-batch",
+    "carry_leftovers": False,
+    "min_rounds": 3,
+    "max_rounds": 1,
+    "student_steps": 1,
+    "generator_steps": 2,
+    "student_lr": 0.01,
+    "student_momentum": 0.0,
+    "student_weight_decay": 0.1,
+    "student_schedule": "constant",
+    "generator_lr": 1e-4,
+    "bn_images": "selected",
+}
+
+
+def test_every_setting_of_ta_dfkd_is_listed_here():
+    assert {*CHANGES, "name"} == set(method_class("ta-dfkd").settings_type.model_fields)
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_every_setting_changes_the_run(key):
+    base = {"batch_size": 16, "method": {"student_lr": 0.05}}
+    default = take(distillation(**base), 8)
+    changed = take(distillation(**merge(base, {"method": {key: CHANGES[key]}})), 8)
+    assert not same(weights(default), weights(changed))
+
+
+@pytest.mark.parametrize("recipe", sorted(recipes("ta-dfkd")))
+def test_every_recipe_of_ta_dfkd_takes_turns(recipe):
+    plan = resolve(Request(recipes=[recipe], settings={k: v for k, v in QUICK.items() if k != "rhythm"}))
+    with FrozenTeacher(tiny_teacher(), CPU) as frozen:
+        run = take(Distillation(frozen, tiny_student(), plan, CPU), 12)
+    assert all(torch.isfinite(p).all() for p in run.student.parameters())
+
+
+def test_the_ablation_is_three_recipes():
+    def method(recipe: str) -> Any:
+        return resolve(Request(recipes=[recipe])).method
+
+    full, without = method("all-three-losses"), method("without-class-prior")
+    assert (full.class_prior_weight, full.selection) == (1, "none")
+    assert (without.class_prior_weight, without.selection) == (0, "none")
+    default = resolve(Request()).method
+    assert default.model_copy(update={"selection": "none"}) == without
+
+
+def test_a_teacher_without_batch_norm_is_refused_with_the_way_out():
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(30, 4))
+    network = Network(module, tiny_card())
+    with pytest.raises(TeacherError, match=r"no batch-norm layers.*-s method\.bn_weight=0"):
+        distillation(network)
+    take(distillation(network, method={"bn_weight": 0.0}), 4)
+
+
+def test_a_method_object_of_ones_own(tmp_path):
+    from lenient.api import distill
+
+    class Grey(method_class("noise")):
+        """Imitate on grey images."""
+
+        def sample(self, count, name, turn):
+            return torch.full((count, *self.stage.teacher.card.input_size), 0.5)
+
+    result = distill(tiny_teacher(), tiny_student(), method=Grey(Grey.settings_type()), settings=QUICK)
+    assert result.summary["steps"] == 6
+
+
+def test_imitation_term_is_what_the_update_minimises():
+    record = Record(torch.zeros(2, 1, 1, 1), torch.ones(2))
+    record.answers["train"] = {"teacher": Response(torch.ones(2, 3)), "student": Response(torch.zeros(2, 3))}
+    assert LogitL1()(record) == 1

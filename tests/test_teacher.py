@@ -1,0 +1,114 @@
+"""The frozen teacher answers, and comes back as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from toys import CPU, tiny_card, tiny_teacher
+
+from lenient.errors import TeacherError
+from lenient.models.card import Network
+from lenient.runtime import Runtime
+from lenient.teacher import FrozenTeacher
+
+
+def portrait(module: nn.Module) -> list[object]:
+    """Everything that must be the same afterwards."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return [
+        [
+            (name, t.device, t.dtype, t.stride(), t.requires_grad, t.data_ptr(), t.detach().clone())
+            for name, t in tensors
+        ],
+        [(name, m.training) for name, m in module.named_modules()],
+        [(len(m._forward_pre_hooks), len(m._forward_hooks), len(m._backward_hooks)) for m in module.modules()],
+    ]
+
+
+def assert_same(before: list[object], after: list[object]) -> None:
+    for (*facts, value), (*now, value_now) in zip(before[0], after[0], strict=True):
+        assert facts == now
+        assert torch.equal(value, value_now)
+    assert before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_the_module_comes_back_untouched(crash):
+    network = tiny_teacher()
+    network.module.norm1.train()
+    network.module.conv1.weight.requires_grad_(False)
+    network.module.register_forward_hook(lambda *_: None)
+    before = portrait(network.module)
+
+    def use() -> None:
+        with FrozenTeacher(network, Runtime(torch.device("cpu"), "bf16")) as teacher:
+            images = torch.rand(4, 1, 6, 5, requires_grad=True)
+            teacher.respond(teacher.normalize(images), statistics=True).logits.sum().backward()
+            assert not any(p.requires_grad for p in network.module.parameters())
+            if crash:
+                raise RuntimeError("in the middle")
+
+    if crash:
+        with pytest.raises(RuntimeError, match="in the middle"):
+            use()
+    else:
+        use()
+    assert_same(before, portrait(network.module))
+
+
+def test_it_answers_like_the_module_and_counts():
+    network = tiny_teacher()
+    images = torch.rand(5, 1, 6, 5)
+    expected = network.module((images - 0.4) / 0.3)
+    with FrozenTeacher(network, CPU) as teacher:
+        torch.testing.assert_close(teacher.respond(teacher.normalize(images)).logits, expected)
+        assert teacher.forwards == 5
+
+
+def test_statistics_are_those_of_each_layers_input():
+    network = tiny_teacher()
+    seen: list[torch.Tensor] = []
+    with FrozenTeacher(network, CPU) as teacher:
+        inputs = teacher.normalize(torch.rand(5, 1, 6, 5))
+        handles = [
+            layer.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for layer in teacher.batch_norms
+        ]
+        found = teacher.respond(inputs, statistics=True).statistics
+        for handle in handles:
+            handle.remove()
+        assert teacher.respond(inputs).statistics == ()
+    assert len(found) == 2
+    for layer, values, norm in zip(found, seen, (network.module.norm1, network.module.norm2), strict=True):
+        flat = values.transpose(0, 1).flatten(1)
+        torch.testing.assert_close(layer.mean, flat.mean(dim=1))
+        torch.testing.assert_close(layer.variance, flat.var(dim=1, correction=0))
+        torch.testing.assert_close(layer.running_mean, norm.running_mean)
+        torch.testing.assert_close(layer.running_variance, norm.running_var)
+
+
+def test_weighted_statistics_are_those_of_the_accepted_images():
+    with FrozenTeacher(tiny_teacher(), CPU) as teacher:
+        inputs = teacher.normalize(torch.rand(6, 1, 6, 5))
+        weight = torch.tensor([1.0, 0, 1, 0, 1, 1])
+        part = teacher.respond(inputs[weight > 0], statistics=True).statistics
+        weighed = teacher.respond(inputs, statistics=True, weight=weight).statistics
+    for a, b in zip(part, weighed, strict=True):
+        torch.testing.assert_close(a.mean, b.mean)
+        torch.testing.assert_close(a.variance, b.variance)
+
+
+def test_no_statistics_is_an_error_that_says_what_to_do():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(30, 4))
+    with (
+        FrozenTeacher(Network(module, tiny_card()), CPU) as teacher,
+        pytest.raises(TeacherError, match=r"-s method\.bn_weight=0"),
+    ):
+        teacher.respond(torch.rand(2, 1, 6, 5), statistics=True)
+
+
+def test_gradients_reach_the_images():
+    with FrozenTeacher(tiny_teacher(), CPU) as teacher:
+        images = torch.rand(4, 1, 6, 5, requires_grad=True)
+        teacher.respond(teacher.normalize(images)).logits.sum().backward()
+    assert images.grad.abs().sum() > 0
