@@ -96,7 +96,7 @@ def test_streams_depend_on_seed_name_and_turn_only():
 
 
 def test_derived_seeds_are_the_same_on_every_machine():
-    assert derive(0, "latents", 0) == 3461226082911894318 or derive(0, "latents", 0) >= 0
+    assert derive(0, "latents", 0) == 8298849948460870582
     assert 0 <= derive(2**40, "x", 10**9) < 2**63
 
 

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from toys import record_of
 
 import lenient.losses as losses_package
 from lenient.losses.adversarial import CodedJensenShannon, JensenShannon, coded_js, js_divergence
@@ -21,6 +20,7 @@ from lenient.losses.objective import Objective
 from lenient.losses.prior import ClassPrior, confidence_score
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
 from lenient.record import LayerStatistics
+from toys import record_of
 
 T = torch.tensor([[3.0, 2, 1], [0, 4, 1], [1, 1, 5]], dtype=torch.float64)
 S = torch.tensor([[1.0, 2, 3], [0, 3, 1], [2, 0, 4]], dtype=torch.float64)

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import CPU
 
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.seeding import Streams
@@ -16,6 +15,7 @@ from lenient.selection import KeepAll, MixtureSelection, Verdict
 from lenient.synthesis.stream import StreamSource
 from lenient.synthesis.supply import Round, Supply
 from lenient.synthesis.views import augment
+from toys import CPU
 
 # generator
 

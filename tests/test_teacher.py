@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from toys import CPU, tiny_card, tiny_teacher
 
 from lenient.errors import TeacherError
 from lenient.models.card import Network
 from lenient.runtime import Runtime
 from lenient.teacher import FrozenTeacher
+from toys import CPU, tiny_card, tiny_teacher
 
 
 def portrait(module: nn.Module) -> list[object]:

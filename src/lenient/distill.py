@@ -136,6 +136,7 @@ class Distillation:
         finally:
             for observer in self.observers:
                 observer.stop()
+        self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here
         self.delivery.install(self.student)
         return self._result()
 

@@ -75,9 +75,7 @@ class Supply:
     def _plan(self) -> int:
         """Rounds before this batch, so that all batches of the iteration so far are expected to be full."""
         kept = self._kept.get()
-        margin = (
-            0.02 if kept < 1 else 0.0
-        )  # what a batch may fall short of the mean; a selection that keeps all never does
+        margin = 0.02 if kept < 1 else 0.0  # for batches below the mean; a selection that keeps all has none
         fraction = max(kept - margin, 1 / self.max_rounds)
         due = math.ceil((self._dealt + 1) / fraction) - self._rounds if self.carry else math.ceil(1 / fraction)
         return max(self.min_rounds, min(due, self.max_rounds))

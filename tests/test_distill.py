@@ -1,0 +1,429 @@
+"""The loop, its checkpoints, the run folder and what the user's flags make of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lenient.api import distill
+from lenient.config import merge
+from lenient.delivery import Delivery
+from lenient.distill import Distillation, mixture_facts, run_loop, stop_on_signals
+from lenient.errors import HealthError, MachineError, UsageError
+from lenient.job import Job, last_and_best
+from lenient.planning import PRESETS, Request, flatten, parse_budget, resolve
+from lenient.run import RunFolder, disk_errors, fingerprint
+from lenient.teacher import FrozenTeacher
+from toys import CPU, QUICK, distillation, settings, tiny_student, tiny_teacher
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "student" / "model.safetensors")
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+class StopAt:
+    """An observer that interrupts the run after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.at = step
+
+    def start(self, total_steps: int, step: int) -> None: ...
+    def line(self, event: str, values: Any) -> None: ...
+    def stop(self) -> None: ...
+
+    def step(self, step: int, images: int) -> None:
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+# a run
+
+
+def test_a_run_leaves_what_it_should(tmp_path):
+    result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
+    assert result.summary["steps"] == 6
+    assert result.run.path == tmp_path / "r"
+    names = {path.name for path in (tmp_path / "r").iterdir()}
+    wanted = {"config.yaml", "env.json", "metrics.jsonl", "train.log", "checkpoints", "student", "samples"}
+    assert wanted | {"report.html", "report.json", "done"} <= names
+    assert {p.name for p in (tmp_path / "r" / "student").iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "student.pt2",
+        "README.md",
+    }
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    for key in ("method", "seed", "steps", "images_synthesized", "seconds", "teacher", "student", "health"):
+        assert key in report
+    assert [line["step"] for line in events(tmp_path / "r", "log")] == [2, 4, 6]
+    assert len(events(tmp_path / "r", "mixture")) == 2
+    assert "accuracy" not in report["student"]
+
+
+def test_images_stay_out_of_the_folder_on_request(tmp_path):
+    distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=merge(QUICK, {"report": {"images": False}}))
+    assert not list((tmp_path / "r" / "samples").iterdir())
+
+
+def test_in_memory_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student = tiny_student()
+    before = {k: v.clone() for k, v in student.module.state_dict().items()}
+    result = distill(tiny_teacher(), student, settings=QUICK)
+    assert not list(tmp_path.iterdir())
+    assert result.student is student.module
+    assert not result.student.training
+    assert any(not torch.equal(v, before[k]) for k, v in result.student.state_dict().items())
+
+
+def test_the_callers_randomness_is_untouched():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    distill(tiny_teacher(), tiny_student(), settings=QUICK)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_any_module_is_a_teacher():
+    result = distill(
+        tiny_teacher().module,
+        tiny_student().module,
+        settings=QUICK,
+        input_size=(1, 6, 5),
+        num_classes=4,
+        mean=(0.4,),
+        std=(0.3,),
+    )
+    assert result.health["verdict"] in ("ok", "warning", "failed")
+
+
+# resume
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+@pytest.mark.parametrize("select", ["last", "ema", "proxy"])
+def test_an_interrupted_run_goes_on_to_the_bit(tmp_path, stop_at, select):
+    plan = merge(QUICK, {"select": select})
+    distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=plan)
+    first = distill(tiny_teacher(), tiny_student(), output=tmp_path / "cut", settings=plan, observers=[StopAt(stop_at)])
+    assert first.interrupted
+    assert not (tmp_path / "cut" / "done").exists()
+    second = distill(tiny_teacher(), tiny_student(seed=8), output=tmp_path / "cut", resume=True)
+    assert not second.interrupted
+    whole, cut = state_of(tmp_path / "whole"), state_of(tmp_path / "cut")
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    timeless = ("seconds", "images_per_second")
+    for kind in ("log", "classes", "mixture"):
+        pairs = zip(events(tmp_path / "whole", kind), events(tmp_path / "cut", kind), strict=True)
+        for a, b in pairs:
+            assert {k: a[k] for k in a if k not in timeless} == {k: b[k] for k in b if k not in timeless}
+
+
+def test_checkpoints_fall_where_asked_and_metrics_are_cut_back(tmp_path):
+    folder = tmp_path / "r"
+    plan = merge(QUICK, {"checkpoint_every": 2})
+    distill(tiny_teacher(), tiny_student(), output=folder, settings=plan)
+    checkpoints = {p.name: torch.load(p, weights_only=True)["step"] for p in (folder / "checkpoints").iterdir()}
+    assert checkpoints == {"last.pt": 6, "previous.pt": 4}
+    (folder / "done").unlink()
+    (folder / "checkpoints" / "last.pt").write_bytes(b"torn")
+    result = distill(tiny_teacher(), tiny_student(), output=folder, resume=True)
+    assert result.summary["steps"] == 6
+    assert [line["step"] for line in events(folder, "log")] == [2, 4, 6]
+
+
+def test_resume_without_a_checkpoint_starts(tmp_path):
+    result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK, resume=True)
+    assert result.summary["steps"] == 6
+
+
+def test_a_finished_run_can_be_lengthened_but_not_shortened_or_changed(tmp_path):
+    out = tmp_path / "r"
+    distill(tiny_teacher(), tiny_student(), output=out, settings=QUICK)
+    assert distill(tiny_teacher(), tiny_student(), output=out, resume=True, steps=9).summary["steps"] == 9
+    for changes, words in (
+        ({"steps": 4}, "can only be lengthened"),
+        ({"batch_size": 4}, r"--resume: batch_size is 8 in .*, not 4; leave it out"),
+        ({"settings": {"method": {"tau": 0.9}}}, "method.tau is 0.5"),
+        ({"student": "lenient:resnet8"}, "--resume: the student is"),
+    ):
+        arguments = {"student": tiny_student()} | changes
+        with pytest.raises(UsageError, match=words):
+            distill(tiny_teacher(), output=out, resume=True, **arguments)
+    with pytest.raises(UsageError, match="was made with another teacher"):
+        distill(tiny_teacher(seed=1), tiny_student(), output=out, resume=True)
+
+
+# the folder
+
+
+def test_a_folder_is_never_overwritten_unasked(tmp_path):
+    out = tmp_path / "r"
+    distill(tiny_teacher(), tiny_student(), output=out, settings=QUICK)
+    with pytest.raises(UsageError, match="holds a run already; go on with --resume, or replace it with --overwrite"):
+        distill(tiny_teacher(), tiny_student(), output=out, settings=QUICK)
+    distill(tiny_teacher(), tiny_student(), output=out, settings=merge(QUICK, {"steps": 3}), overwrite=True)
+    assert [line["step"] for line in events(out, "log")] == [2, 3]
+
+
+def test_a_folder_of_other_files_is_refused_even_with_overwrite(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="holds other files"):
+        RunFolder.create(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    first = RunFolder.create(tmp_path / "r")
+    with pytest.raises(UsageError, match="another run is writing here"):
+        RunFolder.create(tmp_path / "r", resume=True)
+    first.close()
+    RunFolder.create(tmp_path / "r", resume=True).close()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(28, "the disk is full"), (13, "cannot be written"), (30, "choose another folder")]
+)
+def test_errors_of_the_disk_are_one_line(tmp_path, number, words):
+    with pytest.raises(MachineError, match=words), disk_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "r").write_text("")
+    with pytest.raises(MachineError, match="cannot be written"):
+        RunFolder.create(tmp_path / "r" / "run")
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_before_survives(tmp_path):
+    code = """
+import resource, sys, torch
+sys.path.insert(0, {tests!r})
+from toys import *
+from lenient.api import distill
+from lenient.cli import main
+from lenient.errors import LenientError
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+distill(tiny_teacher(), tiny_student(), output={out!r}, settings=QUICK)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))
+try:
+    distill(tiny_teacher(), tiny_student(), output={out!r}, steps=9, resume=True)
+except LenientError as error:
+    print(error.exit_code, error)
+"""
+    out = tmp_path / "r"
+    code = code.format(tests=str(Path(__file__).parent), out=str(out))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "5 " in done.stdout, done.stderr[-1500:]
+    assert torch.load(out / "checkpoints" / "last.pt", weights_only=True)["step"] == 6
+
+
+def test_fingerprints_tell_networks_apart():
+    assert fingerprint(tiny_teacher().module) == fingerprint(tiny_teacher().module)
+    assert fingerprint(tiny_teacher().module) != fingerprint(tiny_teacher(seed=1).module)
+
+
+# signals
+
+
+def test_a_signal_stops_after_the_turn_and_a_second_one_at_once():
+    with stop_on_signals() as event:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert event.wait(1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_runs_in_threads_leave_signals_alone():
+    before = signal.getsignal(signal.SIGINT)
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(distill(tiny_teacher(), tiny_student(), settings=QUICK).summary["steps"])
+    )
+    thread.start()
+    thread.join()
+    assert results == [6]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# planning
+
+
+def test_settings_are_layered(tmp_path):
+    (tmp_path / "mine.yaml").write_text("steps: 50\nbatch_size: 32\nmethod: {tau: 0.7}\n")
+    plan = resolve(
+        Request(preset="smoke", recipes=[str(tmp_path / "mine.yaml")], batch_size=16, overrides=["method.tau=0.9"])
+    )
+    assert (plan.steps, plan.batch_size, plan.method.tau, plan.log_every) == (50, 16, 0.9, 5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid(preset):
+    assert resolve(Request(preset=preset)).steps > 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request(preset="quick"), "--preset quick: unknown; there are smoke, fast"),
+        (Request(steps=3, epochs=2), "--steps, --epochs and --budget: give one of them"),
+        (Request(recipes=["none"]), "-c none: no such file, nor a recipe of ta-dfkd"),
+        (Request(method="noise", recipes=["published"]), "nor a recipe of noise"),
+        (Request(overrides=["method.tua=1"]), r"-s method\.tua: no such setting; the nearest is tau"),
+        (Request(overrides=["stepz=1"]), r"-s stepz: no such setting; the nearest is steps"),
+        (Request(overrides=["method.tau=2"]), r"-s method\.tau=2.*less than 1"),
+        (Request(steps=-4), r"steps=-4"),
+        (Request(epochs=-1), "--epochs -1: must be at least 1"),
+        (Request(method="dafl2"), "--method dafl2: no such method"),
+    ],
+)
+def test_bad_requests_are_one_line(request_, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        resolve(request_)
+    assert "\n" not in str(caught.value)
+
+
+def test_epochs_are_steps():
+    assert resolve(Request(epochs=3, overrides=["rhythm.steps_per_epoch=7"])).steps == 21
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400)])
+def test_budgets(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["30", "m", "ten minutes", "0s", "-5m"])
+def test_bad_budgets(text):
+    with pytest.raises(UsageError, match="--budget"):
+        parse_budget(text)
+
+
+def test_a_budget_becomes_steps(tmp_path):
+    plan = {k: v for k, v in QUICK.items() if k != "steps"}
+    result = distill(tiny_teacher(), tiny_student(), budget="1s", output=tmp_path / "r", settings=plan)
+    job_steps = result.summary["steps"]
+    assert job_steps > 6
+    import yaml
+
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["steps"] == job_steps
+
+
+def test_what_was_auto_is_written_as_decided(tmp_path):
+    plan = {k: v for k, v in QUICK.items() if k not in ("device", "precision")}
+    distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=plan)
+    import yaml
+
+    config = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
+    assert config["precision"] in ("32", "bf16")
+    assert config["device"] != "auto"
+
+
+def test_a_runs_config_is_a_recipe(tmp_path):
+    distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
+    again = resolve(Request(recipes=[str(tmp_path / "r" / "config.yaml")]))
+    assert again == settings().model_copy(update={"method": resolve(Request(settings=QUICK)).method})
+
+
+def test_a_trial_changes_nothing():
+    job = Job(tiny_teacher(), tiny_student(), Request(settings=QUICK))
+    job.open(None)
+    before = fingerprint(job.student.module), fingerprint(job.teacher.module)
+    measured = job.trial()
+    assert measured["seconds_per_step"] > 0
+    assert (fingerprint(job.student.module), fingerprint(job.teacher.module)) == before
+
+
+def test_flatten():
+    assert flatten({"a": {"b": 1}, "c": 2}) == {"a.b": 1, "c": 2}
+
+
+# evaluation never steers
+
+
+def test_evaluation_changes_nothing():
+    def run(evaluate: Any) -> dict[str, torch.Tensor]:
+        with FrozenTeacher(tiny_teacher(), CPU) as frozen:
+            made = Distillation(frozen, tiny_student(), settings(), CPU, evaluate=evaluate)
+            result = run_loop(made)
+        assert len(result.history) == (2 if evaluate else 0)
+        return result.student.state_dict()
+
+    def evaluate(student: torch.nn.Module) -> dict[str, float]:
+        assert not student.training
+        torch.rand(10)
+        return {"accuracy": 0.0}
+
+    with_, without = run(evaluate), run(None)
+    assert all(torch.equal(with_[key], without[key]) for key in with_)
+
+
+def test_the_headline_is_the_last_and_the_oracle_is_named():
+    history = [{"accuracy": value / 100} for value in range(100)]
+    assert last_and_best(history) == {"acc_max": 0.99, "acc_last_k": pytest.approx(0.945), "k": 10}
+    assert last_and_best(history[:3])["k"] == 1
+    assert last_and_best([]) == {}
+
+
+# delivery
+
+
+def test_ema_averages_and_skips_bad_turns():
+    student = tiny_student().module
+    delivery = Delivery("ema", 0.5, student)
+    start = student.head.weight.detach().clone()
+    student.head.weight.data += 1
+    delivery.follow(student, torch.tensor(1.0))
+    torch.testing.assert_close(delivery.kept.head.weight, start)
+    delivery.follow(student, torch.tensor(0.0))
+    torch.testing.assert_close(delivery.kept.head.weight, start + 0.5)
+    delivery.install(student)
+    torch.testing.assert_close(student.head.weight, start + 0.5)
+
+
+def test_proxy_delivers_the_best_of_the_second_half():
+    student = tiny_student().module
+    delivery = Delivery("proxy", 0.9, student)
+    for progress, agreement, bias in ((0.2, 0.99, 1.0), (0.6, 0.8, 2.0), (0.9, 0.7, 3.0)):
+        student.head.bias.data.fill_(bias)
+        delivery.judge(student, agreement, progress)
+    delivery.install(student)
+    assert student.head.bias[0] == 2
+
+
+# the mixture's picture
+
+
+def test_mixture_facts_are_finite():
+    run = distillation()
+    _, turn = run.take_turn()
+    facts = mixture_facts(turn)
+    assert len(facts["edges"]) == len(facts["counts"]) + 1
+    assert sum(facts["counts"]) == 8
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_repeated_nan_stops_with_the_terms_name(tmp_path):
+    teacher = tiny_teacher()
+    plan = merge(QUICK, {"steps": 200, "method": {"generator_lr": 1e30}, "health": {"patience": 5}})
+    with pytest.raises(HealthError, match="non-finite numbers in the term"):
+        distill(teacher, tiny_student(), output=tmp_path / "r", settings=plan)
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert report["health"]["verdict"] == "failed"
+    assert "non-finite" in report["health"]["reasons"][0]
