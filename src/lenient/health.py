@@ -29,9 +29,9 @@ class HealthSettings(Settings):
     """Entropy of the class histogram over its maximum, at least; under half of it the run has failed."""
     kept: float = Field(0.1, ge=0, le=1)
     """Share of samples the teacher should vouch for; below it, a warning."""
-    bn_ratio: float = Field(0.5, gt=0)
+    bn_ratio: float = Field(0.35, gt=0)
     """Batch-norm distance at the end over that at the start, at most; above it, a warning."""
-    agreement: float = Field(0.7, ge=0, le=1)
+    agreement: float = Field(0.6, ge=0, le=1)
     """How far agreement on the probe set should be from chance (0) to perfect (1); under a third of it, failed."""
     duplicates: float = Field(0.5, ge=0, le=1)
     """Share of near-identical synthetic images, at most; above it, a warning."""

@@ -1,0 +1,222 @@
+"""The verdict: each sabotage ends in its own reason, and a sound run in none."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from lenient.api import distill
+from lenient.config import merge
+from lenient.errors import HealthError, TeacherError
+from lenient.health import DISCLAIMER, HealthMonitor, HealthSettings, ProbeSet, class_counts, duplicate_rate, spread
+from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
+from lenient.models import build_student
+from lenient.models.card import Network
+from toys import settings, tiny_teacher
+
+SHORT: dict[str, Any] = {
+    "steps": 150,
+    "batch_size": 64,
+    "device": "cpu",
+    "precision": "32",
+    "log_every": 15,
+    "rhythm": {"steps_per_epoch": 50},
+    "method": {"student_steps": 2, "student_lr": 0.05, "generator_lr": 0.005},
+    "generator": {"latent_dim": 32, "width": 16, "bn_eps": 1e-5},
+}
+
+
+def run(teacher: Network, own: Any = None, **changes: Any) -> Any:
+    plan = merge(SHORT, changes)
+    if own is not None:
+        plan.pop("method")
+    return distill(teacher, "lenient:resnet8", method=own, settings=plan)
+
+
+def failing(health: dict[str, Any]) -> set[str]:
+    return {check["name"] for check in health["checks"] if check["status"] != "ok"}
+
+
+def settings_of(**changes: Any) -> TADFKDSettings:
+    return TADFKDSettings(**(SHORT["method"] | changes))
+
+
+# a sound run, and sabotage
+
+
+@pytest.fixture(scope="module")
+def sound(digits_file) -> dict[str, Any]:
+    from lenient.models import load_network
+
+    return run(load_network(digits_file), steps=400).health
+
+
+def test_a_sound_run_is_ok(sound):
+    assert sound["verdict"] == "ok", sound
+    assert sound["reasons"] == ["every check passed"]
+    assert sound["note"] == DISCLAIMER
+
+
+def test_a_frozen_generator_is_named(digits_teacher):
+    health = run(digits_teacher, method={"generator_lr": 0.0}).health
+    assert health["verdict"] == "failed"
+    assert any("the weights of the generator do not move" in reason for reason in health["reasons"])
+
+
+def test_a_student_that_cannot_learn_is_named(digits_teacher):
+    health = run(digits_teacher, method={"student_lr": 0.0}).health
+    assert health["verdict"] == "failed"
+    assert any("the weights of the student do not move" in reason for reason in health["reasons"])
+    assert "probe agreement" in failing(health)
+
+
+class OneClass(TADFKD):
+    """A generator that has collapsed: whatever the latents, nearly the same image."""
+
+    def build(self, stage: Any) -> None:
+        super().build(stage)
+        true = self.source.sample
+
+        def stuck(count: int, name: str, turn: int) -> torch.Tensor:
+            images = true(count, name, turn)
+            template = torch.linspace(0, 1, images[0].numel()).view(1, *images.shape[1:])
+            return template + 0.001 * images
+
+        self.source.sample = stuck
+
+
+def test_a_generator_stuck_on_one_class_is_named(digits_teacher):
+    health = run(digits_teacher, OneClass(settings_of())).health
+    assert health["verdict"] == "failed"
+    assert any("of the classes appear among the accepted samples" in reason for reason in health["reasons"])
+    assert {"coverage", "class entropy", "duplicates"} <= failing(health)
+
+
+def test_a_wrong_mean_shows_in_the_batch_norm_distance(digits_teacher):
+    wrong = Network(digits_teacher.module, replace(digits_teacher.card, mean=(-0.5,)))
+    health = run(wrong, steps=300).health
+    assert health["verdict"] != "ok"
+    assert any("check the teacher's --mean and --std first" in reason for reason in health["reasons"])
+
+
+def test_nan_weights_of_the_teacher_are_refused(digits_teacher):
+    next(digits_teacher.module.parameters()).data.fill_(math.nan)
+    with pytest.raises(TeacherError, match=r"NaN|finite"):
+        run(digits_teacher)
+
+
+def test_nan_weights_of_the_student_stop_the_run_with_the_terms_name(digits_teacher, tmp_path):
+    student = build_student("lenient:lenet5", digits_teacher.card, seed=0)
+    next(student.module.parameters()).data.fill_(math.nan)
+    with pytest.raises(HealthError, match="non-finite numbers in the term 'student'") as caught:
+        distill(digits_teacher, student, settings=SHORT, output=tmp_path / "r")
+    assert caught.value.exit_code == 4
+    assert json.loads((tmp_path / "r" / "report.json").read_text())["health"]["verdict"] == "failed"
+
+
+class Poisoned(TADFKD):
+    """Every seventh turn the teacher's answers are NaN."""
+
+    def student_turn(self, turn: int) -> Any:
+        if turn % 7:
+            return super().student_turn(turn)
+        true = self.teacher.normalize
+        self.teacher.normalize = lambda images: true(images) * math.nan
+        self.supply.renew()
+        try:
+            return super().student_turn(turn)
+        finally:
+            self.teacher.normalize = true
+            self.supply.renew()
+
+
+def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher):
+    result = run(digits_teacher, Poisoned(settings_of()))
+    assert all(torch.isfinite(p).all() for p in result.student.parameters())
+    assert any("of turns were skipped for non-finite numbers" in reason for reason in result.health["reasons"])
+
+
+def test_alarms_sound_once_while_it_runs(digits_teacher):
+    heard: list[str] = []
+
+    class Listen:
+        def start(self, total_steps: int, step: int) -> None: ...
+        def step(self, step: int, images: int) -> None: ...
+        def stop(self) -> None: ...
+        def line(self, event: str, values: Any) -> None:
+            if event == "alarm":
+                heard.append(values["name"])
+
+    distill(
+        digits_teacher, "lenient:lenet5", settings=merge(SHORT, {"method": {"student_lr": 0.0}}), observers=[Listen()]
+    )
+    assert heard.count("players move") == 1
+
+
+# pieces
+
+
+def test_thresholds_are_settings():
+    assert settings(health={"coverage": 0.3}).health.coverage == 0.3
+
+
+def test_spread():
+    assert spread([10, 10, 10, 10]) == (1.0, pytest.approx(1.0))
+    assert spread([40, 0, 0, 0]) == (0.25, 0.0)
+    assert spread([0, 0]) == (0.0, 0.0)
+    assert spread([1000, 1, 1000, 1000])[0] == 0.75, "a class with under a tenth of its even share is not covered"
+
+
+def test_class_counts():
+    labels = torch.tensor([0, 2, 2, 1, 2])
+    assert class_counts(labels, 4).tolist() == [1, 1, 3, 0]
+
+
+def test_duplicates():
+    images = torch.rand(6, 1, 8, 8)
+    assert duplicate_rate(images) == 0
+    assert duplicate_rate(torch.cat([images, images + 0.001])) == 1
+    assert duplicate_rate(torch.cat([images[:1], images])).item() == pytest.approx(2 / 7)
+    assert duplicate_rate(images[:1]) == 0
+
+
+def test_the_probe_set_is_pooled_evenly_over_the_run():
+    probe = ProbeSet(groups=8)
+    for step in range(100):
+        probe.offer(torch.full((2, 1, 1, 1), step / 255), torch.zeros(2, dtype=torch.int64))
+    steps = [int(group[0].item()) for group in probe.images]
+    gaps = {b - a for a, b in pairwise(steps)}
+    assert len(probe.images) <= 9
+    assert len(gaps) == 1
+    assert steps[-1] > 80
+    again = ProbeSet(groups=8)
+    again.load_state_dict(probe.state_dict())
+    probe.offer(torch.rand(2, 1, 1, 1), torch.zeros(2))
+    again.offer(torch.rand(2, 1, 1, 1), torch.zeros(2))
+    assert len(again.images) == len(probe.images)
+
+
+def test_agreement_is_measured_against_chance():
+    monitor = HealthMonitor(10, HealthSettings(), torch.device("cpu"))
+    labels = torch.tensor([3] * 6 + [1, 2])
+    found = monitor.inspect(torch.rand(8, 1, 4, 4), labels, lambda images: torch.full((len(images),), 3))
+    assert found["health/probe_chance"] == 0.75
+    assert found["health/probe_agreement"] == 0.75
+    monitor.latest.update({"health/coverage": 1.0, "health/entropy": 1.0})
+    check = next(check for check in monitor.checks(0.5) if check.name == "probe agreement")
+    assert check.value == 0
+    assert check.status == "failed"
+
+
+def test_the_verdict_is_plain_data():
+    monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
+    monitor.seen = [5.0, 5.0, 5.0, 5.0]
+    verdict = monitor.verdict()
+    assert json.loads(json.dumps(verdict)) == verdict
+    assert tiny_teacher().card.num_classes == 4
