@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -90,11 +90,7 @@ class Distillation:
         self.streams = Streams(settings.seed, runtime.device)
         self.student = runtime.place(student.module).train()
         self.method = method or method_class(settings.method.name)(settings.method)
-        if self.method.needs_batch_norm and not teacher.batch_norms:
-            raise TeacherError(
-                f"the teacher has no batch-norm layers, whose statistics {settings.method.name} matches; "
-                "switch that term off knowingly with -s method.bn_weight=0"
-            )
+        check_batch_norms(self.method, settings, teacher.batch_norms)
         stage = Stage(teacher, self.student, runtime, self.streams, settings.generator, settings.batch_size)
         self.method.build(stage)
         for player in self.method.players.values():
@@ -288,6 +284,15 @@ class Distillation:
             "health": health,
         }
         return Result(self.student, self.history, health, summary, self.folder)
+
+
+def check_batch_norms(method: Method, settings: DistillSettings, layers: Sequence[object]) -> None:
+    """Refuse a teacher without batch-norm `layers` for a method that matches their statistics."""
+    if method.needs_batch_norm and not layers:
+        raise TeacherError(
+            f"the teacher has no batch-norm layers, whose statistics {settings.method.name} matches; "
+            "switch that term off knowingly with -s method.bn_weight=0"
+        )
 
 
 def mixture_facts(turn: Turn, bins: int = 40) -> dict[str, Any]:

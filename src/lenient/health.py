@@ -152,8 +152,8 @@ class HealthMonitor:
         values["health/nonfinite"] = skipped
         if self.first_bn is None and math.isfinite(values.get("loss/bn", math.nan)):
             self.first_bn = values["loss/bn"]
-        if self.first_bn:
-            values["health/bn_distance"] = values.get("loss/bn", math.nan) / self.first_bn
+        if self.first_bn and "loss/bn" in values:
+            values["health/bn_distance"] = values["loss/bn"] / self.first_bn
         self.latest.update(values)
         if streak >= self.settings.patience:
             worst = max(zip(counts, culprits, strict=True), default=(0.0, "gradient"))
@@ -308,7 +308,7 @@ def spread(histogram: list[float]) -> tuple[float, float]:
         return 0.0, 0.0
     shares = [count / total for count in histogram]
     covered = sum(share >= 0.1 / len(shares) for share in shares) / len(shares)
-    entropy = -sum(share * math.log(share) for share in shares if share > 0)
+    entropy = sum(-share * math.log(share) for share in shares if share > 0)
     return covered, entropy / math.log(len(shares))
 
 

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lenient.distill import Distillation, Evaluate, Observer, Result, run_loop
+from lenient.distill import Distillation, Evaluate, Observer, Result, check_batch_norms, run_loop
 from lenient.errors import HealthError, UsageError
 from lenient.evaluation import latency, num_bytes, parameters
 from lenient.export import write_student
+from lenient.methods import method_class
 from lenient.methods.contract import Method
-from lenient.models import check_classifier, load_network, network_from_module
+from lenient.models import batch_norm_layers, check_classifier, load_network, network_from_module
 from lenient.models.card import Network
 from lenient.planning import Request, decide, flatten, pick_student, resolve, trial
 from lenient.report import write_report
@@ -74,6 +75,9 @@ class Job:
         self.source, self.facts = source, dict(facts or {})
         self.eval_data, self.data_root = eval_data, data_root
         self.settings: DistillSettings = resolve(request)
+        # before a folder is made for a run that cannot be
+        planned = method or method_class(self.settings.method.name)(self.settings.method)
+        check_batch_norms(planned, self.settings, batch_norm_layers(teacher.module))
         self.hash = fingerprint(teacher.module)
         self._wanted_student = student
         self.folder: RunFolder | None = None

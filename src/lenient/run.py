@@ -201,9 +201,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise MachineError(f"-o {path}: the disk is full; free some space and go on with --resume") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise MachineError(f"-o {path}: cannot be written ({error.strerror}); choose another folder") from error
-        raise
+        raise MachineError(f"-o {path}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ def train_teacher(
     """Train a classifier on real data, to distil from. With --keep, FILE becomes FILE-e12.safetensors and so on."""
     from lenient.config import merge, parse, parse_overrides
     from lenient.data import load_data
-    from lenient.models import save_network
+    from lenient.models import Network, save_network
     from lenient.runtime import resolve_device
     from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
 
@@ -67,7 +68,8 @@ def train_teacher(
     )
     for note in result.notes:
         print(f"note: {note}")
-    save_network(output, network)
+    note = f"trained by lenient on {data}, its {split} images"
+    save_network(output, Network(network.module, replace(network.card, notes=(note,))))
     print(output)
     for kept in result.kept:
         place = output.with_name(f"{output.stem}-e{kept.epoch:03d}.safetensors")

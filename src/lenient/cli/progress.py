@@ -90,23 +90,21 @@ class PlainProgress:
 
 
 class RichProgress:
-    """A live bar: steps, time left, and the newest numbers."""
+    """A live bar: steps and time left, and the newest numbers below it."""
 
     def start(self, total_steps: int, step: int) -> None:
         """Open at `step` of `total_steps`."""
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.text import Text
 
-        self.bar = Progress(
-            TextColumn("distilling"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[words]}"),
-            console=Console(stderr=True),
-        )
-        self.bar.start()
-        self.task = self.bar.add_task("", total=total_steps, completed=step, words="")
+        console = Console(stderr=True)
+        columns = (TextColumn("distilling"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar, self.words = Progress(*columns, console=console), Text()
+        self.task = self.bar.add_task("", total=total_steps, completed=step)
+        self.live = Live(Group(self.bar, self.words), console=console)
+        self.live.start()
 
     def step(self, step: int, images: int) -> None:
         """Move the bar."""
@@ -115,15 +113,15 @@ class RichProgress:
     def line(self, event: str, values: Mapping[str, Any]) -> None:
         """Show the newest numbers; print alarms and accuracies above the bar."""
         if event == "log":
-            self.bar.update(self.task, words=summary(values))
+            self.words.plain = summary(values)
         elif event == "alarm":
-            self.bar.console.print(f"alarm at step {values['step']}: {values['message']}", markup=False)
+            self.live.console.print(f"alarm at step {values['step']}: {values['message']}", markup=False)
         elif event == "eval":
-            self.bar.console.print(f"step {values['step']}: accuracy {values['accuracy']:.2%}", markup=False)
+            self.live.console.print(f"step {values['step']}: accuracy {values['accuracy']:.2%}", markup=False)
 
     def stop(self) -> None:
         """Close the bar."""
-        self.bar.stop()
+        self.live.stop()
 
 
 class TensorBoard:
