@@ -127,8 +127,9 @@ def test_auto_falls_back_on_our_small_nets() -> None:
         (6000, "lenient:resnet20", "at most a quarter"),
         (4000, "lenient:resnet14", "at most a quarter"),
         (2000, "lenient:resnet8", "at most a quarter"),
-        (800, "lenient:resnet8", "no network of ours has at most a quarter"),
-        (20, "lenient:resnet8", "NOT smaller"),
+        (800, "lenient:resnet8-half", "at most a quarter"),
+        (300, "lenient:resnet8-half", "no network of ours has at most a quarter"),
+        (20, "lenient:resnet8-half", "NOT smaller"),
     ):
         chosen, reason = choose_student(unknown(width))
         assert chosen == spec

@@ -27,6 +27,7 @@ _OWN = {
     "resnet34": ("resnet18",),
     "resnet20": ("resnet8",),
     "resnet14": ("resnet8",),
+    "resnet8": ("resnet8-half",),
 }
 
 _TORCHVISION = (
@@ -108,7 +109,7 @@ def choose_student(teacher: Network) -> tuple[str, str]:
     """Return the SPEC of a student for `teacher`, and the reason in one sentence with both parameter counts.
 
     The largest sibling of the teacher's family with at most 0.6 of its parameters that can take images of its size;
-    where there is none, the largest of lenient:resnet20, 14 and 8 with at most a quarter of them, else resnet8.
+    where there is none, the largest of lenient:resnet20, 14, 8 and 8-half with at most a quarter of them, else the last.
     """
     channels, height, width = teacher.card.input_size
     wanted = Wanted(channels, (height, width), teacher.card.num_classes)
@@ -122,7 +123,7 @@ def choose_student(teacher: Network) -> tuple[str, str]:
                 f"{_words(known)} with at most {MOST:g} of its parameters."
             )
     name, size = "", 0
-    for name in ("lenient:resnet20", "lenient:resnet14", "lenient:resnet8"):
+    for name in ("lenient:resnet20", "lenient:resnet14", "lenient:resnet8", "lenient:resnet8-half"):
         size = _size_of(name, wanted) or 0
         if size <= QUARTER * known.parameters:
             return name, (

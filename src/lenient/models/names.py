@@ -12,6 +12,7 @@ from lenient.errors import UsageError
 NETS = {
     "lenet5": "lenient.models.lenet:lenet5",
     "lenet5-half": "lenient.models.lenet:lenet5_half",
+    "resnet8-half": "lenient.models.resnet:resnet8_half",
     "resnet8": "lenient.models.resnet:resnet8",
     "resnet14": "lenient.models.resnet:resnet14",
     "resnet20": "lenient.models.resnet:resnet20",

@@ -78,6 +78,11 @@ def resnet8(input_size: Size, num_classes: int) -> ResNet:
     return _small(input_size, num_classes, 1)
 
 
+def resnet8_half(input_size: Size, num_classes: int) -> ResNet:
+    """Return a ResNet of depth 8 with half the channels: 8, 16 and 32."""
+    return ResNet(input_size, num_classes, (8, 16, 32), (1, 1, 1))
+
+
 def resnet14(input_size: Size, num_classes: int) -> ResNet:
     """Return a ResNet of depth 14: two blocks in each stage of 16, 32 and 64 channels."""
     return _small(input_size, num_classes, 2)
