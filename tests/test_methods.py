@@ -14,8 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lenient.config import merge
-from lenient.distill import Distillation
 from lenient.errors import TeacherError, UsageError
+from lenient.loop import Distillation
 from lenient.losses.imitation import LogitL1
 from lenient.methods import METHODS, method_class, recipes
 from lenient.methods.contract import Rhythm, learning_rate

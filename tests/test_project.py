@@ -153,3 +153,14 @@ def test_starts_without_the_heavy_libraries(code: str, arguments: list[str]) -> 
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_public_names_are_no_modules() -> None:
+    """A submodule of the same name would take a public function's place as soon as it is imported."""
+    import lenient
+
+    for _ in range(2):
+        for name in lenient.__all__:
+            assert name == "__version__" or callable(getattr(lenient, name)), name
+    names = {path.stem for path in (ROOT / "src" / "lenient").iterdir()}
+    assert not names & set(lenient.__all__)

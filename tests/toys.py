@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lenient.config import merge, parse
-from lenient.distill import Distillation
+from lenient.loop import Distillation
 from lenient.models import build_student
 from lenient.models.card import Card, Network
 from lenient.record import LayerStatistics, Record, Response

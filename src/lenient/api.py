@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lenient.distill import Distillation, Observer, Result
 from lenient.errors import TeacherError, UsageError
 from lenient.evaluation import num_bytes, parameters
 from lenient.job import Job, load_teacher
+from lenient.loop import Distillation, Observer, Result
 from lenient.methods.contract import Method
 from lenient.models import batch_norm_layers, choose_student, load_network
 from lenient.models.card import Network, PixelClassifier

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lenient.distill import Distillation, Evaluate, Observer, Result, check_batch_norms, run_loop
 from lenient.errors import HealthError, UsageError
 from lenient.evaluation import latency, num_bytes, parameters
 from lenient.export import write_student
+from lenient.loop import Distillation, Evaluate, Observer, Result, check_batch_norms, run_loop
 from lenient.methods import method_class
 from lenient.methods.contract import Method
 from lenient.models import batch_norm_layers, check_classifier, load_network, network_from_module

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from lenient.config import merge, parse, parse_overrides, read_yaml
-from lenient.distill import Distillation
 from lenient.errors import UsageError
+from lenient.loop import Distillation
 from lenient.methods import DEFAULT, METHODS, recipes
 from lenient.methods.contract import Method
 from lenient.models import build_student, choose_student

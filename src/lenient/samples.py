@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lenient.distill import Distillation
+from lenient.loop import Distillation
 from lenient.run import disk_errors
 from lenient.teacher import FrozenTeacher
 

@@ -12,8 +12,8 @@ from lenient.cli import flags
 from lenient.methods import METHODS
 
 if TYPE_CHECKING:
-    from lenient.distill import Result
     from lenient.job import Job
+    from lenient.loop import Result
 
 
 def distill(

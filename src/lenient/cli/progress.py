@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from lenient.errors import UsageError
 
 if TYPE_CHECKING:
-    from lenient.distill import Observer
     from lenient.job import Job
+    from lenient.loop import Observer
 
 PLAIN_SECONDS = 30.0
 

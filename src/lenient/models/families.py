@@ -109,7 +109,7 @@ def choose_student(teacher: Network) -> tuple[str, str]:
     """Return the SPEC of a student for `teacher`, and the reason in one sentence with both parameter counts.
 
     The largest sibling of the teacher's family with at most 0.6 of its parameters that can take images of its size;
-    where there is none, the largest of lenient:resnet20, 14, 8 and 8-half with at most a quarter of them, else the last.
+    where there is none, the largest of lenient:resnet20, 14, 8, 8-half with at most a quarter of them, else the last.
     """
     channels, height, width = teacher.card.input_size
     wanted = Wanted(channels, (height, width), teacher.card.num_classes)

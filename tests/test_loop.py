@@ -17,9 +17,9 @@ import torch
 from lenient.api import distill
 from lenient.config import merge
 from lenient.delivery import Delivery
-from lenient.distill import Distillation, mixture_facts, run_loop, stop_on_signals
 from lenient.errors import HealthError, MachineError, UsageError
 from lenient.job import Job, last_and_best
+from lenient.loop import Distillation, mixture_facts, run_loop, stop_on_signals
 from lenient.planning import PRESETS, Request, flatten, parse_budget, resolve
 from lenient.run import RunFolder, disk_errors, fingerprint
 from lenient.teacher import FrozenTeacher

@@ -1,0 +1,70 @@
+"""What the README says can be done, can be done."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toys import QUICK, tiny_teacher
+
+README = Path(__file__).parents[1] / "README.md"
+TEXT = README.read_text()
+COMMANDS = re.findall(r"^lenient [^#\n]*", "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)), re.MULTILINE)
+
+
+def options_of(command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "lenient", command, "--help"], capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)", TEXT):
+        assert (README.parent / target).exists(), target
+
+
+def test_make_targets_exist():
+    makefile = (README.parent / "Makefile").read_text()
+    for target in re.findall(r"^make ([a-z-]+)", TEXT, re.MULTILINE):
+        assert f"\n{target}:" in makefile
+
+
+def test_every_flag_of_every_command_exists():
+    shown = [*COMMANDS, *re.findall(r"`(lenient [a-z-]+[^`]*)`", TEXT)]
+    assert len(shown) > 8
+    for line in shown:
+        command = line.split()[1]
+        if command == "COMMAND":
+            continue
+        known = options_of(command)
+        for flag in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line):
+            assert flag in known, f"{flag} in: {line}"
+
+
+def test_the_python_lines_run(tmp_path, monkeypatch):
+    import lenient
+
+    snippet = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    true = lenient.distill
+
+    def quick(*args, **kwargs):
+        plan = {key: value for key, value in QUICK.items() if key != "seed"}
+        return true(*args, settings=plan, **kwargs)
+
+    monkeypatch.setattr(lenient, "distill", quick, raising=False)
+    teacher = tiny_teacher(channels=3, size=(32, 32), classes=10).module
+    exec(snippet, {"model": teacher})
+    assert (tmp_path / "runs" / "mine" / "report.html").exists()
+
+
+@pytest.mark.parametrize("recipe", ["digits", "mnist", "published"])
+def test_recipes_named_in_the_docs_exist(recipe):
+    from lenient.methods import recipes
+
+    assert recipe in recipes("ta-dfkd")
