@@ -149,6 +149,29 @@ def test_reductions_are_twice_differentiable():
     assert torch.autograd.gradgradcheck(lambda v: batch_mean(v.square(), weight), values)
 
 
+def test_moments_have_the_gradients_that_autograd_derives():
+    values = torch.randn(4, 3, 2, 2, requires_grad=True)
+    coefficients = torch.randn(2, 3)
+
+    def gradients(mean: torch.Tensor, variance: torch.Tensor) -> list[torch.Tensor]:
+        loss = (coefficients * torch.stack([mean, variance])).sin().sum()
+        (first,) = torch.autograd.grad(loss, values, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), values)
+        return [first, second]
+
+    variance, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
+    for ours, derived in zip(gradients(*batch_moments(values)), gradients(mean, variance), strict=True):
+        torch.testing.assert_close(ours, derived)
+
+
+def test_moments_of_bfloat16_are_taken_in_float32():
+    values = (torch.randn(64, 2, 8, 8) + 5).bfloat16().requires_grad_()
+    mean, variance = batch_moments(values)
+    torch.testing.assert_close(variance, values.detach().float().var(dim=(0, 2, 3), correction=0))
+    mean.sum().backward()
+    assert values.grad.dtype == torch.bfloat16
+
+
 # guard, readback, device
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,15 +81,37 @@ def batch_moments(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor,
 
     With `weight` (N,), positions of a sample count with its weight.
     """
-    dims = [0, *range(2, values.dim())]
     if weight is None:
-        variance, mean = torch.var_mean(values.float(), dim=dims, correction=0)
+        mean, variance = _Moments.apply(values)
         return mean, variance
     flat = values.float().flatten(2) if values.dim() > 2 else values.float().unsqueeze(2)
     total = batch_sum(weight).clamp_min(1e-12) * flat.shape[2]
     mean = batch_sum(torch.einsum("n,ncp->nc", weight, flat)) / total
     centred = flat - mean.view(1, -1, 1)
     return mean, batch_sum(torch.einsum("n,ncp->nc", weight, centred * centred)) / total
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and biased variance per channel, whose gradient is one pass over the values: a x + b with a, b per channel.
+
+    The gradient that torch derives takes four. It is made of differentiable operations, so it can be derived again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
+        variance, mean = torch.var_mean(values.float(), dim=[0, *range(2, values.dim())], correction=0)
+        ctx.save_for_backward(values, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, of_mean: Tensor, of_variance: Tensor) -> Tensor:
+        values, mean = ctx.saved_tensors
+        shape = (1, -1, *[1] * (values.dim() - 2))
+        count = values.numel() // values.shape[1]
+        slope = 2 * of_variance / count
+        offset = of_mean / count - slope * mean
+        gradient = torch.addcmul(offset.view(shape), values.float(), slope.view(shape))
+        return gradient.to(values.dtype)
 
 
 class Readback:
