@@ -22,14 +22,14 @@ test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release
 	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)
 
 check: $(VENV)/.installed-dev  ## Check format, lint, types and floors
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev  ## Format the code and repair what can be repaired
-	$(BIN)/ruff check --fix-only src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix-only src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
 
 clean:  ## Remove caches and build leftovers; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info

@@ -326,7 +326,7 @@ CHANGES = {
     "max_rounds": 1,
     "student_steps": 1,
     "generator_steps": 2,
-    "student_lr": 0.01,
+    "student_lr": 0.2,
     "student_momentum": 0.0,
     "student_weight_decay": 0.1,
     "student_schedule": "constant",

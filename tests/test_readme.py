@@ -63,7 +63,7 @@ def test_the_python_lines_run(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
 
 
-@pytest.mark.parametrize("recipe", ["digits", "mnist", "published"])
+@pytest.mark.parametrize("recipe", ["digits", "published"])
 def test_recipes_named_in_the_docs_exist(recipe):
     from lenient.methods import recipes
 

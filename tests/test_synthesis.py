@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
+from lenient.planning import Request, resolve
 from lenient.seeding import Streams
 from lenient.selection import KeepAll, MixtureSelection, Verdict
 from lenient.synthesis.stream import StreamSource
@@ -30,7 +31,7 @@ def test_the_generator_draws_any_size(size):
 
 
 def test_the_generator_has_the_published_size_and_epsilon():
-    generator = UpsamplingGenerator((3, 32, 32))
+    generator = UpsamplingGenerator((3, 32, 32), resolve(Request(recipes=["published"])).generator)
     assert sum(p.numel() for p in generator.parameters()) == 8_423_939
     assert [norm.eps for norm in generator.norms] == [0.8, 0.8]
     assert generator.stem.eps == 1e-5

@@ -42,7 +42,7 @@ class DistillSettings(Settings):
     )
     steps: int = Field(4000, ge=1)
     """Student optimizer steps."""
-    batch_size: int = Field(256, ge=2)
+    batch_size: int = Field(128, ge=2)
     """Images per student step (paper: 1024)."""
     seed: int = Field(0, ge=0)
     rhythm: RhythmSettings = RhythmSettings()

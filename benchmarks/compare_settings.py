@@ -1,0 +1,111 @@
+"""Compare settings on images held out of the training data: how library defaults are chosen.
+
+    python benchmarks/compare_settings.py adversarial --data digits -o benchmarks/results/adversarial-digits.json \
+        --recipe digits --try js="method.adversarial=js" --try coded="method.adversarial=js-coded"
+
+Teachers are trained on the `fit` split, students are measured on `holdout`; test images are never read. Every cell is
+one (variant, teacher, seed); a cell that the output file has already is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from lenient import distill
+from lenient.config import parse_overrides
+from lenient.data import ImageSet, load_data
+from lenient.evaluation import accuracy
+from lenient.models import Network, build_student
+from lenient.models.card import Card
+from lenient.run import environment
+from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
+
+
+def trained(arch: str, data: str, images: ImageSet, epochs: int) -> Network:
+    """Train a teacher on `images`."""
+    card = Card(None, images.input_size, len(images.classes), tuple(images.mean), tuple(images.std), images.classes)
+    network = build_student(arch, card, seed=0, role="teacher")
+    recipe = default_recipe(data) | ({"epochs": epochs} if epochs else {})
+    train_classifier(network, images, TeacherRecipe(**recipe))
+    return network
+
+
+def main(
+    name: Annotated[str, typer.Argument(help="What is compared.")],
+    output: Annotated[Path, typer.Option("-o", help="JSON file; goes on where it ends.")],
+    data: str = "digits",
+    data_root: str = "",
+    teachers: str = "lenient:wrn-10-2,lenient:resnet20,lenient:wrn-16-1",
+    teacher_epochs: int = 0,
+    student: str = "lenient:resnet8-half",
+    seeds: int = 3,
+    recipe: str = "digits",
+    common: Annotated[list[str], typer.Option("-s", help="A setting of all variants.")] = [],  # noqa: B006
+    variants: Annotated[list[str], typer.Option("--try", help='NAME="key=value key=value".')] = [],  # noqa: B006
+    precision: str = "bf16",
+    threads: int = 1,
+) -> None:
+    """Run every cell, and say for each variant the median and the range."""
+    torch.set_num_threads(threads)
+    fit, holdout = (load_data(data, split=split, root=data_root or None) for split in ("fit", "holdout"))
+    written: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"cells": []}
+    machine = environment(torch.device("cpu"), precision)
+    written |= {"name": name, "data": data, "recipe": recipe, "common": common, "machine": machine}
+    done = {(cell["variant"], cell["teacher"], cell["seed"]) for cell in written["cells"]}
+    for arch in teachers.split(","):
+        teacher = trained(arch, data, fit, teacher_epochs)
+        right = accuracy(teacher, holdout)
+        for seed in range(seeds):
+            for variant in variants:
+                label, _, text = variant.partition("=")
+                if (label, arch, seed) in done:
+                    continue
+                settings = parse_overrides([*common, *text.split(), f"precision={precision}"])
+                started = time.monotonic()
+                result = distill(teacher, student, recipe=recipe, seed=seed, settings=settings)
+                seconds = time.monotonic() - started
+                network = Network(result.student, teacher.card)
+                cell = {
+                    "variant": label,
+                    "settings": text,
+                    "teacher": arch,
+                    "teacher_accuracy": right,
+                    "seed": seed,
+                    "accuracy": accuracy(network, holdout),
+                    "verdict": result.health["verdict"],
+                    "seconds": round(seconds, 1),
+                }
+                print(json.dumps(cell), flush=True)
+                written["cells"].append(cell)
+                written["summary"] = summary(written["cells"])
+                output.write_text(json.dumps(written, indent=1) + "\n")
+    for label, row in summary(written["cells"]).items():
+        print(label, row)
+
+
+def summary(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return median, least and most accuracy of each variant, and its median seconds."""
+    rows: dict[str, dict[str, float]] = {}
+    for label in dict.fromkeys(cell["variant"] for cell in cells):
+        own = [cell for cell in cells if cell["variant"] == label]
+        values = [cell["accuracy"] for cell in own]
+        seconds = statistics.median(cell["seconds"] for cell in own)
+        rows[label] = {
+            "median": statistics.median(values),
+            "least": min(values),
+            "most": max(values),
+            "runs": len(values),
+            "seconds": seconds,
+        }
+    return rows
+
+
+if __name__ == "__main__":
+    typer.run(main)
