@@ -10,7 +10,7 @@ import typer
 
 from lenient.cli import flags
 
-TEACHER, STUDENT = "lenient:wrn-10-2", "lenient:resnet8"
+TEACHER, STUDENT = "lenient:wrn-10-2", "lenient:resnet8-half"
 
 
 def demo(

@@ -1,0 +1,104 @@
+"""Bring home what runs measured, and write the README's table from it: no figure is typed.
+
+    python benchmarks/results.py add benchmarks/results/mnist.json runs/mnist-0 runs/mnist-1 ...
+    python benchmarks/results.py table
+
+`add` stores of each run what its folder says: command, settings, machine, accuracies, verdict. `table` rewrites the
+part of README.md between the two `results` comments from every file in `benchmarks/results/` that `add` wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MARKS = ("<!-- results -->", "<!-- end of results -->")
+
+app = typer.Typer()
+
+
+@app.command()
+def add(output: Path, runs: list[Path]) -> None:
+    """Store what RUNS say about themselves in OUTPUT, in place of what it held."""
+    rows = [read(run) for run in runs]
+    output.write_text(json.dumps({"runs": rows}, indent=1) + "\n")
+    print(f"{output}: {len(rows)} runs")
+
+
+def read(run: Path) -> dict[str, Any]:
+    """Return one run's row."""
+    report, env = (json.loads((run / name).read_text()) for name in ("report.json", "env.json"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    kept = ("method", "seed", "steps", "seconds", "eval_data", "teacher", "student", "noise_student")
+    return {
+        **{key: report[key] for key in kept if key in report},
+        "verdict": report["health"]["verdict"],
+        "command": re.sub(r"\S*/", "", " ".join(env["command"])),
+        "machine": {key: env[key] for key in ("device_name", "threads", "precision", "torch", "lenient")},
+        "settings": {key: value for key, value in config.items() if key not in ("run", "health")},
+    }
+
+
+@app.command()
+def table() -> None:
+    """Rewrite the table in README.md."""
+    text = README.read_text()
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    README.write_text(f"{before}{MARKS[0]}\n{markdown()}{MARKS[1]}{after}")
+
+
+def markdown() -> str:
+    """Return the table: one row for each data set, method and pair of networks."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for path in sorted((HERE / "results").glob("*.json")):
+        for run in json.loads(path.read_text()).get("runs", []):
+            names = (run["teacher"].get("arch") or "own", run["student"].get("arch") or "own")
+            groups.setdefault((run["eval_data"], run["method"], *names), []).append(run)
+    lines = [
+        "| data | method | teacher | student | teacher's accuracy | student's accuracy | verdict | minutes | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [row(key, runs) for key, runs in sorted(groups.items())]
+    machines = {(run["machine"]["device_name"], run["machine"]["threads"]) for runs in groups.values() for run in runs}
+    said = "; ".join(f"{name}, {threads} thread(s)" for name, threads in sorted(machines))
+    return "\n".join(lines) + f"\n\nMedian (least to most) over seeds; last step, test images. Machine: {said}.\n"
+
+
+def row(key: tuple[str, ...], runs: list[dict[str, Any]]) -> str:
+    """Return one line of the table."""
+    data, method, teacher, student = key
+    share = runs[0]["student"]["params"] / runs[0]["teacher"]["params"]
+    verdicts = ", ".join(sorted({run["verdict"] for run in runs}))
+    minutes = statistics.median(run["seconds"] for run in runs) / 60
+    cells = (
+        data,
+        method,
+        f"{teacher} ({runs[0]['teacher']['params']:,})",
+        f"{student} ({runs[0]['student']['params']:,}, {share:.0%})",
+        spread([run["teacher"]["accuracy"] for run in runs]),
+        spread([run["student"]["accuracy"] for run in runs]),
+        verdicts,
+        f"{minutes:.1f}",
+        str(len(runs)),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def spread(values: list[float]) -> str:
+    """Write a median with its range, in percent."""
+    middle = f"{statistics.median(values):.2%}"
+    same = min(values) == max(values)
+    return middle if same else f"{middle} ({min(values):.2%} to {max(values):.2%})"
+
+
+if __name__ == "__main__":
+    app()
