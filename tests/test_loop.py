@@ -170,6 +170,18 @@ def test_a_finished_run_can_be_lengthened_but_not_shortened_or_changed(tmp_path)
         distill(tiny_teacher(seed=1), tiny_student(), output=out, resume=True)
 
 
+def test_the_same_command_with_resume_goes_on_however_its_values_are_written(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("method: {generator_lr: 1e-2}\nsteps: 6\nbatch_size: 8\nprecision: auto\n")
+    request = {"recipe": str(recipe), "settings": {"generator": {"width": 6, "latent_dim": 7}}, "budget": None}
+    distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", **request)
+    assert distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", steps=9, resume=True).summary["steps"] == 9
+    again = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", resume=True, **request)
+    assert again.summary["steps"] == 9, "a recipe's steps do not shorten a run that was lengthened"
+    with pytest.raises(UsageError, match="can only be lengthened"):
+        distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", resume=True, steps=2)
+
+
 # the folder
 
 

@@ -121,21 +121,22 @@ class Job:
         identity = old.pop("run", {})
         if identity.get("teacher", {}).get("sha256") != self.hash:
             raise UsageError(f"--resume: {path} was made with another teacher; name that one, or another -o DIR")
-        stored = flatten(old)
-        asked = self.request.explicit()
-        for key, value in asked.items():
-            if key in ("device", "steps") or stored.get(key) == value:
+        stored, asked = flatten(old), flatten(self.settings.model_dump(mode="json"))
+        for key in self.request.explicit():
+            if key in ("device", "steps") or asked[key] in (stored.get(key), "auto"):
                 continue
-            raise UsageError(f"--resume: {key} is {stored.get(key)!r} in {path}, not {value!r}; leave it out")
+            raise UsageError(f"--resume: {key} is {stored.get(key)!r} in {path}, not {asked[key]!r}; leave it out")
         wanted = self._wanted_student
         arch = identity.get("student", {}).get("arch")
         if isinstance(wanted, str) and wanted != "auto" and wanted != arch:
             raise UsageError(f"--resume: the student is {arch} in {path}, not {wanted}; leave --student out")
-        steps = max(asked.get("steps", 0), old["steps"]) if self.request.epochs is None else self.settings.steps
-        if asked.get("steps", old["steps"]) < old["steps"]:
+        by_flag = self.request.steps is not None or self.request.epochs is not None
+        if by_flag and self.settings.steps < old["steps"]:
             raise UsageError(
-                f"--steps {asked['steps']}: {path} was planned for {old['steps']}; it can only be lengthened"
+                f"--steps {self.settings.steps}: {path} was planned for {old['steps']}; it can only be lengthened"
             )
+        planned = by_flag or "steps" in self.request.explicit()
+        steps = max(self.settings.steps, old["steps"]) if planned else old["steps"]
         device = self.request.device or old["device"]
         self.settings = resolve(Request(settings={**old, "steps": steps, "device": device}))
         self.settings = decide(self.settings, Request(), self.teacher, self.student, self.method)
