@@ -15,8 +15,9 @@ help:  ## Show this list
 demo: $(VENV)/.installed  ## Distil a digits classifier without data, offline, in under two minutes
 	$(BIN)/lenient demo
 
+# One process per core, one thread each: many small tensors gain nothing from more threads.
 test: $(VENV)/.installed-dev  ## Run the fast tests (ARGS="-k name" is handed to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release
 	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)
