@@ -106,7 +106,8 @@ class Drawer:
 def test_a_batch_is_full_in_order_and_leftovers_come_next():
     drawer = Drawer(10, lambda place, score: place % 2 == 0)
     supply = Supply(drawer, 10)
-    images, logits, _, shortfall = supply.deal(0)
+    images, logits, _, shortfall, drawn = supply.deal(0)
+    assert drawn == 10 * drawer.rounds
     assert images.flatten().tolist() == [0, 2, 4, 6, 8, 100, 102, 104, 106, 108][: len(images)]
     assert torch.equal(images.flatten(), logits.flatten())
     assert shortfall == 0
@@ -116,7 +117,7 @@ def test_a_batch_is_full_in_order_and_leftovers_come_next():
 
 def test_a_shortfall_is_filled_with_the_surest_rejects_and_counted():
     drawer = Drawer(10, lambda place, score: place == 3)
-    images, _, _, shortfall = Supply(drawer, 10, max_rounds=1).deal(0)
+    images, _, _, shortfall, _ = Supply(drawer, 10, max_rounds=1).deal(0)
     scores = {place: place * 7 % 10 for place in range(10)}
     rejects = sorted((place for place in range(10) if place != 3), key=scores.get)
     assert images.flatten().tolist() == [3, *rejects]

@@ -138,7 +138,7 @@ class Distillation:
 
     def take_turn(self) -> tuple[str, Turn]:
         """One turn of one player: gradients by the method, the guard, the optimizer step."""
-        s, method = self.settings, self.method
+        method = self.method
         name = method.rhythm.player(self.turn)
         player = method.players[name]
         self.streams.seed_global(name, self.turn)
@@ -154,11 +154,10 @@ class Distillation:
         player.optimizer.step()
         self.health.observe(name, turn, bad)
         self.turn += 1
-        self.images = self.teacher.forwards
+        self.images += turn.drawn
         if name == "student":
             self.step += 1
             self.delivery.follow(self.student, bad)
-        assert s.steps >= 1
         return name, turn
 
     def _set_rate(self, name: str, player: Player) -> None:
@@ -251,6 +250,7 @@ class Distillation:
             "turn": self.turn,
             "step": self.step,
             "seconds": self.seconds,
+            "images": self.images,
             "forwards": self.teacher.forwards,
             "history": self.history,
             "players": players,
@@ -262,7 +262,7 @@ class Distillation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.turn, self.step, self.seconds = state["turn"], state["step"], state["seconds"]
-        self.teacher.forwards = self.images = state["forwards"]
+        self.images, self.teacher.forwards = state["images"], state["forwards"]
         self.history = list(state["history"])
         for name, saved in state["players"].items():
             self.method.players[name].module.load_state_dict(saved["module"])

@@ -58,6 +58,8 @@ class Turn:
     record: Record
     scores: Tensor
     verdict: Verdict
+    drawn: int
+    """Images synthesised in this turn."""
     facts: dict[str, Tensor] = field(default_factory=dict)
 
 

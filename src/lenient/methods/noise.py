@@ -60,7 +60,7 @@ class Noise:
             record.answers = {"clean": {"teacher": answer}, "train": {"teacher": answer}}
         parts = self.update(self.stage.student, record)
         scores = confidence_score(answer.logits)
-        return Turn(parts, record, scores, KeepAll()(scores))
+        return Turn(parts, record, scores, KeepAll()(scores), batch_size)
 
     def sample(self, count: int, name: str, turn: int) -> Tensor:
         """Return noise images."""

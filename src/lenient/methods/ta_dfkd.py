@@ -138,17 +138,18 @@ class TADFKD:
         """Imitate the teacher on B accepted images."""
         # (1) synthesise and select
         with torch.no_grad():
-            images, logits, made, shortfall = self.supply.deal(turn)
-            record = Record(images, torch.ones(images.shape[0], device=images.device))
+            batch = self.supply.deal(turn)
+            record = Record(batch.images, torch.ones(len(batch.images), device=batch.images.device))
             # (2) the view to learn from, and the teacher's answer to it
-            clean = Response(logits)
-            shown = augment(images, self.settings.augmentation, self.stage.streams, "student-view", turn)
+            clean = Response(batch.logits)
+            shown = augment(batch.images, self.settings.augmentation, self.stage.streams, "student-view", turn)
             record.inputs["train"] = self.teacher.normalize(shown)
-            seen = clean if shown is images else self.teacher.respond(record.inputs["train"])
+            seen = clean if shown is batch.images else self.teacher.respond(record.inputs["train"])
             record.answers = {"clean": {"teacher": clean}, "train": {"teacher": seen}}
         # (3) update the student
         parts = self.update(self.student, record)
-        return Turn(parts, record, made.scores, made.verdict, {"shortfall": shortfall})
+        last = batch.last
+        return Turn(parts, record, last.scores, last.verdict, batch.drawn, {"shortfall": batch.shortfall})
 
     def generator_turn(self, turn: int) -> Turn:
         """Disagreement on the accepted images, plausibility on all of them."""
@@ -180,7 +181,7 @@ class TADFKD:
         # (4) one objective
         total, parts = self.objective(record)
         total.backward()
-        return Turn(parts, record, scores, verdict)
+        return Turn(parts, record, scores, verdict, len(images))
 
     def sample(self, count: int, name: str, turn: int) -> Tensor:
         """Return synthetic images without gradient; the generator's buffers stay as they are."""

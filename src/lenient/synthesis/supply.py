@@ -22,6 +22,19 @@ class Round(NamedTuple):
     verdict: Verdict
 
 
+class Batch(NamedTuple):
+    """B images to learn from, with what making them took."""
+
+    images: Tensor
+    logits: Tensor
+    last: Round
+    """The round made last, for the log."""
+    shortfall: Tensor
+    """Share filled with rejects, a scalar."""
+    drawn: int
+    """Images made for this batch, leftovers of earlier ones not counted."""
+
+
 class Supply:
     """Makes rounds of B images and deals the accepted ones out in order, B at a time.
 
@@ -47,8 +60,8 @@ class Supply:
         self._kept_total: Tensor | None = None
         self._left: dict[str, Tensor] | None = None
 
-    def deal(self, turn: int) -> tuple[Tensor, Tensor, Round, Tensor]:
-        """Return B images, the teacher's logits on them, the last round, and the share filled with rejects."""
+    def deal(self, turn: int) -> Batch:
+        """Return B images and the teacher's logits on them."""
         planned = self._plan()
         rounds = [self.make_round(turn, number) for number in range(planned)]
         self._rounds += planned
@@ -63,7 +76,7 @@ class Supply:
             rest = chosen[self.batch_size : 2 * self.batch_size]
             self._left = {key: value[rest] for key, value in pool.items()} if len(rest) else None
         shortfall = 1 - pool["accepted"][batch].mean()
-        return pool["images"][batch], pool["logits"][batch], rounds[-1], shortfall
+        return Batch(pool["images"][batch], pool["logits"][batch], rounds[-1], shortfall, planned * self.batch_size)
 
     def renew(self) -> None:
         """Forget leftovers: the generator has moved. Also hands the kept fraction to the next iteration's plan."""
