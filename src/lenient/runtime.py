@@ -99,7 +99,10 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
-        variance, mean = torch.var_mean(values.float(), dim=[0, *range(2, values.dim())], correction=0)
+        # plain sums over rows of channels; var_mean takes nine times as long on a CPU for channels-last images
+        flat = values.float().movedim(1, -1).reshape(-1, values.shape[1])
+        mean = flat.mean(dim=0)
+        variance = (flat - mean).square_().mean(dim=0)
         ctx.save_for_backward(values, mean)
         return mean, variance
 
