@@ -13,12 +13,17 @@ import torch
 
 from lenient.api import distill
 from lenient.config import merge
+from lenient.delivery import Delivery
 from lenient.errors import HealthError, TeacherError
 from lenient.health import DISCLAIMER, HealthMonitor, HealthSettings, ProbeSet, class_counts, duplicate_rate, spread
+from lenient.loop import Distillation
+from lenient.methods.contract import Turn
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models import build_student
 from lenient.models.card import Network
-from toys import settings, tiny_teacher
+from lenient.selection import KeepAll
+from lenient.teacher import FrozenTeacher
+from toys import CPU, record_of, settings, tiny_teacher
 
 SHORT: dict[str, Any] = {
     "steps": 150,
@@ -111,11 +116,23 @@ def test_nan_weights_of_the_teacher_are_refused(digits_teacher):
         run(digits_teacher)
 
 
+class Breaks(TADFKD):
+    """A method after whose start the student's weights are lost."""
+
+    def build(self, stage: Any) -> None:
+        super().build(stage)
+        next(stage.student.parameters()).data.fill_(math.nan)
+
+
 def test_nan_weights_of_the_student_stop_the_run_with_the_terms_name(digits_teacher, tmp_path):
-    student = build_student("lenient:lenet5", digits_teacher.card, seed=0)
-    next(student.module.parameters()).data.fill_(math.nan)
     with pytest.raises(HealthError, match="non-finite numbers in the term 'student'") as caught:
-        distill(digits_teacher, student, settings=SHORT, output=tmp_path / "r")
+        distill(
+            digits_teacher,
+            "lenient:lenet5",
+            method=Breaks(settings_of()),
+            settings={k: v for k, v in SHORT.items() if k != "method"},
+            output=tmp_path / "r",
+        )
     assert caught.value.exit_code == 4
     assert json.loads((tmp_path / "r" / "report.json").read_text())["health"]["verdict"] == "failed"
 
@@ -220,3 +237,54 @@ def test_the_verdict_is_plain_data():
     verdict = monitor.verdict()
     assert json.loads(json.dumps(verdict)) == verdict
     assert tiny_teacher().card.num_classes == 4
+
+
+def line_of(monitor: HealthMonitor, *turns: Any) -> dict[str, Any]:
+    for turn in turns:
+        monitor.observe("student", turn, (~torch.isfinite(turn.parts["bn"])).float())
+    return monitor.line()["values"]
+
+
+def turn_of(bn: float, label: int = 0, classes: int = 4) -> Turn:
+    logits = torch.nn.functional.one_hot(torch.full((8,), label), classes).float()
+    scores = torch.zeros(8)
+    return Turn({"bn": torch.tensor(bn)}, record_of(logits, logits), scores, KeepAll()(scores), 8)
+
+
+def test_a_skipped_turn_does_not_hide_the_numbers_of_the_others():
+    monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
+    values = line_of(monitor, turn_of(8.0), turn_of(math.nan), turn_of(4.0))
+    assert values["loss/bn"] == pytest.approx(6.0)
+    assert values["health/bn_distance"] == pytest.approx(6 / 8), "over the first turn's, not the first line's"
+    assert values["health/nonfinite"] == 1
+
+
+def test_a_late_collapse_is_a_warning():
+    monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
+    line_of(monitor, *(turn_of(1.0, label) for label in range(4)))
+    assert "coverage" not in failing(monitor.verdict())
+    line_of(monitor, turn_of(1.0, 2))
+    found = {check["name"]: check for check in monitor.verdict()["checks"]}
+    assert found["coverage"]["status"] == "warning"
+    assert found["coverage"]["text"].startswith("at the end of the run 25%")
+
+
+def test_a_schedule_that_ends_at_zero_is_not_a_student_that_stands_still(digits_teacher):
+    plan = {"student_schedule": "cosine-early"}
+    health = run(digits_teacher, steps=150, log_every=10, method=plan).health
+    assert not any("do not move" in reason for reason in health["reasons"])
+
+
+def test_the_verdict_is_about_the_student_delivered(digits_teacher):
+    class Forgetful(Delivery):
+        def install(self, student: torch.nn.Module) -> bool:
+            for parameter in student.parameters():
+                parameter.data.zero_()
+            return True
+
+    plan = settings(**merge(SHORT, {"steps": 30}))
+    with FrozenTeacher(digits_teacher, CPU) as frozen:
+        made = Distillation(frozen, build_student("lenient:resnet8", digits_teacher.card, seed=0), plan, CPU)
+        made.delivery = Forgetful("ema", 0.9, made.student)
+        said = {check["name"]: check["value"] for check in made.run().health["checks"]}
+    assert said["probe agreement"] < 0.2

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 class Delivery:
     """Which student is delivered: `last`; `ema`, the average over steps; or `proxy`, the best on the probe set.
 
+    The average's decay grows from 0.1 to its value, so that the untrained student is soon forgotten.
     `proxy` looks at synthetic images only, and only in the second half of the run, when the probe set is rich.
     """
 
     def __init__(self, kind: str, decay: float, student: nn.Module) -> None:
-        self.kind, self.decay, self.best = kind, decay, -1.0
+        self.kind, self.decay, self.best, self.followed = kind, decay, -1.0, 0
         self.kept = copy.deepcopy(student).requires_grad_(False) if kind != "last" else None
 
     @torch.no_grad()
@@ -24,7 +25,8 @@ class Delivery:
         """Move the average towards the student; not where the turn was skipped."""
         if self.kind != "ema" or self.kept is None:
             return
-        pace = (1 - self.decay) * (1 - bad)
+        pace = (1 - min(self.decay, (1 + self.followed) / (10 + self.followed))) * (1 - bad)
+        self.followed += 1
         for kept, live in zip(self.kept.parameters(), student.parameters(), strict=True):
             kept.data.copy_(torch.where(bad > 0, kept, torch.lerp(kept, live, pace)))
         for mine, theirs in zip(self.kept.buffers(), student.buffers(), strict=True):
@@ -36,17 +38,20 @@ class Delivery:
             self.best = agreement
             self.kept.load_state_dict(student.state_dict())
 
-    def install(self, student: nn.Module) -> None:
-        """Put the chosen weights into the student."""
-        if self.kept is not None and (self.kind == "ema" or self.best >= 0):
+    def install(self, student: nn.Module) -> bool:
+        """Put the chosen weights into the student; returns whether they are not those it has."""
+        other = self.kept is not None and (self.kind == "ema" or self.best >= 0)
+        if other and self.kept is not None:
             student.load_state_dict(self.kept.state_dict())
+        return other
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that outlives a turn."""
-        return {"best": self.best, "kept": None if self.kept is None else self.kept.state_dict()}
+        kept = None if self.kept is None else self.kept.state_dict()
+        return {"best": self.best, "followed": self.followed, "kept": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        self.best = state["best"]
+        self.best, self.followed = state["best"], state["followed"]
         if self.kept is not None and state["kept"] is not None:
             self.kept.load_state_dict(state["kept"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -29,8 +29,8 @@ class HealthSettings(Settings):
     """Entropy of the class histogram over its maximum, at least; under half of it the run has failed."""
     kept: float = Field(0.1, ge=0, le=1)
     """Share of samples the teacher should vouch for; below it, a warning."""
-    bn_ratio: float = Field(0.35, gt=0)
-    """Batch-norm distance at the end over that at the start, at most; above it, a warning."""
+    bn_ratio: float = Field(0.3, gt=0)
+    """Batch-norm distance at the end over that of the first generator turn, at most; above it, a warning."""
     agreement: float = Field(0.6, ge=0, le=1)
     """How far agreement on the probe set should be from chance (0) to perfect (1); under a third of it, failed."""
     duplicates: float = Field(0.5, ge=0, le=1)
@@ -88,11 +88,11 @@ class HealthMonitor:
     def __init__(self, num_classes: int, settings: HealthSettings, device: torch.device) -> None:
         self.num_classes, self.settings, self.device = num_classes, settings, device
         self.probe = ProbeSet()
-        self.first_bn: float | None = None
+        self.first_bn = torch.full((), math.nan, device=device)
         self.seen = [0.0] * num_classes
         self.latest: dict[str, float] = {}
         self.alarms: dict[str, str] = {}
-        self._fingerprints: dict[str, float] = {}
+        self._fingerprints: dict[str, list[float]] = {}
         self._still: dict[str, int] = {}
         self.lines = 0
         self.streak = torch.zeros((), device=device)
@@ -102,33 +102,38 @@ class HealthMonitor:
 
     def _reset(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, Tensor] = {}
         self.histogram = torch.zeros(self.num_classes, device=self.device)
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
-        self.counts[name] = self.counts.get(name, 0) + 1
 
     @torch.no_grad()
     def observe(self, player: str, turn: Turn, bad: Tensor) -> None:
         """Count one turn; `bad` is 1 where it was skipped for non-finite numbers."""
         self.streak = (self.streak + bad) * bad
         self.skipped = self.skipped + bad
-        for name, value in turn.parts.items():
-            wrong = (~torch.isfinite(value)).float()
-            self.culprits[name] = self.culprits.get(name, torch.zeros_like(wrong)) + wrong
-            self._add(f"loss/{name}", value)
-        for name, value in turn.facts.items():
-            self._add(f"health/{name}", value)
-        if player != "student":
-            self._add("health/kept_by_generator", turn.verdict.weight.mean())
-            return
-        self._add("health/kept", turn.verdict.weight.mean())
-        self._add("health/confidence", (-turn.scores).exp().mean())
-        answers = turn.record.answers["train"]
-        teacher, student = (answers[name].logits.argmax(dim=1) for name in ("teacher", "student"))
-        self._add("health/agreement", (teacher == student).float().mean())
-        self.histogram = self.histogram + class_counts(teacher, self.num_classes)
+        seen = {f"loss/{name}": value for name, value in turn.parts.items()}
+        seen |= {f"health/{name}": value for name, value in turn.facts.items()}
+        if player == "student":
+            answers = turn.record.answers["train"]
+            teacher, student = (answers[name].logits.argmax(dim=1) for name in ("teacher", "student"))
+            seen["health/kept"] = turn.verdict.weight.mean()
+            seen["health/confidence"] = (-turn.scores).exp().mean()
+            seen["health/agreement"] = (teacher == student).float().mean()
+            self.histogram = self.histogram + class_counts(teacher, self.num_classes)
+        else:
+            seen["health/kept_by_generator"] = turn.verdict.weight.mean()
+        if "loss/bn" in seen:
+            self.first_bn = torch.where(torch.isfinite(self.first_bn), self.first_bn, seen["loss/bn"].float())
+        values = torch.stack([value.detach().float() for value in seen.values()])
+        finite = torch.isfinite(values)
+        self._count(self.culprits, list(seen), (~finite).float())
+        self._count(self.sums, list(seen), torch.where(finite, values, 0.0))
+        self._count(self.counts, list(seen), finite.float())
+
+    @staticmethod
+    def _count(totals: dict[str, Tensor], names: list[str], values: Tensor) -> None:
+        """Add a turn's numbers to the totals of its kind of turn, kept as one tensor under all its names."""
+        key = "\n".join(names)
+        totals[key] = totals[key] + values if key in totals else values
 
     def line(self) -> dict[str, Any]:
         """Return the means since the last line and the class histogram; the one host sync. Starts counting anew.
@@ -136,28 +141,26 @@ class HealthMonitor:
         Raises:
             HealthError: too many turns in a row had non-finite numbers; the message names the term.
         """
-        names = list(self.sums)
-        means = [self.sums[name] / self.counts[name] for name in names]
-        culprits = list(self.culprits)
-        scalars = [*means, self.streak, self.skipped, *(self.culprits[name] for name in culprits)]
-        packed = torch.cat([torch.stack([s.float() for s in scalars]), self.histogram]).tolist()
-        values = dict(zip(names, packed, strict=False))
-        streak, skipped = packed[len(names) : len(names) + 2]
-        counts = packed[len(names) + 2 : len(scalars)]
-        histogram = packed[len(scalars) :]
+        names = [name for key in self.sums for name in key.split("\n")]
+        means = [self.sums[key] / self.counts[key] for key in self.sums]  # NaN where no turn had a number
+        suspects = [name for key in self.culprits for name in key.split("\n")]
+        rest = torch.stack([self.streak, self.skipped, self.first_bn])
+        packed = iter(torch.cat([*means, *self.culprits.values(), rest, self.histogram]).tolist())
+        values = {name: next(packed) for name in names}
+        culprits = {name: next(packed) for name in suspects}
+        streak, skipped, first_bn = (next(packed) for _ in range(3))
+        histogram = list(packed)
         self._reset()
         self.lines += 1
         self.seen = [old + new for old, new in zip(self.seen, histogram, strict=True)]
         values["health/coverage"], values["health/entropy"] = spread(histogram)
         values["health/nonfinite"] = skipped
-        if self.first_bn is None and math.isfinite(values.get("loss/bn", math.nan)):
-            self.first_bn = values["loss/bn"]
-        if self.first_bn and "loss/bn" in values:
-            values["health/bn_distance"] = values["loss/bn"] / self.first_bn
-        self.latest.update(values)
+        if "loss/bn" in values:
+            values["health/bn_distance"] = values["loss/bn"] / max(first_bn, 1e-12)
+        self.latest.update({name: value for name, value in values.items() if math.isfinite(value)})
         if streak >= self.settings.patience:
-            worst = max(zip(counts, culprits, strict=True), default=(0.0, "gradient"))
-            term = worst[1] if worst[0] else "gradient"
+            worst = max(culprits, key=lambda name: culprits[name], default="")
+            term = worst.removeprefix("loss/") if culprits.get(worst) else "gradient"
             self.alarms["non-finite"] = f"non-finite numbers in the term '{term}' for {int(streak)} turns in a row"
             raise HealthError(
                 f"stopped: {self.alarms['non-finite']}; lower its weight or learning rate with -s method.…"
@@ -167,23 +170,32 @@ class HealthMonitor:
     @torch.no_grad()
     def inspect(self, images: Tensor, labels: Tensor, students_word: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Offer fresh images (n, C, H, W) with the teacher's labels to the probe set; question the student on it."""
-        duplicates = duplicate_rate(images)
         self.probe.offer(images[:8], labels[:8])
-        pooled, truth = torch.cat(self.probe.images), torch.cat(self.probe.labels)
-        agreement = (students_word(pooled.float() / 255) == truth).float().mean()
+        return self.question(students_word, {"health/duplicates": duplicate_rate(images)})
+
+    @torch.no_grad()
+    def question(
+        self, students_word: Callable[[Tensor], Tensor], more: Mapping[str, Tensor] | None = None
+    ) -> dict[str, float]:
+        """Ask for the student's labels of the probe set; returns agreement, and chance: the commonest class's share."""
+        truth = torch.cat(self.probe.labels)
+        agreement = (students_word(torch.cat(self.probe.images).float() / 255) == truth).float().mean()
         share = class_counts(truth, self.num_classes).max() / len(truth)
-        numbers = torch.stack([duplicates, agreement, share]).tolist()
-        found = dict(zip(("health/duplicates", "health/probe_agreement", "health/probe_chance"), numbers, strict=True))
+        asked = {**(more or {}), "health/probe_agreement": agreement, "health/probe_chance": share}
+        found = dict(zip(asked, torch.stack(list(asked.values())).tolist(), strict=True))
         self.latest.update(found)
         return found
 
+    @torch.no_grad()
     def moved(self, modules: Mapping[str, nn.Module]) -> None:
-        """Note whether each player's weights have moved since the last line."""
-        for name, module in modules.items():
-            print_ = float(sum(p.detach().double().square().sum() for p in module.parameters()))
-            still = self._fingerprints.get(name) == print_
+        """Note whether the weights of these players have moved since the last line."""
+        sizes = [torch.stack(torch._foreach_norm(list(module.parameters()))) for module in modules.values()]
+        packed = torch.cat(sizes).tolist()
+        for name, size in zip(modules, sizes, strict=True):
+            norms, packed = packed[: len(size)], packed[len(size) :]
+            still = self._fingerprints.get(name) == norms
             self._still[name] = self._still.get(name, 0) + 1 if still else 0
-            self._fingerprints[name] = print_
+            self._fingerprints[name] = norms
 
     def raise_alarms(self, progress: float) -> dict[str, str]:
         """Return alarms that are new at this line; `progress` is the share of the run that is done, in [0, 1]."""
@@ -197,17 +209,7 @@ class HealthMonitor:
     def checks(self, progress: float = 1.0) -> list[Check]:
         """Return every question that can be answered so far."""
         s, now = self.settings, self.latest
-        coverage, entropy = spread(self.seen) if progress >= 1 else (now["health/coverage"], now["health/entropy"])
-        steps = [
-            self._players(),
-            _at_least("coverage", coverage, s.coverage, "{value:.0%} of the classes appear among the accepted samples"),
-            _at_least(
-                "class entropy",
-                entropy,
-                s.class_entropy,
-                "the classes of accepted samples are {value:.0%} evenly spread",
-            ),
-        ]
+        steps = [self._players(), *self._classes(progress)]
         if "health/kept" in now:
             steps.append(
                 _at_least(
@@ -250,12 +252,31 @@ class HealthMonitor:
         )
         return steps
 
+    def _classes(self, progress: float) -> list[Check]:
+        """Spread over the classes since the last line; at the end over the run, its last line worth a warning."""
+        s = self.settings
+        asked = (
+            ("coverage", s.coverage, "{value:.0%} of the classes appear among the accepted samples"),
+            ("class entropy", s.class_entropy, "the classes of accepted samples are {value:.0%} evenly spread"),
+        )
+        run = spread(self.seen)
+        now = (self.latest.get("health/coverage", run[0]), self.latest.get("health/entropy", run[1]))
+        found = []
+        for (name, threshold, text), last, pooled in zip(asked, now, run, strict=True):
+            check = _at_least(name, last, threshold, text)
+            if progress >= 1:
+                late, check = check, _at_least(name, pooled, threshold, text)
+                if check.status == "ok" and late.status == "failed":
+                    check = replace(late, status="warning", text=f"at the end of the run {late.text}")
+            found.append(check)
+        return found
+
     def _players(self) -> Check:
         stuck = [name for name, lines in self._still.items() if lines >= 2]
         text = f"the weights of the {' and the '.join(stuck)} do not move" if stuck else "generator and student move"
         return Check("players move", float(bool(stuck)), 0.0, "failed" if stuck else "ok", text)
 
-    def verdict(self, learned: bool = True) -> dict[str, Any]:
+    def verdict(self) -> dict[str, Any]:
         """Return the verdict, its reasons in words, and every check."""
         checks = self.checks()
         if "non-finite" in self.alarms:

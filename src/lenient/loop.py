@@ -133,7 +133,8 @@ class Distillation:
             for observer in self.observers:
                 observer.stop()
         self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here
-        self.delivery.install(self.student)
+        if self.delivery.install(self.student):
+            self.health.question(self._students_word)  # the verdict is about the student that is delivered
         return self._result()
 
     def take_turn(self) -> tuple[str, Turn]:
@@ -172,11 +173,11 @@ class Distillation:
     def _log_line(self, turn: Turn, lap: tuple[float, int]) -> tuple[float, int]:
         line = self.health.line()
         progress = self.step / self.settings.steps
-        fresh = self.method.sample(64, "probe", self.turn)
+        fresh = self.method.sample(min(64, self.settings.batch_size), "probe", self.turn)
         with torch.no_grad():
             labels = self.teacher.respond(self.teacher.normalize(fresh)).logits.argmax(dim=1)
         found = self.health.inspect(fresh, labels, self._students_word)
-        self.health.moved({name: player.module for name, player in self.method.players.items()})
+        self.health.moved({name: p.module for name, p in self.method.players.items() if self._should_move(name, p)})
         self.health.latest["health/turns"] = float(self.turn)
         now = time.monotonic()
         rates = {f"lr/{name}": p.optimizer.param_groups[0]["lr"] for name, p in self.method.players.items()}
@@ -200,12 +201,20 @@ class Distillation:
         return now, self.images
 
     def _students_word(self, images: Tensor) -> Tensor:
-        """The student's labels in eval mode, its buffers and mode untouched."""
+        """The student's labels in eval mode, a batch at a time, its buffers and mode untouched."""
         self.student.eval()
         with torch.no_grad(), self.runtime.autocast():
-            labels: Tensor = self.student(self.teacher.normalize(self.runtime.images(images))).argmax(dim=1)
+            labels = [
+                self.student(self.teacher.normalize(self.runtime.images(part))).argmax(dim=1)
+                for part in images.split(self.settings.batch_size)
+            ]
         self.student.train()
-        return labels
+        return torch.cat(labels)
+
+    def _should_move(self, name: str, player: Player) -> bool:
+        """Not where the schedule has come to a rate of 0; a base rate of 0 is a mistake to report."""
+        rates = zip(player.optimizer.param_groups, self._base_rates[name], strict=True)
+        return any(group["lr"] > 0 or base == 0 for group, base in rates)
 
     def _epoch_end(self, turn: Turn) -> None:
         self.emit("mixture", {"step": self.step, **mixture_facts(turn)})
