@@ -168,3 +168,10 @@ def test_a_higher_tau_accepts_no_more():
     kept = [MixtureSelection(tau)(scores).weight.sum().item() for tau in (0.2, 0.5, 0.8, 0.95)]
     assert kept == sorted(kept, reverse=True)
     assert kept[0] > kept[-1]
+
+
+def test_a_stricter_tau_accepts_fewer_not_all():
+    draws = torch.cat([torch.rand(300) * 0.3, 0.35 + torch.rand(200)])
+    kept = [float(MixtureSelection(tau)(draws).weight.mean()) for tau in (0.5, 0.8, 0.99, 0.9999)]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] < kept[0]

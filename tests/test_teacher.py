@@ -112,3 +112,22 @@ def test_gradients_reach_the_images():
         images = torch.rand(4, 1, 6, 5, requires_grad=True)
         teacher.respond(teacher.normalize(images)).logits.sum().backward()
     assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_precisions_are_asked_in_float32_and_come_back(dtype):
+    teacher = tiny_teacher()
+    teacher.module.to(dtype)
+    with FrozenTeacher(teacher, CPU) as frozen:
+        assert frozen.respond(torch.rand(2, 1, 6, 5)).logits.dtype == torch.float32
+    assert {tensor.dtype for tensor in teacher.module.parameters()} == {dtype}
+
+
+def test_a_failure_on_the_way_in_leaves_the_module_as_it_was(monkeypatch):
+    teacher = tiny_teacher()
+    teacher.module.train()
+    monkeypatch.setattr("lenient.teacher.batch_norm_layers", lambda module: 1 / 0)
+    with pytest.raises(ZeroDivisionError), FrozenTeacher(teacher, CPU):
+        pass
+    assert teacher.module.training
+    assert all(parameter.requires_grad for parameter in teacher.module.parameters())

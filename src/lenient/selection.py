@@ -65,7 +65,7 @@ class KeepAll:
             torch.ones_like(scores, dtype=torch.float32),
             torch.stack([mean, mean]),
             torch.stack([deviation, deviation]),
-            torch.tensor([1.0, 0.0], device=scores.device),
+            torch.stack([torch.ones_like(zero), zero]),
             scores.max(),
             zero,
         )
@@ -91,7 +91,7 @@ class MixtureSelection:
         double = torch.float32 if scores.device.type == "mps" else torch.float64
         finite = torch.isfinite(scores)
         values = scores.detach().to(double)
-        largest = torch.where(finite, values, values.new_tensor(-math.inf)).amax()
+        largest = values.masked_fill(~finite, -math.inf).amax()
         values = torch.where(finite, values, torch.where(torch.isfinite(largest), largest, largest.new_zeros(())))
         low, high = values.amin(), values.amax()
         span = high - low
@@ -127,7 +127,7 @@ class MixtureSelection:
 
     def _leads_at(self, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
         """Whether the surer component leads at each of the two means, (2,) bool."""
-        return torch.softmax(log_joint(means, means, variances, shares), dim=1)[:, 0] > self.tau
+        return torch.softmax(log_joint(means, means, variances, shares), dim=1)[:, 0] > 0.5
 
 
 def two_means(values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from lenient.runtime import Runtime, batch_moments
 
 
 class FrozenTeacher:
-    """A view of a classifier in eval mode whose weights get no gradient.
+    """A view of a classifier in eval mode and float32 whose weights get no gradient.
 
     Use it as a context manager: on leaving, the module has the tensors (device, dtype, strides, values), the mode of
     each submodule, the `requires_grad` flags and the hooks that it came with.
@@ -33,16 +33,24 @@ class FrozenTeacher:
 
     def __enter__(self) -> FrozenTeacher:
         self._remember()
+        try:
+            self._settle()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _settle(self) -> None:
         self.module.eval()
         for tensor in [*self.module.parameters(), *self.module.buffers()]:
             layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
-            tensor.data = tensor.data.to(self.runtime.device, memory_format=layout)
+            dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+            tensor.data = tensor.data.to(self.runtime.device, dtype, memory_format=layout)
             tensor.requires_grad_(False)
         shape = (1, self.card.input_size[0], 1, 1)
         self._mean = torch.tensor(self.card.mean, device=self.runtime.device).view(shape)
         self._std = torch.tensor(self.card.std, device=self.runtime.device).view(shape)
         self.batch_norms = [module for _, module in batch_norm_layers(self.module)]
-        return self
 
     def __exit__(self, *_: object) -> None:
         while self._restore:
