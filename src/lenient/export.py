@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from torch import Tensor, nn
 from lenient.errors import MachineError, UsageError
 from lenient.models import load_network, save_network
 from lenient.models.card import Network, PixelClassifier
+from lenient.models.names import one_line
 from lenient.run import disk_errors
+
+log = logging.getLogger("lenient")
 
 FORMATS = ("safetensors", "pt2", "onnx", "hub")
 TOLERANCE = 1e-4
@@ -25,15 +30,21 @@ TOLERANCE = 1e-4
 def write_student(folder: Path, network: Network, extra: Mapping[str, Any] | None = None) -> None:
     """Write `model.safetensors`, `config.json`, `student.pt2` and a README that says how to load them.
 
-    `student.pt2` takes pixels in [0, 1], (N, C, H, W), any N, and needs torch only.
+    `student.pt2` takes pixels in [0, 1], (N, C, H, W), any N, and needs torch only. It is left out, with a warning in
+    the log, for a network that `torch.export` cannot trace.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_network(folder / "model.safetensors", network)
     config = {**network.card.to_dict(), **(extra or {})}
     with disk_errors(folder):
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        export_pt2(network, folder / "student.pt2")
-        (folder / "README.md").write_text(_readme(network))
+        program = folder / "student.pt2"
+        program.unlink(missing_ok=True)
+        try:
+            export_pt2(network, program)
+        except UsageError as error:
+            log.warning("no student.pt2: %s", error)
+        (folder / "README.md").write_text(_readme(network, program.exists()))
 
 
 def export(source: Path, kind: str, output: Path, *, check: bool = False) -> float | None:
@@ -68,7 +79,8 @@ def export_pt2(network: Network, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.export.export(classifier, (sample,), dynamic_shapes=({0: batch},))
+        with _traceable("pt2"):
+            program = torch.export.export(classifier, (sample,), dynamic_shapes=({0: batch},))
         torch.export.save(program, path)
 
 
@@ -78,15 +90,16 @@ def export_onnx(network: Network, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _portable(network),
-            (torch.rand(2, *network.card.input_size),),
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: batch},),
-            dynamo=True,
-            verbose=False,
-        )
+        with _traceable("onnx"):
+            program = torch.onnx.export(
+                _portable(network),
+                (torch.rand(2, *network.card.input_size),),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: batch},),
+                dynamo=True,
+                verbose=False,
+            )
         assert program is not None
         program.save(str(path))
 
@@ -95,7 +108,7 @@ def export_hub(source: Path, network: Network, folder: Path) -> None:
     """Write a folder ready for a model hub: weights, config, program, and a model card."""
     write_student(folder, network)
     card = network.card
-    text = _readme(network)
+    text = (folder / "README.md").read_text()
     front = "---\nlibrary_name: lenient\ntags:\n- image-classification\n- knowledge-distillation\n- data-free\n---\n\n"
     channels, height, width = card.input_size
     about = (
@@ -106,6 +119,17 @@ def export_hub(source: Path, network: Network, folder: Path) -> None:
     report = source / "report.json"
     if report.is_file():
         shutil.copyfile(report, folder / "report.json")
+
+
+@contextmanager
+def _traceable(kind: str) -> Iterator[None]:
+    """Turn whatever a tracer stumbles over into one line."""
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(
+            f"--format {kind}: torch cannot trace this network ({one_line(error)}); use --format safetensors"
+        ) from error
 
 
 def _compare(network: Network, kind: str, path: Path) -> float:
@@ -151,13 +175,10 @@ def _need(*modules: str) -> None:
         raise UsageError(f"--format onnx: needs {', '.join(missing)}; pip install 'lenient[onnx]'")
 
 
-def _readme(network: Network) -> str:
-    shape = ", ".join(str(value) for value in network.card.input_size)
-    return f"""# Student
-
-Takes images in [0, 1], shape (N, {shape}); returns logits (N, {network.card.num_classes}).
-`config.json` names the classes, where known, and the normalisation, which is built in below.
-
+def _readme(network: Network, traced: bool) -> str:
+    card = network.card
+    shape = ", ".join(str(value) for value in card.input_size)
+    alone = f"""
 With torch alone:
 
 ```python
@@ -167,12 +188,20 @@ student = torch.export.load("student.pt2").module()
 logits = student(torch.rand(1, {shape}))
 print(logits.softmax(dim=1))
 ```
+"""
+    own_code = card.arch is None or card.arch.startswith("py:")  # which the file cannot bring along
+    arch = ', arch="py:FILE.py:FACTORY"' if own_code else ""
+    code = "; FACTORY is the function that makes the network" if own_code else ""
+    return f"""# Student
 
-With lenient, as a module to go on working with:
+Takes images in [0, 1], shape (N, {shape}); returns logits (N, {card.num_classes}).
+`config.json` names the classes, where known, and the normalisation, which is built in below.
+{alone if traced else ""}
+With lenient, as a module to go on working with{code}:
 
 ```python
 import lenient
 
-student = lenient.load("model.safetensors")
+student = lenient.load("model.safetensors"{arch})
 ```
 """
