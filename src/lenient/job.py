@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -23,9 +24,12 @@ from lenient.models.card import Network
 from lenient.planning import Request, decide, flatten, pick_student, resolve, trial
 from lenient.report import write_report
 from lenient.run import RunFolder, disk_errors, environment, fingerprint
-from lenient.runtime import Runtime
+from lenient.runtime import Runtime, memory_errors
 from lenient.settings import DistillSettings
 from lenient.teacher import FrozenTeacher
+
+if TYPE_CHECKING:
+    from lenient.data import ImageSet
 
 log = logging.getLogger("lenient")
 
@@ -75,12 +79,15 @@ class Job:
         self.source, self.facts = source, dict(facts or {})
         self.eval_data, self.data_root = eval_data, data_root
         self.settings: DistillSettings = resolve(request)
+        if method is not None:  # an object of the caller's own brings its settings along
+            self.settings = self.settings.model_copy(update={"method": method.settings})
         # before a folder is made for a run that cannot be
         planned = method or method_class(self.settings.method.name)(self.settings.method)
         check_batch_norms(planned, self.settings, batch_norm_layers(teacher.module))
         self.hash = fingerprint(teacher.module)
         self._wanted_student = student
         self.folder: RunFolder | None = None
+        self.data: ImageSet | None = None
         self.extra: dict[str, Any] = {}
         self.student, self.student_reason = pick_student(student, teacher, self.settings.seed)
 
@@ -90,15 +97,22 @@ class Job:
             if resume:
                 raise UsageError("--resume: name the run with -o DIR")
             self.settings = self._decide()
+            self.data = self._load_data()
             return
         self.folder = RunFolder.create(path, overwrite=overwrite, resume=resume)
-        old = self.folder.read_config() if resume else None
-        if old is None:
-            self.settings = self._decide()
-        else:
-            self._take_over(old, path)
-        with disk_errors(path):
+        try:
+            old = self.folder.read_config() if resume else None
+            if old is None:
+                self.settings = self._decide()
+            else:
+                self._take_over(old, path)
+            self.data = self._load_data()
+            if old is None:  # only now that nothing is left to refuse
+                self.folder.empty()
             self.folder.write_config({**self.settings.model_dump(mode="json"), "run": self._identity()})
+        except BaseException:
+            self.folder.close()
+            raise
 
     def _decide(self) -> DistillSettings:
         return decide(self.settings, self.request, self.teacher, self.student, self.method)
@@ -119,10 +133,26 @@ class Job:
     def _take_over(self, old: dict[str, Any], path: Path) -> None:
         """Go on with a folder's settings; the teacher must be the same, and flags may only lengthen the run."""
         identity = old.pop("run", {})
-        if identity.get("teacher", {}).get("sha256") != self.hash:
+        teacher = identity.get("teacher", {})
+        if teacher.get("sha256") != self.hash:
             raise UsageError(f"--resume: {path} was made with another teacher; name that one, or another -o DIR")
+        card = self.teacher.card.to_dict()
+        for fact in ("input_size", "num_classes", "mean", "std", "outputs"):
+            before = teacher.get("card", {}).get(fact)
+            if before != card[fact]:
+                hint = f"check --{fact.replace('_', '-')}" if fact != "outputs" else "name the same teacher"
+                raise UsageError(f"--resume: the teacher's {fact} is {before} in {path}, not {card[fact]}; {hint}")
+        measured_on = identity.get("eval_data")
+        if self.eval_data is not None and measured_on not in (None, self.eval_data):
+            raise UsageError(
+                f"--resume: {path} is measured on {measured_on}, not {self.eval_data}; leave --eval-data out"
+            )
+        self.eval_data = self.eval_data or measured_on
         stored, asked = flatten(old), flatten(self.settings.model_dump(mode="json"))
-        for key in self.request.explicit():
+        said = set(self.request.explicit())
+        if self.method is not None:
+            said |= {key for key in asked if key.startswith("method.")}
+        for key in sorted(said):
             if key in ("device", "steps") or asked[key] in (stored.get(key), "auto"):
                 continue
             raise UsageError(f"--resume: {key} is {stored.get(key)!r} in {path}, not {asked[key]!r}; leave it out")
@@ -130,20 +160,30 @@ class Job:
         arch = identity.get("student", {}).get("arch")
         if isinstance(wanted, str) and wanted != "auto" and wanted != arch:
             raise UsageError(f"--resume: the student is {arch} in {path}, not {wanted}; leave --student out")
-        by_flag = self.request.steps is not None or self.request.epochs is not None
-        if by_flag and self.settings.steps < old["steps"]:
-            raise UsageError(
-                f"--steps {self.settings.steps}: {path} was planned for {old['steps']}; it can only be lengthened"
-            )
-        planned = by_flag or "steps" in self.request.explicit()
-        steps = max(self.settings.steps, old["steps"]) if planned else old["steps"]
+        steps = self._longer(old, path)
         device = self.request.device or old["device"]
+        if self.method is not None:
+            old["method"] = self.method.settings
         self.settings = resolve(Request(settings={**old, "steps": steps, "device": device}))
         self.settings = decide(self.settings, Request(), self.teacher, self.student, self.method)
-        self.eval_data = self.eval_data or identity.get("eval_data")
         self.student, self.student_reason = pick_student(
             arch if isinstance(wanted, str) and arch else wanted, self.teacher, self.settings.seed
         )
+
+    def _longer(self, old: dict[str, Any], path: Path) -> int:
+        """Steps of a run that goes on: those planned, or more if a flag says so."""
+        planned: int = old["steps"]
+        asked: int
+        if self.request.epochs is not None:
+            asked = self.request.epochs * old["rhythm"]["steps_per_epoch"]
+        elif "steps" in self.request.explicit():
+            asked = self.settings.steps
+        else:
+            return planned
+        by_flag = self.request.steps is not None or self.request.epochs is not None
+        if by_flag and asked < planned:
+            raise UsageError(f"--steps {asked}: {path} was planned for {planned}; it can only be lengthened")
+        return max(asked, planned)
 
     @property
     def complete(self) -> bool:
@@ -152,6 +192,15 @@ class Job:
             return False
         state = self.folder.load_checkpoint(torch.device("cpu"))
         return state is not None and state["step"] >= self.settings.steps
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict of the complete run in the folder, None where there is none."""
+        report = self.folder.path / "report.json" if self.folder is not None else None
+        if report is None or not report.exists():
+            return None
+        verdict: str = json.loads(report.read_text())["health"]["verdict"]
+        return verdict
 
     def trial(self) -> dict[str, float]:
         """Measure a few turns on copies: `seconds_per_step`, `peak_bytes`."""
@@ -181,7 +230,7 @@ class Job:
                     raise
                 if result.interrupted:
                     return result
-                images = self._samples(run)
+                images = self._samples(run) if self.settings.report.images and self.folder is not None else None
             self.student.module.cpu().eval()
             result.summary.update(self._summary(result, runtime))
             self._deliver(result, images)
@@ -206,18 +255,23 @@ class Job:
         self.folder.open_logs(state["metrics_bytes"] if state else 0)
         log.info("%s from step %d of %d", "going on" if state else "starting", run.step, self.settings.steps)
 
-    def _evaluate(self, runtime: Runtime) -> Evaluate | None:
+    def _load_data(self) -> ImageSet | None:
         if self.eval_data is None:
             return None
         from lenient.data import load_data
+
+        return load_data(self.eval_data, split="test", root=self.data_root, input_size=self.teacher.card.input_size)
+
+    def _evaluate(self, runtime: Runtime) -> Evaluate | None:
+        if self.data is None:
+            return None
         from lenient.evaluation import accuracy
 
-        card = self.teacher.card
-        self.data = load_data(self.eval_data, split="test", root=self.data_root, input_size=card.input_size)
+        data = self.data
 
         def measure(student: nn.Module) -> dict[str, float]:
             network = Network(student, self.student.card)
-            right = accuracy(network, self.data, device=runtime.device, precision=runtime.precision)
+            right = accuracy(network, data, device=runtime.device, precision=runtime.precision)
             return {"accuracy": right}
 
         return measure
@@ -234,15 +288,20 @@ class Job:
 
     def _samples(self, run: Distillation) -> dict[str, torch.Tensor]:
         """Synthetic images for the report: up to 8 a class, of those the teacher is surest about."""
-        images = run.method.sample(SAMPLES, "report", 0).float()
-        with torch.no_grad():
-            logits = run.teacher.respond(run.teacher.normalize(images)).logits.float()
-        confidence, labels = logits.softmax(dim=1).max(dim=1)
+        size = self.settings.batch_size
+        images, logits = [], []
+        with torch.no_grad(), memory_errors():
+            for number, start in enumerate(range(0, SAMPLES, size)):
+                part = run.method.sample(min(size, SAMPLES - start), "report", number).float()
+                images.append(part)
+                logits.append(run.teacher.respond(run.teacher.normalize(part)).logits.float())
+        drawn = torch.cat(images)
+        confidence, labels = torch.cat(logits).softmax(dim=1).max(dim=1)
         chosen: list[int] = []
         for label in labels.unique().tolist()[:CLASSES_SHOWN]:
             members = (labels == label).nonzero().flatten()
             chosen += members[confidence[members].argsort(descending=True)][:PER_CLASS].tolist()
-        pixels = (images[chosen].clamp(0, 1) * 255).round().byte()
+        pixels = (drawn[chosen].clamp(0, 1) * 255).round().byte()
         return {
             "images": pixels.cpu().contiguous(),
             "labels": labels[chosen].cpu(),
@@ -276,7 +335,7 @@ class Job:
             "device": timed["student"]["device"],
             "threads": timed["student"]["threads"],
         }
-        if self.eval_data is not None:
+        if self.data is not None:
             summary["eval_data"] = self.eval_data
             summary["teacher"] |= {"accuracy": self._measure(self.teacher, runtime)["accuracy"]}
             summary["student"] |= self._measure(self.student, runtime, self.teacher) | last_and_best(result.history)
@@ -285,17 +344,18 @@ class Job:
     def _measure(self, network: Network, runtime: Runtime, teacher: Network | None = None) -> dict[str, Any]:
         from lenient.evaluation import evaluate
 
+        assert self.data is not None, "asked for without --eval-data"
         found = evaluate(network, self.data, teacher=teacher, device=runtime.device, precision=runtime.precision)
         return {"accuracy": found.accuracy, "agreement": found.agreement, "ece": found.ece, "nll": found.nll}
 
-    def _deliver(self, result: Result, images: dict[str, torch.Tensor]) -> None:
+    def _deliver(self, result: Result, images: dict[str, torch.Tensor] | None) -> None:
         if self.folder is None:
             return
         path = self.folder.path
         notes = (f"distilled without data by lenient ({self.settings.method.name}, {result.summary['steps']} steps)",)
         self.student = Network(self.student.module, replace(self.student.card, notes=notes))
         write_student(path / "student", self.student)
-        if self.settings.report.images:
+        if images is not None:
             with disk_errors(path):
                 save_file(images, path / "samples" / "images.safetensors")
         self.folder.write_metrics("end", result.summary)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lenient.config import merge, parse, parse_overrides, read_yaml
-from lenient.errors import UsageError
+from lenient.errors import TeacherError, UsageError
 from lenient.loop import Distillation
 from lenient.methods import DEFAULT, METHODS, recipes
-from lenient.methods.contract import Method
-from lenient.models import build_student, choose_student
+from lenient.methods.contract import Method, MethodSettings
+from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
 from lenient.runtime import Runtime, memory_errors, resolve_device, seconds_of
 from lenient.seeding import untouched_global_rng
@@ -64,24 +64,25 @@ class Request:
         named = None if self.method in (None, "auto") else self.method
         files = [read_recipe(name, named or DEFAULT) for name in self.recipes]
         for values in files:
-            written = values.get("method", {}).get("name")
+            written = method_name(values)
             if named and written and written != named:
                 raise UsageError(f"--method {named}: the recipe is for {written}; drop one of the two")
         names = ("steps", "batch_size", "seed", "device", "precision", "select")
         flags = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if named:
             flags["method"] = {"name": named}
-        return [
-            PRESETS.get(self.preset or "standard", {}),
-            *files,
-            flags,
-            dict(self.settings),
-            parse_overrides(self.overrides),
-        ]
+        overrides = parse_overrides(self.overrides)
+        return [PRESETS.get(self.preset or "standard", {}), *files, flags, *map(_named, (self.settings, overrides))]
 
     def explicit(self) -> dict[str, Any]:
         """Return, flat and dotted, what the user said in so many words; a resumed run compares it with its folder."""
         return flatten(merge(*self.layers()[(0 if self.preset else 1) :]))
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Let `method: NAME` stand for `method: {name: NAME}`."""
+    method = values.get("method")
+    return {**values, "method": {"name": method}} if isinstance(method, str) else dict(values)
 
 
 def read_recipe(name: str, method: str) -> dict[str, Any]:
@@ -95,9 +96,21 @@ def read_recipe(name: str, method: str) -> dict[str, Any]:
         if path.suffix or name not in own:
             raise UsageError(f"-c {name}: no such file, nor a recipe of {method} ({', '.join(own) or 'it has none'})")
         path = own[name]
-    values = read_yaml(path)
+    values = _named(read_yaml(path))
     values.pop("run", None)
     return values
+
+
+def method_name(values: Mapping[str, Any]) -> str | None:
+    """Return the method that settings name, None where they do not.
+
+    Raises:
+        UsageError: the section `method` is neither a name nor settings.
+    """
+    section = values.get("method", {})
+    if not isinstance(section, Mapping):
+        raise UsageError(f"method: {section!r}: write a name, or settings as key: value")
+    return section.get("name")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -118,7 +131,9 @@ def resolve(request: Request) -> DistillSettings:
         UsageError: unknown names, bad values.
     """
     merged = merge(*request.layers())
-    name = merged.get("method", {}).get("name", DEFAULT)
+    if isinstance(merged.get("method"), MethodSettings):
+        return parse(DistillSettings, merged)
+    name = method_name(merged) or DEFAULT
     if name not in METHODS:
         raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
     settings = parse(DistillSettings, merged)
@@ -212,14 +227,19 @@ def trial(
 
 
 def pick_student(spec: str | torch.nn.Module | Network, teacher: Network, seed: int) -> tuple[Network, str]:
-    """Return the student's network and one sentence on where it comes from."""
-    if isinstance(spec, Network):
-        return spec, "given"
-    if isinstance(spec, torch.nn.Module):
-        from dataclasses import replace
+    """Return the student's network and one sentence on where it comes from.
 
-        card = replace(teacher.card, arch=None, outputs="logits", notes=("given as a module",))
-        return Network(spec, card), "given as a module"
+    Raises:
+        UsageError: a module given does not answer the teacher's images with the teacher's classes.
+    """
+    if isinstance(spec, torch.nn.Module):
+        spec = Network(spec, replace(teacher.card, arch=None, outputs="logits", notes=()))
+    if isinstance(spec, Network):
+        card = replace(spec.card, input_size=teacher.card.input_size, num_classes=teacher.card.num_classes)
+        try:
+            return check_classifier(Network(spec.module, card)), "given as a module"
+        except TeacherError as error:
+            raise UsageError(f"the student does not fit the teacher: {error}") from error
     if spec == "auto":
         spec, reason = choose_student(teacher)
         return build_student(spec, teacher.card, seed=seed), reason

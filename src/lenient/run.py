@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -25,9 +26,13 @@ from lenient.errors import MachineError, UsageError
 
 log = logging.getLogger("lenient")
 
+FOLDERS = ("checkpoints", "samples", "student", "tensorboard")
+FILES = ("config.yaml", "env.json", "metrics.jsonl", "train.log", "report.json", "report.html", "done")
+
 
 class RunFolder:
-    """One run's folder: `config.yaml`, `env.json`, `metrics.jsonl`, `train.log`, `checkpoints/`, `samples/`, `done`."""
+    """One run's folder: `config.yaml`, `env.json`, `metrics.jsonl`, `train.log`, `checkpoints/`, `samples/`,
+    `student/`, `report.json`, `report.html`, `done`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,16 +50,16 @@ class RunFolder:
         """
         folder = cls(path)
         with disk_errors(path):
-            occupied = path.exists() and any(path.iterdir())
-            if occupied and not (path / "config.yaml").exists() and not (path / ".lock").exists():
+            holds_run = is_run(path)
+            names = set(os.listdir(path)) if path.exists() else set()
+            ours = {".lock", *FOLDERS, *FILES, *(f".{name}.tmp" for name in FILES)} if ".lock" in names else set()
+            if not holds_run and names - ours:
                 raise UsageError(f"-o {path}: the folder holds other files; choose an empty one")
-            if occupied and (path / "config.yaml").exists() and not (overwrite or resume):
+            if holds_run and not (overwrite or resume):
                 raise UsageError(f"-o {path}: holds a run already; go on with --resume, or replace it with --overwrite")
             path.mkdir(parents=True, exist_ok=True)
             folder._take_lock()
-            if overwrite and not resume:
-                folder._empty()
-            for name in ("checkpoints", "samples", "student"):
+            for name in FOLDERS[:3]:
                 (path / name).mkdir(exist_ok=True)
         return folder
 
@@ -63,13 +68,18 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self.close()
             raise UsageError(f"-o {self.path}: another run is writing here; choose another folder") from None
 
-    def _empty(self) -> None:
-        for entry in self.path.iterdir():
-            if entry.name == ".lock":
-                continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    def empty(self) -> None:
+        """Remove what a run leaves behind, and nothing else; the folder stays locked."""
+        with disk_errors(self.path):
+            for name in FOLDERS:  # checkpoints first: none may be left for a run that is not theirs
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for name in FOLDERS[:3]:
+                (self.path / name).mkdir()
+            for name in reversed(FILES):
+                (self.path / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the log files and the lock."""
@@ -118,6 +128,7 @@ class RunFolder:
             self._metrics = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 - open until close()
             if metrics_bytes is not None:
                 self._metrics.truncate(metrics_bytes)
+                self._metrics.seek(0, os.SEEK_END)  # else `tell` goes on from the old end
             self._log_handler = logging.FileHandler(self.path / "train.log")
         self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._log_handler)
@@ -140,20 +151,24 @@ class RunFolder:
         with disk_errors(self.path):
             os.fsync(self._metrics.fileno())
             state["metrics_bytes"] = self._metrics.tell()
-            try:
-                with open(temporary, "wb") as file:
-                    torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except RuntimeError as error:  # torch's zip writer hides the cause
-                raise OSError(errno.ENOSPC, str(error)) from error
+            written = io.BytesIO()  # torch's own file writer hides why the disk refused
+            torch.save(state, written)
+            with open(temporary, "wb") as file:
+                file.write(written.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
             if last.exists():
                 os.replace(last, previous)
             os.replace(temporary, last)
             _sync_folder(folder)
 
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the newest readable checkpoint, or None where there is none yet."""
+        """Return the newest readable checkpoint, or None where there is none yet.
+
+        Raises:
+            MachineError: there are checkpoints, and none can be read.
+        """
+        unreadable = None
         for name in ("last.pt", "previous.pt"):
             path = self.path / "checkpoints" / name
             if not path.exists():
@@ -163,6 +178,9 @@ class RunFolder:
                 return state
             except Exception as error:
                 log.warning("checkpoint %s cannot be read (%s); trying the one before", path.name, error)
+                unreadable = path
+        if unreadable is not None:
+            raise MachineError(f"{unreadable}: no checkpoint can be read; start again with --overwrite")
         return None
 
     def _replace(self, name: str, content: bytes) -> None:
@@ -173,6 +191,15 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path / name)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run: a `config.yaml` that names the teacher it was made with."""
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        return bool(config["run"]["teacher"]["sha256"])
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,14 +9,17 @@ from typing import Annotated
 import typer
 
 from lenient.cli import flags
+from lenient.errors import UsageError
 
 TEACHER, STUDENT = "lenient:wrn-10-2", "lenient:resnet8-half"
+FOLDER = Path("runs/demo")
+"""Where the demo goes unless told otherwise; there, and only there, it replaces an earlier demo unasked."""
 
 
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Run folder.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Run folder.")] = FOLDER,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of teacher and distillation.")] = 0,
-    overwrite: flags.Overwrite = True,
+    overwrite: flags.Overwrite = False,
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
     """Train a digits teacher, throw the images away, distil without data, measure both on held-out digits."""
@@ -26,8 +29,12 @@ def demo(
     from lenient.job import Job
     from lenient.models import save_network
     from lenient.planning import Request
+    from lenient.run import is_run
     from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
 
+    overwrite = overwrite or output == FOLDER
+    if not overwrite and is_run(output):  # said now rather than after the teacher's training
+        raise UsageError(f"-o {output}: holds a run already; choose another folder, or replace it with --overwrite")
     started = time.monotonic()
     print("1. A teacher, trained on 1,438 real scans of handwritten digits (8x8 pixels)")
     images = load_data("digits", split="train")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lenient.cli import flags
+from lenient.errors import HealthError
 from lenient.methods import METHODS
 
 if TYPE_CHECKING:
@@ -26,13 +27,11 @@ def distill(
     student: Annotated[str, typer.Option(metavar="SPEC", help="SOURCE:NAME, or auto.")] = "auto",
     method: Annotated[str, typer.Option(metavar="NAME", help=f"auto, {', '.join(METHODS)}.")] = "auto",
     preset: Annotated[str, typer.Option(metavar="NAME", help="smoke, fast, standard or paper.")] = "",
-    steps: Annotated[int, typer.Option(metavar="N", help="Student steps.", show_default=False)] = 0,
-    epochs: Annotated[
-        int, typer.Option(metavar="N", help="Epochs of rhythm.steps_per_epoch steps.", show_default=False)
-    ] = 0,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="Student steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of rhythm.steps_per_epoch steps.")] = None,
     budget: Annotated[str, typer.Option(metavar="TIME", help="As many steps as fit: 90s, 30m, 1h30m.")] = "",
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Images per student step.", show_default=False)] = 0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of all randomness.", show_default="0")] = -1,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per student step.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of all randomness.", show_default="0")] = None,
     eval_data: Annotated[str, typer.Option(metavar="DATA", help="Measure on it; it never steers the run.")] = "",
     data_root: flags.DataRoot = "",
     recipe: Annotated[
@@ -64,11 +63,11 @@ def distill(
         preset=preset or None,
         recipes=recipe,
         overrides=setting,
-        steps=steps or None,
-        epochs=epochs or None,
+        steps=steps,
+        epochs=epochs,
         budget=budget or None,
-        batch_size=batch_size or None,
-        seed=None if seed < 0 else seed,
+        batch_size=batch_size,
+        seed=seed,
         device=device or None,
         precision=precision or None,
         select=select or None,
@@ -88,6 +87,8 @@ def distill(
     job.open(folder, resume=resume, overwrite=overwrite)
     if job.complete:
         say(f"{folder} is complete already; lengthen it with --steps N, or replace it with --overwrite")
+        if job.verdict == "failed":
+            raise typer.Exit(HealthError.exit_code)
         return
     finish(run_job(job, progress), folder, say)
 
@@ -174,7 +175,7 @@ def finish(result: Result, folder: Path, say: Any) -> None:
     say(f"student   {folder / 'student'}")
     say(f"report    {folder / 'report.html'}")
     if health["verdict"] == "failed":
-        raise typer.Exit(4)
+        raise typer.Exit(HealthError.exit_code)
 
 
 def duration(seconds: float) -> str:

@@ -79,6 +79,8 @@ class Method(Protocol):
     """One published method: the loop asks whose turn it is, lets that turn fill gradients, and steps the optimizer."""
 
     settings_type: ClassVar[type[MethodSettings]]
+    settings: Any
+    """Its own settings, an instance of `settings_type`."""
     needs_batch_norm: bool
     players: dict[str, Player]
     parts: dict[str, Stateful]
