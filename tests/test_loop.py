@@ -20,13 +20,15 @@ from lenient.api import distill
 from lenient.config import merge
 from lenient.delivery import Delivery
 from lenient.errors import HealthError, MachineError, UsageError
+from lenient.export import export_pt2
 from lenient.job import Job, last_and_best
 from lenient.loop import Distillation, mixture_facts, run_loop, stop_on_signals
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
+from lenient.models.card import Network
 from lenient.planning import PRESETS, Request, flatten, parse_budget, resolve
 from lenient.run import RunFolder, disk_errors, fingerprint
 from lenient.teacher import FrozenTeacher
-from toys import CPU, QUICK, distillation, settings, tiny_student, tiny_teacher
+from toys import CPU, QUICK, TinyNet, distillation, settings, tiny_student, tiny_teacher
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -236,6 +238,10 @@ def test_a_student_of_other_classes_is_refused():
 @pytest.mark.parametrize("settings", [{"method": "noise"}, {"method": {"name": "noise"}}])
 def test_a_method_can_be_named_in_settings(settings):
     assert resolve(Request(settings=settings)).method.name == "noise"
+
+
+def test_a_precision_may_be_written_as_a_number():
+    assert resolve(Request(overrides=["precision=32"])).precision == "32"
 
 
 def test_a_method_that_is_neither_name_nor_settings():
@@ -499,6 +505,24 @@ def test_the_headline_is_the_last_and_the_oracle_is_named():
 
 
 # delivery
+
+
+class Fickle(TinyNet):
+    """A network whose path depends on its images, which no tracer can follow."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images if float(images.detach().mean()) < 100 else -images)
+
+
+def test_a_student_that_cannot_be_traced_is_delivered_without_the_traced_file(tmp_path):
+    distill(tiny_teacher(), Fickle(), output=tmp_path / "r", settings=QUICK)
+    student = tmp_path / "r" / "student"
+    assert (tmp_path / "r" / "done").exists()
+    assert {path.name for path in student.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    assert "student.pt2" not in (student / "README.md").read_text()
+    assert "no student.pt2" in (tmp_path / "r" / "train.log").read_text()
+    with pytest.raises(UsageError, match="cannot trace this network"):
+        export_pt2(Network(Fickle(), tiny_teacher().card), tmp_path / "x.pt2")
 
 
 def test_ema_averages_and_skips_bad_turns():

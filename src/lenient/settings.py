@@ -20,6 +20,11 @@ def _method_settings(value: Any) -> MethodSettings:
     return parse(method_class(values["name"]).settings_type, values, "-s method.")
 
 
+def _text(value: Any) -> Any:
+    """YAML reads `precision: 32` as a number."""
+    return str(int(value)) if isinstance(value, (int, float)) else value
+
+
 class RhythmSettings(Settings):
     """How steps group into epochs, which only schedules and evaluation count in."""
 
@@ -50,7 +55,7 @@ class DistillSettings(Settings):
     health: HealthSettings = HealthSettings()
     report: ReportSettings = ReportSettings()
     device: str = "auto"
-    precision: Literal["auto", "32", "bf16"] = "auto"
+    precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text)] = "auto"
     select: Literal["last", "ema", "proxy"] = "last"
     """The student delivered: of the last step, averaged over steps, or of the best agreement on the probe set."""
     ema_decay: float = Field(0.999, gt=0, lt=1)
