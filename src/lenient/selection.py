@@ -165,6 +165,8 @@ def fit_mixture(values: Tensor, settings: MixtureSettings) -> tuple[Tensor, Tens
         proposal = _maximise(values, torch.softmax(joint, dim=1), settings.variance_floor)
         state = tuple(torch.where(running, new, old) for new, old in zip(proposal, state, strict=True))  # type: ignore[assignment]
         running = running & ((new_bound - bound).abs() >= settings.tolerance)
+        if running.device.type == "cpu" and not running.numpy():
+            break  # the rounds left would change nothing; on other devices asking costs more than they do
         bound = new_bound
     return state
 

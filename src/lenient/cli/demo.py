@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,7 @@ def demo(
     """Train a digits teacher, throw the images away, distil without data, measure both on held-out digits."""
     from lenient.cli.bring import _untrained
     from lenient.cli.distill import describe, duration, finish, run_job
+    from lenient.cli.progress import known
     from lenient.data import load_data
     from lenient.job import Job
     from lenient.models import save_network
@@ -32,6 +34,7 @@ def demo(
     from lenient.run import is_run
     from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
 
+    known(progress)
     overwrite = overwrite or output == FOLDER
     if not overwrite and is_run(output):  # said now rather than after the teacher's training
         raise UsageError(f"-o {output}: holds a run already; choose another folder, or replace it with --overwrite")
@@ -48,6 +51,7 @@ def demo(
     print("2. The noise student: the same steps on noise images, to see what the method adds")
     noise = Job(teacher, STUDENT, Request(method="noise", recipes=["digits"], seed=seed), eval_data="digits")
     noise.open(None)
+    logging.getLogger("lenient").setLevel(logging.ERROR)  # its alarms are what it is there for
     baseline = noise.run()
     if baseline.interrupted:
         raise KeyboardInterrupt

@@ -53,9 +53,11 @@ def distill(
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
     """Distil TEACHER into a smaller student without data; leaves student, report and all else in the run folder."""
+    from lenient.cli.progress import known
     from lenient.job import Job, load_teacher
     from lenient.planning import Request
 
+    known(progress)
     found = flags.facts(teacher_arch, input_size, num_classes, mean, std)
     network = load_teacher(teacher, **found)
     request = Request(

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = 30.0
 
 
-def observers(kind: str, job: Job) -> list[Observer]:
-    """Return the display asked for (`auto`: rich on a terminal), and TensorBoard where it is installed."""
+def known(kind: str) -> str:
+    """Return the kind of display if there is one of that name; asked before anything is written."""
     if kind not in ("auto", "rich", "plain", "none"):
         raise UsageError(f"--progress {kind}: unknown; there are auto, rich, plain, none")
+    return kind
+
+
+def observers(kind: str, job: Job) -> list[Observer]:
+    """Return the display asked for (`auto`: rich on a terminal), and TensorBoard where it is installed."""
     if kind == "auto":
         kind = "rich" if sys.stderr.isatty() else "plain"
     shown: list[Observer] = []
