@@ -23,7 +23,7 @@ class NoiseSettings(MethodSettings):
     name: Literal["noise"] = "noise"
     distribution: Literal["uniform", "normal"] = "uniform"
     """Pixels uniform in [0, 1], or normal with the teacher's mean and standard deviation."""
-    student_lr: float = Field(0.05, ge=0)
+    student_lr: float = Field(0.2, ge=0)
     student_momentum: float = Field(0.9, ge=0, lt=1)
     student_weight_decay: float = Field(5e-4, ge=0)
     student_schedule: Schedule = "cosine"

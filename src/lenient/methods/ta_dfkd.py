@@ -73,7 +73,7 @@ class TADFKDSettings(MethodSettings):
     """Student steps in one cycle (paper: 10)."""
     generator_steps: int = Field(1, ge=1)
     """Generator steps in one cycle (paper: 1)."""
-    student_lr: float = Field(0.05, ge=0)
+    student_lr: float = Field(0.2, ge=0)
     """Learning rate of the student's SGD (paper: 0.01)."""
     student_momentum: float = Field(0.9, ge=0, lt=1)
     student_weight_decay: float = Field(5e-4, ge=0)
