@@ -17,7 +17,7 @@ import lenient.losses as losses_package
 from lenient.losses.adversarial import CodedJensenShannon, JensenShannon, coded_js, js_divergence
 from lenient.losses.imitation import LogitL1
 from lenient.losses.objective import Objective
-from lenient.losses.prior import ClassPrior, confidence_score
+from lenient.losses.prior import ClassPrior, InformationEntropy, confidence_score
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
 from lenient.record import LayerStatistics
 from toys import record_of
@@ -222,6 +222,21 @@ def test_confidence_and_class_prior():
     assert ClassPrior()(record_of(T)).item() == pytest.approx(0.169822, abs=1e-6)
     assert confidence_score(torch.tensor([[100.0, 0.0]])).item() == 0
     assert confidence_score(torch.zeros(1, 8)).item() == pytest.approx(math.log(8))
+
+
+def test_information_entropy():
+    rows = [softened(row, 1) for row in T]
+    mean = [sum(row[k] for row in rows) / 3 for k in range(3)]
+    term = InformationEntropy()
+    assert term(record_of(T)).item() == pytest.approx(sum(p * math.log(p) for p in mean))
+    even, one = torch.eye(4) * 50, torch.eye(4)[[2, 2, 2, 2]] * 500
+    assert term(record_of(even)).item() == pytest.approx(-math.log(4)), "one class an image, none left out"
+    one.requires_grad_()
+    value = term(record_of(one))
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    value.backward()
+    assert torch.isfinite(one.grad).all(), "a class with no probability at all"
+    assert term(record_of(T.repeat(2, 1))).item() == pytest.approx(term(record_of(T)).item())
 
 
 def test_logit_l1():

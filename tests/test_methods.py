@@ -314,6 +314,7 @@ CHANGES = {
     "tv_weight": 1e-2,
     "l2_weight": 1e-1,
     "class_prior_weight": 1.0,
+    "entropy_weight": 1.0,
     "adversarial": "js-coded",
     "temperature": 1.0,
     "selection": "none",

@@ -23,7 +23,7 @@ DISCLAIMER = "Agreement on synthetic images is not accuracy on real ones: only a
 class HealthSettings(Settings):
     """Thresholds of the verdict; shares are fractions in [0, 1]."""
 
-    coverage: float = Field(0.8, ge=0, le=1)
+    coverage: float = Field(0.95, ge=0, le=1)
     """Share of the classes that the accepted samples should reach; under half of it the run has failed."""
     class_entropy: float = Field(0.5, ge=0, le=1)
     """Entropy of the class histogram over its maximum, at least; under half of it the run has failed."""

@@ -1,4 +1,4 @@
-"""Terms that ask for images the teacher is sure of."""
+"""Terms on the teacher's predictions alone: that it be sure of each image, and that no class be left out."""
 
 from __future__ import annotations
 
@@ -26,3 +26,18 @@ class ClassPrior:
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""
         return batch_mean(confidence_score(record.logits(self.view, "teacher")))
+
+
+class InformationEntropy:
+    """Minus the entropy of the teacher's mean prediction over the batch (DAFL's L_ie), in nats, within [-ln C, 0].
+
+    Smallest where the classes share the batch evenly; says nothing about single images.
+    """
+
+    def __init__(self, view: str = "clean") -> None:
+        self.view = view
+
+    def __call__(self, record: Record) -> Tensor:
+        """Return the term."""
+        mean = batch_mean(F.softmax(record.logits(self.view, "teacher"), dim=1))
+        return (mean * mean.clamp_min(1e-12).log()).sum()

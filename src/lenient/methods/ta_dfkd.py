@@ -16,7 +16,7 @@ from lenient.generators.upsampling import UpsamplingGenerator
 from lenient.losses.adversarial import CodedJensenShannon, JensenShannon
 from lenient.losses.imitation import LogitL1
 from lenient.losses.objective import Objective
-from lenient.losses.prior import ClassPrior, confidence_score
+from lenient.losses.prior import ClassPrior, InformationEntropy, confidence_score
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
 from lenient.methods.contract import MethodSettings, Player, Rhythm, Schedule, Stage, Turn, adam, learning_rate, sgd
 from lenient.record import Record, Response
@@ -48,6 +48,8 @@ class TADFKDSettings(MethodSettings):
     """Share of the L2 norm (released code: 6e-3 / gamma)."""
     class_prior_weight: float = Field(0.0, ge=0)
     """Weight alpha of the class prior, which the method leaves out (paper: 0; its baseline: 1)."""
+    entropy_weight: float = Field(0.0, ge=0)
+    """Weight of the information entropy: classes drawn evenly, whatever their images (DAFL's; not in the paper)."""
     adversarial: Literal["js", "js-coded"] = "js"
     """Exact Jensen-Shannon divergence, or what the released code computes."""
     temperature: float = Field(3.0, gt=0)
@@ -117,6 +119,7 @@ class TADFKD:
                 "tv": (s.gamma * s.tv_weight, tv),
                 "l2": (s.gamma * s.l2_weight, l2),
                 "class_prior": (s.class_prior_weight, ClassPrior()),
+                "entropy": (s.entropy_weight, InformationEntropy()),
             }
         )
         self.update = PlainUpdate(LogitL1(), stage.runtime)
