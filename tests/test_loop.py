@@ -28,7 +28,7 @@ from lenient.models.card import Network
 from lenient.planning import PRESETS, Request, flatten, parse_budget, resolve
 from lenient.run import RunFolder, disk_errors, fingerprint
 from lenient.teacher import FrozenTeacher
-from toys import CPU, QUICK, TinyNet, distillation, settings, tiny_student, tiny_teacher
+from toys import CPU, QUICK, TinyNet, digits_like, distillation, settings, tiny_student, tiny_teacher
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -247,6 +247,15 @@ def test_a_precision_may_be_written_as_a_number():
 def test_a_method_that_is_neither_name_nor_settings():
     with pytest.raises(UsageError, match="method: 3"):
         resolve(Request(overrides=["method=3"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_teacher_of_another_precision_is_distilled_and_measured(tmp_path, dtype):
+    teacher = digits_like()
+    teacher.module.to(dtype)
+    result = distill(teacher, "lenient:lenet5-half", output=tmp_path / "r", settings=QUICK, eval_data="digits")
+    assert 0 <= result.summary["teacher"]["accuracy"] <= 1
+    assert {parameter.dtype for parameter in teacher.module.parameters()} == {dtype}
 
 
 # the folder

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lenient.evaluation.running import in_eval_mode
+from lenient.models.card import precision_of
 from lenient.runtime import synchronize
 
 
@@ -43,9 +44,10 @@ def latency(
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
     generator = torch.Generator().manual_seed(0)
     timed: dict[int, float] = {}
+    precision = precision_of(module)
     with in_eval_mode(module, place), torch.inference_mode():
         for batch_size in batch_sizes:
-            images = torch.rand(batch_size, *input_size, generator=generator).to(place)
+            images = torch.rand(batch_size, *input_size, generator=generator).to(place, precision)
             times = [_seconds(module, images) for _ in range(warmup + repeats)]
             timed[batch_size] = 1000 * statistics.median(times[warmup:])
     return {"device": name, "threads": torch.get_num_threads(), "repeats": repeats, "milliseconds": timed}

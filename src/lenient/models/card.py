@@ -121,7 +121,13 @@ class PixelClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, num_classes) for images in pixel units (N, C, H, W)."""
-        return to_logits(self.module(self.normalize(images)), self.card.outputs)
+        inputs = self.normalize(images).to(precision_of(self.module))
+        return to_logits(self.module(inputs), self.card.outputs)
+
+
+def precision_of(module: nn.Module) -> torch.dtype:
+    """Return the type of a module's numbers: that of its first floating-point parameter, else float32."""
+    return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
 
 
 def to_logits(output: object, outputs: Outputs = "logits") -> Tensor:

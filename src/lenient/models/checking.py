@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lenient.errors import TeacherError
-from lenient.models.card import Network, to_logits
+from lenient.models.card import Network, precision_of, to_logits
 from lenient.models.names import one_line
 from lenient.seeding import derive, untouched_global_rng
 
@@ -98,8 +98,8 @@ def _look_like_probabilities(values: Tensor) -> bool:
 
 
 def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    tensor = next((value for value in module.parameters() if value.is_floating_point()), None)
-    return (torch.device("cpu"), torch.float32) if tensor is None else (tensor.device, tensor.dtype)
+    tensor = next(module.parameters(), None)
+    return (torch.device("cpu") if tensor is None else tensor.device), precision_of(module)
 
 
 @contextmanager
