@@ -40,4 +40,4 @@ class InformationEntropy:
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""
         mean = batch_mean(F.softmax(record.logits(self.view, "teacher"), dim=1))
-        return (mean * mean.clamp_min(1e-12).log()).sum()
+        return (mean * mean.clamp_min(1e-12).log()).sum(dim=-1)
