@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 KILLS = 20
-ARGUMENTS = ["--student", "lenient:resnet8-half", "--steps", "400", "--batch-size", "32", "--device", "cpu",
+ARGUMENTS = ["--student", "lenient:resnet8-half", "--steps", "2000", "--batch-size", "32", "--device", "cpu",
              "--precision", "32", "-s", "checkpoint_every=5", "-s", "log_every=5", "-s", "generator.width=8",
              "-s", "generator.latent_dim=16", "-s", "method.student_steps=2", "--progress", "none"]  # fmt: skip
 
