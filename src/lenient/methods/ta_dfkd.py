@@ -32,7 +32,7 @@ class TADFKDSettings(MethodSettings):
     """Settings of TA-DFKD: L_G = beta L_adv + gamma (bn R + tv TV + l2 L2) + alpha L_cls.
 
     Weights are the paper's; rates and rhythm are those that reach a good student in the fewest minutes on small images.
-    The paper's stand beside them, and the recipe `published` has them all.
+    The paper's stand beside them, and the recipe `published` has them all. `entropy_weight` is not in the paper.
     """
 
     name: Literal["ta-dfkd"] = "ta-dfkd"
