@@ -97,12 +97,12 @@ class HealthMonitor:
         self.lines = 0
         self.streak = torch.zeros((), device=device)
         self.skipped = torch.zeros((), device=device)
-        self.culprits: dict[str, Tensor] = {}
+        self.culprits: dict[tuple[str, ...], Tensor] = {}
         self._reset()
 
     def _reset(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, Tensor] = {}
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.counts: dict[tuple[str, ...], Tensor] = {}
         self.histogram = torch.zeros(self.num_classes, device=self.device)
 
     @torch.no_grad()
@@ -125,15 +125,13 @@ class HealthMonitor:
             self.first_bn = torch.where(torch.isfinite(self.first_bn), self.first_bn, seen["loss/bn"].float())
         values = torch.stack([value.detach().float() for value in seen.values()])
         finite = torch.isfinite(values)
-        self._count(self.culprits, list(seen), (~finite).float())
-        self._count(self.sums, list(seen), torch.where(finite, values, 0.0))
-        self._count(self.counts, list(seen), finite.float())
-
-    @staticmethod
-    def _count(totals: dict[str, Tensor], names: list[str], values: Tensor) -> None:
-        """Add a turn's numbers to the totals of its kind of turn, kept as one tensor under all its names."""
-        key = "\n".join(names)
-        totals[key] = totals[key] + values if key in totals else values
+        names = tuple(seen)  # one tensor for each kind of turn, under all its names
+        for totals, numbers in (
+            (self.culprits, (~finite).float()),
+            (self.sums, torch.where(finite, values, 0.0)),
+            (self.counts, finite.float()),
+        ):
+            totals[names] = totals[names] + numbers if names in totals else numbers
 
     def line(self) -> dict[str, Any]:
         """Return the means since the last line and the class histogram; the one host sync. Starts counting anew.
@@ -141,9 +139,9 @@ class HealthMonitor:
         Raises:
             HealthError: too many turns in a row had non-finite numbers; the message names the term.
         """
-        names = [name for key in self.sums for name in key.split("\n")]
+        names = [name for key in self.sums for name in key]
         means = [self.sums[key] / self.counts[key] for key in self.sums]  # NaN where no turn had a number
-        suspects = [name for key in self.culprits for name in key.split("\n")]
+        suspects = [name for key in self.culprits for name in key]
         rest = torch.stack([self.streak, self.skipped, self.first_bn])
         packed = iter(torch.cat([*means, *self.culprits.values(), rest, self.histogram]).tolist())
         values = {name: next(packed) for name in names}

@@ -26,7 +26,8 @@ from lenient.errors import MachineError, UsageError
 
 log = logging.getLogger("lenient")
 
-FOLDERS = ("checkpoints", "samples", "student", "tensorboard")
+FOLDERS = ("checkpoints", "samples", "student")
+OWNED = (*FOLDERS, "tensorboard")
 FILES = ("config.yaml", "env.json", "metrics.jsonl", "train.log", "report.json", "report.html", "done")
 
 
@@ -52,14 +53,14 @@ class RunFolder:
         with disk_errors(path):
             holds_run = is_run(path)
             names = set(os.listdir(path)) if path.exists() else set()
-            ours = {".lock", *FOLDERS, *FILES, *(f".{name}.tmp" for name in FILES)} if ".lock" in names else set()
+            ours = {".lock", *OWNED, *FILES, *(f".{name}.tmp" for name in FILES)} if ".lock" in names else set()
             if not holds_run and names - ours:
                 raise UsageError(f"-o {path}: the folder holds other files; choose an empty one")
             if holds_run and not (overwrite or resume):
                 raise UsageError(f"-o {path}: holds a run already; go on with --resume, or replace it with --overwrite")
             path.mkdir(parents=True, exist_ok=True)
             folder._take_lock()
-            for name in FOLDERS[:3]:
+            for name in FOLDERS:
                 (path / name).mkdir(exist_ok=True)
         return folder
 
@@ -74,9 +75,9 @@ class RunFolder:
     def empty(self) -> None:
         """Remove what a run leaves behind, and nothing else; the folder stays locked."""
         with disk_errors(self.path):
-            for name in FOLDERS:  # checkpoints first: none may be left for a run that is not theirs
+            for name in OWNED:  # checkpoints first: none may be left for a run that is not theirs
                 shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in FOLDERS[:3]:
+            for name in FOLDERS:
                 (self.path / name).mkdir()
             for name in reversed(FILES):
                 (self.path / name).unlink(missing_ok=True)
