@@ -84,16 +84,15 @@ def test_a_student_that_cannot_learn_is_named(digits_teacher):
 class OneClass(TADFKD):
     """A generator that has collapsed: whatever the latents, nearly the same image."""
 
-    def build(self, stage: Any) -> None:
-        super().build(stage)
-        true = self.source.sample
+    def build(self, stage: Any) -> Any:
+        game = super().build(stage)
 
-        def stuck(count: int, name: str, turn: int) -> torch.Tensor:
-            images = true(count, name, turn)
+        def stuck(module: Any, args: Any, images: torch.Tensor) -> torch.Tensor:
             template = torch.linspace(0, 1, images[0].numel()).view(1, *images.shape[1:])
             return template + 0.001 * images
 
-        self.source.sample = stuck
+        game.players["generator"].module.register_forward_hook(stuck)
+        return game
 
 
 def test_a_generator_stuck_on_one_class_is_named(digits_teacher):
@@ -119,9 +118,9 @@ def test_nan_weights_of_the_teacher_are_refused(digits_teacher):
 class Breaks(TADFKD):
     """A method after whose start the student's weights are lost."""
 
-    def build(self, stage: Any) -> None:
-        super().build(stage)
+    def build(self, stage: Any) -> Any:
         next(stage.student.parameters()).data.fill_(math.nan)
+        return super().build(stage)
 
 
 def test_nan_weights_of_the_student_stop_the_run_with_the_terms_name(digits_teacher, tmp_path):
@@ -140,17 +139,22 @@ def test_nan_weights_of_the_student_stop_the_run_with_the_terms_name(digits_teac
 class Poisoned(TADFKD):
     """Every seventh turn the teacher's answers are NaN."""
 
-    def student_turn(self, turn: int) -> Any:
-        if turn % 7:
-            return super().student_turn(turn)
-        true = self.teacher.normalize
-        self.teacher.normalize = lambda images: true(images) * math.nan
-        self.supply.renew()
-        try:
-            return super().student_turn(turn)
-        finally:
-            self.teacher.normalize = true
-            self.supply.renew()
+    def build(self, stage: Any) -> Any:
+        game = super().build(stage)
+        learn, supply, true = game.turns["student"], game.parts["supply"], stage.teacher.normalize
+
+        def poisoned(turn: int) -> Any:
+            if turn % 7:
+                return learn(turn)
+            stage.teacher.normalize = lambda images: true(images) * math.nan
+            supply.renew()
+            try:
+                return learn(turn)
+            finally:
+                stage.teacher.normalize = true
+                supply.renew()
+
+        return replace(game, turns={**game.turns, "student": poisoned})
 
 
 def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher):
@@ -206,8 +210,8 @@ def test_duplicates():
 def test_the_probe_set_is_pooled_evenly_over_the_run():
     probe = ProbeSet(groups=8)
     for step in range(100):
-        probe.offer(torch.full((2, 1, 1, 1), step / 255), torch.zeros(2, dtype=torch.int64))
-    steps = [int(group[0].item()) for group in probe.images]
+        probe.offer(torch.full((2, 1, 1, 1), float(step)), torch.zeros(2, dtype=torch.int64))
+    steps = [int(image.item()) for image in probe.pooled()[0][::2]]
     gaps = {b - a for a, b in pairwise(steps)}
     assert len(probe.images) <= 9
     assert len(gaps) == 1
@@ -217,6 +221,13 @@ def test_the_probe_set_is_pooled_evenly_over_the_run():
     probe.offer(torch.rand(2, 1, 1, 1), torch.zeros(2))
     again.offer(torch.rand(2, 1, 1, 1), torch.zeros(2))
     assert len(again.images) == len(probe.images)
+
+
+def test_the_probe_set_keeps_images_beyond_pixel_range():
+    probe = ProbeSet()
+    images = torch.linspace(-2, 3, 2 * 3 * 4 * 4).view(2, 3, 4, 4)
+    probe.offer(images, torch.zeros(2, dtype=torch.int64))
+    torch.testing.assert_close(probe.pooled()[0], images, atol=5 / 255, rtol=0)
 
 
 def test_agreement_is_measured_against_chance():

@@ -14,8 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import lenient.losses as losses_package
-from lenient.losses.adversarial import CodedJensenShannon, JensenShannon, coded_js, js_divergence
-from lenient.losses.imitation import LogitL1
+from lenient.losses.adversarial import CodedJensenShannon, JensenShannon
+from lenient.losses.distances import coded_js, js_divergence, logit_l1
+from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import ClassPrior, InformationEntropy, confidence_score
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
@@ -187,21 +188,23 @@ def test_image_norms_equal_their_loops():
     images = draw(3, 2, 4, 5)
     variation = sum(slow_norms(image) for image in images) / 3 * 32
     length = sum(math.sqrt(sum(float(v) ** 2 for v in image.flatten())) for image in images) / 3 * 32
-    assert ImageNorm(differences, view="clean")(record_of(images=images)).item() == pytest.approx(variation)
-    assert ImageNorm(itself, view="clean")(record_of(images=images)).item() == pytest.approx(length)
+    assert ImageNorm(differences, "TV", view="clean")(record_of(images=images)).item() == pytest.approx(variation)
+    assert ImageNorm(itself, "L2", view="clean")(record_of(images=images)).item() == pytest.approx(length)
 
 
 def test_image_norms_have_their_golden_values():
     record = record_of(images=RAMP)
-    assert ImageNorm(differences, view="clean", whole_batch=True)(record).item() == pytest.approx(6.026919, abs=1e-6)
-    assert ImageNorm(itself, view="clean", whole_batch=True)(record).item() == pytest.approx(5.721617, abs=1e-6)
-    assert ImageNorm(itself, view="clean")(record).item() / 32 == pytest.approx(3.290515, abs=1e-6)
+    assert ImageNorm(differences, "TV", view="clean", whole_batch=True)(record).item() == pytest.approx(
+        6.026919, abs=1e-6
+    )
+    assert ImageNorm(itself, "L2", view="clean", whole_batch=True)(record).item() == pytest.approx(5.721617, abs=1e-6)
+    assert ImageNorm(itself, "L2", view="clean")(record).item() / 32 == pytest.approx(3.290515, abs=1e-6)
 
 
 @pytest.mark.parametrize("norms", [differences, itself])
 def test_per_image_norm_equals_the_released_one_at_its_batch_size_and_ignores_the_batch_size(norms):
     image = draw(1, 3, 6, 6)
-    per_image, released = ImageNorm(norms, view="clean"), ImageNorm(norms, view="clean", whole_batch=True)
+    per_image, released = ImageNorm(norms, "", view="clean"), ImageNorm(norms, "", view="clean", whole_batch=True)
     at_1024 = record_of(images=image.expand(1024, -1, -1, -1))
     assert per_image(at_1024).item() == pytest.approx(released(at_1024).item())
     assert per_image(record_of(images=image)).item() == pytest.approx(per_image(at_1024).item())
@@ -209,7 +212,7 @@ def test_per_image_norm_equals_the_released_one_at_its_batch_size_and_ignores_th
 
 def test_image_norms_of_black_images_have_a_gradient():
     images = torch.zeros(2, 1, 3, 3, requires_grad=True)
-    ImageNorm(differences, view="clean")(record_of(images=images)).backward()
+    ImageNorm(differences, "TV", view="clean")(record_of(images=images)).backward()
     assert torch.isfinite(images.grad).all()
 
 
@@ -242,10 +245,10 @@ def test_information_entropy():
 def test_logit_l1():
     t, s = draw(6, 4), draw(6, 4, seed=1)
     slow = sum(abs(float(a) - float(b)) for a, b in zip(t.flatten(), s.flatten(), strict=True)) / 24
-    assert LogitL1()(record_of(t, s)).item() == pytest.approx(slow)
-    assert LogitL1()(record_of(T, S)).item() == pytest.approx(0.888889, abs=1e-6)
-    assert LogitL1()(record_of(t, t)).item() == 0
-    assert LogitL1()(record_of(t.repeat(2, 1), s.repeat(2, 1))).item() == pytest.approx(slow)
+    assert Imitation(logit_l1, "L1")(record_of(t, s)).item() == pytest.approx(slow)
+    assert Imitation(logit_l1, "L1")(record_of(T, S)).item() == pytest.approx(0.888889, abs=1e-6)
+    assert Imitation(logit_l1, "L1")(record_of(t, t)).item() == 0
+    assert Imitation(logit_l1, "L1")(record_of(t.repeat(2, 1), s.repeat(2, 1))).item() == pytest.approx(slow)
 
 
 # objective

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lenient.config import merge
 from lenient.errors import TeacherError, UsageError
 from lenient.loop import Distillation
-from lenient.losses.imitation import LogitL1
+from lenient.losses.distances import logit_l1
+from lenient.losses.imitation import Imitation
 from lenient.methods import METHODS, method_class, recipes
 from lenient.methods.contract import Rhythm, learning_rate
 from lenient.models.card import Network
@@ -25,14 +26,34 @@ from lenient.record import Record, Response
 from lenient.teacher import FrozenTeacher
 from toys import CPU, QUICK, TA_QUICK, distillation, settings, tiny_card, tiny_student, tiny_teacher
 
+QUICK_STREAM = {"student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01, "replay_share": 0.25}
+QUICK_REPLAY = {**QUICK_STREAM, "bank": {"every": 1}, "memory": {"updates": 1, "lr": 0.01}}
+BASE: dict[str, dict[str, Any]] = {
+    "ta-dfkd": TA_QUICK,
+    "dafl": {"name": "dafl", "student_lr": 0.05, "generator_lr": 0.01},
+    "dfad": {"name": "dfad", **QUICK_STREAM},
+    "zskt": {"name": "zskt", **QUICK_STREAM},
+    "mb-dfkd": {"name": "mb-dfkd", **QUICK_REPLAY},
+    "pre-dfkd": {"name": "pre-dfkd", **QUICK_REPLAY},
+    "mad": {"name": "mad", **QUICK_STREAM},
+    "meta-dfkd": {"name": "meta-dfkd", **QUICK_REPLAY},
+    "cudfkd": {"name": "cudfkd", **QUICK_STREAM, "adversarial_start": 0.5},
+    "noise": {"name": "noise", "student_lr": 0.05},
+    "mad, conditional": {"name": "mad", **QUICK_STREAM, "conditional": "sum"},
+    "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_REPLAY, "replay": "generative"},
+    "meta-dfkd, first order, selecting": {
+        "name": "meta-dfkd", **QUICK_REPLAY, "retain": {"order": "first"}, "selection": "mixture",
+    },
+    "ta-dfkd, bank": {**TA_QUICK, "replay": "bank", "bank": {"every": 1, "policy": "reservoir"}, "replay_share": 0.25},
+}  # fmt: skip
 ALL = sorted(METHODS)
-BASE: dict[str, dict[str, Any]] = {"ta-dfkd": TA_QUICK, "noise": {"name": "noise", "student_lr": 0.05}}
+FORMS = sorted(BASE)
 
 
 def weights(run: Distillation) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": value.clone()
-        for name, player in run.method.players.items()
+        for name, player in run.game.players.items()
         for key, value in player.module.state_dict().items()
     }
 
@@ -50,7 +71,7 @@ def take(run: Distillation, turns: int) -> Distillation:
 # promises of every method
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FORMS)
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(name):
     first, again = (take(distillation(method=BASE[name]), 6) for _ in range(2))
     other = take(distillation(method=BASE[name], seed=4), 6)
@@ -58,7 +79,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(name):
     assert not same(weights(first), weights(other))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("cut", range(7))
 def test_a_checkpoint_between_any_two_turns_goes_on_as_if_nothing_had_happened(name, cut, tmp_path):
     straight = take(distillation(method=BASE[name], log_every=1), 9)
@@ -72,21 +93,21 @@ def test_a_checkpoint_between_any_two_turns_goes_on_as_if_nothing_had_happened(n
     assert straight.step == resumed.step
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FORMS)
 def test_players_move_in_their_own_turns_only(name):
     run = distillation(method=BASE[name])
     moved: set[str] = set()
     for _ in range(6):
-        before = {n: [p.detach().clone() for p in pl.module.parameters()] for n, pl in run.method.players.items()}
+        before = {n: [p.detach().clone() for p in pl.module.parameters()] for n, pl in run.game.players.items()}
         player, _ = run.take_turn()
-        for n, pl in run.method.players.items():
+        for n, pl in run.game.players.items():
             changed = any(not torch.equal(a, b) for a, b in zip(before[n], pl.module.parameters(), strict=True))
             assert changed == (n == player), f"{n} in the turn of {player}"
         moved.add(player)
-    assert moved == set(run.method.players)
+    assert moved == set(run.game.players)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FORMS)
 def test_the_teacher_comes_back_untouched(name):
     teacher = tiny_teacher()
     before = {key: value.clone() for key, value in teacher.module.state_dict().items()}
@@ -97,26 +118,26 @@ def test_the_teacher_comes_back_untouched(name):
     assert not any(m._forward_pre_hooks for m in teacher.module.modules())
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("size", [(1, 9, 7), (3, 26, 30), (5, 4, 4)])
 @pytest.mark.parametrize("classes", [2, 11])
 def test_any_size_channels_and_classes(name, size, classes):
     channels, height, width = size
     shape = {"channels": channels, "size": (height, width), "classes": classes}
     run = take(distillation(tiny_teacher(**shape), tiny_student(**shape), method=BASE[name]), 3)
-    images = run.method.sample(3, "x", 0)
+    images = run.game.sample(3, "x", 0)
     assert images.shape == (3, *size)
     assert not images.requires_grad
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FORMS)
 def test_the_methods_sample_leaves_no_trace(name):
     run = take(distillation(method=BASE[name]), 2)
     before = weights(run)
-    first = run.method.sample(4, "x", 0)
+    first = run.game.sample(4, "x", 0)
     assert same(before, weights(run))
-    assert torch.equal(first, run.method.sample(4, "x", 0))
-    assert all(player.module.training for player in run.method.players.values())
+    assert torch.equal(first, run.game.sample(4, "x", 0))
+    assert all(player.module.training for player in run.game.players.values())
 
 
 class RefuseHost(TorchDispatchMode):
@@ -131,7 +152,7 @@ class RefuseHost(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("extra", [{}, {"select": "ema"}])
 def test_turns_never_wait_for_the_device(name, extra):
     run = take(distillation(method=BASE[name], **extra), 4)
@@ -139,26 +160,26 @@ def test_turns_never_wait_for_the_device(name, extra):
         take(run, 6)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", FORMS)
 def test_a_turn_with_nan_changes_nothing_but_the_count(name):
     run = take(distillation(method=BASE[name], select="ema"), 4)
     before, step, kept = weights(run), run.step, copy.deepcopy(run.delivery.state_dict()["kept"])
-    state = copy.deepcopy([player.optimizer.state_dict()["state"] for player in run.method.players.values()])
+    state = copy.deepcopy([player.optimizer.state_dict()["state"] for player in run.game.players.values()])
     true = run.teacher.normalize
     run.teacher.normalize = lambda images: true(images) * float("nan")
-    if name == "ta-dfkd":
-        run.method.supply.renew()
+    if "supply" in run.game.parts:
+        run.game.parts["supply"].renew()
     take(run, 3)
     assert same(before, weights(run))
     assert same(kept, run.delivery.state_dict()["kept"])
-    now = [player.optimizer.state_dict()["state"] for player in run.method.players.values()]
+    now = [player.optimizer.state_dict()["state"] for player in run.game.players.values()]
     for old, new in zip(state, now, strict=True):
         for index in old:
             assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(new[index][k])) for k, v in old[index].items())
     assert run.step > step
     run.teacher.normalize = true
-    if name == "ta-dfkd":
-        run.method.supply.renew()
+    if "supply" in run.game.parts:
+        run.game.parts["supply"].renew()
     take(run, 3)
     assert not same(before, weights(run))
 
@@ -172,7 +193,7 @@ def test_recipes_are_valid_and_each_setting_has_words(name):
 
 
 def test_an_unknown_method_lists_the_known():
-    with pytest.raises(UsageError, match=r"--method tadfkd: no such method; there are ta-dfkd, noise"):
+    with pytest.raises(UsageError, match=r"--method tadfkd: no such method; there are ta-dfkd, dafl, dfad"):
         method_class("tadfkd")
 
 
@@ -248,24 +269,24 @@ def test_learning_rates():
 def last_turn(player: str, **changes: Any):
     """A fresh run up to and with its first turn of `player`, without the optimizer step."""
     run = distillation(**changes)
-    while run.method.rhythm.player(run.turn) != player:
+    while run.game.rhythm.player(run.turn) != player:
         run.take_turn()
-    for name, other in run.method.players.items():
+    for name, other in run.game.players.items():
         other.module.requires_grad_(name == player).zero_grad()
-    return run, run.method.turns[player](run.turn)
+    return run, run.game.turns[player](run.turn)
 
 
 def test_the_generator_minimises_the_papers_sum():
     weights_ = {"beta": 0.7, "gamma": 3.0, "bn_weight": 0.5, "tv_weight": 1e-3, "l2_weight": 1e-2}
     run, turn = last_turn("generator", method=weights_)
-    generator = run.method.players["generator"].module
+    generator = run.game.players["generator"].module
     found = [p.grad.clone() for p in generator.parameters()]
     generator.zero_grad()
-    record, m = turn.record, run.method
-    images = m.source.sample(8, "generator-latents", run.turn)
+    record, source = turn.record, run.game.turns["generator"].source
+    images = source.sample(8, "generator-latents", run.turn).images
     clean = run.teacher.normalize(images)
     answer = run.teacher.respond(clean, statistics=True)
-    weight = m.selection(-torch.log_softmax(answer.logits.detach(), 1).amax(1)).weight
+    weight = run.game.turns["generator"].selection(-torch.log_softmax(answer.logits.detach(), 1).amax(1)).weight
     assert torch.equal(weight, record.weight)
     p, q = (torch.softmax(logits / 3, 1) for logits in (answer.logits, run.student(clean)))
     middle = (p + q) / 2
@@ -296,7 +317,7 @@ def test_the_student_minimises_l1_on_accepted_images():
 def test_one_teacher_forward_per_generator_turn_without_augmentation():
     run, _ = last_turn("student")
     before = run.teacher.forwards
-    run.method.generator_turn(99)
+    run.game.turns["generator"](99)
     assert run.teacher.forwards - before == 8
 
 
@@ -307,44 +328,151 @@ def test_weights_of_the_image_terms_equal_the_released_ones():
     assert (s.beta, s.gamma, s.tau, s.temperature, s.class_prior_weight) == (1, 10, 0.5, 3, 0)
 
 
-CHANGES = {
-    "beta": 0.0,
-    "gamma": 1.0,
-    "bn_weight": 0.1,
-    "tv_weight": 1e-2,
-    "l2_weight": 1e-1,
-    "class_prior_weight": 1.0,
-    "entropy_weight": 1.0,
-    "adversarial": "js-coded",
-    "temperature": 1.0,
-    "selection": "none",
-    "tau": 0.99,
-    "mixture": {"max_iterations": 1, "variance_floor": 0.5},
-    "augmentation": "crop-flip",
-    "image_norm": "whole-batch",
-    "carry_leftovers": False,
-    "min_rounds": 3,
-    "max_rounds": 1,
-    "student_steps": 1,
-    "generator_steps": 2,
-    "student_lr": 0.2,
-    "student_momentum": 0.0,
-    "student_weight_decay": 0.1,
-    "student_schedule": "constant",
-    "generator_lr": 1e-4,
-    "bn_images": "selected",
+BANK = {"replay": "bank", "bank": {"every": 1, "slots": 4}, "replay_share": 0.25}
+RECALL = {"replay": "generative", "memory": {"updates": 1, "lr": 0.01}, "replay_share": 0.25}
+# how a setting is flipped, and what else must be set for it to be active
+STREAM_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "student_steps": (3, {}),
+    "generator_steps": (2, {}),
+    "student_optimizer": ("adam", {"student_optimizer": "sgd"}),
+    "student_lr": (0.3, {}),
+    "student_momentum": (0.0, {"student_optimizer": "sgd"}),
+    "student_weight_decay": (0.1, {}),
+    "student_schedule": ("cosine-early", {}),
+    "generator_lr": (1e-4, {}),
+    "generator_schedule": ("cosine-early", {}),
+    "drops": ((0.0,), {"student_schedule": "drops"}),
+    "clip_norm": (1e-3, {}),
+    "augmentation": ("crop-flip", {}),
+    "selection": ("mixture", {"selection": "none"}),
+    "tau": (0.99, {"selection": "mixture"}),
+    "mixture": ({"max_iterations": 1, "variance_floor": 0.5}, {"selection": "mixture"}),
+    "mixture.tolerance": (10.0, {"selection": "mixture"}),
+    "mixture.acceptance": ("posterior", {"selection": "mixture", "mixture": {"variance_floor": 0.2}}),
+    "carry_leftovers": (False, {"selection": "mixture"}),
+    "min_rounds": (3, {"selection": "mixture"}),
+    "max_rounds": (1, {"selection": "mixture"}),
+    "replay": ("bank", {"replay": "none", "replay_weight": None, "bank": {"every": 1}, "replay_share": 0.25}),
+    "replay_share": (0.5, BANK),
+    "replay_weight": (3.0, BANK),
+    "bank.slots": (1, BANK),
+    "bank.every": (2, BANK),
+    "bank.policy": ("reservoir", {**BANK, "bank": {"every": 1, "slots": 1}}),
+    "bank.granularity": ("slot", BANK),
+    "memory.updates": (2, {**RECALL, "student_steps": 2}),
+    "memory.lr": (0.1, RECALL),
+    "memory.pixel_weight": (0.0, RECALL),
+    "memory.logit_weight": (0.0, RECALL),
+    "memory.feature_weight": (1.0, RECALL),
+    "memory.kl_weight": (1.0, RECALL),
+    "memory.match_weight": (1.0, RECALL),
+    "memory.latent_steps": (2, RECALL),
+    "memory.latent_lr": (0.5, RECALL),
+    "memory.prior_weight": (100.0, {**RECALL, "memory": {"updates": 1, "lr": 0.01, "latent_steps": 3}}),
+    "memory.entropy_weight": (100.0, {**RECALL, "memory": {"updates": 1, "lr": 0.01, "latent_steps": 3}}),
+    "memory.warm_up": (3, RECALL),
+    "momentum.decay": (0.01, {"replay": "momentum", "momentum": {"warm_up": False}, "replay_share": 0.25}),
+    "momentum.warm_up": (False, {"replay": "momentum", "replay_share": 0.25}),
+    "update": ("retain", {**BANK, "update": "plain"}),
+    "retain.order": ("first", {**BANK, "update": "retain", "retain": {"alpha": 0.5}}),
+    "retain.alpha": (0.5, {**BANK, "update": "retain"}),
+    "retain.joint": (True, {**BANK, "update": "retain"}),
 }
+OWN_CHANGES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
+    "ta-dfkd": {
+        "beta": (0.0, {}),
+        "gamma": (1.0, {}),
+        "bn_weight": (0.1, {}),
+        "tv_weight": (1e-2, {}),
+        "l2_weight": (1e-1, {}),
+        "class_prior_weight": (1.0, {}),
+        "entropy_weight": (1.0, {}),
+        "adversarial": ("js-coded", {}),
+        "temperature": (1.0, {}),
+        "image_norm": ("whole-batch", {}),
+        "bn_images": ("selected", {}),
+    },
+    "dafl": {
+        "class_prior_weight": (1.0, {}),
+        "entropy_weight": (0.0, {}),
+        "activation_weight": (1.0, {}),
+        "temperature": (4.0, {}),
+        "batch": ("fresh", {}),
+    },
+    "dfad": {"adversarial": ("kl", {}), "temperature": (4.0, {"adversarial": "kl"})},
+    "zskt": {
+        "adversarial": ("js", {}),
+        "temperature": (4.0, {}),
+        "attention_weight": (0.0, {}),
+        "batch": ("same", {}),
+    },
+    "mad": {
+        "adversarial": ("l1", {}),
+        "adversarial_weight": (0.0, {}),
+        "bound": (0.01, {}),
+        "temperature": (4.0, {}),
+        "bn_weight": (0.0, {}),
+        "conditional": ("cat", {"conditional": "sum"}),
+        "label_weight": (0.0, {"conditional": "sum"}),
+        "norm_weight": (50.0, {"conditional": "sum"}),
+    },
+    "cudfkd": {
+        "class_prior_weight": (0.0, {}),
+        "entropy_weight": (0.0, {}),
+        "entropy_temperature": (1.0, {}),
+        "bn_weight": (0.0, {}),
+        "adversarial": ("js-coded", {"adversarial_start": 0.5}),
+        "temperature": (1.0, {"adversarial_start": 0.5}),
+        "adversarial_start": (5.0, {}),
+        "adversarial_end": (5.0, {"climb_begin": 0.0, "climb_end": 1.0}),
+        "climb_begin": (0.0, {}),
+        "climb_end": (0.6, {"climb_begin": 0.1}),
+        "imitation": ("kl", {}),
+        "imitation_temperature": (2.0, {"imitation": "kl"}),
+        "pace_form": ("hard", {}),
+        "pace_start": (0.2, {}),
+        "pace_end": (0.2, {}),
+        "generator_beta2": (0.5, {}),
+        "draw_mode": ("train", {}),
+        "student_mode": ("train", {"adversarial_start": 0.5}),
+    },
+}
+FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "class_prior_weight": (0.0, {}),
+    "entropy_weight": (0.0, {}),
+    "activation_weight": (3.0, {}),
+    "adversarial_weight": (0.0, {}),
+    "adversarial": ("js-coded", {}),
+    "temperature": (1.0, {}),
+    "detach_teacher": (False, {}),
+}
+OWN_CHANGES |= dict.fromkeys(("mb-dfkd", "pre-dfkd", "meta-dfkd"), FAMILY_CHANGES)
+FLIPS = [
+    *(("ta-dfkd", key, *how) for key, how in STREAM_CHANGES.items()),
+    *((name, key, *how) for name, changes in OWN_CHANGES.items() for key, how in changes.items()),
+]
 
 
-def test_every_setting_of_ta_dfkd_is_listed_here():
-    assert {*CHANGES, "name"} == set(method_class("ta-dfkd").settings_type.model_fields)
+def test_every_setting_of_every_method_is_listed_here():
+    common = {key.split(".")[0] for key in STREAM_CHANGES} | {"bank", "memory", "momentum", "retain"}
+    for name, changes in OWN_CHANGES.items():
+        assert {*common, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
+    assert {*OWN_CHANGES, "noise"} == set(METHODS)
+    groups = method_class("ta-dfkd").settings_type.model_fields
+    for group in ("bank", "memory", "momentum", "retain"):
+        listed = {key.partition(".")[2] for key in STREAM_CHANGES if key.startswith(group + ".")}
+        assert listed == set(groups[group].annotation.model_fields), group
 
 
-@pytest.mark.parametrize("key", CHANGES)
-def test_every_setting_changes_the_run(key):
-    base = {"batch_size": 16, "method": {"student_lr": 0.05}}
-    default = take(distillation(**base), 8)
-    changed = take(distillation(**merge(base, {"method": {key: CHANGES[key]}})), 8)
+@pytest.mark.parametrize(("name", "key", "value", "active"), FLIPS, ids=[f"{name}-{key}" for name, key, *_ in FLIPS])
+def test_every_setting_changes_the_run(name, key, value, active):
+    quick = {k: v for k, v in BASE[name].items() if k != "replay_share"}
+    base = merge({"batch_size": 16, "steps": 16, "rhythm": {"steps_per_epoch": 2}}, {"method": merge(quick, active)})
+    flipped: dict[str, Any] = {}
+    for part in reversed(key.split(".")):
+        flipped = {part: flipped or value} if part != key.split(".")[-1] else {part: value}
+    default = take(distillation(**base), 24)
+    changed = take(distillation(**merge(base, {"method": flipped})), 24)
     assert not same(weights(default), weights(changed))
 
 
@@ -391,4 +519,4 @@ def test_a_method_object_of_ones_own(tmp_path):
 def test_imitation_term_is_what_the_update_minimises():
     record = Record(torch.zeros(2, 1, 1, 1), torch.ones(2))
     record.answers["train"] = {"teacher": Response(torch.ones(2, 3)), "student": Response(torch.zeros(2, 3))}
-    assert LogitL1()(record) == 1
+    assert Imitation(logit_l1, "L1")(record) == 1

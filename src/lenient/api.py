@@ -13,6 +13,7 @@ from lenient.errors import TeacherError, UsageError
 from lenient.evaluation import num_bytes, parameters
 from lenient.job import Job, load_teacher
 from lenient.loop import Distillation, Observer, Result
+from lenient.methods import fitting
 from lenient.methods.contract import Method
 from lenient.models import batch_norm_layers, choose_student, load_network
 from lenient.models.card import Network, PixelClassifier
@@ -41,7 +42,7 @@ def inspect(teacher: nn.Module | Network | str | Path, **facts: Any) -> dict[str
         "params": parameters(network.module),
         "bytes": num_bytes(network.module),
         "batch_norm_layers": len(layers),
-        "methods": ["ta-dfkd"] if layers else [],
+        "methods": fitting(bool(layers)),
         "advice": []
         if layers
         else ["no batch-norm layers: ta-dfkd matches their statistics; -s method.bn_weight=0 goes without, unproven"],

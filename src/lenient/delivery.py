@@ -30,7 +30,7 @@ class Delivery:
         for kept, live in zip(self.kept.parameters(), student.parameters(), strict=True):
             kept.data.copy_(torch.where(bad > 0, kept, torch.lerp(kept, live, pace)))
         for mine, theirs in zip(self.kept.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+            mine.copy_(torch.where(bad > 0, mine, theirs))
 
     def judge(self, student: nn.Module, agreement: float, progress: float) -> None:
         """Keep a copy of the student where its agreement on the probe set is the best so far."""

@@ -61,25 +61,39 @@ class ProbeSet:
     def __init__(self, groups: int = 64) -> None:
         self.groups, self.stride, self.offered = groups, 1, 0
         self.images: list[Tensor] = []
+        self.ranges: list[Tensor] = []
         self.labels: list[Tensor] = []
 
     def offer(self, images: Tensor, labels: Tensor) -> None:
-        """Take a group of images (n, C, H, W) in pixel units, stored as 8 bit, and labels (n,), if it is its turn."""
+        """Take a group of images (n, C, H, W) in pixel units and labels (n,), if it is its turn.
+
+        Stored as 8 bit over the group's own range: generators that draw in normalised space leave [0, 1].
+        """
         if self.offered % self.stride == 0:
-            self.images.append((images.clamp(0, 1) * 255).round().byte())
+            low, high = images.amin(), images.amax()
+            step = (high - low).clamp_min(1e-8) / 255
+            self.images.append(((images - low) / step).round().byte())
+            self.ranges.append(torch.stack([low, step]).float())
             self.labels.append(labels)
         self.offered += 1
         if len(self.images) > self.groups:
-            self.images, self.labels, self.stride = self.images[::2], self.labels[::2], self.stride * 2
+            self.images, self.ranges, self.labels = self.images[::2], self.ranges[::2], self.labels[::2]
+            self.stride *= 2
+
+    def pooled(self) -> tuple[Tensor, Tensor]:
+        """Return all images in pixel units and their labels."""
+        groups = [image.float() * step + low for image, (low, step) in zip(self.images, self.ranges, strict=True)]
+        return torch.cat(groups), torch.cat(self.labels)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that outlives a turn."""
-        return {"stride": self.stride, "offered": self.offered, "images": self.images, "labels": self.labels}
+        kept = {"images": self.images, "ranges": self.ranges, "labels": self.labels}
+        return {"stride": self.stride, "offered": self.offered, **kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.stride, self.offered = state["stride"], state["offered"]
-        self.images, self.labels = list(state["images"]), list(state["labels"])
+        self.images, self.ranges, self.labels = (list(state[name]) for name in ("images", "ranges", "labels"))
 
 
 class HealthMonitor:
@@ -119,7 +133,7 @@ class HealthMonitor:
             seen["health/confidence"] = (-turn.scores).exp().mean()
             seen["health/agreement"] = (teacher == student).float().mean()
             self.histogram = self.histogram + class_counts(teacher, self.num_classes)
-        else:
+        if player == "generator":
             seen["health/kept_by_generator"] = turn.verdict.weight.mean()
         if "loss/bn" in seen:
             self.first_bn = torch.where(torch.isfinite(self.first_bn), self.first_bn, seen["loss/bn"].float())
@@ -176,8 +190,8 @@ class HealthMonitor:
         self, students_word: Callable[[Tensor], Tensor], more: Mapping[str, Tensor] | None = None
     ) -> dict[str, float]:
         """Ask for the student's labels of the probe set; returns agreement, and chance: the commonest class's share."""
-        truth = torch.cat(self.probe.labels)
-        agreement = (students_word(torch.cat(self.probe.images).float() / 255) == truth).float().mean()
+        images, truth = self.probe.pooled()
+        agreement = (students_word(images) == truth).float().mean()
         share = class_counts(truth, self.num_classes).max() / len(truth)
         asked = {**(more or {}), "health/probe_agreement": agreement, "health/probe_chance": share}
         found = dict(zip(asked, torch.stack(list(asked.values())).tolist(), strict=True))

@@ -292,7 +292,7 @@ class Job:
         images, logits = [], []
         with torch.no_grad(), memory_errors():
             for number, start in enumerate(range(0, SAMPLES, size)):
-                part = run.method.sample(min(size, SAMPLES - start), "report", number).float()
+                part = run.game.sample(min(size, SAMPLES - start), "report", number).float()
                 images.append(part)
                 logits.append(run.teacher.respond(run.teacher.normalize(part)).logits.float())
         drawn = torch.cat(images)

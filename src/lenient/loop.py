@@ -89,21 +89,29 @@ class Distillation:
         self.folder, self.evaluate, self.observers = folder, evaluate, observers
         self.streams = Streams(settings.seed, runtime.device)
         self.student = runtime.place(student.module).train()
-        self.method = method or method_class(settings.method.name)(settings.method)
-        check_batch_norms(self.method, settings, teacher.batch_norms)
-        stage = Stage(teacher, self.student, runtime, self.streams, settings.generator, settings.batch_size)
-        self.method.build(stage)
-        for player in self.method.players.values():
+        method = method or method_class(settings.method.name)(settings.method)
+        check_batch_norms(method, settings, teacher.batch_norms)
+        self.game = method.build(
+            Stage(
+                teacher,
+                self.student,
+                runtime,
+                self.streams,
+                settings.generator,
+                settings.batch_size,
+                settings.steps,
+                settings.rhythm.steps_per_epoch,
+            )
+        )
+        for player in self.game.players.values():
             player.module.train()
-        self.guard = Guard([player.module for player in self.method.players.values()])
+        self.guard = Guard([player.module for player in self.game.players.values()])
         self.health = HealthMonitor(teacher.card.num_classes, settings.health, runtime.device)
         self.delivery = Delivery(settings.select, settings.ema_decay, self.student)
         self.turn = self.step = self.images = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
-        self._base_rates = {
-            name: [g["lr"] for g in p.optimizer.param_groups] for name, p in self.method.players.items()
-        }
+        self._base_rates = {name: [g["lr"] for g in p.optimizer.param_groups] for name, p in self.game.players.items()}
 
     # the loop
 
@@ -139,18 +147,20 @@ class Distillation:
 
     def take_turn(self) -> tuple[str, Turn]:
         """One turn of one player: gradients by the method, the guard, the optimizer step."""
-        method = self.method
-        name = method.rhythm.player(self.turn)
-        player = method.players[name]
+        game = self.game
+        name = game.rhythm.player(self.turn)
+        player = game.players[name]
         self.streams.seed_global(name, self.turn)
         self._set_rate(name, player)
-        for other in method.players.values():
+        for other in game.players.values():
             other.module.requires_grad_(other is player)
         player.optimizer.zero_grad(set_to_none=True)
         with self.guard.watch() as settle:
-            turn = method.turns[name](self.turn)
+            turn = game.turns[name](self.turn)
             gradients = [p.grad for p in player.module.parameters() if p.grad is not None]
             bad = settle([*gradients, *turn.parts.values()])
+        if player.clip_norm is not None:
+            nn.utils.clip_grad_norm_(player.module.parameters(), player.clip_norm)
         player.optimizer.found_inf = bad  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
         player.optimizer.step()
         self.health.observe(name, turn, bad)
@@ -159,7 +169,18 @@ class Distillation:
         if name == "student":
             self.step += 1
             self.delivery.follow(self.student, bad)
+        self._tell_replay(name, turn, bad)
         return name, turn
+
+    def _tell_replay(self, name: str, turn: Turn, bad: Tensor) -> None:
+        if self.game.replay is None:
+            return
+        if name == "generator":
+            self.game.replay.observe("after_generator", turn.record, bad)
+        if name == "student":
+            self.game.replay.observe("after_student", turn.record, bad)
+            if self.step % self.settings.rhythm.steps_per_epoch == 0:
+                self.game.replay.observe("epoch_end", turn.record, bad)
 
     def _set_rate(self, name: str, player: Player) -> None:
         per_epoch = self.settings.rhythm.steps_per_epoch
@@ -173,14 +194,14 @@ class Distillation:
     def _log_line(self, turn: Turn, lap: tuple[float, int]) -> tuple[float, int]:
         line = self.health.line()
         progress = self.step / self.settings.steps
-        fresh = self.method.sample(min(64, self.settings.batch_size), "probe", self.turn)
+        fresh = self.game.sample(min(64, self.settings.batch_size), "probe", self.turn)
         with torch.no_grad():
             labels = self.teacher.respond(self.teacher.normalize(fresh)).logits.argmax(dim=1)
         found = self.health.inspect(fresh, labels, self._students_word)
-        self.health.moved({name: p.module for name, p in self.method.players.items() if self._should_move(name, p)})
+        self.health.moved({name: p.module for name, p in self.game.players.items() if self._should_move(name, p)})
         self.health.latest["health/turns"] = float(self.turn)
         now = time.monotonic()
-        rates = {f"lr/{name}": p.optimizer.param_groups[0]["lr"] for name, p in self.method.players.items()}
+        rates = {f"lr/{name}": p.optimizer.param_groups[0]["lr"] for name, p in self.game.players.items()}
         values = {
             "step": self.step,
             "turn": self.turn,
@@ -253,7 +274,7 @@ class Distillation:
         """Return all that outlives a turn."""
         players = {
             name: {"module": p.module.state_dict(), "optimizer": p.optimizer.state_dict()}
-            for name, p in self.method.players.items()
+            for name, p in self.game.players.items()
         }
         return {
             "turn": self.turn,
@@ -263,7 +284,7 @@ class Distillation:
             "forwards": self.teacher.forwards,
             "history": self.history,
             "players": players,
-            "parts": {name: part.state_dict() for name, part in self.method.parts.items()},
+            "parts": {name: part.state_dict() for name, part in self.game.parts.items()},
             "health": self.health.state_dict(),
             "delivery": self.delivery.state_dict(),
         }
@@ -274,9 +295,9 @@ class Distillation:
         self.images, self.teacher.forwards = state["images"], state["forwards"]
         self.history = list(state["history"])
         for name, saved in state["players"].items():
-            self.method.players[name].module.load_state_dict(saved["module"])
-            self.method.players[name].optimizer.load_state_dict(saved["optimizer"])
-        for name, part in self.method.parts.items():
+            self.game.players[name].module.load_state_dict(saved["module"])
+            self.game.players[name].optimizer.load_state_dict(saved["optimizer"])
+        for name, part in self.game.parts.items():
             part.load_state_dict(state["parts"][name])
         self.health.load_state_dict(state["health"])
         self.delivery.load_state_dict(state["delivery"])

@@ -213,15 +213,15 @@ def trial(
         torch.cuda.reset_peak_memory_stats(runtime.device)
     with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
         run = Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))
-        cycle = run.method.rhythm.length
-        steps = run.method.rhythm.turns_for(2) if cycle > 50 else cycle
+        cycle = run.game.rhythm.length
+        steps = run.game.rhythm.turns_for(2) if cycle > 50 else cycle
 
         def turns() -> None:
             for _ in range(steps):
                 run.take_turn()
 
         seconds = seconds_of(turns, runtime.device, repeats=1)
-        per_pass = sum(run.method.rhythm.player(turn) == "student" for turn in range(steps))
+        per_pass = sum(run.game.rhythm.player(turn) == "student" for turn in range(steps))
     peak = torch.cuda.max_memory_allocated(runtime.device) if runtime.device.type == "cuda" else 0
     return {"seconds_per_step": seconds / max(per_pass, 1), "peak_bytes": float(peak), "steps": float(run.step)}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from lenient.config import Settings, parse
+from lenient.config import Settings, merge, parse
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.health import HealthSettings
 from lenient.methods import DEFAULT, method_class
@@ -41,6 +41,17 @@ class ReportSettings(Settings):
 
 class DistillSettings(Settings):
     """All settings of one distillation; `config.yaml` holds them resolved."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_what_the_method_asks_for(cls, values: Any) -> Any:
+        """Put the method's own defaults of general settings under the values given."""
+        if not isinstance(values, dict):
+            return values
+        method = values.get("method", {})
+        if isinstance(method, dict):
+            method = method_class(method.get("name", DEFAULT)).settings_type
+        return merge(method.general, values)
 
     method: Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_method_settings)] = Field(
         default_factory=lambda: _method_settings({})

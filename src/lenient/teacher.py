@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lenient.errors import TeacherError
 from lenient.models.card import Card, Network, to_logits
 from lenient.models.checking import batch_norm_layers
+from lenient.models.probing import classifying_layer, hooked, last_block_by_size, pooled
 from lenient.record import LayerStatistics, Response
 from lenient.runtime import Runtime, batch_moments
 
@@ -51,6 +52,7 @@ class FrozenTeacher:
         self._mean = torch.tensor(self.card.mean, device=self.runtime.device).view(shape)
         self._std = torch.tensor(self.card.std, device=self.runtime.device).view(shape)
         self.batch_norms = [module for _, module in batch_norm_layers(self.module)]
+        self._classifier: nn.Module | None = None
 
     def __exit__(self, *_: object) -> None:
         while self._restore:
@@ -78,26 +80,71 @@ class FrozenTeacher:
         """Turn pixel units into what the teacher was trained on: (images - mean) / std."""
         return (images - self._mean) / self._std
 
-    def respond(self, inputs: Tensor, *, statistics: bool = False, weight: Tensor | None = None) -> Response:
-        """Ask the teacher once about normalised `inputs` (N, C, H, W).
+    def denormalize(self, inputs: Tensor) -> Tensor:
+        """Turn normalised inputs into pixel units."""
+        return inputs * self._std + self._mean
 
-        With `statistics`, probes are armed for this forward only and the response holds the statistics of every
-        batch-norm layer's input, samples counted by `weight` (N,) where given. Gradients reach `inputs` unless the
-        caller is under `torch.no_grad()`.
+    @property
+    def classifier(self) -> nn.Module:
+        """The layer that turns features into logits.
 
         Raises:
-            TeacherError: statistics were asked for and no layer gave any.
+            TeacherError: no linear layer puts the logits out.
+        """
+        if self._classifier is None:
+            self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
+        if self._classifier is None:
+            raise TeacherError(
+                "the teacher's logits come from no linear layer, whose input would be the features that this method "
+                "wants; switch that term off knowingly with -s method.activation_weight=0"
+            )
+        return self._classifier
+
+    def blocks(self) -> dict[tuple[int, int], nn.Module]:
+        """Return the last block of each map size, see `last_block_by_size`."""
+        return last_block_by_size(self.module, self._example())
+
+    def _example(self) -> Tensor:
+        return torch.zeros(1, *self.card.input_size, device=self.runtime.device)
+
+    def respond(
+        self,
+        inputs: Tensor,
+        *,
+        statistics: bool = False,
+        weight: Tensor | None = None,
+        features: bool = False,
+        blocks: Sequence[nn.Module] = (),
+    ) -> Response:
+        """Ask the teacher once about normalised `inputs` (N, C, H, W).
+
+        Probes are armed for this forward only. With `statistics` the response holds the statistics of every batch-norm
+        layer's input, samples counted by `weight` (N,) where given; with `features` the classifier's input; and the
+        outputs of `blocks`, layers of the teacher. Gradients reach `inputs` unless the caller is under
+        `torch.no_grad()`.
+
+        Raises:
+            TeacherError: statistics or features were asked for and no layer gave any.
         """
         self.forwards += inputs.shape[0]
         gathered: list[LayerStatistics] = []
-        with self._probes(gathered, weight) if statistics else _nothing(), self.runtime.autocast():
+        heard: dict[nn.Module, Tensor] = {}
+        with ExitStack() as probes:
+            if statistics:
+                probes.enter_context(self._probes(gathered, weight))
+            if features:
+                probes.enter_context(hooked([self.classifier], lambda layer, args, _: heard.update({layer: args[0]})))
+            probes.enter_context(hooked(blocks, lambda layer, _, output: heard.update({layer: output})))
+            probes.enter_context(self.runtime.autocast())
             output = self.module(inputs)
         if statistics and not gathered:
             raise TeacherError(
                 "the teacher has no batch-norm layer that kept statistics, which this method matches; "
                 "switch the term off knowingly with -s method.bn_weight=0"
             )
-        return Response(to_logits(output, self.card.outputs), tuple(gathered))
+        seen = pooled(heard[self.classifier]) if features else None
+        answers = tuple(heard[block] for block in blocks)
+        return Response(to_logits(output, self.card.outputs), tuple(gathered), seen, answers)
 
     @contextmanager
     def _probes(self, gathered: list[LayerStatistics], weight: Tensor | None) -> Iterator[None]:
@@ -112,8 +159,3 @@ class FrozenTeacher:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

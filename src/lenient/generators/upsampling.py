@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from lenient.config import Settings
+
+Space = Literal["pixels", "normalized"]
+"""What a generator's numbers mean: pixel units, or the teacher's normalised inputs."""
 
 
 class GeneratorSettings(Settings):
     """Shape of the generator; TA-DFKD at 32x32 has 8.4 M parameters (recipe `published`), the defaults 0.2 M."""
 
     latent_dim: int = Field(100, ge=1)
-    """Length of the latent vector z (paper: 1000)."""
+    """Length of the latent vector z (TA-DFKD, DAFL, PRE-, MB- and META-DFKD: 1000; DFAD: 256; CuDFKD: 512)."""
     width: int = Field(32, ge=2)
-    """Channels of the first feature maps; the last stage has half (released code: 128)."""
+    """Channels of the first feature maps; the last stage has half (released codes: 128)."""
     bn_eps: float = Field(1e-5, gt=0)
-    """Epsilon of the batch norms after convolutions (released code: 0.8, most likely meant as the momentum)."""
+    """Epsilon of the batch norms after convolutions (many released codes: 0.8, most likely meant as the momentum)."""
     stages: int | None = Field(None, ge=1, le=6)
     """Doublings of the feature map; by default two, more where the first map would exceed 16x16."""
+    output: Literal["sigmoid", "tanh-bn", "bn"] = "sigmoid"
+    """Last layer: pixels by a sigmoid; or the teacher's normalised space by tanh and a batch norm without affine part
+    (DAFL and heirs), or by an affine batch norm alone (ZSKT)."""
+    stem_activation: bool = True
+    """Whether a leaky ReLU follows the first batch norm (DAFL and heirs: none)."""
+    spectral_norm: bool = False
+    """Whether convolutions are divided by their largest singular value (PRE-, MB- and META-DFKD)."""
 
 
 class UpsamplingGenerator(nn.Module):
-    """Latents (N, latent_dim) to images (N, C, H, W) in [0, 1]: linear, then nearest up-sampling and 3x3 convolutions.
+    """Latents (N, latent_dim) to images (N, C, H, W): linear, then nearest up-sampling and 3x3 convolutions.
 
-    Equal to the generator of TA-DFKD's released code where two doublings lead to the image size (multiples of 4);
-    for other sizes each map is rounded up and the up-sampling goes to the exact size.
+    Equal to the generators of the released codes where two doublings lead to the image size (multiples of 4); for other
+    sizes each map is rounded up and the up-sampling goes to the exact size. `space` says what its numbers mean.
     """
 
     def __init__(self, input_size: tuple[int, int, int], settings: GeneratorSettings | None = None) -> None:
@@ -38,18 +50,30 @@ class UpsamplingGenerator(nn.Module):
         stages = settings.stages or max(2, math.ceil(math.log2(max(height, width) / 16)))
         self.sizes = [(math.ceil(height / 2**k), math.ceil(width / 2**k)) for k in range(stages, -1, -1)]
         self.latent_dim, self.width = settings.latent_dim, settings.width
+        self.stem_slope = 0.2 if settings.stem_activation else 1.0
+        self.output = settings.output
+        self.space: Space = "pixels" if settings.output == "sigmoid" else "normalized"
         self.project = nn.Linear(self.latent_dim, self.width * self.sizes[0][0] * self.sizes[0][1])
         self.stem = nn.BatchNorm2d(self.width)
         widths = [self.width] * stages + [max(self.width // 2, 1)]
         self.convs = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 3, padding=1) for i in range(stages))
         self.norms = nn.ModuleList(nn.BatchNorm2d(widths[i + 1], eps=settings.bn_eps) for i in range(stages))
         self.to_pixels = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        if settings.spectral_norm:
+            for conv in [*self.convs, self.to_pixels]:
+                spectral_norm(conv)
+        self.last_norm = (
+            nn.Identity() if self.space == "pixels" else nn.BatchNorm2d(channels, affine=settings.output == "bn")
+        )
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Draw one image per latent vector."""
+        """Draw one image per latent vector, float32."""
         maps = self.project(latents).view(-1, self.width, *self.sizes[0])
-        maps = F.leaky_relu(self.stem(maps), 0.2)
+        maps = F.leaky_relu(self.stem(maps), self.stem_slope)
         for size, conv, norm in zip(self.sizes[1:], self.convs, self.norms, strict=True):
             maps = F.leaky_relu(norm(conv(F.interpolate(maps, size=size, mode="nearest"))), 0.2)
-        images: Tensor = self.to_pixels(maps).float().sigmoid()
+        drawn: Tensor = self.to_pixels(maps).float()
+        if self.output == "sigmoid":
+            return drawn.sigmoid()
+        images: Tensor = self.last_norm(drawn.tanh() if self.output == "tanh-bn" else drawn)
         return images

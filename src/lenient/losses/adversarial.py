@@ -2,71 +2,113 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lenient.losses.distances import Distance, coded_js, js_divergence, kl_divergence, logit_l1
 from lenient.record import Record
 from lenient.runtime import batch_mean
 
-
-def js_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """Jensen-Shannon divergence of softened predictions per sample, (N,), in nats, within [0, ln 2].
-
-    0.5 KL(P || M) + 0.5 KL(Q || M), M the mean of both. Logits are (N, C). Zero where both agree; independent of batch
-    size; symmetric.
-    """
-    log_p = F.log_softmax(student / temperature, dim=1)
-    log_q = F.log_softmax(teacher / temperature, dim=1)
-    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(dim=1)
+AdversarialForm = Literal["js", "js-coded", "kl", "kl-agreeing", "l1", "l1-log"]
+"""Exact Jensen-Shannon; what released codes compute under that name; KL; KL where both networks name the same class;
+mean absolute logit difference; its logarithm."""
 
 
-def coded_js(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """The quantity that DeepInversion's code and its heirs call JS, per sample, (N,), summed over classes.
+class _Adversary:
+    def __init__(self, *, view: str = "train", detach_teacher: bool = False) -> None:
+        self.view, self.detach_teacher = view, detach_teacher
 
-    P, Q and their mean M are clamped to [0.01, 0.99] after M was formed, and the arguments are swapped:
-    0.5 M (log M - log P) + 0.5 M (log M - log Q). Not bounded by ln 2, and slightly negative for near equal rows.
-    """
-    p = F.softmax(student / temperature, dim=1)
-    q = F.softmax(teacher / temperature, dim=1)
-    m = (0.5 * (p + q)).clamp(0.01, 0.99)
-    p, q = p.clamp(0.01, 0.99), q.clamp(0.01, 0.99)
-    return 0.5 * (m * (2 * m.log() - p.log() - q.log())).sum(dim=1)
+    def logits(self, record: Record) -> tuple[Tensor, Tensor]:
+        teacher = record.logits(self.view, "teacher")
+        return teacher.detach() if self.detach_teacher else teacher, record.logits(self.view, "student")
 
 
-class JensenShannon:
+class JensenShannon(_Adversary):
     """E[1 - JSD] over the accepted samples (TA-DFKD, equation of l_adv), in [1 - ln 2, 1]: minimising maximises JSD.
 
-    Mean over the batch weighted by the record's weights; independent of batch size and number of classes.
+    Mean over the batch weighted by the record's weights; independent of batch size and number of classes. Gradients
+    flow through both networks, or with `detach_teacher` through the student alone (PRE-, MB- and META-DFKD).
     """
 
-    def __init__(self, temperature: float = 3.0, view: str = "train") -> None:
-        self.temperature, self.view = temperature, view
+    label = "JS"
+
+    def __init__(self, temperature: float = 3.0, *, view: str = "train", detach_teacher: bool = False) -> None:
+        super().__init__(view=view, detach_teacher=detach_teacher)
+        self.temperature = temperature
 
     def __call__(self, record: Record) -> Tensor:
-        """Return the term; gradients flow through teacher and student."""
-        divergence = js_divergence(*_both(record, self.view), self.temperature)
-        return batch_mean(1 - divergence, record.weight)
+        """Return the term."""
+        return batch_mean(1 - js_divergence(*self.logits(record), self.temperature), record.weight)
 
 
-class CodedJensenShannon:
-    """1 - clamp(v, 0, 1) with v as TA-DFKD's released code computes it: coded JS divided by the number of classes too.
+class CodedJensenShannon(_Adversary):
+    """1 - clamp(v, 0, 1) with v as the released codes compute it: coded JS divided by the number of classes too.
 
     Where v leaves [0, 1] the clamp makes the gradient exactly zero. The term fades as 1/C with more classes.
     """
 
-    def __init__(self, temperature: float = 3.0, view: str = "train") -> None:
-        self.temperature, self.view = temperature, view
+    label = "JS, coded"
+
+    def __init__(self, temperature: float = 3.0, *, view: str = "train", detach_teacher: bool = False) -> None:
+        super().__init__(view=view, detach_teacher=detach_teacher)
+        self.temperature = temperature
 
     def __call__(self, record: Record) -> Tensor:
-        """Return the term; gradients flow through teacher and student."""
-        teacher, student = _both(record, self.view)
+        """Return the term."""
+        teacher, student = self.logits(record)
         value = batch_mean(coded_js(teacher, student, self.temperature), record.weight) / teacher.shape[1]
         return 1 - value.clamp(0, 1)
 
 
-def _both(record: Record, view: str) -> tuple[Tensor, Tensor]:
-    return record.logits(view, "teacher"), record.logits(view, "student")
+class Disagreement(_Adversary):
+    """Minus a distance between the networks, mean over the accepted samples; not bounded below unless `bound` is given.
+
+    DFAD: `logit_l1`, or with `log` minus log(1 + mean), whose gradient fades as the distance grows. ZSKT, MAD:
+    `kl_divergence`. MAD: `bound` caps the reward of each image alone. CuDFKD, CMI: `agreeing` counts only images that
+    both networks put into one class, but divides by all.
+    """
+
+    def __init__(
+        self,
+        distance: Distance,
+        label: str,
+        *,
+        bound: float | None = None,
+        agreeing: bool = False,
+        log: bool = False,
+        view: str = "train",
+        detach_teacher: bool = False,
+    ) -> None:
+        super().__init__(view=view, detach_teacher=detach_teacher)
+        self.distance, self.label = distance, label
+        self.bound, self.agreeing, self.log = bound, agreeing, log
+
+    def __call__(self, record: Record) -> Tensor:
+        """Return the term."""
+        teacher, student = self.logits(record)
+        reward = self.distance(teacher, student)
+        if self.bound is not None:
+            reward = reward.clamp_max(self.bound)
+        if self.agreeing:
+            reward = reward * (teacher.argmax(dim=1) == student.argmax(dim=1))
+        mean = batch_mean(reward, record.weight)
+        return -torch.log1p(mean) if self.log else -mean
+
+
+def adversary(
+    form: AdversarialForm, temperature: float, *, bound: float | None = None, detach_teacher: bool = False
+) -> JensenShannon | CodedJensenShannon | Disagreement:
+    """Return the adversarial term of a form; the L1 forms have no temperature, the JS forms are bounded already."""
+    if form == "js":
+        return JensenShannon(temperature, detach_teacher=detach_teacher)
+    if form == "js-coded":
+        return CodedJensenShannon(temperature, detach_teacher=detach_teacher)
+    if form in ("kl", "kl-agreeing"):
+        softened = partial(kl_divergence, temperature=temperature)
+        label, agreeing = ("KL", False) if form == "kl" else ("KL, agreeing", True)
+        return Disagreement(softened, label, bound=bound, agreeing=agreeing, detach_teacher=detach_teacher)
+    label, log = ("L1", False) if form == "l1" else ("L1, log", True)
+    return Disagreement(logit_l1, label, bound=bound, log=log, detach_teacher=detach_teacher)

@@ -2,23 +2,95 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from lenient.record import Record
+from lenient.losses.distances import Distance
+from lenient.record import Moment, Record
 from lenient.runtime import batch_mean
 
+SelfPacedForm = Literal["log", "soft", "hard"]
 
-class LogitL1:
-    """Mean absolute difference of raw logits over the batch and the classes (DFAD, TA-DFKD's L_kd as coded).
 
-    The papers write a sum over classes; their learning rates belong to the mean. Zero where the student equals the
-    teacher.
+class Imitation:
+    """A distance between the networks, mean over the batch; zero where the student equals the teacher."""
+
+    def __init__(self, distance: Distance, label: str, view: str = "train") -> None:
+        self.distance, self.label, self.view = distance, label, view
+
+    def per_sample(self, record: Record) -> Tensor:
+        """Return the distance of each sample, (N,)."""
+        return self.distance(record.logits(self.view, "teacher"), record.logits(self.view, "student"))
+
+    def __call__(self, record: Record) -> Tensor:
+        """Return the term."""
+        return batch_mean(self.per_sample(record), record.weight)
+
+
+class SelfPaced(Imitation):
+    """Imitation in which images that the student finds too hard now count less: mean of v(l, pace) l (CuDFKD).
+
+    The pace grows in a straight line from `start` to `end` over the run's student steps; v carries no gradient.
     """
+
+    def __init__(
+        self,
+        distance: Distance,
+        label: str,
+        start: float,
+        end: float,
+        form: SelfPacedForm = "log",
+        view: str = "train",
+    ) -> None:
+        super().__init__(distance, f"{label}, self-paced", view)
+        self.start, self.end, self.form = start, end, form
+
+    def pace(self, moment: Moment) -> float:
+        """Return the loss at which an image now counts about half."""
+        return self.start + (self.end - self.start) * moment.step / moment.steps
+
+    def __call__(self, record: Record) -> Tensor:
+        """Return the term."""
+        losses = self.per_sample(record)
+        trust = self_paced_weight(losses.detach(), self.pace(record.moment), self.form)
+        return batch_mean(trust * losses, record.weight)
+
+
+def self_paced_weight(losses: Tensor, pace: float, form: SelfPacedForm = "log") -> Tensor:
+    """Weights in [0, 1] of per-sample losses >= 0: `log` (1 + e^-pace) / (1 + e^(l - pace)), 1 at 0, about 1/2 at pace;
+    `soft` 1 - l / pace and `hard` 1 below the pace, both 0 above it."""
+    if form == "log":
+        return (1 + math.exp(-pace)) * torch.sigmoid(pace - losses)
+    inside = (losses < pace).float()
+    return inside if form == "hard" else inside * (1 - losses / pace)
+
+
+class AttentionTransfer:
+    """Squared distance of spatial attention maps, summed over blocks (Zagoruyko and Komodakis 2017; ZSKT as coded).
+
+    A map is the mean over channels of squared activations, flattened and scaled to length 1 per sample; the distance is
+    the mean over batch and positions. Independent of batch size; falls with the number of positions.
+    """
+
+    label = "attention"
 
     def __init__(self, view: str = "train") -> None:
         self.view = view
 
     def __call__(self, record: Record) -> Tensor:
-        """Return the term."""
-        difference = record.logits(self.view, "student") - record.logits(self.view, "teacher")
-        return batch_mean(difference.abs().mean(dim=1), record.weight)
+        """Return the term from the block activations in both answers."""
+        answers = record.answers[self.view]
+        pairs = zip(answers["teacher"].blocks, answers["student"].blocks, strict=True)
+        distances = [
+            (attention_map(teacher) - attention_map(student)).square().mean(dim=1) for teacher, student in pairs
+        ]
+        return batch_mean(torch.stack(distances).sum(dim=0), record.weight)
+
+
+def attention_map(activations: Tensor) -> Tensor:
+    """(N, channels, H, W) to (N, H W), each row of length 1."""
+    return F.normalize(activations.float().square().mean(dim=1).flatten(1), dim=1)

@@ -1,9 +1,11 @@
-"""Terms on the teacher's predictions alone: that it be sure of each image, and that no class be left out."""
+"""Terms on the teacher's word alone: that it be sure of each image, no class be left out, features be high."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lenient.record import Record
 from lenient.runtime import batch_mean
@@ -20,6 +22,8 @@ class ClassPrior:
     Natural log, mean over all images, at least 0; smaller is surer. Independent of batch size.
     """
 
+    label = "one-hot"
+
     def __init__(self, view: str = "clean") -> None:
         self.view = view
 
@@ -28,16 +32,70 @@ class ClassPrior:
         return batch_mean(confidence_score(record.logits(self.view, "teacher")))
 
 
-class InformationEntropy:
-    """Minus the entropy of the teacher's mean prediction over the batch (DAFL's L_ie), in nats, within [-ln C, 0].
+class LabelPrior:
+    """Mean cross-entropy of the teacher against the class that the generator was asked for (MAD, conditional)."""
 
-    Smallest where the classes share the batch evenly; says nothing about single images.
-    """
+    label = "label"
 
     def __init__(self, view: str = "clean") -> None:
         self.view = view
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""
-        mean = batch_mean(F.softmax(record.logits(self.view, "teacher"), dim=1))
+        if record.labels is None:
+            raise ValueError("a label prior needs a conditional generator")
+        losses = F.cross_entropy(record.logits(self.view, "teacher"), record.labels, reduction="none")
+        return batch_mean(losses)
+
+
+class InformationEntropy:
+    """Minus the entropy of the teacher's mean prediction over the batch (DAFL's L_ie), in nats, within [-ln C, 0].
+
+    Smallest where the classes share the batch evenly; says nothing about single images. Released codes take the base-10
+    logarithm: their weights are divided by ln 10 here. CuDFKD softens by a temperature.
+    """
+
+    label = "entropy"
+
+    def __init__(self, temperature: float = 1.0, view: str = "clean") -> None:
+        self.temperature, self.view = temperature, view
+
+    def __call__(self, record: Record) -> Tensor:
+        """Return the term."""
+        mean = batch_mean(F.softmax(record.logits(self.view, "teacher") / self.temperature, dim=1))
         return (mean * mean.clamp_min(1e-12).log()).sum(dim=-1)
+
+
+class Activation:
+    """Minus the mean absolute penultimate feature of the teacher, over batch and features (DAFL's L_a as coded).
+
+    Not bounded below; grows with the scale of the features, not with their number. The paper's form sums over them.
+    """
+
+    label = "features"
+
+    def __init__(self, view: str = "clean") -> None:
+        self.view = view
+
+    def __call__(self, record: Record) -> Tensor:
+        """Return the term."""
+        features = record.answers[self.view]["teacher"].features
+        if features is None:
+            raise ValueError("the activation term needs the teacher's features")
+        return -batch_mean(features.float().abs().flatten(1).mean(dim=1))
+
+
+class EmbeddingNorm:
+    """Mean over the batch of max(0, ||e_y||_2 - limit)^2: keeps class embeddings from drowning z (MAD, conditional)."""
+
+    label = "embedding norm"
+
+    def __init__(self, embedding: Callable[[Tensor], Tensor] | nn.Embedding, limit: float) -> None:
+        self.embedding, self.limit = embedding, limit
+
+    def __call__(self, record: Record) -> Tensor:
+        """Return the term."""
+        if record.labels is None:
+            raise ValueError("an embedding norm needs a conditional generator")
+        norms = self.embedding(record.labels).float().norm(dim=1)
+        return batch_mean((norms - self.limit).clamp_min(0).square())

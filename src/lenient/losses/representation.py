@@ -21,6 +21,8 @@ class BatchNormStatistics:
     Norms not squared, not divided by channels or layers: grows with both; independent of batch size in expectation.
     """
 
+    label = "statistics"
+
     def __init__(self, view: str = "clean") -> None:
         self.view = view
 
@@ -40,8 +42,10 @@ class ImageNorm:
     released whole-batch norm at the paper's batch of 1024 images of equal norm. Grows with pixels and channels.
     """
 
-    def __init__(self, norms: Callable[[Tensor], list[Tensor]], *, view: str, whole_batch: bool = False) -> None:
-        self.norms, self.view, self.whole_batch = norms, view, whole_batch
+    def __init__(
+        self, norms: Callable[[Tensor], list[Tensor]], label: str, *, view: str, whole_batch: bool = False
+    ) -> None:
+        self.norms, self.label, self.view, self.whole_batch = norms, label, view, whole_batch
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, str] = {
     "ta-dfkd": "lenient.methods.ta_dfkd:TADFKD",
+    "dafl": "lenient.methods.dafl:DAFL",
+    "dfad": "lenient.methods.dfad:DFAD",
+    "zskt": "lenient.methods.zskt:ZSKT",
+    "mb-dfkd": "lenient.methods.mb_dfkd:MBDFKD",
+    "pre-dfkd": "lenient.methods.pre_dfkd:PREDFKD",
+    "mad": "lenient.methods.mad:MAD",
+    "meta-dfkd": "lenient.methods.meta_dfkd:METADFKD",
+    "cudfkd": "lenient.methods.cudfkd:CuDFKD",
     "noise": "lenient.methods.noise:Noise",
 }
 
@@ -29,6 +37,16 @@ def method_class(name: str) -> type[Method]:
     if name not in METHODS:
         raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
     found: type[Method] = resolve_dotted(METHODS[name])
+    return found
+
+
+def fitting(batch_norm: bool) -> list[str]:
+    """Return the methods that take a teacher with or without batch norm as they are, baselines left out."""
+    found = []
+    for name in METHODS:
+        kind = method_class(name)
+        if name != "noise" and (batch_norm or not kind(kind.settings_type(name=name)).needs_batch_norm):
+            found.append(name)
     return found
 
 

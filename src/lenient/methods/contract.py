@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -13,18 +13,23 @@ from torch.optim import Optimizer
 
 from lenient.config import Settings
 from lenient.generators.upsampling import GeneratorSettings
-from lenient.record import Record
+from lenient.record import Moment, Record
+from lenient.replay import Replay
 from lenient.runtime import Runtime
 from lenient.seeding import Streams
 from lenient.selection import Verdict
 from lenient.teacher import FrozenTeacher
 
-Schedule = Literal["constant", "cosine", "cosine-early"]
-"""`cosine`: per epoch, the first at the full rate; `cosine-early`: stepped before the first epoch, the last at 0."""
+Schedule = Literal["constant", "cosine", "cosine-early", "drops"]
+"""`cosine`: per epoch, the first at the full rate; `cosine-early`: stepped before the first epoch, the last at 0;
+`drops`: a tenth of the rate from each of given shares of the run on."""
 
 
 class MethodSettings(Settings):
     """Base of a method's settings; `name` tells which method they belong to."""
+
+    general: ClassVar[Mapping[str, Any]] = {}
+    """Defaults that the method asks for outside of its own settings: the shape of its generator."""
 
     name: str
 
@@ -39,15 +44,24 @@ class Stage:
     streams: Streams
     generator: GeneratorSettings
     batch_size: int
+    steps: int = 1
+    steps_per_epoch: int = 1
+
+    def moment(self, step: int) -> Moment:
+        """Return the moment after `step` student steps."""
+        epochs = max(1, -(-self.steps // self.steps_per_epoch))
+        return Moment(step, self.steps, step // self.steps_per_epoch, epochs)
 
 
 @dataclass(frozen=True)
 class Player:
-    """A network, its optimizer, and its learning rate as a function of (epoch, epochs): factor of the base rate."""
+    """A network, its optimizer, its learning rate as a function of (epoch, epochs) (factor of the base rate), and the
+    norm that its gradient is scaled down to, if any."""
 
     module: nn.Module
     optimizer: Optimizer
     schedule: Callable[[int, int], float] = lambda epoch, epochs: 1.0
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,26 +89,40 @@ class Stateful(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Game:
+    """What a method has built: who plays, when, and how; the loop plays it."""
+
+    players: dict[str, Player]
+    turns: Mapping[str, Callable[[int], Turn]]
+    """One function for each player: takes the turn's number, fills that player's gradients."""
+    rhythm: Rhythm
+    sample: Callable[[int, str, int], Tensor]
+    """(count, name, turn) to synthetic images (count, C, H, W) without gradient, in pixel units; leaves no trace."""
+    parts: dict[str, Stateful] = field(default_factory=dict)
+    """What else outlives a turn."""
+    replay: Replay | None = None
+    """Told of each turn and epoch when it is over; one of the parts."""
+    anatomy: Mapping[str, str] = field(default_factory=dict)
+    """What the pieces are, in a word or two each, read off them."""
+
+
 class Method(Protocol):
-    """One published method: the loop asks whose turn it is, lets that turn fill gradients, and steps the optimizer."""
+    """One published method: its settings, and how its game is built from parts."""
 
     settings_type: ClassVar[type[MethodSettings]]
     settings: Any
     """Its own settings, an instance of `settings_type`."""
-    needs_batch_norm: bool
-    players: dict[str, Player]
-    parts: dict[str, Stateful]
-    rhythm: Rhythm
-    turns: Mapping[str, Callable[[int], Turn]]
 
     def __init__(self, settings: Any) -> None: ...
 
-    def build(self, stage: Stage) -> None:
-        """Make players and parts; all randomness comes from the stage's streams."""
+    @property
+    def needs_batch_norm(self) -> bool:
+        """Whether the teacher must have batch-norm layers with statistics."""
         ...
 
-    def sample(self, count: int, name: str, turn: int) -> Tensor:
-        """Return synthetic images (count, C, H, W) without gradient, in pixel units."""
+    def build(self, stage: Stage) -> Game:
+        """Make players and parts; all randomness comes from the stage's streams."""
         ...
 
 
@@ -113,6 +141,12 @@ class Rhythm:
             place -= count
         raise AssertionError("unreachable: place < length")
 
+    def steps_before(self, turn: int) -> int:
+        """Return how many student steps come before turn number `turn`."""
+        cycles, place = divmod(turn, self.length)
+        per_cycle = sum(count for name, count in self.cycle if name == "student")
+        return cycles * per_cycle + sum(self.player(at) == "student" for at in range(place))
+
     @property
     def length(self) -> int:
         """Turns in one cycle."""
@@ -129,12 +163,14 @@ class Rhythm:
         return turns
 
 
-def learning_rate(schedule: Schedule) -> Callable[[int, int], float]:
+def learning_rate(schedule: Schedule, drops: Sequence[float] = ()) -> Callable[[int, int], float]:
     """Return the schedule's factor of the base rate as a function of (epoch from 0, number of epochs)."""
 
     def factor(epoch: int, epochs: int) -> float:
         if schedule == "constant":
             return 1.0
+        if schedule == "drops":
+            return float(0.1 ** sum(epoch >= share * epochs for share in drops))
         done = min(epoch + (schedule == "cosine-early"), epochs) / epochs
         return 0.5 * (1 + math.cos(math.pi * done))
 
@@ -150,6 +186,8 @@ def sgd(module: nn.Module, lr: float, momentum: float, weight_decay: float) -> O
     return optimizer
 
 
-def adam(module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> Optimizer:
+def adam(
+    module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0
+) -> Optimizer:
     """Return fused Adam."""
-    return torch.optim.Adam(module.parameters(), lr=lr, betas=betas, fused=True)
+    return torch.optim.Adam(module.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True)

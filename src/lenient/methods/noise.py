@@ -9,12 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lenient.losses.imitation import LogitL1
+from lenient.losses.distances import logit_l1
+from lenient.losses.imitation import Imitation
+from lenient.losses.objective import Objective
 from lenient.losses.prior import confidence_score
-from lenient.methods.contract import MethodSettings, Player, Rhythm, Schedule, Stage, Stateful, Turn, learning_rate, sgd
+from lenient.methods.contract import Game, MethodSettings, Player, Rhythm, Schedule, Stage, Turn, learning_rate, sgd
 from lenient.record import Record
 from lenient.selection import KeepAll
-from lenient.student_update import PlainUpdate
+from lenient.student_update import LiveStudent, PlainUpdate
 
 
 class NoiseSettings(MethodSettings):
@@ -37,17 +39,18 @@ class Noise:
 
     def __init__(self, settings: NoiseSettings) -> None:
         self.settings = settings
-        self.rhythm = Rhythm((("student", 1),))
-        self.turns = {"student": self.student_turn}
 
-    def build(self, stage: Stage) -> None:
+    def build(self, stage: Stage) -> Game:
         """Make the one player."""
         s = self.settings
         self.stage = stage
-        self.update = PlainUpdate(LogitL1(), stage.runtime)
+        imitation = Objective({"student": (1.0, Imitation(logit_l1, "L1"))})
+        self.update = PlainUpdate(imitation, LiveStudent(stage.student, stage.runtime))
         optimizer = sgd(stage.student, s.student_lr, s.student_momentum, s.student_weight_decay)
-        self.players = {"student": Player(stage.student, optimizer, learning_rate(s.student_schedule))}
-        self.parts: dict[str, Stateful] = {}
+        players = {"student": Player(stage.student, optimizer, learning_rate(s.student_schedule))}
+        anatomy = {"student": "L1 1", "update": self.update.label, "rhythm": "1 student"}
+        rhythm = Rhythm((("student", 1),))
+        return Game(players, {"student": self.student_turn}, rhythm, self.sample, anatomy=anatomy)
 
     def student_turn(self, turn: int) -> Turn:
         """Imitate the teacher on noise."""
@@ -58,7 +61,7 @@ class Noise:
             record.inputs["train"] = teacher.normalize(images)
             answer = teacher.respond(record.inputs["train"])
             record.answers = {"clean": {"teacher": answer}, "train": {"teacher": answer}}
-        parts = self.update(self.stage.student, record)
+        parts = self.update(record)
         scores = confidence_score(answer.logits)
         return Turn(parts, record, scores, KeepAll()(scores), batch_size)
 

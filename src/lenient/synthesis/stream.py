@@ -2,22 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
 from torch import Tensor, nn
 
 from lenient.runtime import Runtime
 from lenient.seeding import Streams
 
 
-class StreamSource:
-    """Latents z ~ N(0, I), keyed by name and turn, through a generator that ends in pixel units."""
+class Host(Protocol):
+    """Who knows the space between pixel units and normalised inputs: the frozen teacher."""
 
-    def __init__(self, generator: nn.Module, latent_dim: int, streams: Streams, runtime: Runtime) -> None:
+    def normalize(self, images: Tensor) -> Tensor:
+        """Pixel units to normalised inputs."""
+        ...
+
+    def denormalize(self, inputs: Tensor) -> Tensor:
+        """Normalised inputs to pixel units."""
+        ...
+
+
+class Drawing(NamedTuple):
+    """Images (N, C, H, W) in pixel units, and the classes (N,) a conditional generator was asked for."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+class StreamSource:
+    """Latents z ~ N(0, I), keyed by name and turn, through a generator; images come out in pixel units.
+
+    A generator that draws in the teacher's normalised space (`space`) is converted here, nowhere else. With
+    `num_classes`, classes are drawn uniformly and given to the generator beside z.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        latent_dim: int,
+        streams: Streams,
+        runtime: Runtime,
+        host: Host | None = None,
+        num_classes: int | None = None,
+    ) -> None:
         self.generator, self.latent_dim = generator, latent_dim
         self.streams, self.runtime = streams, runtime
+        self.host, self.num_classes = host, num_classes
 
-    def sample(self, count: int, name: str, turn: int) -> Tensor:
-        """Return `count` images (count, C, H, W); with gradient to the generator unless under `torch.no_grad()`."""
-        latents = self.streams.normal(name, turn, (count, self.latent_dim))
+    def sample(self, count: int, name: str, turn: int, generator: Callable[..., Tensor] | None = None) -> Drawing:
+        """Return `count` images; with gradient to the generator unless under `torch.no_grad()`."""
+        chosen = generator if generator is not None else self.generator
+        given: list[Tensor] = [self.streams.normal(name, turn, (count, self.latent_dim))]
+        if self.num_classes is not None:
+            given.append(self.streams.integers(f"{name}/labels", turn, (count,), self.num_classes))
         with self.runtime.autocast():
-            images: Tensor = self.generator(latents)
-        return self.runtime.images(images)
+            drawn: Tensor = chosen(*given)
+        if self.host is not None and getattr(self.generator, "space", "pixels") == "normalized":
+            drawn = self.host.denormalize(drawn)
+        return Drawing(self.runtime.images(drawn), given[1] if len(given) > 1 else None)
+
+    def show(self, count: int, name: str, turn: int) -> Tensor:
+        """Return images without gradient that leave no trace: the generator in eval mode, its buffers as they were."""
+        training = self.generator.training
+        self.generator.eval()
+        with torch.no_grad():
+            images = self.sample(count, name, turn).images
+        self.generator.train(training)
+        return images

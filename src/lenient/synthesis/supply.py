@@ -40,7 +40,8 @@ class Supply:
 
     Accepted samples beyond B are carried to the next batch, until `renew` (the generator has moved on). How many rounds
     a batch takes is planned from the kept fraction of the iteration before, so shapes are known without a look at the
-    device; should the plan fall short, the most confident rejects fill the batch, and are counted.
+    device; should the plan fall short, the most confident rejects fill the batch, and are counted. `kept` is the
+    fraction that the first iteration is planned with.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class Supply:
         carry: bool = True,
         min_rounds: int = 1,
         max_rounds: int = 4,
+        kept: float = 0.5,
     ) -> None:
         self.make_round = make_round
         self.batch_size = batch_size
         self.carry, self.min_rounds, self.max_rounds = carry, min_rounds, max_rounds
-        self._kept = Readback(0.5)
+        self._kept = Readback(kept)
         self._dealt = self._rounds = 0
         self._kept_total: Tensor | None = None
         self._left: dict[str, Tensor] | None = None

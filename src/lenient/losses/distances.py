@@ -1,0 +1,56 @@
+"""How far the student's logits are from the teacher's, per sample: (N, C) twice to (N,)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""(teacher, student), float32 logits (N, C), to one non-negative number per sample, (N,)."""
+
+
+def logit_l1(teacher: Tensor, student: Tensor) -> Tensor:
+    """Mean absolute difference of raw logits over the classes.
+
+    The papers write a sum over classes; their learning rates belong to the mean. Grows with the scale of the logits.
+    """
+    return (student - teacher).abs().mean(dim=1)
+
+
+def kl_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(P_teacher || P_student) of softened predictions in nats, summed over classes, times temperature squared.
+
+    The square keeps the gradient's size over temperatures (Hinton et al. 2015). Libraries' default reductions divide by
+    C or B; this does neither.
+    """
+    log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    log_student = F.log_softmax(student / temperature, dim=1)
+    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)
+
+
+def js_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """Jensen-Shannon divergence of softened predictions in nats, within [0, ln 2].
+
+    0.5 KL(P || M) + 0.5 KL(Q || M), M the mean of both. Zero where both agree; symmetric; not scaled by temperature.
+    """
+    log_p = F.log_softmax(student / temperature, dim=1)
+    log_q = F.log_softmax(teacher / temperature, dim=1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(dim=1)
+
+
+def coded_js(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """The quantity that DeepInversion's code and its heirs call JS, summed over classes.
+
+    P, Q and their mean M are clamped to [0.01, 0.99] after M was formed, and the arguments are swapped:
+    0.5 M (log M - log P) + 0.5 M (log M - log Q). Not bounded by ln 2, and slightly negative for near equal rows.
+    """
+    p = F.softmax(student / temperature, dim=1)
+    q = F.softmax(teacher / temperature, dim=1)
+    m = (0.5 * (p + q)).clamp(0.01, 0.99)
+    p, q = p.clamp(0.01, 0.99), q.clamp(0.01, 0.99)
+    return 0.5 * (m * (2 * m.log() - p.log() - q.log())).sum(dim=1)

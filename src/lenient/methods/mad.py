@@ -1,0 +1,96 @@
+"""MAD: momentum adversarial distillation.
+
+Do, Le, Nguyen et al., "Momentum Adversarial Distillation: Handling Large Distribution Shifts in Data-Free Knowledge
+Distillation", NeurIPS 2022, arXiv 2209.10359. A moving average of the generator draws old images beside the new ones.
+There is no official code: weights, optimizers and networks are our choice.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from lenient.generators.conditional import ConditionalGenerator, Conditioning
+from lenient.losses.adversarial import AdversarialForm, adversary
+from lenient.losses.distances import kl_divergence
+from lenient.losses.imitation import Imitation
+from lenient.losses.objective import Objective
+from lenient.losses.prior import EmbeddingNorm, LabelPrior
+from lenient.losses.representation import BatchNormStatistics
+from lenient.methods.contract import Game, MethodSettings, Stage
+from lenient.methods.stream import StreamSettings, stream_game
+
+
+class MADSettings(StreamSettings):
+    """Settings of MAD: L_G = -w min(D, bound) + bn R [+ nll CE(y) + norm]; L_S = D on new + weight D on old images."""
+
+    general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn", "stem_activation": False}}
+
+    name: Literal["mad"] = "mad"
+    adversarial: AdversarialForm = "kl"
+    """What the generator raises (paper: the distillation loss)."""
+    adversarial_weight: float = Field(1.0, ge=0)
+    """Weight of the adversarial term (our choice)."""
+    bound: float | None = Field(None, gt=0)
+    """Largest reward of one image (paper: there is one, not its value; ours for many classes: 2 ln C)."""
+    temperature: float = Field(1.0, gt=0)
+    """Softens predictions of both players (our choice)."""
+    bn_weight: float = Field(1.0, ge=0)
+    """Weight of the batch-norm statistics, mean over layers (our choice); 0 for teachers without batch norm."""
+    conditional: Conditioning = "none"
+    """Whether the generator is asked for classes; the paper adds embeddings for many classes (`sum`)."""
+    label_weight: float = Field(1.0, ge=0)
+    """Weight of the cross-entropy against the class asked for, if conditional (our choice)."""
+    norm_weight: float = Field(1.0, ge=0)
+    """Weight of the norm of class embeddings above the root of their length, if conditional (our choice)."""
+    replay: Literal["none", "bank", "generative", "momentum"] = "momentum"
+    """Old samples against forgetting: averaged generators."""
+    replay_share: float = Field(1.0, ge=0)
+    """Old images in one student step, as a share of the batch (our choice: as many as new ones)."""
+    replay_weight: float | None = Field(1.0, ge=0)
+    """Weight of the old images' loss beside 1 for the new (paper: leaving it out costs much; the value is ours)."""
+
+
+class MAD:
+    """The student learns from the generator and from its average; the average never meets the generator's loss."""
+
+    settings_type: ClassVar[type[MethodSettings]] = MADSettings
+
+    def __init__(self, settings: MADSettings) -> None:
+        self.settings = settings
+
+    @property
+    def needs_batch_norm(self) -> bool:
+        """Whether the statistics have a weight."""
+        return self.settings.bn_weight > 0
+
+    def build(self, stage: Stage) -> Game:
+        """Put terms, replay and rhythm together; the generator moves first."""
+        s = self.settings
+        bn_weight = s.bn_weight / max(len(stage.teacher.batch_norms), 1)
+
+        def objective(generator: nn.Module) -> Objective:
+            terms: dict[str, Any] = {
+                "adversarial": (s.adversarial_weight, adversary(s.adversarial, s.temperature, bound=s.bound)),
+                "bn": (bn_weight, BatchNormStatistics()),
+            }
+            if isinstance(generator, ConditionalGenerator):
+                limit = stage.generator.latent_dim**0.5
+                terms["class_prior"] = (s.label_weight, LabelPrior())
+                terms["embedding"] = (s.norm_weight, EmbeddingNorm(generator.embedding, limit))
+            return Objective(terms)
+
+        imitate = partial(kl_divergence, temperature=s.temperature)
+        imitation = Objective({"student": (1.0, Imitation(imitate, "KL"))})
+        return stream_game(
+            stage,
+            s,
+            objective,
+            imitation,
+            order=("generator", "student"),
+            statistics="all" if self.needs_batch_norm else "none",
+            conditioning=s.conditional,
+        )

@@ -1,0 +1,34 @@
+"""MB-DFKD: a memory bank of earlier synthetic images.
+
+Binici, Pham, Mitra and Leman, "Preventing Catastrophic Forgetting and Distribution Mismatch in Knowledge Distillation
+via Synthetic Data", WACV 2022, arXiv 2108.05698. No official code; figures of the re-implementation in META-DFKD's.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from lenient.methods.contract import Game, MethodSettings, Stage
+from lenient.methods.family import FamilySettings, family_game
+
+
+class MBDFKDSettings(FamilySettings):
+    """Settings of MB-DFKD."""
+
+    name: Literal["mb-dfkd"] = "mb-dfkd"
+    replay: Literal["none", "bank", "generative", "momentum"] = "bank"
+    """Old samples against forgetting: kept images."""
+
+
+class MBDFKD:
+    """The student learns each batch together with an eighth of images kept from earlier epochs."""
+
+    settings_type: ClassVar[type[MethodSettings]] = MBDFKDSettings
+    needs_batch_norm = False
+
+    def __init__(self, settings: MBDFKDSettings) -> None:
+        self.settings = settings
+
+    def build(self, stage: Stage) -> Game:
+        """Put terms, replay and update together."""
+        return family_game(stage, self.settings)

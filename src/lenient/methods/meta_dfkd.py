@@ -1,0 +1,39 @@
+"""META-DFKD: learning to retain while acquiring.
+
+Patel, Mopuri and Qiu, "Learning to Retain while Acquiring: Combating Distribution-Shift in Adversarial Data-Free
+Knowledge Distillation", CVPR 2023, arXiv 2302.14290. A virtual step on the new images must keep the old ones learned.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from lenient.methods.contract import Game, MethodSettings, Stage
+from lenient.methods.family import FamilySettings, family_game
+
+
+class METADFKDSettings(FamilySettings):
+    """Settings of META-DFKD: min L_acq(theta) + L_ret(theta - alpha grad L_acq(theta)).
+
+    The released code sends no gradient through the virtual step; this is the paper's objective.
+    """
+
+    name: Literal["meta-dfkd"] = "meta-dfkd"
+    replay: Literal["none", "bank", "generative", "momentum"] = "bank"
+    """Old samples to retain: kept images (variant 1), or `generative` (variant 2)."""
+    update: Literal["plain", "retain"] = "retain"
+    """How new and old join: acquire and retain through a virtual step."""
+
+
+class METADFKD:
+    """The student acquires the new batch and retains the old one, through a virtual step."""
+
+    settings_type: ClassVar[type[MethodSettings]] = METADFKDSettings
+    needs_batch_norm = False
+
+    def __init__(self, settings: METADFKDSettings) -> None:
+        self.settings = settings
+
+    def build(self, stage: Stage) -> Game:
+        """Put terms, replay and update together."""
+        return family_game(stage, self.settings)

@@ -1,0 +1,34 @@
+"""PRE-DFKD: generative pseudo replay.
+
+Binici, Aggarwal, Pham, Leman and Mitra, "Robust and Resource-Efficient Data-Free Knowledge Distillation by Generative
+Pseudo Replay", AAAI 2022, arXiv 2201.03019. A small variational autoencoder learns the stream and recalls it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from lenient.methods.contract import Game, MethodSettings, Stage
+from lenient.methods.family import FamilySettings, family_game
+
+
+class PREDFKDSettings(FamilySettings):
+    """Settings of PRE-DFKD."""
+
+    name: Literal["pre-dfkd"] = "pre-dfkd"
+    replay: Literal["none", "bank", "generative", "momentum"] = "generative"
+    """Old samples against forgetting: a memory generator."""
+
+
+class PREDFKD:
+    """The student learns each batch together with an eighth of images that the memory generator recalls."""
+
+    settings_type: ClassVar[type[MethodSettings]] = PREDFKDSettings
+    needs_batch_norm = False
+
+    def __init__(self, settings: PREDFKDSettings) -> None:
+        self.settings = settings
+
+    def build(self, stage: Stage) -> Game:
+        """Put terms, replay and update together."""
+        return family_game(stage, self.settings)

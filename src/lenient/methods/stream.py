@@ -1,0 +1,394 @@
+"""What methods with one generator share: settings, the generator's turn, the student's turn, and how they are put
+together. A method says which terms, which rhythm, and what the student learns by; everything else is a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lenient.errors import TeacherError
+from lenient.generators.conditional import ConditionalGenerator, Conditioning
+from lenient.generators.upsampling import UpsamplingGenerator
+from lenient.losses.objective import Objective
+from lenient.losses.prior import confidence_score
+from lenient.methods.contract import (
+    Game,
+    MethodSettings,
+    Player,
+    Rhythm,
+    Schedule,
+    Stage,
+    Stateful,
+    Turn,
+    adam,
+    learning_rate,
+    sgd,
+)
+from lenient.models.probing import last_block_by_size
+from lenient.record import Record, Response
+from lenient.replay import NoReplay, Replay
+from lenient.replay.bank import BankSettings, MemoryBank
+from lenient.replay.generative import MemoryGenerator, MemorySettings
+from lenient.replay.momentum import MomentumGenerator, MomentumSettings
+from lenient.seeding import untouched_global_rng
+from lenient.selection import KeepAll, MixtureSelection, MixtureSettings, Selection
+from lenient.student_update import LiveStudent, PlainUpdate, RetainSettings, RetainUpdate, StudentUpdate
+from lenient.synthesis.stream import StreamSource
+from lenient.synthesis.supply import Round, Supply
+from lenient.synthesis.views import Augmentation, augment
+
+
+class StreamSettings(MethodSettings):
+    """Settings of all methods with one generator. Defaults are each method's paper's; the neutral ones stand here."""
+
+    student_steps: int = Field(10, ge=1)
+    """Student steps in one cycle."""
+    generator_steps: int = Field(1, ge=1)
+    """Generator steps in one cycle."""
+    student_optimizer: Literal["sgd", "adam"] = "sgd"
+    student_lr: float = Field(0.1, ge=0)
+    """Learning rate of the student."""
+    student_momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of the student's SGD."""
+    student_weight_decay: float = Field(5e-4, ge=0)
+    student_schedule: Schedule = "cosine"
+    generator_lr: float = Field(1e-3, ge=0)
+    """Learning rate of the generator's Adam."""
+    generator_schedule: Schedule = "constant"
+    drops: tuple[float, ...] = ()
+    """Shares of the run from which on a schedule `drops` gives a tenth of the rate."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of each player's gradient."""
+    augmentation: Augmentation = "none"
+    """What the student is trained on: the images as drawn, or randomly cropped and flipped."""
+    selection: Literal["none", "mixture"] = "none"
+    """Whether the teacher selects samples (TA-DFKD)."""
+    tau: float = Field(0.5, gt=0, lt=1)
+    """Posterior above which a sample is accepted (TA-DFKD: 0.5)."""
+    mixture: MixtureSettings = MixtureSettings()
+    carry_leftovers: bool = True
+    """Deal accepted samples left over to the next student step, until the generator moves."""
+    min_rounds: int = Field(1, ge=1)
+    """Rounds of synthesis for one student batch at least (TA-DFKD's released code: 2)."""
+    max_rounds: int = Field(4, ge=1)
+    """Rounds of synthesis for one student batch at most."""
+    replay: Literal["none", "bank", "generative", "momentum"] = "none"
+    """Old samples against forgetting: kept images (MB-DFKD), a memory (PRE-DFKD), averaged generators (MAD)."""
+    replay_share: float = Field(0.125, ge=0)
+    """Old images in one student step, as a share of the batch (PRE-, MB-, META-DFKD: 1/8; MAD: 1)."""
+    replay_weight: float | None = Field(None, ge=0)
+    """Weight of the old images' loss beside 1 for the new; by default both count by their numbers."""
+    bank: BankSettings = BankSettings()
+    memory: MemorySettings = MemorySettings()
+    momentum: MomentumSettings = MomentumSettings()
+    update: Literal["plain", "retain"] = "plain"
+    """How new and old join: one batch, or acquire and retain through a virtual step (META-DFKD)."""
+    retain: RetainSettings = RetainSettings()
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Under which key the noise of a turn is drawn: fresh for each, or one draw for a whole cycle."""
+
+    rhythm: Rhythm
+    same: bool = False
+
+    def key(self, name: str, turn: int) -> tuple[str, int]:
+        """Return the stream's name and number."""
+        return ("cycle-latents", turn // self.rhythm.length) if self.same else (name, turn)
+
+
+@dataclass(frozen=True)
+class GeneratorTurn:
+    """Draw images with gradient, hear both networks, minimise one objective."""
+
+    stage: Stage
+    source: StreamSource
+    supply: Supply
+    objective: Objective
+    selection: Selection
+    latents: Latents
+    augmentation: Augmentation = "none"
+    statistics: Literal["none", "all", "selected"] = "none"
+    """Which images batch-norm statistics are taken of: none, all as drawn, or the selected training view."""
+    features: bool = False
+    student_mode: Literal["train", "eval"] = "train"
+
+    def __call__(self, turn: int) -> Turn:
+        """Fill the generator's gradients."""
+        stage, teacher = self.stage, self.stage.teacher
+        self.supply.renew()
+        # (1) synthesise; one armed forward of the teacher on the clean view
+        drawing = self.source.sample(stage.batch_size, *self.latents.key("generator-latents", turn))
+        images = drawing.images
+        clean = teacher.normalize(images)
+        answer = teacher.respond(clean, statistics=self.statistics == "all", features=self.features)
+        # (2) select
+        scores = confidence_score(answer.logits.detach())
+        verdict = self.selection(scores)
+        moment = stage.moment(self.latents.rhythm.steps_before(turn))
+        answers = {"clean": {"teacher": answer}}
+        record = Record(images, verdict.weight, {"clean": clean}, answers, drawing.labels, moment)
+        # (3) the training view, and both networks' answers to it
+        shown = augment(images, self.augmentation, stage.streams, "generator-view", turn)
+        same, selected = shown is images, self.statistics == "selected"
+        record.inputs["train"] = clean if same else teacher.normalize(shown)
+        seen = answer
+        if selected or not same:
+            seen = teacher.respond(record.inputs["train"], statistics=selected, weight=verdict.weight)
+        record.answers["train"] = {"teacher": seen}
+        if "adversarial" in self.objective:
+            with mode(stage.student, self.student_mode), stage.runtime.autocast():
+                record.answers["train"]["student"] = Response(stage.student(record.inputs["train"]))
+        # (4) one objective
+        total, parts = self.objective(record)
+        total.backward()
+        return Turn(parts, record, scores, verdict, len(images))
+
+
+@dataclass(frozen=True)
+class StudentTurn:
+    """Deal images that the teacher vouches for, recall old ones, let the student learn from both."""
+
+    stage: Stage
+    supply: Supply
+    replay: Replay
+    update: StudentUpdate
+    rhythm: Rhythm
+    augmentation: Augmentation = "none"
+    blocks: tuple[nn.Module, ...] = ()
+    """Layers of the teacher whose outputs the student imitates, too."""
+
+    def __call__(self, turn: int) -> Turn:
+        """Fill the student's gradients."""
+        with torch.no_grad():
+            # (1) synthesise and select
+            batch = self.supply.deal(turn)
+            # (2) the view to learn from, and the teacher's answer to it; the same for old images
+            new = self.record(batch.images, "student-view", turn, Response(batch.logits))
+            recalled = self.replay.draw(turn)
+            recalled = None if recalled is None else self.stage.runtime.images(recalled)
+            old = None if recalled is None else self.record(recalled, "replay-view", turn)
+        # (3) update the student
+        parts = self.update(new, old)
+        last = batch.last
+        made = batch.drawn + (0 if recalled is None or isinstance(self.replay, MemoryBank) else len(recalled))
+        return Turn(parts, new, last.scores, last.verdict, made, {"shortfall": batch.shortfall})
+
+    def record(self, images: Tensor, view: str, turn: int, clean: Response | None = None) -> Record:
+        """Return the record of images to learn from; `clean` is what the teacher said of them as drawn, if known."""
+        teacher, stage = self.stage.teacher, self.stage
+        shown = augment(images, self.augmentation, stage.streams, view, turn)
+        record = Record(images, torch.ones(len(images), device=images.device))
+        record.moment = stage.moment(self.rhythm.steps_before(turn))
+        record.inputs["train"] = teacher.normalize(shown)
+        again = clean is None or shown is not images or self.blocks
+        seen = teacher.respond(record.inputs["train"], blocks=self.blocks) if again or clean is None else clean
+        record.answers = {"clean": {"teacher": clean or seen}, "train": {"teacher": seen}}
+        return record
+
+
+@dataclass(frozen=True)
+class MemoryTurn:
+    """Let the memory generator learn from the newest batch and from what it recalls."""
+
+    memory: MemoryGenerator
+
+    def __call__(self, turn: int) -> Turn:
+        """Fill the memory's gradients."""
+        parts, record = self.memory.learn(turn)
+        scores = confidence_score(record.answers["clean"]["teacher"].logits)
+        return Turn(parts, record, scores, KeepAll()(scores), len(record.images))
+
+
+def stream_game(
+    stage: Stage,
+    settings: StreamSettings,
+    objective: Callable[[nn.Module], Objective] | Objective,
+    imitation: Objective,
+    *,
+    order: Sequence[Literal["student", "generator"]] = ("student", "generator"),
+    same_batch: bool = False,
+    statistics: Literal["none", "all", "selected"] = "none",
+    student_mode: Literal["train", "eval"] = "train",
+    draw_mode: Literal["train", "eval"] = "train",
+    conditioning: Conditioning = "none",
+    generator_betas: tuple[float, float] = (0.9, 0.999),
+) -> Game:
+    """Put a method together.
+
+    `objective`: the generator's, or a function of the generator where terms need it; `imitation`: the student's.
+    `order`: who starts a cycle. `same_batch`: one draw of latents for a whole cycle. `statistics`: which images'
+    batch-norm statistics the objective reads. `student_mode`: in the generator's turn. `draw_mode`: of the generator
+    while it draws for the student.
+    """
+    s = settings
+    source = build_source(stage, conditioning)
+    replay = build_replay(stage, s, source)
+    memory = replay if isinstance(replay, MemoryGenerator) else None
+    rhythm = Rhythm(cycle(s, order, memory))
+    latents = Latents(rhythm, same_batch)
+    selection: Selection = MixtureSelection(s.tau, s.mixture) if s.selection == "mixture" else KeepAll()
+    if not isinstance(objective, Objective):
+        objective = objective(source.generator)
+    features = "activation" in objective
+    if features:
+        _ = stage.teacher.classifier  # refuses a teacher without one now, not in the first turn
+    blocks = common_blocks(stage) if "attention" in imitation else ((), ())
+    student = LiveStudent(stage.student, stage.runtime, blocks[1])
+    optimizer = (
+        sgd(stage.student, s.student_lr, s.student_momentum, s.student_weight_decay)
+        if s.student_optimizer == "sgd"
+        else adam(stage.student, s.student_lr, weight_decay=s.student_weight_decay)
+    )
+    update: StudentUpdate = PlainUpdate(imitation, student, None if s.replay_weight is None else (1.0, s.replay_weight))
+    if s.update == "retain":
+        update = RetainUpdate(imitation, student, s.retain, lambda: float(optimizer.param_groups[0]["lr"]))
+
+    def make_round(turn: int, number: int) -> Round:
+        """One round of synthesis without gradient: images, the teacher's word on them, the selection's verdict."""
+        with mode(source.generator, draw_mode):
+            images = source.sample(stage.batch_size, *latents.key(f"student-latents/{number}", turn)).images
+        logits = stage.teacher.respond(stage.teacher.normalize(images)).logits
+        scores = confidence_score(logits)
+        return Round(images, logits, scores, selection(scores))
+
+    supply = Supply(
+        make_round,
+        stage.batch_size,
+        carry=s.carry_leftovers,
+        min_rounds=s.min_rounds,
+        max_rounds=1 if same_batch else s.max_rounds,
+        kept=0.5 if s.selection == "mixture" else 1.0,
+    )
+    generator_turn = GeneratorTurn(
+        stage, source, supply, objective, selection, latents, s.augmentation, statistics, features, student_mode
+    )
+    students, generators = (learning_rate(name, s.drops) for name in (s.student_schedule, s.generator_schedule))
+    generator_adam = adam(source.generator, s.generator_lr, generator_betas)
+    players = {
+        "student": Player(stage.student, optimizer, students, s.clip_norm),
+        "generator": Player(source.generator, generator_adam, generators, s.clip_norm),
+    }
+    turns: dict[str, Callable[[int], Turn]] = {
+        "student": StudentTurn(stage, supply, replay, update, rhythm, s.augmentation, blocks[0]),
+        "generator": generator_turn,
+    }
+    if memory is not None and memory.learner is not None:
+        players["memory"] = Player(memory.learner, adam(memory.learner, s.memory.lr))
+        turns["memory"] = MemoryTurn(memory)
+    parts: dict[str, Stateful] = {"supply": supply, "replay": replay}
+    anatomy = describe(s, objective, imitation, replay, update, rhythm)
+    return Game(players, turns, rhythm, source.show, parts, replay, anatomy)
+
+
+@contextmanager
+def mode(module: nn.Module, wanted: Literal["train", "eval"]) -> Iterator[None]:
+    """Put a module in training mode into another mode for a while."""
+    module.train(wanted == "train")
+    try:
+        yield
+    finally:
+        module.train()
+
+
+def cycle(
+    settings: StreamSettings, order: Sequence[str], memory: MemoryGenerator | None
+) -> tuple[tuple[str, int], ...]:
+    """Return the cycle of turns; a memory learns after each of the first student steps."""
+    found: list[tuple[str, int]] = []
+    for name in order:
+        count = settings.student_steps if name == "student" else settings.generator_steps
+        if name == "student" and memory is not None:
+            learning = min(memory.settings.updates, count)
+            found += [("student", 1), ("memory", 1)] * learning
+            count -= learning
+        if count:
+            found.append((name, count))
+    return tuple(found)
+
+
+def build_source(stage: Stage, conditioning: Conditioning = "none") -> StreamSource:
+    """Make the generator, its weights drawn from the stage's streams."""
+    card = stage.teacher.card
+    with untouched_global_rng():
+        stage.streams.seed_global("generator-init", 0)
+        generator: nn.Module = (
+            UpsamplingGenerator(card.input_size, stage.generator)
+            if conditioning == "none"
+            else ConditionalGenerator(card.input_size, stage.generator, card.num_classes, conditioning)
+        )
+    generator = stage.runtime.place(generator)
+    classes = None if conditioning == "none" else card.num_classes
+    return StreamSource(generator, stage.generator.latent_dim, stage.streams, stage.runtime, stage.teacher, classes)
+
+
+def build_replay(stage: Stage, settings: StreamSettings, source: StreamSource) -> Replay:
+    """Make what keeps old samples; nothing where none would be asked for."""
+    size = round(settings.replay_share * stage.batch_size)
+    if settings.replay == "none" or size < 1 or settings.replay_weight == 0:
+        return NoReplay()
+    if settings.replay == "bank":
+        return MemoryBank(size, stage.teacher.card.input_size, settings.bank, stage.streams)
+    if settings.replay == "momentum":
+        return MomentumGenerator(source, size, settings.momentum)
+    with untouched_global_rng():
+        stage.streams.seed_global("memory-init", 0)
+        memory = MemoryGenerator(
+            max(size, 2), stage.teacher, stage.generator, settings.memory, stage.streams, stage.runtime
+        )
+    if memory.learner is not None:
+        stage.runtime.place(memory.learner)
+    return memory
+
+
+def common_blocks(stage: Stage) -> tuple[tuple[nn.Module, ...], tuple[nn.Module, ...]]:
+    """Return the last blocks of teacher and student for each map size that both have.
+
+    Raises:
+        TeacherError: they share none.
+    """
+    teacher = stage.teacher.blocks()
+    example = torch.zeros(1, *stage.teacher.card.input_size, device=stage.runtime.device)
+    with mode(stage.student, "eval"):
+        student = last_block_by_size(stage.student, example)
+    sizes = sorted(set(teacher) & set(student), reverse=True)
+    if not sizes:
+        raise TeacherError(
+            "teacher and student have no maps of equal size to compare attention on; "
+            "switch the term off with -s method.attention_weight=0, or take a --student of the teacher's family"
+        )
+    return tuple(teacher[size] for size in sizes), tuple(student[size] for size in sizes)
+
+
+def describe(
+    settings: StreamSettings,
+    objective: Objective,
+    imitation: Objective,
+    replay: Replay,
+    update: StudentUpdate,
+    rhythm: Rhythm,
+) -> Mapping[str, str]:
+    """Say in a word or two what each piece is, for the anatomy table."""
+
+    def terms(objective: Objective) -> dict[str, str]:
+        weights = {name: "ramp" if callable(weight) else f"{weight:g}" for name, (weight, _) in objective.terms.items()}
+        return {name: f"{term.label} {weights[name]}" for name, (_, term) in objective.terms.items()}
+
+    found = terms(objective)
+    image = " + ".join(found.pop(name) for name in ("tv", "l2") if name in found)
+    return {
+        **found,
+        **({"image": image} if image else {}),
+        "selection": settings.selection,
+        "replay": replay.label,
+        "student": " + ".join(terms(imitation).values()),
+        "update": update.label,
+        "rhythm": " ".join(f"{count} {name}" for name, count in rhythm.cycle),
+    }

@@ -1,0 +1,102 @@
+"""The memory bank of MB-DFKD: images kept from earlier epochs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lenient.config import Settings
+from lenient.record import Record
+from lenient.replay import Event
+from lenient.seeding import Streams
+
+
+class BankSettings(Settings):
+    """What is kept and how it is read; figures of the released re-implementation in META-DFKD's code."""
+
+    slots: int = Field(10, ge=1)
+    """Writes that the bank holds; each is as large as one read (released code: 10)."""
+    every: int = Field(5, ge=1)
+    """Epochs between writes, the first after epoch 0 (released code: 5)."""
+    policy: Literal["ring", "reservoir"] = "ring"
+    """`ring`: the newest writes; `reservoir`: an even sample of all images ever offered."""
+    granularity: Literal["image", "slot"] = "image"
+    """Read images from all writes, without replacement; or one whole write (released code: slot)."""
+
+
+class MemoryBank:
+    """Keeps the first `size` of the newest images at the end of every few epochs, and hands out `size` at a time.
+
+    Images are float32 in pixel units on the device: slots x size x C x H x W x 4 bytes, part of every checkpoint. No
+    labels are kept: the teacher is asked again. A turn with non-finite numbers overwrites nothing.
+    """
+
+    learner: nn.Module | None = None
+
+    def __init__(
+        self,
+        size: int,
+        input_size: tuple[int, int, int],
+        settings: BankSettings,
+        streams: Streams,
+    ) -> None:
+        self.size, self.settings, self.streams = size, settings, streams
+        self.images = torch.zeros(settings.slots * size, *input_size, device=streams.device)
+        self.offered = self.epochs = 0
+        self.label = f"bank, {settings.policy}"
+
+    def __len__(self) -> int:
+        return min(self.offered, len(self.images))
+
+    def observe(self, event: Event, record: Record, bad: Tensor) -> None:
+        """Write at the end of every few epochs."""
+        if event != "epoch_end":
+            return
+        if self.epochs % self.settings.every == 0:
+            self.push(record.images[: self.size], bad)
+        self.epochs += 1
+
+    @torch.no_grad()
+    def push(self, images: Tensor, bad: Tensor) -> None:
+        """Store `size` images (size, C, H, W); the bank does not alias them."""
+        order = torch.arange(len(images), device=images.device)
+        number = self.offered + order
+        if self.settings.policy == "ring" or self.offered + len(images) <= len(self.images):
+            place = number % len(self.images)
+        else:  # Vitter's algorithm R: image number n takes a random place among n + 1, if the bank has it
+            draw = self.streams.uniform("bank/reservoir", self.offered, (len(images),))
+            random = (draw * (number + 1)).long()
+            place = torch.where(number < len(self.images), number, random)
+        # the last image for each place wins, the rest of the bank stays: gather instead of an indexed write
+        hits = place[None, :] == torch.arange(len(self.images), device=images.device)[:, None]
+        last = torch.where(hits, order[None, :], -1).amax(dim=1)
+        shape = (-1, *[1] * (images.dim() - 1))
+        written = ((last >= 0) & (bad == 0)).view(shape)
+        self.images = torch.where(written, images.detach().float()[last.clamp_min(0)], self.images)
+        self.offered += len(images)
+
+    def draw(self, turn: int) -> Tensor | None:
+        """Return `size` images, fewer while the bank has fewer, None while it is empty."""
+        held = len(self)
+        if not held:
+            return None
+        if self.settings.granularity == "slot":
+            slot = self.streams.integers("bank/slot", turn, (1,), held // self.size)
+            chosen = slot * self.size + torch.arange(self.size, device=slot.device)
+        else:
+            chosen = self.streams.uniform("bank/images", turn, (held,)).argsort()[: self.size]
+        return self.images[chosen]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the images held and the counts."""
+        return {"images": self.images[: len(self)].clone(), "offered": self.offered, "epochs": self.epochs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> object:
+        """Go on from a saved state."""
+        self.images = self.images.clone()
+        self.images[: len(state["images"])] = state["images"].to(self.images.device)
+        self.offered, self.epochs = state["offered"], state["epochs"]
+        return None

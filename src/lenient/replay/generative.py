@@ -1,0 +1,173 @@
+"""The memory generator of PRE-DFKD: a small variational autoencoder that learns the stream and recalls it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lenient.config import Settings
+from lenient.generators.encoder import Encoder
+from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
+from lenient.losses.distances import logit_l1
+from lenient.losses.prior import ClassPrior, InformationEntropy
+from lenient.record import Record, Response
+from lenient.replay import Event
+from lenient.runtime import Runtime, batch_mean, batch_size_of
+from lenient.seeding import Streams
+from lenient.teacher import FrozenTeacher
+
+
+class MemorySettings(Settings):
+    """How the memory generator learns and recalls; figures of PRE-DFKD's released code."""
+
+    updates: int = Field(4, ge=1)
+    """Turns of the memory in one cycle, one after each of the first student steps (released code: 4)."""
+    lr: float = Field(5e-4, ge=0)
+    """Learning rate of its Adam (released code: 0.02 / 40)."""
+    pixel_weight: float = Field(1.0, ge=0)
+    """Weight of the L1 distance of images (in normalised space)."""
+    logit_weight: float = Field(1.0, ge=0)
+    """Weight of the L1 distance of what the teacher says of original and reconstruction."""
+    feature_weight: float = Field(0.0, ge=0)
+    """Weight of the L1 distance of the teacher's features, which the paper describes; off in the released code."""
+    kl_weight: float = Field(1e-5, ge=0)
+    """Weight of the divergence of the code from N(0, I), summed over latents."""
+    match_weight: float = Field(0.0, ge=0)
+    """Weight of the latents' objective in the memory's own turn (released code: 1, through a leaking gradient)."""
+    latent_steps: int = Field(1, ge=0)
+    """Adam steps on the latents before recalling (released code: 1)."""
+    latent_lr: float = Field(0.02, ge=0)
+    """Learning rate of those steps; one step moves each latent by about as much."""
+    prior_weight: float = Field(1.0, ge=0)
+    """Weight of the class prior on recalled images in the latents' objective."""
+    entropy_weight: float = Field(5 / 2.302585, ge=0)
+    """Weight of the information entropy there, in nats (released code: 5 in base 10)."""
+    warm_up: int = Field(1, ge=0)
+    """Turns of the memory before it is asked for images (released code: 0, which replays noise)."""
+
+
+class MemoryGenerator:
+    """Encoder and decoder learn to reproduce the stream and their own recollections; the decoder recalls.
+
+    Recalled images are drawn from N(0, I) after a few steps on the latents, towards sure and evenly spread classes and
+    unit moments; gradients reach the latents only.
+    """
+
+    label = "generative"
+
+    def __init__(
+        self,
+        size: int,
+        teacher: FrozenTeacher,
+        shape: GeneratorSettings,
+        settings: MemorySettings,
+        streams: Streams,
+        runtime: Runtime,
+    ) -> None:
+        self.size, self.teacher, self.settings = size, teacher, settings
+        self.streams, self.runtime, self.latent_dim = streams, runtime, shape.latent_dim
+        decoder = UpsamplingGenerator(teacher.card.input_size, shape.model_copy(update={"spectral_norm": False}))
+        encoder = Encoder(teacher.card.input_size, shape.latent_dim, shape.width, shape.bn_eps)
+        self.learner: nn.Module | None = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
+        self.encoder, self.decoder = encoder, decoder
+        self.prior, self.entropy = ClassPrior(), InformationEntropy()
+        self.recent: Tensor | None = None
+        self.turns = 0
+
+    def observe(self, event: Event, record: Record, bad: Tensor) -> None:
+        """Remember the first half of the student's newest batch until the memory's turn."""
+        if event == "after_student":
+            self.recent = record.images[: max(len(record.images) // 2, 2)].detach()
+
+    def draw(self, turn: int) -> Tensor | None:
+        """Return `size` recalled images, None before the warm-up is over."""
+        return self.recall("memory-latents", turn) if self.turns >= max(self.settings.warm_up, 0) else None
+
+    def recall(self, name: str, turn: int) -> Tensor:
+        """Draw latents, move them, decode them in eval mode; detached."""
+        latents = self.streams.normal(name, turn, (self.size, self.latent_dim))
+        training = self.decoder.training
+        self.decoder.eval()
+        with torch.enable_grad():
+            latents.requires_grad_(True)
+            optimizer = torch.optim.Adam([latents], self.settings.latent_lr, fused=True)
+            for _ in range(self.settings.latent_steps):
+                (latents.grad,) = torch.autograd.grad(self.match(latents), [latents])
+                optimizer.step()
+        with torch.no_grad():
+            images = self.decode(latents.detach())
+        self.decoder.train(training)
+        return images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images in pixel units."""
+        with self.runtime.autocast():
+            images: Tensor = self.decoder(latents)
+        if self.decoder.space == "normalized":
+            images = self.teacher.denormalize(images)
+        return self.runtime.images(images)
+
+    def match(self, latents: Tensor) -> Tensor:
+        """Class prior and entropy of what the latents decode to, and how far their own moments are from N(0, 1)."""
+        inputs = self.teacher.normalize(self.decode(latents))
+        answer = {"clean": {"teacher": self.teacher.respond(inputs)}}
+        record = Record(inputs, torch.ones(len(inputs), device=inputs.device), answers=answer)
+        mean = batch_mean(latents)
+        count = batch_size_of(latents)
+        variance = batch_mean((latents - mean).square()) * (count / max(count - 1, 1))
+        moments = (variance - 1).square().mean() + mean.square().mean()
+        s = self.settings
+        return s.prior_weight * self.prior(record) + s.entropy_weight * self.entropy(record) + moments
+
+    def learn(self, turn: int) -> tuple[dict[str, Tensor], Record]:
+        """The memory's own turn: fill the gradients of encoder and decoder; returns parts and the targets' record."""
+        s = self.settings
+        if self.recent is None:
+            raise ValueError("the memory learns after a student turn")
+        images = self.recent
+        if self.turns > 0:
+            images = torch.cat([images, self.recall("memory-targets", turn)])
+        self.turns += 1
+        features = s.feature_weight > 0
+        with torch.no_grad():
+            targets = self.teacher.normalize(images)
+            wanted = self.teacher.respond(targets, features=features)
+        with self.runtime.autocast():
+            mean, log_variance = self.encoder(targets)
+        mean, log_variance = mean.float(), log_variance.float()
+        noise = self.streams.normal("memory-code", turn, tuple(mean.shape))
+        rebuilt = self.teacher.normalize(self.decode(mean + torch.exp(log_variance / 2) * noise))
+        answer = self.teacher.respond(rebuilt, features=features)
+        divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1)
+        parts = {
+            "memory_pixels": (s.pixel_weight, batch_mean((rebuilt - targets).abs().flatten(1).mean(dim=1))),
+            "memory_logits": (s.logit_weight, batch_mean(logit_l1(wanted.logits.float(), answer.logits.float()))),
+            "memory_kl": (s.kl_weight, batch_mean(divergence)),
+        }
+        if features:
+            parts["memory_features"] = (s.feature_weight, batch_mean(_feature_l1(wanted, answer)))
+        if s.match_weight:
+            latents = self.streams.normal("memory-match", turn, (self.size, self.latent_dim))
+            parts["memory_match"] = (s.match_weight, self.match(latents))
+        total = torch.stack([weight * value for weight, value in parts.values()]).sum()
+        total.backward()
+        record = Record(images, torch.ones(len(images), device=images.device), answers={"clean": {"teacher": wanted}})
+        return {name: value.detach() for name, (_, value) in parts.items()}, record
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is not in the learner: the batch that waits for the memory's turn, and the count of turns."""
+        return {"recent": self.recent, "turns": self.turns}
+
+    def load_state_dict(self, state: dict[str, Any]) -> object:
+        """Go on from a saved state."""
+        self.recent, self.turns = state["recent"], state["turns"]
+        return None
+
+
+def _feature_l1(wanted: Response, answer: Response) -> Tensor:
+    assert wanted.features is not None
+    assert answer.features is not None
+    return (wanted.features - answer.features).float().abs().mean(dim=1)
