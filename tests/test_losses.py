@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import lenient.losses as losses_package
-from lenient.losses.adversarial import CodedJensenShannon, JensenShannon
-from lenient.losses.distances import coded_js, js_divergence, logit_l1
-from lenient.losses.imitation import Imitation
-from lenient.losses.objective import Objective
-from lenient.losses.prior import ClassPrior, InformationEntropy, confidence_score
+from lenient.losses.adversarial import CodedJensenShannon, Disagreement, JensenShannon, adversary
+from lenient.losses.distances import coded_js, js_divergence, kl_divergence, logit_l1
+from lenient.losses.imitation import AttentionTransfer, Imitation, SelfPaced, attention_map, self_paced_weight
+from lenient.losses.objective import Objective, Ramp
+from lenient.losses.prior import (
+    Activation,
+    ClassPrior,
+    EmbeddingNorm,
+    InformationEntropy,
+    LabelPrior,
+    confidence_score,
+)
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
-from lenient.record import LayerStatistics
+from lenient.record import LayerStatistics, Moment, Response
 from toys import record_of
 
 T = torch.tensor([[3.0, 2, 1], [0, 4, 1], [1, 1, 5]], dtype=torch.float64)
@@ -251,7 +258,141 @@ def test_logit_l1():
     assert Imitation(logit_l1, "L1")(record_of(t.repeat(2, 1), s.repeat(2, 1))).item() == pytest.approx(slow)
 
 
+def test_kl_divergence():
+    rows = [
+        [math.log(p / q) * p for p, q in zip(softened(t, 3), softened(s, 3), strict=True)]
+        for t, s in zip(T, S, strict=True)
+    ]
+    slow = torch.tensor([9 * sum(row) for row in rows], dtype=torch.float64)
+    torch.testing.assert_close(kl_divergence(T, S, 3.0), slow)
+    torch.testing.assert_close(
+        kl_divergence(T, S), torch.tensor([1.150421, 0.040202, 0.071618], dtype=torch.float64), atol=1e-6, rtol=0
+    )
+    for temperature, golden in ((1.0, 0.420747), (3.0, 0.586079), (20.0, 0.627554)):
+        assert kl_divergence(T, S, temperature).mean().item() == pytest.approx(golden, abs=1e-6)
+    assert (kl_divergence(draw(9, 5), draw(9, 5, seed=1)) > 0).all()
+    assert kl_divergence(T, T).abs().max().item() == pytest.approx(0, abs=1e-12)
+
+
+def test_disagreement_in_its_forms():
+    record = record_of(T, S)
+    assert adversary("kl", 1.0)(record).item() == pytest.approx(-0.420747, abs=1e-6)
+    assert adversary("kl-agreeing", 1.0)(record).item() == pytest.approx(-0.037273, abs=1e-6)
+    assert adversary("kl-agreeing", 3.0)(record).item() == pytest.approx(-0.149671, abs=1e-6)
+    assert adversary("l1", 1.0)(record).item() == pytest.approx(-0.888889, abs=1e-6)
+    two = record_of(torch.zeros(2, 2), torch.tensor([[1.0, 2], [3, 4]]))
+    assert adversary("l1", 1.0)(two).item() == pytest.approx(-2.5)
+    assert adversary("l1-log", 1.0)(two).item() == pytest.approx(-1.252763, abs=1e-6)
+
+
+def test_a_bound_caps_each_image_alone():
+    s = S.clone().requires_grad_()
+    value = Disagreement(kl_divergence, "KL", bound=0.05)(record_of(T, s))
+    assert value.item() == pytest.approx(-(0.05 + 0.040202 + 0.05) / 3, abs=1e-6)
+    value.backward()
+    assert [bool(row.abs().sum() > 0) for row in s.grad] == [False, True, False]
+
+
+@pytest.mark.parametrize("form", ["js", "js-coded", "kl", "kl-agreeing", "l1", "l1-log"])
+def test_adversaries_fall_as_the_student_departs_and_weigh_samples(form):
+    near, far = T + 0.1 * (S - T), T + 0.5 * (S - T)
+    term = adversary(form, 1.0)
+    assert term(record_of(T, far)) < term(record_of(T, near))
+    weight = torch.tensor([0.0, 1, 1])
+    torch.testing.assert_close(term(record_of(T, S, weight=weight)), term(record_of(T[1:], S[1:])))
+    teacher, student = T.clone().requires_grad_(), S.clone().requires_grad_()
+    adversary(form, 1.0, detach_teacher=True)(record_of(teacher, student)).backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0
+
+
+def test_softened_entropy_labels_activation_and_embedding_norm():
+    mean = T.div(20).softmax(1).mean(0)
+    assert InformationEntropy(20.0)(record_of(T)).item() == pytest.approx(float((mean * mean.log()).sum()))
+    assert InformationEntropy()(record_of(T)).item() == pytest.approx(-1.074008, abs=1e-6)
+    assert InformationEntropy()(record_of(T)).item() / math.log(10) == pytest.approx(-0.466436, abs=1e-6)
+    record = record_of(T)
+    record.labels = torch.tensor([2, 1, 0])
+    slow = -sum(math.log(softened(row, 1)[label]) for row, label in zip(T, (2, 1, 0), strict=True)) / 3
+    assert LabelPrior()(record).item() == pytest.approx(slow)
+    features = draw(3, 5)
+    record.answers["clean"]["teacher"] = Response(T, features=features)
+    assert Activation()(record).item() == pytest.approx(-float(features.abs().mean()), rel=1e-5)
+    table = torch.nn.Embedding.from_pretrained(torch.tensor([[3.0, 4], [0, 1], [0, 0]]))
+    assert EmbeddingNorm(table, 2.0)(record).item() == pytest.approx((0 + 0 + 9) / 3)
+
+
+def test_self_paced_weights():
+    def weight(loss: float, pace: float, form: str = "log") -> float:
+        return float(self_paced_weight(torch.tensor([loss], dtype=torch.float64), pace, form))
+
+    assert weight(0.5, 2) == pytest.approx(0.928221, abs=1e-6)
+    assert weight(3, 2) == pytest.approx(0.305339, abs=1e-6)
+    assert weight(0, 7) == 1
+    assert [weight(value, 2, "hard") for value in (1.9, 2.1)] == [1, 0]
+    assert weight(0.5, 2, "soft") == 0.75
+    assert weight(3, 2, "soft") == 0
+    hardness = torch.linspace(0, 9, 50)
+    for form in ("log", "soft", "hard"):
+        falling = self_paced_weight(hardness, 3.0, form)
+        assert (falling.diff() <= 0).all()
+        assert 0 <= falling.min() <= falling.max() <= 1
+
+
+def test_self_paced_imitation_weighs_each_sample_and_its_weight_has_no_gradient():
+    student = S.clone().float().requires_grad_()
+    record = record_of(T.float(), student)
+    record.moment = Moment(step=50, steps=100)
+    term = SelfPaced(logit_l1, "L1", 1.0, 3.0)
+    assert term.pace(record.moment) == 2
+    losses = (T - S).abs().mean(1).float()
+    trust = torch.tensor([(1 + math.exp(-2)) / (1 + math.exp(loss - 2)) for loss in losses.tolist()])
+    assert term(record).item() == pytest.approx(float((trust * losses).mean()), rel=1e-5)
+    term(record).backward()
+    expected = trust[:, None] * (S - T).sign().float() / 9
+    torch.testing.assert_close(student.grad, expected)
+
+
+def test_attention_transfer():
+    image = torch.cat([RAMP.view(2, 1, 3, 3), 2 * RAMP.view(2, 1, 3, 3) + 1], dim=1)
+    record = record_of(T[:2], S[:2])
+    record.answers["train"] = {
+        "teacher": Response(T[:2], blocks=(image,)),
+        "student": Response(S[:2], blocks=(image.flip(3),)),
+    }
+    assert AttentionTransfer()(record).item() == pytest.approx(0.018189, abs=1e-6)
+    slow = 0.0
+    for sample in image:
+        maps = []
+        for view in (sample, sample.flip(2)):
+            flat = [float((view[0, i, j] ** 2 + view[1, i, j] ** 2) / 2) for i in range(3) for j in range(3)]
+            size = math.sqrt(sum(value**2 for value in flat))
+            maps.append([value / size for value in flat])
+        slow += sum((a - b) ** 2 for a, b in zip(*maps, strict=True)) / 9 / 2
+    assert AttentionTransfer()(record).item() == pytest.approx(slow, rel=1e-5)
+    torch.testing.assert_close(
+        attention_map(image), attention_map(7 * image), msg="the scale of activations is no matter"
+    )
+
+
+def test_a_ramp_climbs_between_its_ends():
+    ramp = Ramp(0.0, 62.0, 0.25, 0.75)
+    values = [ramp(Moment(epoch=epoch, epochs=250)) for epoch in range(250)]
+    increments = [b - a for a, b in pairwise(values) if b != a]
+    assert len(increments) == 124
+    assert increments == pytest.approx([0.5] * 124)
+    assert (values[63], values[64], values[-1]) == (0, 0.5, 62)
+
+
 # objective
+
+
+def test_an_objective_follows_schedules():
+    terms = {"a": (lambda moment: float(moment.step), lambda r: torch.tensor(3.0, requires_grad=True))}
+    record = record_of(T)
+    assert Objective(terms)(record)[1] == {}, "at weight 0 it is not computed"
+    record.moment = Moment(step=2, steps=4)
+    assert Objective(terms)(record)[0].item() == 6
 
 
 def test_objective_weighs_reports_and_skips():

@@ -65,13 +65,13 @@ def batch_size_of(values: Tensor) -> int:
 def batch_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean over the batch of `values` (N, ...), weighted by `weight` (N,) where given.
 
-    A weighted mean over fewer than two accepted samples is 0 with zero gradient: a mean of nothing says nothing.
+    A weighted mean over fewer than two accepted samples of several is 0 with zero gradient: it says nothing.
     """
     if weight is None:
         return batch_sum(values) / batch_size_of(values)
     shaped = weight.view(-1, *[1] * (values.dim() - 1))
     total = batch_sum(weight)
-    enough = total > 1.5
+    enough = total > min(1.5, batch_size_of(values) - 0.5)
     kept = torch.where(shaped > 0, values, torch.zeros_like(values)) * shaped
     return torch.where(enough, batch_sum(kept) / total.clamp_min(1.0), torch.zeros_like(kept[0]))
 

@@ -1,0 +1,330 @@
+"""The methods with one generator: what each paper says of its turns, and what they reduce to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lenient.errors import TeacherError
+from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
+from lenient.loop import Distillation
+from lenient.losses.distances import js_divergence, kl_divergence
+from lenient.losses.prior import confidence_score
+from lenient.methods import METHODS, fitting, method_class
+from lenient.models import build_student
+from lenient.models.card import Network
+from lenient.models.probing import classifying_layer, last_block_by_size
+from lenient.planning import Request, resolve
+from lenient.seeding import Streams
+from lenient.settings import DistillSettings
+from lenient.synthesis.stream import StreamSource
+from lenient.teacher import FrozenTeacher
+from test_methods import BASE, QUICK_REPLAY, last_turn, same, take, weights
+from toys import CPU, QUICK, TinyNet, distillation, tiny_card, tiny_student, tiny_teacher
+
+# reductions
+
+
+@pytest.mark.parametrize("name", ["mb-dfkd", "pre-dfkd", "meta-dfkd"])
+def test_replay_of_size_zero_is_the_plain_method(name):
+    plain = {**QUICK_REPLAY, "replay": "none", "update": "plain"}
+    none = take(distillation(method={**BASE[name], "replay_share": 0.0}), 9)
+    assert same(weights(none), weights(take(distillation(method={"name": "mb-dfkd", **plain}), 9)))
+
+
+def test_selection_none_is_the_ablation():
+    recipe = resolve(Request(recipes=["without-class-prior"], settings=QUICK, overrides=["method.student_steps=3"]))
+    with FrozenTeacher(tiny_teacher(), CPU) as teacher:
+        ablation = take(Distillation(teacher, tiny_student(), recipe, CPU), 9)
+    ours = distillation(method={"student_steps": 3, "student_lr": 0.2, "selection": "none"})
+    first = ours.take_turn()[1]
+    source = ours.game.turns["generator"].source
+    torch.testing.assert_close(first.record.images, source.sample(8, "student-latents/0", 0).images)
+    ours = take(distillation(method={"student_steps": 3, "student_lr": 0.2, "selection": "none"}), 9)
+    assert same(weights(ours), weights(ablation))
+
+
+def test_mads_second_weight_zero_is_the_plain_adversary():
+    mad = {**BASE["mad"], "replay_weight": 0.0}
+    without = {**BASE["mad"], "replay": "none"}
+    assert same(weights(take(distillation(method=mad), 9)), weights(take(distillation(method=without), 9)))
+
+
+def test_the_three_that_share_an_objective_start_alike():
+    runs = [take(distillation(method=BASE[name]), 1) for name in ("mb-dfkd", "pre-dfkd", "meta-dfkd")]
+    first, *others = [run.game.players["generator"].module.state_dict() for run in runs]
+    assert all(same(first, other) for other in others)
+
+
+# turns
+
+
+def generator_gradient(name: str, **method: Any) -> tuple[Any, Any, list[torch.Tensor]]:
+    run, turn = last_turn("generator", method={**BASE[name], **method})
+    generator = run.game.players["generator"].module
+    found = [p.grad.clone() for p in generator.parameters()]
+    generator.zero_grad()
+    return run, turn, found
+
+
+def redrawn(run: Any, turn: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The turn's inputs again with gradient, and both networks' logits."""
+    maker = run.game.turns["generator"]
+    images = maker.source.sample(8, *maker.latents.key("generator-latents", run.turn)).images
+    inputs = run.teacher.normalize(images)
+    torch.testing.assert_close(inputs, turn.record.inputs["clean"])
+    return inputs, run.teacher.module(inputs), run.student(inputs)
+
+
+def agree(found: list[torch.Tensor], module: nn.Module) -> None:
+    for ours, slow in zip(found, module.parameters(), strict=True):
+        torch.testing.assert_close(ours, slow.grad, atol=2e-5, rtol=2e-3)
+
+
+def test_dafl_minimises_the_papers_sum():
+    run, turn, found = generator_gradient("dafl", class_prior_weight=0.7, entropy_weight=2.0, activation_weight=0.3)
+    inputs, teacher, _ = redrawn(run, turn)
+    mean = teacher.softmax(1).mean(0)
+    heard: list[torch.Tensor] = []
+    handle = run.teacher.module.head.register_forward_pre_hook(lambda layer, args: heard.append(args[0]))
+    run.teacher.module(inputs)
+    handle.remove()
+    prior = torch.nn.functional.cross_entropy(teacher, teacher.argmax(1))
+    (0.7 * prior + 2.0 * (mean * mean.log()).sum() - 0.3 * heard[0].abs().mean()).backward()
+    agree(found, run.game.players["generator"].module)
+
+
+def test_dafls_student_learns_from_the_generators_very_images():
+    run = distillation(method=BASE["dafl"])
+    for _ in range(3):
+        _, student = run.take_turn()
+        name, generator = run.take_turn()
+        assert name == "generator"
+        assert torch.equal(student.record.images, generator.record.images)
+    run = distillation(method={**BASE["dafl"], "batch": "fresh"})
+    assert not torch.equal(run.take_turn()[1].record.images, run.take_turn()[1].record.images)
+
+
+def test_dafls_student_minimises_kl():
+    run, turn = last_turn("student", method=BASE["dafl"])
+    found = [p.grad.clone() for p in run.student.parameters()]
+    run.student.zero_grad()
+    inputs = turn.record.inputs["train"]
+    wanted = run.teacher.module(inputs).detach().log_softmax(1)
+    (wanted.exp() * (wanted - run.student(inputs).log_softmax(1))).sum(1).mean().backward()
+    agree(found, run.student)
+
+
+def test_dfad_pushes_through_both_networks():
+    run, turn, found = generator_gradient("dfad")
+    _, teacher, student = redrawn(run, turn)
+    (-(teacher - student).abs().mean()).backward()
+    agree(found, run.game.players["generator"].module)
+
+
+def test_zskt_generator_and_student():
+    run, turn, found = generator_gradient("zskt")
+    assert run.turn == 0, "the generator moves first"
+    _, teacher, student = redrawn(run, turn)
+    (-kl_divergence(teacher, student).mean()).backward()
+    agree(found, run.game.players["generator"].module)
+
+
+def test_zskt_compares_attention_on_blocks_of_equal_size():
+    shape = {"channels": 1, "size": (8, 8), "classes": 4}
+    card = tiny_card(**shape)
+    teacher = build_student("lenient:wrn-10-2", card, seed=0, role="teacher")
+    student = build_student("lenient:wrn-10-1", card, seed=1)
+    run = distillation(teacher, student, method=BASE["zskt"])
+    while run.game.rhythm.player(run.turn) != "student":
+        run.take_turn()
+    _, turn = run.take_turn()
+    blocks = [turn.record.answers["train"][network].blocks for network in ("teacher", "student")]
+    assert [b.shape[2:] for b in blocks[0]] == [(8, 8), (4, 4), (2, 2)] == [b.shape[2:] for b in blocks[1]]
+    assert {"student", "attention"} == set(turn.parts)
+
+
+def test_zskt_without_blocks_in_common_says_what_to_do():
+    small = tiny_student()
+    module = nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.BatchNorm2d(3), nn.Flatten(), nn.LazyLinear(4))
+    module(torch.zeros(2, 1, 6, 5))
+    with pytest.raises(TeacherError, match=r"-s method\.attention_weight=0"):
+        distillation(Network(module.eval(), tiny_card()), small, method=BASE["zskt"])
+
+
+def test_zskts_same_batch_is_learned_for_a_cycle():
+    run = distillation(method={**BASE["zskt"], "batch": "same"})
+    run.take_turn()
+    first, second = (run.take_turn()[1].record.images for _ in range(2))
+    run.take_turn()
+    assert torch.equal(first, second)
+    assert not torch.equal(first, run.take_turn()[1].record.images)
+
+
+@pytest.mark.parametrize("name", ["mb-dfkd", "pre-dfkd", "meta-dfkd"])
+def test_the_familys_adversary_pushes_through_the_student_only(name):
+    run, turn, found = generator_gradient(name, class_prior_weight=0.5, entropy_weight=0, activation_weight=0)
+    _, teacher, student = redrawn(run, turn)
+    prior = confidence_score(teacher).mean()
+    (0.5 * prior + (1 - js_divergence(teacher.detach(), student, 3.0)).mean()).backward()
+    agree(found, run.game.players["generator"].module)
+
+
+def test_mad_means_over_layers_and_asks_for_its_classes():
+    run, turn, found = generator_gradient("mad")
+    inputs, teacher, student = redrawn(run, turn)
+    layers = run.teacher.respond(inputs, statistics=True).statistics
+    distance = sum((s.mean - s.running_mean).norm() + (s.variance - s.running_variance).norm() for s in layers) / 2
+    (distance - kl_divergence(teacher, student).mean()).backward()
+    agree(found, run.game.players["generator"].module)
+    run, turn = last_turn("generator", method=BASE["mad, conditional"])
+    assert set(turn.parts) == {"adversarial", "bn", "class_prior", "embedding"}
+    assert turn.record.labels.shape == (8,)
+    assert run.game.players["generator"].module.embedding.weight.grad.abs().sum() > 0
+
+
+def test_cudfkds_generator_draws_and_its_student_answers_in_eval_mode():
+    run = distillation(method=BASE["cudfkd"])
+    buffers = [b.clone() for b in run.student.buffers()]
+    assert run.take_turn()[0] == "generator"
+    assert all(torch.equal(a, b) for a, b in zip(buffers, run.student.buffers(), strict=True))
+    generator = run.game.players["generator"].module
+    before = [b.clone() for b in generator.buffers()]
+    assert run.take_turn()[0] == "student"
+    assert all(torch.equal(a, b) for a, b in zip(before, generator.buffers(), strict=True))
+    assert generator.training
+    assert run.student.training
+
+
+def test_cudfkds_adversary_climbs():
+    run = distillation(method={**BASE["cudfkd"], "climb_begin": 0.0, "climb_end": 0.8}, steps=30)
+    climb = run.game.turns["generator"].objective.terms["adversarial"][0]
+    weights_ = [climb(run.game.turns["generator"].stage.moment(step)) for step in range(30)]
+    assert weights_[0] == 0.5
+    assert weights_ == sorted(weights_)
+    assert weights_[-1] == 62
+
+
+def test_memory_turns_follow_the_first_student_turns():
+    run = distillation(method={**BASE["pre-dfkd"], "student_steps": 3, "memory": {"updates": 2}})
+    assert [run.game.rhythm.player(turn)[0] for turn in range(7)] == list("gsmsmsg")
+    assert run.game.rhythm.turns_for(3) == 6
+    assert run.game.rhythm.steps_before(6) == 3
+
+
+def test_clipping_bounds_the_gradient_that_is_stepped():
+    run = distillation(method={**BASE["dfad"], "clip_norm": 1e-3})
+    for _ in range(3):
+        name, _ = run.take_turn()
+        gradients = [p.grad for p in run.game.players[name].module.parameters()]
+        assert torch.cat([g.flatten() for g in gradients]).norm() <= 1.001e-3
+
+
+# what a method asks of a teacher
+
+
+def test_a_method_that_wants_features_refuses_a_teacher_without_a_linear_head():
+    class Headless(TinyNet):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.norm2(self.conv2(self.norm1(self.conv1(images)).relu())).mean(dim=(2, 3))[:, :4]
+
+    teacher = Network(Headless().eval(), tiny_card())
+    for name in ("dafl", "mb-dfkd"):
+        with pytest.raises(TeacherError, match=r"-s method\.activation_weight=0"):
+            distillation(teacher, method=BASE[name])
+        take(distillation(teacher, method={**BASE[name], "activation_weight": 0.0}), 3)
+
+
+def test_which_methods_fit_a_teacher_without_batch_norm():
+    assert "noise" not in fitting(True)
+    assert {*fitting(True), "noise"} == set(METHODS)
+    assert {"ta-dfkd", "mad", "cudfkd"}.isdisjoint(fitting(False))
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4))
+    for name in fitting(False):
+        quick = {**BASE[name], "attention_weight": 0.0} if name == "zskt" else BASE[name]
+        take(distillation(Network(module, tiny_card()), method=quick), 4)
+
+
+def test_features_are_the_input_of_the_last_layer():
+    with FrozenTeacher(tiny_teacher(), CPU) as teacher:
+        inputs = torch.rand(3, 1, 6, 5)
+        answer = teacher.respond(inputs, features=True)
+        torch.testing.assert_close(teacher.module.head(answer.features), answer.logits)
+        assert teacher.respond(inputs).features is None
+        assert not teacher.module.head._forward_hooks
+
+
+def test_features_of_a_convolutional_classifier_are_averaged():
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.last = nn.Conv2d(1, 7, 3), nn.Conv2d(7, 4, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.last(self.body(images).relu()).mean(dim=(2, 3))
+
+    module = Pooled()
+    assert classifying_layer(module, torch.zeros(1, 1, 6, 5), 4) is module.last
+    with FrozenTeacher(Network(module, tiny_card()), CPU) as teacher:
+        answer = teacher.respond(torch.rand(3, 1, 6, 5), features=True)
+    assert answer.features.shape == (3, 7)
+
+
+def test_blocks_of_a_wide_residual_network_are_its_groups():
+    network = build_student("lenient:wrn-16-1", tiny_card(1, (32, 32), 10), seed=0, role="teacher")
+    found = last_block_by_size(network.module.eval(), torch.zeros(1, 1, 32, 32))
+    assert list(found) == [(32, 32), (16, 16), (8, 8)]
+    plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3))
+    heard = last_block_by_size(plain, torch.zeros(1, 1, 6, 6))
+    assert list(heard.values()) == [plain[1], plain[2]]
+
+
+# generators
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "tanh-bn", "bn"])
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_what_a_generator_declares_is_what_it_draws(output, spectral_norm):
+    shape = GeneratorSettings(latent_dim=5, width=8, output=output, spectral_norm=spectral_norm)
+    generator = UpsamplingGenerator((2, 9, 6), shape).train()
+    with FrozenTeacher(tiny_teacher(channels=2, size=(9, 6)), CPU) as teacher:
+        images = StreamSource(generator, 5, Streams(0), CPU, teacher).sample(64, "x", 0).images
+    if output == "sigmoid":
+        assert generator.space == "pixels"
+        assert 0 < images.min() < images.max() < 1
+        return
+    assert generator.space == "normalized"
+    inputs = (images - 0.4) / 0.3
+    torch.testing.assert_close(inputs.mean(dim=(0, 2, 3)), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(inputs.var(dim=(0, 2, 3)), torch.ones(2), atol=2e-2, rtol=0)
+
+
+def test_spectral_norm_divides_by_the_largest_singular_value():
+    generator = UpsamplingGenerator((1, 8, 8), GeneratorSettings(latent_dim=3, width=6, spectral_norm=True)).train()
+    for _ in range(60):
+        generator(torch.randn(4, 3))
+    for conv in generator.convs:
+        assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_methods_general_defaults_hold_unless_said_otherwise(name):
+    general = method_class(name).settings_type.general.get("generator", {})
+    default = DistillSettings(method={"name": name}).generator
+    assert {key: getattr(default, key) for key in general} == general
+    assert DistillSettings(method={"name": name}, generator={"output": "bn"}).generator.output == "bn"
+
+
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"noise"}))
+def test_the_anatomy_is_read_off_the_pieces(name):
+    game = distillation(method={"name": name}).game
+    assert {"student", "selection", "replay", "update", "rhythm"} <= set(game.anatomy)
+    terms = set(game.turns["generator"].objective.terms)
+    shown = {*game.anatomy} | ({"tv", "l2"} if "image" in game.anatomy else set())
+    assert terms <= shown
+    without = distillation(method={"name": "ta-dfkd", "selection": "none", "replay": "bank"}).game.anatomy
+    assert without["selection"] == "none"
+    assert without["replay"] == "bank, ring"
