@@ -241,12 +241,17 @@ def test_report_is_rewritten_equal(done_run, tmp_path):
 
 def test_methods(tmp_path):
     text = lenient("methods", cwd=tmp_path).stdout
-    assert "ta-dfkd" in text
-    assert "noise" in text
+    rows = {line.split()[0]: line for line in text.splitlines() if line.split()}
+    for name, words in {"ta-dfkd": "mixture", "dafl": "0.05 one-hot", "mb-dfkd": "bank", "meta-dfkd": "retain"}.items():
+        assert words in rows[name], rows[name]
+    every = json.loads(lenient("methods", "--json", cwd=tmp_path).stdout)
+    assert every["zskt"]["anatomy"]["student"] == "KL + 2500 attention"
+    assert every["ta-dfkd"]["anatomy"]["class prior"] == ""
     one = lenient("methods", "ta-dfkd", cwd=tmp_path).stdout
     for words in ("2402.12406", "tau", "0.5", "published"):
         assert words in one
-    assert "tau" in json.loads(lenient("methods", "ta-dfkd", "--json", cwd=tmp_path).stdout)["settings"]
+    fields = json.loads(lenient("methods", "ta-dfkd", "--json", cwd=tmp_path).stdout)["settings"]
+    assert {"tau", "bank.slots", "mixture.max_iterations"} <= set(fields)
 
 
 def test_train_teacher_keeps_checkpoints(tmp_path):

@@ -99,7 +99,7 @@ class RetainUpdate:
     ) -> None:
         self.objective, self.student, self.settings, self.rate, self.view = objective, student, settings, rate, view
         self.plain = PlainUpdate(objective, student, view=view)
-        self.label = f"acquire and retain, {settings.order} order"
+        self.label = f"retain, {settings.order} order"
 
     def __call__(self, new: Record, old: Record | None = None) -> dict[str, Tensor]:
         """Fill the student's gradients from records whose training view and teacher answer are there."""

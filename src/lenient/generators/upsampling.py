@@ -32,6 +32,8 @@ class GeneratorSettings(Settings):
     (DAFL and heirs), or by an affine batch norm alone (ZSKT)."""
     stem_activation: bool = True
     """Whether a leaky ReLU follows the first batch norm (DAFL and heirs: none)."""
+    halve_each_stage: bool = False
+    """Whether every stage has half the channels of the one before, not the last alone (CuDFKD, CMI)."""
     spectral_norm: bool = False
     """Whether convolutions are divided by their largest singular value (PRE-, MB- and META-DFKD)."""
 
@@ -55,7 +57,8 @@ class UpsamplingGenerator(nn.Module):
         self.space: Space = "pixels" if settings.output == "sigmoid" else "normalized"
         self.project = nn.Linear(self.latent_dim, self.width * self.sizes[0][0] * self.sizes[0][1])
         self.stem = nn.BatchNorm2d(self.width)
-        widths = [self.width] * stages + [max(self.width // 2, 1)]
+        halvings = [stage if settings.halve_each_stage else stage // stages for stage in range(stages + 1)]
+        widths = [max(self.width >> halving, 1) for halving in halvings]
         self.convs = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 3, padding=1) for i in range(stages))
         self.norms = nn.ModuleList(nn.BatchNorm2d(widths[i + 1], eps=settings.bn_eps) for i in range(stages))
         self.to_pixels = nn.Conv2d(widths[-1], channels, 3, padding=1)

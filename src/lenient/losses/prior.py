@@ -55,7 +55,7 @@ class InformationEntropy:
     logarithm: their weights are divided by ln 10 here. CuDFKD softens by a temperature.
     """
 
-    label = "entropy"
+    label = "batch mean"
 
     def __init__(self, temperature: float = 1.0, view: str = "clean") -> None:
         self.temperature, self.view = temperature, view

@@ -144,8 +144,11 @@ class Rhythm:
     def steps_before(self, turn: int) -> int:
         """Return how many student steps come before turn number `turn`."""
         cycles, place = divmod(turn, self.length)
-        per_cycle = sum(count for name, count in self.cycle if name == "student")
-        return cycles * per_cycle + sum(self.player(at) == "student" for at in range(place))
+        return cycles * self.count("student") + sum(self.player(at) == "student" for at in range(place))
+
+    def count(self, player: str) -> int:
+        """Return the turns of a player in one cycle."""
+        return sum(count for name, count in self.cycle if name == player)
 
     @property
     def length(self) -> int:
@@ -154,7 +157,7 @@ class Rhythm:
 
     def turns_for(self, steps: int) -> int:
         """Return how many turns it takes until the student has made `steps` steps."""
-        per_cycle = sum(count for name, count in self.cycle if name == "student")
+        per_cycle = self.count("student")
         cycles = (steps - 1) // per_cycle
         turns, left = cycles * self.length, steps - cycles * per_cycle
         while left:

@@ -7,7 +7,7 @@ Li, Zhou, Li et al., "Dynamic data-free knowledge distillation by easy-to-hard l
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ from lenient.methods.stream import StreamSettings, stream_game
 
 class CuDFKDSettings(StreamSettings):
     """Settings of CuDFKD: L_G = oh L_oh - 20 H + bn R + a(epoch) L_adv. Defaults: CIFAR-10, ResNet-34 to 18."""
+
+    general: ClassVar[dict[str, Any]] = {"generator": {"stem_activation": False, "halve_each_stage": True}}
 
     name: Literal["cudfkd"] = "cudfkd"
     class_prior_weight: float = Field(1.0, ge=0)

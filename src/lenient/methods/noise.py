@@ -1,5 +1,7 @@
-"""The noise student, a baseline: imitate the teacher on noise images, nothing else. A method has learned nothing until
-it beats this."""
+"""The noise student, a baseline: imitate the teacher on noise images, nothing else.
+
+A method has learned nothing until it beats this.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ class Noise:
         self.update = PlainUpdate(imitation, LiveStudent(stage.student, stage.runtime))
         optimizer = sgd(stage.student, s.student_lr, s.student_momentum, s.student_weight_decay)
         players = {"student": Player(stage.student, optimizer, learning_rate(s.student_schedule))}
-        anatomy = {"student": "L1 1", "update": self.update.label, "rhythm": "1 student"}
+        anatomy = {"student": "L1", "update": self.update.label, "rhythm": "0 : 1"}
         rhythm = Rhythm((("student", 1),))
         return Game(players, {"student": self.student_turn}, rhythm, self.sample, anatomy=anatomy)
 

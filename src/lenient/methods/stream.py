@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lenient.errors import TeacherError
 from lenient.generators.conditional import ConditionalGenerator, Conditioning
 from lenient.generators.upsampling import UpsamplingGenerator
-from lenient.losses.objective import Objective
+from lenient.losses.objective import Objective, Weight
 from lenient.losses.prior import confidence_score
 from lenient.methods.contract import (
     Game,
@@ -378,8 +378,7 @@ def describe(
     """Say in a word or two what each piece is, for the anatomy table."""
 
     def terms(objective: Objective) -> dict[str, str]:
-        weights = {name: "ramp" if callable(weight) else f"{weight:g}" for name, (weight, _) in objective.terms.items()}
-        return {name: f"{term.label} {weights[name]}" for name, (_, term) in objective.terms.items()}
+        return {name: _weighed(weight, term.label) for name, (weight, term) in objective.terms.items()}
 
     found = terms(objective)
     image = " + ".join(found.pop(name) for name in ("tv", "l2") if name in found)
@@ -390,5 +389,13 @@ def describe(
         "replay": replay.label,
         "student": " + ".join(terms(imitation).values()),
         "update": update.label,
-        "rhythm": " ".join(f"{count} {name}" for name, count in rhythm.cycle),
+        "rhythm": " : ".join(
+            str(rhythm.count(name)) for name in ("generator", "student", "memory") if rhythm.count(name)
+        ),
     }
+
+
+def _weighed(weight: Weight, label: str) -> str:
+    if callable(weight):
+        return f"{label}, climbing"
+    return label if weight == 1 else f"{weight:.4g} {label}"

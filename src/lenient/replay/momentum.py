@@ -37,7 +37,7 @@ class MomentumGenerator:
         self.source, self.size, self.settings = source, size, settings
         self.module = copy.deepcopy(source.generator).requires_grad_(False).train()
         self.updates = 0
-        self.label = f"generators averaged, {settings.decay:g}"
+        self.label = f"momentum, {settings.decay:g}"
 
     @torch.no_grad()
     def observe(self, event: Event, record: Record, bad: Tensor) -> None:

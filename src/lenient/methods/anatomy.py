@@ -1,0 +1,58 @@
+"""What a method is made of, read off a game that it builds for a toy teacher: the table of `lenient methods`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from lenient.generators.upsampling import GeneratorSettings
+from lenient.methods import METHODS, method_class
+from lenient.methods.contract import Stage
+from lenient.models.card import Card, Network
+from lenient.runtime import Runtime
+from lenient.seeding import Streams, untouched_global_rng
+from lenient.teacher import FrozenTeacher
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "class prior": ("class_prior", "embedding"),
+    "entropy": ("entropy",),
+    "activation": ("activation",),
+    "adversarial": ("adversarial",),
+    "BN": ("bn",),
+    "image": ("image",),
+    "selection": ("selection",),
+    "replay": ("replay",),
+    "student": ("student",),
+    "update": ("update",),
+    "G : S (: M)": ("rhythm",),
+}
+"""Columns of the table (the first of TA-DFKD's paper, extended), and the pieces in each; the last one gives the turns
+of generator, student and memory in a cycle."""
+
+
+def anatomy() -> dict[str, dict[str, str]]:
+    """Return, for each method with its defaults, what stands in each column, the weight first unless 1; "" is none."""
+    return {name: _row(_pieces(name)) for name in METHODS}
+
+
+def _row(pieces: Mapping[str, str]) -> dict[str, str]:
+    shown = {key: "" if text in ("none", "plain") else text for key, text in pieces.items()}
+    return {column: " + ".join(shown[key] for key in keys if shown.get(key, "")) for column, keys in COLUMNS.items()}
+
+
+def _pieces(name: str) -> Mapping[str, str]:
+    kind = method_class(name)
+    settings = kind.settings_type(name=name)
+    shape = GeneratorSettings(**{"width": 2, "latent_dim": 2, **settings.general.get("generator", {})})
+    runtime = Runtime(torch.device("cpu"))
+    toy = Network(_toy(), Card(None, (1, 8, 8), 2, (0.5,), (0.5,)))
+    with untouched_global_rng(), FrozenTeacher(toy, runtime) as teacher:
+        stage = Stage(teacher, _toy(), runtime, Streams(0), shape, batch_size=16)
+        return kind(settings).build(stage).anatomy
+
+
+def _toy() -> nn.Module:
+    block = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2))
+    return nn.Sequential(block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)).eval()
