@@ -144,15 +144,17 @@ def teachers_of(data: str, root: str | None, arch: str, count: int, folder: Path
 
 def page(written: dict[str, Any]) -> str:
     """Return the page with the table of medians over seeds and teachers, and of each teacher's last accuracy."""
-    cells, teachers = written["cells"], {cell["teacher"]: cell["teacher_accuracy"] for cell in written["cells"]}
+    cells = sorted(written["cells"], key=lambda cell: int(cell["teacher"].rpartition("e")[2]))
+    teachers = {cell["teacher"]: cell["teacher_accuracy"] for cell in cells}
     heads = [f"T{number} ({value:.1%})" for number, value in enumerate(teachers.values(), 1)]
     lines = [
         f"# Every method on {written['data']}",
         "",
         f"Teachers: {len(teachers)} checkpoints of one training of `{written['arch']}`, T1 the earliest, with their",
-        f"test accuracy. Student: `{written['student']}`, {written['steps']} steps of 128 images, {written['seeds']} seeds,",
-        f"the recipe `{written['data']}` of each method. *Last* is the accuracy after the last step, *mean* the mean over 20 evenly",
-        "spaced evaluations, both in % on test images, median over seeds (least to most); nothing was chosen by them.",
+        f"test accuracy. Student: `{written['student']}`, {written['steps']} steps of 128 images,",
+        f"{written['seeds']} seeds, the recipe `{written['data']}` of each method. *Last* is the accuracy after the",
+        "last step, *mean* the mean over 20 evenly spaced evaluations, both in % on test images, median over seeds (least",
+        "to most); nothing was chosen by them.",
         "",
         "| student of | last, all teachers | mean, all teachers | " + " | ".join(heads) + " | s |",
         "|---|---|---|" + "---|" * (len(heads) + 1),
