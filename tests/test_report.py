@@ -263,3 +263,11 @@ def test_classes_without_an_image_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", lines=[])
     make_images(run / "samples", num_classes=8)
     assert "No stored image for 2 of 10 classes: 8, 9." in page(run)
+
+
+def test_a_run_without_selection_shows_no_mixture(tmp_path):
+    run = make_run(tmp_path / "run")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("selection: mixture", "selection: none"))
+    write_report(run)
+    assert "What the teacher vouches for" not in (run / "report.html").read_text()

@@ -41,6 +41,7 @@ class RunRecord:
     finished: bool
     classes: tuple[str, ...]  # names; empty when unknown
     input_size: tuple[int, int, int] | None
+    selects: bool  # whether the teacher selected samples
     samples: Samples | None
     no_samples: str  # why there are none
 
@@ -69,9 +70,15 @@ def collect(run: Path) -> RunRecord:
         finished=end is not None,
         classes=tuple(str(name) for name in names) if isinstance(names, list) else (),
         input_size=_size(summary.get("input_size") or student_card.get("input_size")),
+        selects=_selects(config),
         samples=samples,
         no_samples=reason,
     )
+
+
+def _selects(config: dict[str, Any]) -> bool:
+    method = config.get("method")
+    return isinstance(method, dict) and method.get("selection", "none") != "none"
 
 
 def read_metrics(path: Path) -> list[Event]:

@@ -136,6 +136,8 @@ def _losses(record: RunRecord) -> tuple[list[Figure], list[Figure]]:
 
 def _selection(record: RunRecord) -> list[Figure]:
     """What the teacher vouched for: its mixture early and late, and the share of samples it accepted."""
+    if not record.selects:
+        return []
     fits = [event for event in record.events["mixture"] if _drawable(event)]
     chosen = [("Early", fits[0]), ("Late", fits[-1])] if len(fits) > 1 else [("Mixture", fit) for fit in fits]
     widths = [fit["edges"][-1] - fit["edges"][0] for _, fit in chosen]
