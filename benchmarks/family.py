@@ -122,7 +122,7 @@ def run_cell(
         "last": curve[-1],
         "mean": statistics.fmean(curve),
         "max": max(curve),
-        "agreement": result.history[-1]["agreement"],
+        "agreement": result.summary["student"]["agreement"],
         "verdict": result.health["verdict"],
         "seconds": round(time.monotonic() - started, 1),
         "curve": [round(value, 4) for value in curve],
