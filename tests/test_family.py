@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from lenient.errors import TeacherError
+from lenient.errors import TeacherError, UsageError
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.loop import Distillation
 from lenient.losses.distances import js_divergence, kl_divergence
@@ -31,7 +32,7 @@ from toys import CPU, QUICK, TinyNet, distillation, tiny_card, tiny_student, tin
 @pytest.mark.parametrize("name", ["mb-dfkd", "pre-dfkd", "meta-dfkd"])
 def test_replay_of_size_zero_is_the_plain_method(name):
     plain = {**QUICK_REPLAY, "replay": "none", "update": "plain"}
-    none = take(distillation(method={**BASE[name], "replay_share": 0.0}), 9)
+    none = take(distillation(method={**BASE[name], "replay_share": 0.0, "student_clip_norm": None}), 9)
     assert same(weights(none), weights(take(distillation(method={"name": "mb-dfkd", **plain}), 9)))
 
 
@@ -215,8 +216,36 @@ def test_memory_turns_follow_the_first_student_turns():
     assert run.game.rhythm.steps_before(6) == 3
 
 
+def test_replay_is_never_silently_none():
+    run = distillation(method={**BASE["mb-dfkd"], "replay_share": 0.01})
+    assert run.game.replay.size == 2
+    with pytest.raises(UsageError, match=r"-s method\.replay_share"):
+        distillation(method={**BASE["mb-dfkd"], "replay_share": 2.0})
+
+
+def test_where_the_adversary_has_no_weight_the_student_is_not_asked():
+    run = distillation(method={**BASE["cudfkd"], "adversarial_start": 0.0, "climb_begin": 0.5})
+    asked: list[int] = []
+    run.student.register_forward_hook(lambda *_: asked.append(run.turn))
+    name, _ = run.take_turn()
+    assert name == "generator"
+    assert not asked
+
+
+def test_mads_bound_follows_the_classes():
+    def bound(classes: int, **method: Any) -> float | None:
+        shape = {"classes": classes}
+        run = distillation(tiny_teacher(**shape), tiny_student(**shape), method={**BASE["mad"], **method})
+        return run.game.turns["generator"].objective.terms["adversarial"][1].bound
+
+    assert bound(10) is None
+    assert bound(11) == pytest.approx(2 * math.log(11))
+    assert bound(11, bound="none") is None
+    assert bound(4, bound=0.7) == 0.7
+
+
 def test_clipping_bounds_the_gradient_that_is_stepped():
-    run = distillation(method={**BASE["dfad"], "clip_norm": 1e-3})
+    run = distillation(method={**BASE["dfad"], "student_clip_norm": 1e-3, "generator_clip_norm": 1e-3})
     for _ in range(3):
         name, _ = run.take_turn()
         gradients = [p.grad for p in run.game.players[name].module.parameters()]
@@ -271,6 +300,62 @@ def test_features_of_a_convolutional_classifier_are_averaged():
     with FrozenTeacher(Network(module, tiny_card()), CPU) as teacher:
         answer = teacher.respond(torch.rand(3, 1, 6, 5), features=True)
     assert answer.features.shape == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("arch", "sizes"),
+    [
+        ("resnet18", [16, 8, 4, 2]),
+        ("mobilenet_v2", [32, 16, 8, 4, 2]),
+        ("vgg11_bn", None),
+        ("densenet121", [16, 8, 4, 2]),
+    ],
+)
+def test_blocks_of_torchvisions_networks_are_their_outermost(arch, sizes):
+    import torchvision
+
+    module = getattr(torchvision.models, arch)(weights=None, num_classes=7).eval()
+    found = last_block_by_size(module, torch.zeros(1, 3, 64, 64))
+    depth = {part: name.count(".") for name, part in module.named_modules()}
+    assert all(depth[layer] <= 1 for layer in found.values()), {s: type(m).__name__ for s, m in found.items()}
+    if sizes:
+        assert [size[0] for size in found] == sizes
+    layer = classifying_layer(module, torch.zeros(1, 3, 64, 64), 7)
+    assert isinstance(layer, nn.Linear)
+
+
+def test_layers_that_run_twice_are_no_blocks():
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.pool, self.head = (
+                nn.Conv2d(1, 3, 3),
+                nn.Conv2d(3, 4, 3),
+                nn.MaxPool2d(2),
+                nn.Linear(4, 4),
+            )
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            maps = self.pool(self.two(self.pool(self.one(images).relu())).relu())
+            return self.head(maps.mean(dim=(2, 3)))
+
+    shared = Shared()
+    found = last_block_by_size(shared, torch.zeros(1, 1, 14, 14))
+    assert found == {(12, 12): shared.one, (4, 4): shared.two}
+
+
+def test_a_layer_as_wide_as_the_classes_is_no_classifier_by_that_alone():
+    class Squeezed(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aside = nn.Linear(4, 4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(images)
+            return logits + 0 * self.aside(logits).sum()
+
+    module = Squeezed().eval()
+    assert classifying_layer(module, torch.zeros(1, 1, 6, 5), 4) is module.head
 
 
 def test_blocks_of_a_wide_residual_network_are_its_groups():

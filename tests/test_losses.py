@@ -293,7 +293,7 @@ def test_a_bound_caps_each_image_alone():
     assert [bool(row.abs().sum() > 0) for row in s.grad] == [False, True, False]
 
 
-@pytest.mark.parametrize("form", ["js", "js-coded", "kl", "kl-agreeing", "l1", "l1-log"])
+@pytest.mark.parametrize("form", ["js", "js-coded", "js-coded-mean", "kl", "kl-agreeing", "l1", "l1-log"])
 def test_adversaries_fall_as_the_student_departs_and_weigh_samples(form):
     near, far = T + 0.1 * (S - T), T + 0.5 * (S - T)
     term = adversary(form, 1.0)

@@ -97,6 +97,14 @@ def test_a_bad_turn_overwrites_nothing(policy):
     assert held(memory) == before
 
 
+def test_a_bad_first_turn_leaves_no_black_images():
+    memory = bank(slots=2)
+    memory.push(torch.tensor([0.3, float("nan")]).view(2, 1, 1, 1), BAD)
+    assert held(memory) == [0.3, 0.5]
+    memory.push(images(1), GOOD)
+    assert held(memory) == [0.3, 0.5, 1, 1.1]
+
+
 def test_stored_images_have_no_graph_and_alias_nothing():
     memory, drawn = bank(), images(1).requires_grad_()
     memory.push(drawn * 1, GOOD)

@@ -215,10 +215,14 @@ def trial(
         run = Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))
         cycle = run.game.rhythm.length
         steps = run.game.rhythm.turns_for(2) if cycle > 50 else cycle
+        # late in the run, when weights have climbed and there is something to replay
+        run.turn = run.game.rhythm.turns_for(max(settings.steps * 4 // 5, 1)) // cycle * cycle
 
         def turns() -> None:
             for _ in range(steps):
-                run.take_turn()
+                name, turn = run.take_turn()
+                if name == "student" and run.game.replay is not None:
+                    run.game.replay.observe("epoch_end", turn.record, torch.zeros((), device=runtime.device))
 
         seconds = seconds_of(turns, runtime.device, repeats=1)
         per_pass = sum(run.game.rhythm.player(turn) == "student" for turn in range(steps))

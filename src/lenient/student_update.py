@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lenient.config import Settings
 from lenient.losses.objective import Objective
@@ -95,9 +96,11 @@ class RetainUpdate:
         student: LiveStudent,
         settings: RetainSettings,
         rate: Callable[[], float],
+        weight: float = 1.0,
         view: str = "train",
     ) -> None:
         self.objective, self.student, self.settings, self.rate, self.view = objective, student, settings, rate, view
+        self.weight = weight
         self.plain = PlainUpdate(objective, student, view=view)
         self.label = f"retain, {settings.order} order"
 
@@ -123,7 +126,7 @@ class RetainUpdate:
         if not second:
             moved = {name: p.detach().requires_grad_(True) for name, p in moved.items()}
         retained, parts_old = self._loss(old, moved | buffers, second)
-        backs = torch.autograd.grad(retained, list(moved.values()), allow_unused=True)
+        backs = torch.autograd.grad(self.weight * retained, list(moved.values()), allow_unused=True)
         kept = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, backs, strict=True)]
         if second:
             # through the step: what moved gets the gradient of L_ret there, and L_acq its own unless it had it jointly
@@ -132,14 +135,18 @@ class RetainUpdate:
         else:
             for parameter, own, back in zip(leaves, step, kept, strict=True):
                 total = back if s.joint else own + back
-                parameter.grad = total if parameter.grad is None else parameter.grad + total
+                if parameter.grad is None:  # in the weight's own layout, which fused optimizers take for granted
+                    parameter.grad = torch.zeros_like(parameter)
+                parameter.grad += total
         return parts_new | parts | _renamed(parts_old) | {"gradient_cosine": _cosine(step, kept)}
 
     def _loss(self, record: Record, weights: Mapping[str, Tensor], exact: bool) -> tuple[Tensor, dict[str, Tensor]]:
         inputs = record.inputs[self.view]
-        if exact:
-            inputs = inputs.contiguous()
-        answer = self.student.respond(inputs, weights, autocast=not exact)
+        if exact:  # fused attention has no second derivative
+            with sdpa_kernel(SDPBackend.MATH):
+                answer = self.student.respond(inputs.contiguous(), weights, autocast=False)
+        else:
+            answer = self.student.respond(inputs, weights)
         record.answers[self.view]["student"] = answer
         return self.objective(record)
 

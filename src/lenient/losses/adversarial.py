@@ -12,8 +12,9 @@ from lenient.losses.distances import Distance, coded_js, js_divergence, kl_diver
 from lenient.record import Record
 from lenient.runtime import batch_mean
 
-AdversarialForm = Literal["js", "js-coded", "kl", "kl-agreeing", "l1", "l1-log"]
-"""Exact Jensen-Shannon; what released codes compute under that name; KL; KL where both networks name the same class;
+AdversarialForm = Literal["js", "js-coded", "js-coded-mean", "kl", "kl-agreeing", "l1", "l1-log"]
+"""Exact Jensen-Shannon; what released codes compute under that name, divided by batch and classes (PRE-, MB-, META-,
+TA-DFKD) or by the batch alone (DeepInversion, CuDFKD); KL; KL where both networks name the same class;
 mean absolute logit difference; its logarithm."""
 
 
@@ -45,22 +46,30 @@ class JensenShannon(_Adversary):
 
 
 class CodedJensenShannon(_Adversary):
-    """1 - clamp(v, 0, 1) with v as the released codes compute it: coded JS divided by the number of classes too.
+    """1 - clamp(v, 0, 1) with v as the released codes compute it: coded JS, divided by the number of classes too.
 
-    Where v leaves [0, 1] the clamp makes the gradient exactly zero. The term fades as 1/C with more classes.
+    Where v leaves [0, 1] the clamp makes the gradient exactly zero. The term fades as 1/C with more classes, unless
+    `over_classes` is off (DeepInversion, CuDFKD).
     """
 
     label = "JS, coded"
 
-    def __init__(self, temperature: float = 3.0, *, view: str = "train", detach_teacher: bool = False) -> None:
+    def __init__(
+        self,
+        temperature: float = 3.0,
+        *,
+        over_classes: bool = True,
+        view: str = "train",
+        detach_teacher: bool = False,
+    ) -> None:
         super().__init__(view=view, detach_teacher=detach_teacher)
-        self.temperature = temperature
+        self.temperature, self.over_classes = temperature, over_classes
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""
         teacher, student = self.logits(record)
-        value = batch_mean(coded_js(teacher, student, self.temperature), record.weight) / teacher.shape[1]
-        return 1 - value.clamp(0, 1)
+        value = batch_mean(coded_js(teacher, student, self.temperature), record.weight)
+        return 1 - (value / teacher.shape[1] if self.over_classes else value).clamp(0, 1)
 
 
 class Disagreement(_Adversary):
@@ -104,8 +113,8 @@ def adversary(
     """Return the adversarial term of a form; the L1 forms have no temperature, the JS forms are bounded already."""
     if form == "js":
         return JensenShannon(temperature, detach_teacher=detach_teacher)
-    if form == "js-coded":
-        return CodedJensenShannon(temperature, detach_teacher=detach_teacher)
+    if form in ("js-coded", "js-coded-mean"):
+        return CodedJensenShannon(temperature, over_classes=form == "js-coded", detach_teacher=detach_teacher)
     if form in ("kl", "kl-agreeing"):
         softened = partial(kl_divergence, temperature=temperature)
         label, agreeing = ("KL", False) if form == "kl" else ("KL, agreeing", True)

@@ -27,7 +27,7 @@ class Term(Protocol):
 class Ramp:
     """A weight that climbs from `start` to `end`, in equal steps after each epoch strictly between two shares of a run.
 
-    CuDFKD: begin 0.25, finish 0.75 of 250 epochs are 124 increments.
+    CuDFKD: begin 0.25, finish 0.75 of 250 epochs are 124 increments. Runs of few epochs climb by steps.
     """
 
     start: float
@@ -38,7 +38,10 @@ class Ramp:
     def __call__(self, moment: Moment) -> float:
         """Return the weight in the epoch of `moment`."""
         first, last = math.floor(self.begin * moment.epochs), math.floor(self.finish * moment.epochs)
-        increments = max(last - first - 1, 1)
+        increments = last - first - 1
+        if increments < 2:  # too few epochs to climb by: by steps
+            share = (moment.step / moment.steps - self.begin) / max(self.finish - self.begin, 1e-9)
+            return self.start + (self.end - self.start) * min(max(share, 0.0), 1.0)
         done = min(max(moment.epoch - first - 1, 0), increments)
         return self.start + (self.end - self.start) * done / increments
 
@@ -54,6 +57,11 @@ class Objective:
 
     def __contains__(self, name: str) -> bool:
         return name in self.terms
+
+    def active(self, name: str, moment: Moment) -> bool:
+        """Whether a term has a weight at `moment`."""
+        weight = self.terms[name][0] if name in self.terms else 0
+        return (weight(moment) if callable(weight) else weight) != 0
 
     def __call__(self, record: Record) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total, and every part unweighted and detached, for the log."""

@@ -7,6 +7,7 @@ There is no official code: weights, optimizers and networks are our choice.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -34,8 +35,8 @@ class MADSettings(StreamSettings):
     """What the generator raises (paper: the distillation loss)."""
     adversarial_weight: float = Field(1.0, ge=0)
     """Weight of the adversarial term (our choice)."""
-    bound: float | None = Field(None, gt=0)
-    """Largest reward of one image (paper: there is one, not its value; ours for many classes: 2 ln C)."""
+    bound: float | Literal["auto", "none"] = "auto"
+    """Largest reward of one image (paper: there is one); ours is 2 ln C above ten classes, none up to there."""
     temperature: float = Field(1.0, gt=0)
     """Softens predictions of both players (our choice)."""
     bn_weight: float = Field(1.0, ge=0)
@@ -71,16 +72,19 @@ class MAD:
         """Put terms, replay and rhythm together; the generator moves first."""
         s = self.settings
         bn_weight = s.bn_weight / max(len(stage.teacher.batch_norms), 1)
+        classes = stage.teacher.card.num_classes
+        bound = (2 * math.log(classes) if classes > 10 else None) if s.bound == "auto" else s.bound
+        limit = None if bound == "none" else bound
 
         def objective(generator: nn.Module) -> Objective:
             terms: dict[str, Any] = {
-                "adversarial": (s.adversarial_weight, adversary(s.adversarial, s.temperature, bound=s.bound)),
+                "adversarial": (s.adversarial_weight, adversary(s.adversarial, s.temperature, bound=limit)),
                 "bn": (bn_weight, BatchNormStatistics()),
             }
             if isinstance(generator, ConditionalGenerator):
-                limit = stage.generator.latent_dim**0.5
+                longest = stage.generator.latent_dim**0.5
                 terms["class_prior"] = (s.label_weight, LabelPrior())
-                terms["embedding"] = (s.norm_weight, EmbeddingNorm(generator.embedding, limit))
+                terms["embedding"] = (s.norm_weight, EmbeddingNorm(generator.embedding, longest))
             return Objective(terms)
 
         imitate = partial(kl_divergence, temperature=s.temperature)

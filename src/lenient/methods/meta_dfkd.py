@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from lenient.methods.contract import Game, MethodSettings, Stage
 from lenient.methods.family import FamilySettings, family_game
 
@@ -21,6 +23,8 @@ class METADFKDSettings(FamilySettings):
     name: Literal["meta-dfkd"] = "meta-dfkd"
     replay: Literal["none", "bank", "generative", "momentum"] = "bank"
     """Old samples to retain: kept images (variant 1), or `generative` (variant 2)."""
+    student_clip_norm: float | None = Field(5.0, gt=0)
+    """Largest norm of the student's gradient (ours: few old images in a batch norm of their own make steep steps)."""
     update: Literal["plain", "retain"] = "retain"
     """How new and old join: acquire and retain through a virtual step."""
 

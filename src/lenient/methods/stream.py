@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lenient.errors import TeacherError
+from lenient.errors import TeacherError, UsageError
 from lenient.generators.conditional import ConditionalGenerator, Conditioning
 from lenient.generators.upsampling import UpsamplingGenerator
 from lenient.losses.objective import Objective, Weight
@@ -63,8 +63,10 @@ class StreamSettings(MethodSettings):
     generator_schedule: Schedule = "constant"
     drops: tuple[float, ...] = ()
     """Shares of the run from which on a schedule `drops` gives a tenth of the rate."""
-    clip_norm: float | None = Field(None, gt=0)
-    """Largest norm of each player's gradient."""
+    student_clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the student's gradient; longer ones are scaled down to it."""
+    generator_clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the generator's gradient."""
     augmentation: Augmentation = "none"
     """What the student is trained on: the images as drawn, or randomly cropped and flipped."""
     selection: Literal["none", "mixture"] = "none"
@@ -81,7 +83,7 @@ class StreamSettings(MethodSettings):
     replay: Literal["none", "bank", "generative", "momentum"] = "none"
     """Old samples against forgetting: kept images (MB-DFKD), a memory (PRE-DFKD), averaged generators (MAD)."""
     replay_share: float = Field(0.125, ge=0)
-    """Old images in one student step, as a share of the batch (PRE-, MB-, META-DFKD: 1/8; MAD: 1)."""
+    """Old images in one student step, as a share of the batch, two at least (PRE-, MB-, META-DFKD: 1/8; MAD: 1)."""
     replay_weight: float | None = Field(None, ge=0)
     """Weight of the old images' loss beside 1 for the new; by default both count by their numbers."""
     bank: BankSettings = BankSettings()
@@ -143,7 +145,7 @@ class GeneratorTurn:
         if selected or not same:
             seen = teacher.respond(record.inputs["train"], statistics=selected, weight=verdict.weight)
         record.answers["train"] = {"teacher": seen}
-        if "adversarial" in self.objective:
+        if self.objective.active("adversarial", moment):
             with mode(stage.student, self.student_mode), stage.runtime.autocast():
                 record.answers["train"]["student"] = Response(stage.student(record.inputs["train"]))
         # (4) one objective
@@ -204,7 +206,8 @@ class MemoryTurn:
         """Fill the memory's gradients."""
         parts, record = self.memory.learn(turn)
         scores = confidence_score(record.answers["clean"]["teacher"].logits)
-        return Turn(parts, record, scores, KeepAll()(scores), len(record.images))
+        recalled = len(record.images) - len(self.memory.recent if self.memory.recent is not None else ())
+        return Turn(parts, record, scores, KeepAll()(scores), recalled)
 
 
 def stream_game(
@@ -249,7 +252,9 @@ def stream_game(
     )
     update: StudentUpdate = PlainUpdate(imitation, student, None if s.replay_weight is None else (1.0, s.replay_weight))
     if s.update == "retain":
-        update = RetainUpdate(imitation, student, s.retain, lambda: float(optimizer.param_groups[0]["lr"]))
+        update = RetainUpdate(
+            imitation, student, s.retain, lambda: float(optimizer.param_groups[0]["lr"]), s.replay_weight or 1.0
+        )
 
     def make_round(turn: int, number: int) -> Round:
         """One round of synthesis without gradient: images, the teacher's word on them, the selection's verdict."""
@@ -263,7 +268,7 @@ def stream_game(
         make_round,
         stage.batch_size,
         carry=s.carry_leftovers,
-        min_rounds=s.min_rounds,
+        min_rounds=1 if same_batch else s.min_rounds,
         max_rounds=1 if same_batch else s.max_rounds,
         kept=0.5 if s.selection == "mixture" else 1.0,
     )
@@ -273,8 +278,8 @@ def stream_game(
     students, generators = (learning_rate(name, s.drops) for name in (s.student_schedule, s.generator_schedule))
     generator_adam = adam(source.generator, s.generator_lr, generator_betas)
     players = {
-        "student": Player(stage.student, optimizer, students, s.clip_norm),
-        "generator": Player(source.generator, generator_adam, generators, s.clip_norm),
+        "student": Player(stage.student, optimizer, students, s.student_clip_norm),
+        "generator": Player(source.generator, generator_adam, generators, s.generator_clip_norm),
     }
     turns: dict[str, Callable[[int], Turn]] = {
         "student": StudentTurn(stage, supply, replay, update, rhythm, s.augmentation, blocks[0]),
@@ -331,18 +336,18 @@ def build_source(stage: Stage, conditioning: Conditioning = "none") -> StreamSou
 
 def build_replay(stage: Stage, settings: StreamSettings, source: StreamSource) -> Replay:
     """Make what keeps old samples; nothing where none would be asked for."""
-    size = round(settings.replay_share * stage.batch_size)
-    if settings.replay == "none" or size < 1 or settings.replay_weight == 0:
+    if settings.replay == "none" or settings.replay_share == 0 or settings.replay_weight == 0:
         return NoReplay()
+    size = max(round(settings.replay_share * stage.batch_size), 2)
     if settings.replay == "bank":
+        if size > stage.batch_size:
+            raise UsageError("-s method.replay_share: a bank holds at most one batch for each read; give at most 1")
         return MemoryBank(size, stage.teacher.card.input_size, settings.bank, stage.streams)
     if settings.replay == "momentum":
         return MomentumGenerator(source, size, settings.momentum)
     with untouched_global_rng():
         stage.streams.seed_global("memory-init", 0)
-        memory = MemoryGenerator(
-            max(size, 2), stage.teacher, stage.generator, settings.memory, stage.streams, stage.runtime
-        )
+        memory = MemoryGenerator(size, stage.teacher, stage.generator, settings.memory, stage.streams, stage.runtime)
     if memory.learner is not None:
         stage.runtime.place(memory.learner)
     return memory

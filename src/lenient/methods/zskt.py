@@ -42,8 +42,10 @@ class ZSKTSettings(StreamSettings):
     """Learning rate of the student (released code: 2e-3)."""
     student_weight_decay: float = Field(0.0, ge=0)
     generator_schedule: Schedule = "cosine"
-    clip_norm: float | None = Field(50.0, gt=0)
-    """Largest norm of each player's gradient (released code: 5 beside KL / classes)."""
+    student_clip_norm: float | None = Field(50.0, gt=0)
+    """Largest norm of the student's gradient (released code: 5 beside KL / classes)."""
+    generator_clip_norm: float | None = Field(50.0, gt=0)
+    """Largest norm of the generator's gradient (released code: 5 beside KL / classes)."""
 
 
 class ZSKT:

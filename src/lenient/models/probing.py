@@ -24,15 +24,15 @@ def hooked(layers: Sequence[nn.Module], hook: Hook) -> Iterator[None]:
 
 
 def classifying_layer(module: nn.Module, example: Tensor, num_classes: int) -> nn.Module | None:
-    """Return the last linear layer or 1x1 convolution that ran on `example` (1, C, H, W) and has `num_classes` outputs.
+    """Return the linear layer or 1x1 convolution whose output, pooled, is the logits on `example` (1, C, H, W).
 
     Its input is what the field calls penultimate features. None where the network ends in another way.
     """
-    found: list[nn.Module] = []
+    found: list[tuple[nn.Module, Tensor]] = []
 
     def note(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() >= 2 and output.shape[1] == num_classes:
-            found.append(layer)
+            found.append((layer, pooled(output)))
 
     layers = [
         layer
@@ -40,33 +40,65 @@ def classifying_layer(module: nn.Module, example: Tensor, num_classes: int) -> n
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
     ]
     with torch.no_grad(), hooked(layers, note):
-        module(example)
-    return found[-1] if found else None
+        answer = module(example)
+    logits = next((value for value in _tensors(answer) if value.shape[-1] == num_classes), None)
+    for layer, output in reversed(found):
+        if logits is not None and _same_but_for_a_last_function(output, logits):
+            return layer
+    return None
 
 
 def pooled(features: Tensor) -> Tensor:
-    """Turn the classifying layer's input into (N, d): maps are averaged over their positions."""
-    return features.flatten(2).mean(dim=2) if features.dim() > 2 else features
+    """Turn the classifying layer's input into (N, d): maps and tokens are averaged over their positions."""
+    if features.dim() == 3:
+        return features.mean(dim=1)
+    return features.flatten(2).mean(dim=2) if features.dim() > 3 else features
 
 
 def last_block_by_size(module: nn.Module, example: Tensor) -> dict[tuple[int, int], nn.Module]:
-    """Return, for each map size met on the way of `example` (1, C, H, W), the last block that put such a map out.
+    """Return, for each map size met on the way of `example` (1, C, H, W), the last of the outermost blocks of that size.
 
-    Blocks are modules with parts (residual blocks, stages); a network without them is heard layer by layer. For wide
-    residual networks these are the outputs of its groups, before the last batch norm.
+    Blocks are modules with parts (stages, residual blocks); a network without them is heard layer by layer. For wide
+    residual networks these are its groups, before the last batch norm. Left out are layers that run
+    more than once, and maps of another shape than the image's (attention matrices).
     """
-    found: dict[tuple[int, int], nn.Module] = {}
+    height, width = example.shape[2:]
+    sizes: dict[nn.Module, tuple[int, int] | None] = {}
 
     def note(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-            found[(output.shape[2], output.shape[3])] = layer
+        map_like = isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1
+        size = (output.shape[2], output.shape[3]) if map_like else None
+        if size and abs(size[0] * width - size[1] * height) > 2 * max(height, width):
+            size = None
+        sizes[layer] = None if layer in sizes else size
 
-    parts = [part for part in module.modules() if part is not module]
-    blocks = [part for part in parts if next(part.children(), None) is not None]
-    for layers in (blocks, parts):
-        found.clear()
+    depth = {part: name.count(".") for name, part in module.named_modules() if part is not module}
+    blocks = [part for part in depth if next(part.children(), None) is not None and not _is_norm(part)]
+    for layers in (blocks, list(depth)):
+        sizes.clear()
         with torch.no_grad(), hooked(layers, note):
             module(example)
+        found: dict[tuple[int, int], nn.Module] = {}
+        for layer, size in sizes.items():  # in the order in which they ended
+            if size and (size not in found or depth[layer] <= depth[found[size]]):
+                found[size] = layer
         if found:
-            break
-    return found
+            return dict(sorted(found.items(), reverse=True))
+    return {}
+
+
+def _is_norm(part: nn.Module) -> bool:
+    return "norm" in type(part).__name__.lower()
+
+
+def _tensors(answer: Any) -> list[Tensor]:
+    if isinstance(answer, Tensor):
+        return [answer]
+    values = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, (tuple, list)) else ()
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _same_but_for_a_last_function(output: Tensor, answer: Tensor) -> bool:
+    """Whether `answer` is `output`, or its softmax or log-softmax, up to rounding."""
+    forms = (output, output.softmax(dim=1), output.log_softmax(dim=1))
+    return any(torch.allclose(form, answer, atol=1e-4, rtol=1e-3) for form in forms)

@@ -31,7 +31,9 @@ class MemoryBank:
     """Keeps the first `size` of the newest images at the end of every few epochs, and hands out `size` at a time.
 
     Images are float32 in pixel units on the device: slots x size x C x H x W x 4 bytes, part of every checkpoint. No
-    labels are kept: the teacher is asked again. A turn with non-finite numbers overwrites nothing.
+    labels are kept: the teacher is asked again. A turn with non-finite numbers overwrites nothing; should it be the
+    first, the images go in where they are finite and as grey where not, for which places are filled is known without a
+    look at the device.
     """
 
     learner: nn.Module | None = None
@@ -74,8 +76,12 @@ class MemoryBank:
         hits = place[None, :] == torch.arange(len(self.images), device=images.device)[:, None]
         last = torch.where(hits, order[None, :], -1).amax(dim=1)
         shape = (-1, *[1] * (images.dim() - 1))
-        written = ((last >= 0) & (bad == 0)).view(shape)
-        self.images = torch.where(written, images.detach().float()[last.clamp_min(0)], self.images)
+        chosen = (last >= 0).view(shape)
+        fresh = images.detach().float()[last.clamp_min(0)]
+        kept = torch.where(bad > 0, self.images, fresh)
+        empty = (torch.arange(len(self.images), device=images.device) >= self.offered).view(shape)
+        finite = torch.where(torch.isfinite(fresh), fresh, 0.5)
+        self.images = torch.where(chosen, torch.where(empty, finite, kept), self.images)
         self.offered += len(images)
 
     def draw(self, turn: int) -> Tensor | None:

@@ -170,4 +170,4 @@ class MemoryGenerator:
 def _feature_l1(wanted: Response, answer: Response) -> Tensor:
     assert wanted.features is not None
     assert answer.features is not None
-    return (wanted.features - answer.features).float().abs().mean(dim=1)
+    return (wanted.features.float() - answer.features.float()).abs().mean(dim=1)

@@ -27,8 +27,8 @@ class MomentumSettings(Settings):
 class MomentumGenerator:
     """An exponential moving average of the generator, in float32, moved after each generator turn.
 
-    Parameters and floating buffers are averaged, spectral vectors and counters copied. Images are drawn as the
-    generator draws them, with statistics of the batch, and leave its buffers alone. Class embeddings are the live ones.
+    Parameters and floating buffers are averaged, spectral vectors and counters copied. Images are drawn with
+    statistics of the batch and leave its buffers alone. Class embeddings are the live ones.
     """
 
     learner: nn.Module | None = None
