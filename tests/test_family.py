@@ -40,11 +40,12 @@ def test_selection_none_is_the_ablation():
     recipe = resolve(Request(recipes=["without-class-prior"], settings=QUICK, overrides=["method.student_steps=3"]))
     with FrozenTeacher(tiny_teacher(), CPU) as teacher:
         ablation = take(Distillation(teacher, tiny_student(), recipe, CPU), 9)
-    ours = distillation(method={"student_steps": 3, "student_lr": 0.2, "selection": "none"})
+    paper = {"student_steps": 3, "student_lr": 0.2, "selection": "none", "beta": 1, "entropy_weight": 0}
+    ours = distillation(method=paper, generator={"output": "sigmoid"})
     first = ours.take_turn()[1]
     source = ours.game.turns["generator"].source
     torch.testing.assert_close(first.record.images, source.sample(8, "student-latents/0", 0).images)
-    ours = take(distillation(method={"student_steps": 3, "student_lr": 0.2, "selection": "none"}), 9)
+    ours = take(distillation(method=paper, generator={"output": "sigmoid"}), 9)
     assert same(weights(ours), weights(ablation))
 
 

@@ -277,7 +277,7 @@ def last_turn(player: str, **changes: Any):
 
 
 def test_the_generator_minimises_the_papers_sum():
-    weights_ = {"beta": 0.7, "gamma": 3.0, "bn_weight": 0.5, "tv_weight": 1e-3, "l2_weight": 1e-2}
+    weights_ = {"beta": 0.7, "gamma": 3.0, "bn_weight": 0.5, "tv_weight": 1e-3, "l2_weight": 1e-2, "entropy_weight": 0}
     run, turn = last_turn("generator", method=weights_)
     generator = run.game.players["generator"].module
     found = [p.grad.clone() for p in generator.parameters()]
@@ -322,10 +322,12 @@ def test_one_teacher_forward_per_generator_turn_without_augmentation():
 
 
 def test_weights_of_the_image_terms_equal_the_released_ones():
-    s = method_class("ta-dfkd").settings_type()
-    assert s.gamma * s.tv_weight == pytest.approx(1.5e-5)
-    assert s.gamma * s.l2_weight == pytest.approx(6e-3)
-    assert (s.beta, s.gamma, s.tau, s.temperature, s.class_prior_weight) == (1, 10, 0.5, 3, 0)
+    for recipe in ("paper-losses", "published"):
+        s = resolve(Request(recipes=[recipe])).method
+        assert s.gamma * s.tv_weight == pytest.approx(1.5e-5)
+        assert s.gamma * s.l2_weight == pytest.approx(6e-3)
+        assert (s.beta, s.gamma, s.tau, s.temperature, s.class_prior_weight) == (1, 10, 0.5, 3, 0)
+        assert (s.entropy_weight, s.selection) == (0, "mixture")
 
 
 BANK = {"replay": "bank", "bank": {"every": 1, "slots": 4}, "replay_share": 0.25}
@@ -489,11 +491,11 @@ def test_the_ablation_is_three_recipes():
     def method(recipe: str) -> Any:
         return resolve(Request(recipes=[recipe])).method
 
-    full, without = method("all-three-losses"), method("without-class-prior")
+    full, without, whole = method("all-three-losses"), method("without-class-prior"), method("paper-losses")
     assert (full.class_prior_weight, full.selection) == (1, "none")
     assert (without.class_prior_weight, without.selection) == (0, "none")
-    default = resolve(Request()).method
-    assert default.model_copy(update={"selection": "none"}) == without
+    assert whole.model_copy(update={"selection": "none"}) == without
+    assert full.model_copy(update={"class_prior_weight": 0}) == without
 
 
 def test_a_teacher_without_batch_norm_is_refused_with_the_way_out():

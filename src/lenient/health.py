@@ -29,10 +29,12 @@ class HealthSettings(Settings):
     """Entropy of the class histogram over its maximum, at least; under half of it the run has failed."""
     kept: float = Field(0.1, ge=0, le=1)
     """Share of samples the teacher should vouch for; below it, a warning."""
-    bn_ratio: float = Field(0.3, gt=0)
+    bn_ratio: float = Field(0.35, gt=0)
     """Batch-norm distance at the end over that of the first generator turn, at most; above it, a warning."""
     agreement: float = Field(0.6, ge=0, le=1)
     """How far agreement on the probe set should be from chance (0) to perfect (1); under a third of it, failed."""
+    excess: float = Field(0.2, ge=0)
+    """Mean distance of pixels from the range [0, 1], at most."""
     duplicates: float = Field(0.5, ge=0, le=1)
     """Share of near-identical synthetic images, at most; above it, a warning."""
     nonfinite: float = Field(0.01, ge=0, le=1)
@@ -183,7 +185,8 @@ class HealthMonitor:
     def inspect(self, images: Tensor, labels: Tensor, students_word: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Offer fresh images (n, C, H, W) with the teacher's labels to the probe set; question the student on it."""
         self.probe.offer(images[:8], labels[:8])
-        return self.question(students_word, {"health/duplicates": duplicate_rate(images)})
+        excess = (images - images.clamp(0, 1)).abs().mean()
+        return self.question(students_word, {"health/duplicates": duplicate_rate(images), "health/excess": excess})
 
     @torch.no_grad()
     def question(
@@ -238,6 +241,12 @@ class HealthMonitor:
                 "; where it does not fall, check the teacher's --mean and --std first"
             )
             steps.append(_at_most("bn distance", now["health/bn_distance"], s.bn_ratio, text))
+        if "health/excess" in now:
+            text = (
+                "synthetic pixels lie {value:.2f} outside of black and white on average"
+                "; where that is much, check the teacher's --mean and --std first"
+            )
+            steps.append(_at_most("pixel range", now["health/excess"], s.excess, text))
         if "health/duplicates" in now:
             steps.append(
                 _at_most(
