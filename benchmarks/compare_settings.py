@@ -5,7 +5,8 @@
 
 Teachers are trained on the `fit` split. Students are measured on images that none of them sees: accuracy on `holdout`,
 and, for small data, agreement with the teacher on all training images, which needs no labels. Test images are never
-read. Every cell is one (variant, teacher, seed); a cell that the output file has already is not run again.
+read. Every cell is one (variant, teacher, seed); a cell that the output file has already is not run again. With
+`--table PAGE` it writes the table and runs nothing.
 """
 
 from __future__ import annotations
@@ -52,8 +53,13 @@ def main(
     variants: Annotated[list[str], typer.Option("--try", help='NAME="key=value key=value".')] = [],  # noqa: B006
     precision: str = "bf16",
     threads: int = 1,
+    table: Annotated[Path | None, typer.Option(help="Write the table to this page, and run nothing.")] = None,
 ) -> None:
     """Run every cell, and say for each variant the median and the range."""
+    if table is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text(page(json.loads(output.read_text()), output))
+        return
     torch.set_num_threads(threads)
     fit, holdout, train = (
         load_data(data, split=split, root=data_root or None) for split in ("fit", "holdout", "train")
@@ -92,6 +98,39 @@ def main(
                 output.write_text(json.dumps(written, indent=1) + "\n")
     for label, row in summary(written["cells"]).items():
         print(label, row)
+
+
+def page(written: dict[str, Any], output: Path) -> str:
+    """Return the page with the table: agreement with the teacher, in %, per teacher and over all."""
+    cells = written["cells"]
+    teachers = list(dict.fromkeys(cell["teacher"] for cell in cells))
+    lines = [
+        f"# {written['name']}, on {written['data']}",
+        "",
+        f"Teachers are trained on the fit split. Common to all variants: the recipe `{written['recipe']}` with",
+        f"`{' '.join(written['common'])}`. Agreement of student and teacher on all training images, none of which a",
+        "student sees, in %: median (least to most; runs). No test image was read.",
+        "",
+        "| variant | settings | all | " + " | ".join(f"`{teacher}`" for teacher in teachers) + " | seconds |",
+        "|---|---|---|" + "---|" * (len(teachers) + 1),
+    ]
+    for label in dict.fromkeys(cell["variant"] for cell in cells):
+        own = [cell for cell in cells if cell["variant"] == label]
+        columns = [spread([cell["agreement"] for cell in own])]
+        columns += [spread([cell["agreement"] for cell in own if cell["teacher"] == name]) for name in teachers]
+        seconds = statistics.median(cell["seconds"] for cell in own)
+        lines.append(f"| {label} | `{own[0]['settings']}` | " + " | ".join(columns) + f" | {seconds:.0f} |")
+    machine = written["machine"]
+    lines += ["", f"{len(cells)} runs in `{output.name}`. Machine: {machine['device_name']}, one thread each.", ""]
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Return median, least and most, in %."""
+    if not values:
+        return "-"
+    median, least, most = (f"{100 * value:.1f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{median} ({least} to {most}; {len(values)})"
 
 
 def summary(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
