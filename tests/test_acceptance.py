@@ -47,7 +47,8 @@ def test_the_student_beats_noise_and_a_frozen_untrained_generator(digits_file, t
         subprocess.run([sys.executable, "-m", "lenient", *map(str, arguments)], cwd=tmp_path, check=False)
     accuracy = {name: report(tmp_path / name)["student"]["accuracy"] for name in ("whole", "noise", "frozen")}
     assert accuracy["whole"] > accuracy["noise"] + 0.02, accuracy
-    assert accuracy["whole"] > accuracy["frozen"] + 0.02, accuracy
+    # random smooth images with the data's moments teach much of digits; the method must still spare errors beyond that
+    assert 1 - accuracy["frozen"] > 1.3 * (1 - accuracy["whole"]), accuracy
     assert report(tmp_path / "frozen")["health"]["verdict"] == "failed"
 
 
