@@ -65,7 +65,7 @@ def main(
         load_data(data, split=split, root=data_root or None) for split in ("fit", "holdout", "train")
     )
     written: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"cells": []}
-    machine = environment(torch.device("cpu"), precision)
+    machine = {key: v for key, v in environment(torch.device("cpu"), precision).items() if key != "command"}
     written |= {"name": name, "data": data, "recipe": recipe, "common": common, "machine": machine}
     done = {(cell["variant"], cell["teacher"], cell["seed"]) for cell in written["cells"]}
     for arch in teachers.split(","):

@@ -213,7 +213,8 @@ def main(
     paths = teachers_of(data, root, arch, teachers, folder)
     common = [f"steps={steps}", f"rhythm.steps_per_epoch={max(steps // 20, 1)}", "precision=bf16", "device=cpu"]
     written |= {"data": data, "student": student, "arch": arch, "steps": steps, "seeds": seeds}
-    written["machine"] = environment(torch.device("cpu"), "bf16")
+    machine = environment(torch.device("cpu"), "bf16")
+    written["machine"] = {key: value for key, value in machine.items() if key != "command"}  # it names local paths
     done = {(cell["row"], cell["teacher"], cell["seed"]) for cell in written["cells"]}
     rows = only.split(";") if only else list(ROWS)
     wanted = [
