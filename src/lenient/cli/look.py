@@ -109,8 +109,8 @@ def methods(
     from lenient.methods import METHODS, method_class, recipes
     from lenient.methods.anatomy import anatomy
 
-    pieces = anatomy()
     if not name:
+        pieces = {key: anatomy(key) for key in METHODS}
         texts = {key: _first_line(python_inspect.getmodule(method_class(key))) for key in METHODS}
         if as_json:
             print(json.dumps({key: {"text": texts[key], "anatomy": pieces[key]} for key in METHODS}, indent=2))
@@ -126,12 +126,12 @@ def methods(
     settings = {key: _field(found.settings_type, key) for key in keys_of(found.settings_type) if key != "name"}
     if as_json:
         fields = {key: {"default": str(default), "text": text} for key, (default, text) in settings.items()}
-        row = {"name": name, "paper": paper, "anatomy": pieces[name], "settings": fields}
+        row = {"name": name, "paper": paper, "anatomy": anatomy(name), "settings": fields}
         print(json.dumps(row | {"recipes": list(recipes(name))}, indent=2))
         return
     print(paper)
     print("\nMade of:")
-    for column, text in pieces[name].items():
+    for column, text in anatomy(name).items():
         print(f"  {column:12} {text or 'none'}")
     print("\nSettings (-s method.NAME=VALUE):")
     for key, (default, text) in settings.items():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lenient.generators.upsampling import GeneratorSettings
-from lenient.methods import METHODS, method_class
+from lenient.methods import method_class
 from lenient.methods.contract import Stage
 from lenient.models.card import Card, Network
 from lenient.runtime import Runtime
@@ -32,13 +32,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 of generator, student and memory in a cycle."""
 
 
-def anatomy() -> dict[str, dict[str, str]]:
-    """Return, for each method with its defaults, what stands in each column, the weight first unless 1; "" is none."""
-    return {name: _row(_pieces(name)) for name in METHODS}
-
-
-def _row(pieces: Mapping[str, str]) -> dict[str, str]:
-    shown = {key: "" if text in ("none", "plain") else text for key, text in pieces.items()}
+def anatomy(name: str) -> dict[str, str]:
+    """Return what stands in each column for a method with its defaults, the weight first unless 1; "" is none."""
+    shown = {key: "" if text == "none" else text for key, text in _pieces(name).items()}
     return {column: " + ".join(shown[key] for key in keys if shown.get(key, "")) for column, keys in COLUMNS.items()}
 
 

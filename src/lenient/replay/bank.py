@@ -24,7 +24,8 @@ class BankSettings(Settings):
     policy: Literal["ring", "reservoir"] = "ring"
     """`ring`: the newest writes; `reservoir`: an even sample of all images ever offered."""
     granularity: Literal["image", "slot"] = "image"
-    """Read images from all writes, without replacement; or one whole write (released code: slot)."""
+    """Read images from all writes, without replacement; or one whole write (released code: slot), which a
+    reservoir mixes."""
 
 
 class MemoryBank:

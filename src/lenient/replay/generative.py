@@ -84,7 +84,7 @@ class MemoryGenerator:
 
     def draw(self, turn: int) -> Tensor | None:
         """Return `size` recalled images, None before the warm-up is over."""
-        return self.recall("memory-latents", turn) if self.turns >= max(self.settings.warm_up, 0) else None
+        return self.recall("memory-latents", turn) if self.turns >= self.settings.warm_up else None
 
     def recall(self, name: str, turn: int) -> Tensor:
         """Draw latents, move them, decode them in eval mode; detached."""
