@@ -228,7 +228,7 @@ def test_image_norms_of_black_images_have_a_gradient():
 
 def test_confidence_and_class_prior():
     expected = [-math.log(max(softened(row, 1))) for row in T]
-    torch.testing.assert_close(confidence_score(T), torch.tensor(expected).float())
+    torch.testing.assert_close(confidence_score(T), torch.tensor(expected, dtype=T.dtype))
     assert ClassPrior()(record_of(T)).item() == pytest.approx(0.169822, abs=1e-6)
     assert confidence_score(torch.tensor([[100.0, 0.0]])).item() == 0
     assert confidence_score(torch.zeros(1, 8)).item() == pytest.approx(math.log(8))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lenient import ranks
 from lenient.errors import TeacherError, UsageError
 from lenient.evaluation import num_bytes, parameters
 from lenient.job import Job, load_teacher
@@ -85,7 +86,8 @@ def distill(
         eval_data: DATA to measure the student on; it never steers the run.
         facts: `arch`, `input_size`, `num_classes`, `mean`, `std` of the teacher, where they cannot be found.
 
-    The other arguments are the flags of the command. Raises the errors of `lenient.errors`.
+    The other arguments are the flags of the command. Under torchrun all processes call this alike, share the batch,
+    and end up with the same student; the first one writes. Raises the errors of `lenient.errors`.
     """
     network = load_teacher(teacher, **facts)
     own = None if method is None or isinstance(method, str) else method
@@ -103,11 +105,12 @@ def distill(
         precision=precision,
     )
     source = str(teacher) if isinstance(teacher, (str, Path)) else None
-    job = Job(
-        network, student, request, method=own, source=source, facts=facts, eval_data=eval_data, data_root=data_root
-    )
-    job.open(Path(output) if output is not None else None, resume=resume, overwrite=overwrite)
-    return job.run(observers)
+    with ranks.joined():
+        job = Job(
+            network, student, request, method=own, source=source, facts=facts, eval_data=eval_data, data_root=data_root
+        )
+        job.open(Path(output) if output is not None else None, resume=resume, overwrite=overwrite)
+        return job.run(observers if ranks.is_main() else ())
 
 
 def train_teacher(*args: Any, **kwargs: Any) -> Any:

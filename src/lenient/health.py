@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from lenient import ranks
 from lenient.config import Settings
 from lenient.errors import HealthError
 from lenient.methods.contract import Turn
@@ -159,7 +160,8 @@ class HealthMonitor:
         means = [self.sums[key] / self.counts[key] for key in self.sums]  # NaN where no turn had a number
         suspects = [name for key in self.culprits for name in key]
         rest = torch.stack([self.streak, self.skipped, self.first_bn])
-        packed = iter(torch.cat([*means, *self.culprits.values(), rest, self.histogram]).tolist())
+        sums = torch.cat([*means, *self.culprits.values(), rest, self.histogram * ranks.count()])
+        packed = iter(ranks.averaged([sums])[0].tolist())
         values = {name: next(packed) for name in names}
         culprits = {name: next(packed) for name in suspects}
         streak, skipped, first_bn = (next(packed) for _ in range(3))

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from lenient import ranks
 from lenient.errors import HealthError, UsageError
 from lenient.evaluation import latency, num_bytes, parameters
 from lenient.export import write_student
@@ -87,32 +88,52 @@ class Job:
         self.hash = fingerprint(teacher.module)
         self._wanted_student = student
         self.folder: RunFolder | None = None
+        self._source: RunFolder | None = None  # where a checkpoint may lie
         self.data: ImageSet | None = None
         self.extra: dict[str, Any] = {}
         self.student, self.student_reason = pick_student(student, teacher, self.settings.seed)
 
     def open(self, path: Path | None, *, resume: bool = False, overwrite: bool = False) -> None:
-        """Open the run folder: a new one with the settings decided here, or an old one with the settings it has."""
+        """Open the run folder: a new one with the settings decided here, or an old one with the settings it has.
+
+        Of several ranks the first one writes; the others read its checkpoint.
+        """
+        self.share(ranks.count())
         if path is None:
             if resume:
                 raise UsageError("--resume: name the run with -o DIR")
             self.settings = self._decide()
             self.data = self._load_data()
             return
-        self.folder = RunFolder.create(path, overwrite=overwrite, resume=resume)
+        if ranks.is_main():
+            self.folder = RunFolder.create(path, overwrite=overwrite, resume=resume)
         try:
-            old = self.folder.read_config() if resume else None
+            old = ranks.agree(self.folder.read_config() if resume and self.folder is not None else None)
+            self._source = None if old is None else RunFolder(path)
             if old is None:
                 self.settings = self._decide()
             else:
                 self._take_over(old, path)
             self.data = self._load_data()
-            if old is None:  # only now that nothing is left to refuse
-                self.folder.empty()
-            self.folder.write_config({**self.settings.model_dump(mode="json"), "run": self._identity()})
+            if self.folder is not None:
+                if old is None:  # only now that nothing is left to refuse
+                    self.folder.empty()
+                self.folder.write_config({**self.settings.model_dump(mode="json"), "run": self._identity()})
         except BaseException:
-            self.folder.close()
+            if self.folder is not None:
+                self.folder.close()
             raise
+
+    def share(self, devices: int) -> int:
+        """Return how many images of a batch each of several devices has.
+
+        Raises:
+            UsageError: they do not divide.
+        """
+        size = self.settings.batch_size
+        if size % devices:
+            raise UsageError(f"--devices {devices}: --batch-size {size} does not divide among them")
+        return size // devices
 
     def _decide(self) -> DistillSettings:
         return decide(self.settings, self.request, self.teacher, self.student, self.method)
@@ -231,7 +252,9 @@ class Job:
                 if result.interrupted:
                     return result
                 images = self._samples(run) if self.settings.report.images and self.folder is not None else None
-            self.student.module.cpu().eval()
+            self.student.module.to("cpu", torch.float32 if runtime.precision == "64" else None).eval()
+            if not ranks.is_main():
+                return result
             result.summary.update(self._summary(result, runtime))
             self._deliver(result, images)
             return result
@@ -240,23 +263,25 @@ class Job:
                 self.folder.close()
 
     def _begin(self, run: Distillation, runtime: Runtime) -> None:
+        state = self._source.load_checkpoint(runtime.device) if self._source is not None else None
+        if state is not None:
+            run.load_state_dict(state)
         if self.folder is None:
             return
-        state = self.folder.load_checkpoint(runtime.device)
         environment_now = environment(runtime.device, runtime.precision)
         if state is not None:
             before = self.folder.read_env()
-            changed = [k for k in ("torch", "device", "threads") if before.get(k) != environment_now[k]]
+            names = ("torch", "device", "ranks", "threads")
+            changed = [name for name in names if before.get(name) != environment_now[name]]
             for key in changed:
                 log.warning("--resume: %s was %s, is %s: not to the bit", key, before.get(key), environment_now[key])
-            run.load_state_dict(state)
         (self.folder.path / "done").unlink(missing_ok=True)
         self.folder.write_env(environment_now)
         self.folder.open_logs(state["metrics_bytes"] if state else 0)
         log.info("%s from step %d of %d", "going on" if state else "starting", run.step, self.settings.steps)
 
     def _load_data(self) -> ImageSet | None:
-        if self.eval_data is None:
+        if self.eval_data is None or not ranks.is_main():
             return None
         from lenient.data import load_data
 

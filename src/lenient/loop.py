@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lenient import ranks
 from lenient.delivery import Delivery
 from lenient.errors import TeacherError
 from lenient.health import HealthMonitor
@@ -22,7 +23,7 @@ from lenient.methods import method_class
 from lenient.methods.contract import Method, Player, Stage, Turn
 from lenient.models.card import Network
 from lenient.run import RunFolder
-from lenient.runtime import Guard, Runtime, memory_errors
+from lenient.runtime import Guard, Runtime, memory_errors, one_batch
 from lenient.seeding import Streams, untouched_global_rng
 from lenient.settings import DistillSettings
 from lenient.teacher import FrozenTeacher
@@ -120,23 +121,19 @@ class Distillation:
         s = self.settings
         for observer in self.observers:
             observer.start(s.steps, self.step)
-        started, self._written, lap = time.monotonic() - self.seconds, time.monotonic(), (time.monotonic(), self.images)
+        started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
+        self._written, self._written_step = time.monotonic(), self.step
         try:
             while self.step < s.steps:
-                if stop is not None and stop.is_set():
+                stopped, due = ranks.any_rank(stop is not None and stop.is_set(), self._checkpoint_due())
+                if stopped or due:
                     self.checkpoint()
+                if stopped:
                     return Result(self.student, self.history, {}, {}, self.folder, interrupted=True)
                 name, turn = self.take_turn()
                 self.seconds = time.monotonic() - started
-                if name != "student":
-                    continue
-                for observer in self.observers:
-                    observer.step(self.step, self.images)
-                if self.step % s.log_every == 0 or self.step == s.steps:
-                    lap = self._log_line(turn, lap)
-                if self.step % s.rhythm.steps_per_epoch == 0 or self.step == s.steps:
-                    self._epoch_end(turn)
-                self._maybe_checkpoint()
+                if name == "student":
+                    lap = self._after_step(turn, lap)
         finally:
             for observer in self.observers:
                 observer.stop()
@@ -144,6 +141,16 @@ class Distillation:
         if self.delivery.install(self.student):
             self.health.question(self._students_word)  # the verdict is about the student that is delivered
         return self._result()
+
+    def _after_step(self, turn: Turn, lap: tuple[float, int]) -> tuple[float, int]:
+        s = self.settings
+        for observer in self.observers:
+            observer.step(self.step, self.images)
+        if self.step % s.log_every == 0 or self.step == s.steps:
+            lap = self._log_line(turn, lap)
+        if self.step % s.rhythm.steps_per_epoch == 0 or self.step == s.steps:
+            self._epoch_end(turn)
+        return lap
 
     def take_turn(self) -> tuple[str, Turn]:
         """One turn of one player: gradients by the method, the guard, the optimizer step."""
@@ -156,8 +163,10 @@ class Distillation:
             other.module.requires_grad_(other is player)
         player.optimizer.zero_grad(set_to_none=True)
         with self.guard.watch() as settle:
-            turn = game.turns[name](self.turn)
+            with one_batch():
+                turn = game.turns[name](self.turn)
             gradients = [p.grad for p in player.module.parameters() if p.grad is not None]
+            ranks.average_(gradients)
             bad = settle([*gradients, *turn.parts.values()])
         if player.clip_norm is not None:
             nn.utils.clip_grad_norm_(player.module.parameters(), player.clip_norm)
@@ -216,7 +225,8 @@ class Distillation:
         self.emit("log", values)
         self.emit("classes", {"step": self.step, "histogram": line["histogram"]})
         for name, message in self.health.raise_alarms(progress).items():
-            log.warning("alarm at step %d: %s", self.step, message)
+            if ranks.is_main():
+                log.warning("alarm at step %d: %s", self.step, message)
             self.emit("alarm", {"step": self.step, "name": name, "message": message})
         self.delivery.judge(self.student, found["health/probe_agreement"], progress)
         return now, self.images
@@ -257,18 +267,17 @@ class Distillation:
 
     # checkpoints
 
-    def _maybe_checkpoint(self) -> None:
+    def _checkpoint_due(self) -> bool:
         every = self.settings.checkpoint_every
-        due = self.step % every == 0 if every else time.monotonic() - self._written > CHECKPOINT_SECONDS
-        if due and self.step < self.settings.steps:
-            self.checkpoint()
+        if every is None:
+            return time.monotonic() - self._written > CHECKPOINT_SECONDS
+        return self.step % every == 0 and self.step > self._written_step
 
     def checkpoint(self) -> None:
         """Write all that outlives a turn to the run folder, if there is one."""
-        if self.folder is None:
-            return
-        self.folder.save_checkpoint(self.state_dict())
-        self._written = time.monotonic()
+        self._written, self._written_step = time.monotonic(), self.step
+        if self.folder is not None:
+            self.folder.save_checkpoint(self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that outlives a turn."""

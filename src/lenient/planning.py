@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lenient import ranks
 from lenient.config import merge, parse, parse_overrides, read_yaml
 from lenient.errors import TeacherError, UsageError
 from lenient.loop import Distillation
@@ -151,15 +152,18 @@ def _epochs(epochs: int) -> int:
 def decide(
     settings: DistillSettings, request: Request, teacher: Network, student: Network, method: Method | None = None
 ) -> DistillSettings:
-    """Replace what is `auto` by what was measured here: device, precision, and the steps that fit a budget."""
-    device = resolve_device(settings.device)
+    """Replace what is `auto` by what was measured here: device, precision, and the steps that fit a budget.
+
+    All ranks take the measurements together, and rank 0's word for them.
+    """
+    device = ranks.place(resolve_device(settings.device))
     changes: dict[str, Any] = {"device": str(device)}
     if settings.precision == "auto":
-        changes["precision"] = fastest_precision(teacher, student, device, settings.batch_size)
+        changes["precision"] = ranks.agree(fastest_precision(teacher, student, device, settings.batch_size))
     settings = settings.model_copy(update=changes)
     if request.budget is not None:
         seconds = parse_budget(request.budget)
-        per_step = trial(settings, teacher, student, method)["seconds_per_step"]
+        per_step = ranks.agree(trial(settings, teacher, student, method)["seconds_per_step"])
         steps = max(1, int(BUDGET_SHARE * seconds / per_step))
         settings = settings.model_copy(update={"steps": steps})
     return settings
@@ -185,7 +189,7 @@ def fastest_precision(teacher: Network, student: Network, device: torch.device, 
         runtime = Runtime(device, precision)
         network = Network(copy.deepcopy(student.module), student.card)
         module = runtime.place(network.module).train()
-        images = runtime.images(torch.rand(min(batch_size, 256), *teacher.card.input_size))
+        images = runtime.images(torch.rand(min(max(batch_size // ranks.count(), 2), 256), *teacher.card.input_size))
         with FrozenTeacher(teacher, runtime) as frozen:
 
             def work(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lenient.runtime import full
+
 
 @dataclass(frozen=True)
 class LayerStatistics:
@@ -72,4 +74,4 @@ class Record:
 
     def logits(self, view: str, network: str) -> Tensor:
         """Return the logits of `network` ("teacher" or "student") on `view` in float32."""
-        return self.answers[view][network].logits.float()
+        return full(self.answers[view][network].logits)

@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch import nn
 
+from lenient import ranks
 from lenient.errors import MachineError, UsageError
 
 log = logging.getLogger("lenient")
@@ -253,6 +254,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": str(device),
         "device_name": name,
+        "ranks": ranks.count(),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

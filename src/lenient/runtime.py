@@ -9,17 +9,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from lenient import ranks
 from lenient.errors import MachineError, UsageError
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how precisely networks run. Losses, statistics, the mixture and averages are always float32."""
+    """Where and how precisely networks run: `32`, `bf16` (autocast), or `64`, everything in float64, for checks.
+
+    Losses, statistics, the mixture and averages are at least float32.
+    """
 
     device: torch.device
     precision: str = "32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of weights and images."""
+        return torch.float64 if self.precision == "64" else torch.float32
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which networks run forward: bfloat16 autocast, or nothing for full precision."""
@@ -29,11 +40,12 @@ class Runtime:
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device, its convolution weights laid out channels last."""
-        return module.to(self.device).to(memory_format=torch.channels_last)
+        placed = module.to(self.device, torch.float64) if self.precision == "64" else module.to(self.device)
+        return placed.to(memory_format=torch.channels_last)
 
     def images(self, images: Tensor) -> Tensor:
         """Lay a batch of images out as the networks want it."""
-        return images.to(self.device, memory_format=torch.channels_last)
+        return images.to(self.device, self.dtype, memory_format=torch.channels_last)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -52,14 +64,19 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def full(values: Tensor) -> Tensor:
+    """Return `values` in float32, or as they are in float64: what losses and statistics are computed in."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def batch_sum(values: Tensor) -> Tensor:
-    """Sum over the first dimension, the batch. All reductions over the batch go through these functions."""
-    return values.sum(dim=0)
+    """Sum over the first dimension, the batch, of all ranks. Reductions over the batch go through these functions."""
+    return ranks.total(values.sum(dim=0))
 
 
 def batch_size_of(values: Tensor) -> int:
     """Return the number of samples in the whole batch."""
-    return values.shape[0]
+    return values.shape[0] * ranks.count()
 
 
 def batch_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -83,8 +100,12 @@ def batch_moments(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor,
     """
     if weight is None:
         mean, variance = _Moments.apply(values)
-        return mean, variance
-    flat = values.float().flatten(2) if values.dim() > 2 else values.float().unsqueeze(2)
+        if ranks.count() == 1:
+            return mean, variance
+        means, variances = ranks.stacked(torch.stack([mean, variance])).unbind(dim=1)
+        mean = means.mean(dim=0)
+        return mean, (variances + (means - mean).square()).mean(dim=0)
+    flat = full(values).flatten(2) if values.dim() > 2 else full(values).unsqueeze(2)
     total = batch_sum(weight).clamp_min(1e-12) * flat.shape[2]
     mean = batch_sum(torch.einsum("n,ncp->nc", weight, flat)) / total
     centred = flat - mean.view(1, -1, 1)
@@ -100,7 +121,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> tuple[Tensor, Tensor]:
         # plain sums over rows of channels; var_mean takes nine times as long on a CPU for channels-last images
-        flat = values.float().movedim(1, -1).reshape(-1, values.shape[1])
+        flat = full(values).movedim(1, -1).reshape(-1, values.shape[1])
         mean = flat.mean(dim=0)
         variance = (flat - mean).square_().mean(dim=0)
         ctx.save_for_backward(values, mean)
@@ -113,8 +134,47 @@ class _Moments(torch.autograd.Function):
         count = values.numel() // values.shape[1]
         slope = 2 * of_variance / count
         offset = of_mean / count - slope * mean
-        gradient = torch.addcmul(offset.view(shape), values.float(), slope.view(shape))
+        gradient = torch.addcmul(offset.view(shape), full(values), slope.view(shape))
         return gradient.to(values.dtype)
+
+
+@contextmanager
+def one_batch() -> Iterator[None]:
+    """Let batch norm in training mode normalise over the batch of all ranks, without a change to any module."""
+    with _GlobalBatchNorm() if ranks.count() > 1 else nullcontext():
+        yield
+
+
+class _GlobalBatchNorm(TorchFunctionMode):
+    """Stands in for `F.batch_norm`; torch's SyncBatchNorm knows neither CPUs nor second derivatives."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    values: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not training:
+        return F.batch_norm(values, running_mean, running_var, weight, bias, training, momentum, eps)
+    mean, variance = batch_moments(values)
+    if running_mean is not None and running_var is not None:
+        count = values.numel() // values.shape[1] * ranks.count()
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((variance * (count / max(count - 1, 1))).to(running_var.dtype), momentum)
+    scale = torch.rsqrt(variance + eps)
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    shape = (1, -1, *[1] * (values.dim() - 2))
+    return torch.addcmul(shift.view(shape), full(values), scale.view(shape)).to(values.dtype)
 
 
 class Readback:

@@ -66,7 +66,7 @@ class DistillSettings(Settings):
     health: HealthSettings = HealthSettings()
     report: ReportSettings = ReportSettings()
     device: str = "auto"
-    precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_text)] = "auto"
+    precision: Annotated[Literal["auto", "32", "64", "bf16"], BeforeValidator(_text)] = "auto"
     select: Literal["last", "ema", "proxy"] = "last"
     """The student delivered: of the last step, averaged over steps, or of the best agreement on the probe set."""
     ema_decay: float = Field(0.999, gt=0, lt=1)

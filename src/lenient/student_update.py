@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lenient import ranks
 from lenient.config import Settings
 from lenient.losses.objective import Objective
 from lenient.models.probing import hooked
@@ -121,7 +122,7 @@ class RetainUpdate:
             acquired, parts_new = self._loss(new, live, second)
             parts = {}
         gradients = torch.autograd.grad(acquired, leaves, create_graph=second, allow_unused=True)
-        step = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, gradients, strict=True)]
+        step = ranks.averaged(torch.zeros_like(p) if g is None else g for p, g in zip(leaves, gradients, strict=True))
         moved = {name: p - alpha * g for (name, p), g in zip(live.items(), step, strict=True)}
         if not second:
             moved = {name: p.detach().requires_grad_(True) for name, p in moved.items()}
@@ -138,7 +139,7 @@ class RetainUpdate:
                 if parameter.grad is None:  # in the weight's own layout, which fused optimizers take for granted
                     parameter.grad = torch.zeros_like(parameter)
                 parameter.grad += total
-        return parts_new | parts | _renamed(parts_old) | {"gradient_cosine": _cosine(step, kept)}
+        return parts_new | parts | _renamed(parts_old) | {"gradient_cosine": _cosine(step, ranks.averaged(kept))}
 
     def _loss(self, record: Record, weights: Mapping[str, Tensor], exact: bool) -> tuple[Tensor, dict[str, Tensor]]:
         inputs = record.inputs[self.view]

@@ -9,16 +9,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lenient import ranks
 from lenient.errors import TeacherError
 from lenient.models.card import Card, Network, to_logits
 from lenient.models.checking import batch_norm_layers
 from lenient.models.probing import classifying_layer, hooked, last_block_by_size, pooled
 from lenient.record import LayerStatistics, Response
-from lenient.runtime import Runtime, batch_moments
+from lenient.runtime import Runtime, batch_moments, full
 
 
 class FrozenTeacher:
-    """A view of a classifier in eval mode and float32 whose weights get no gradient.
+    """A view of a classifier in eval mode and full precision whose weights get no gradient.
 
     Use it as a context manager: on leaving, the module has the tensors (device, dtype, strides, values), the mode of
     each submodule, the `requires_grad` flags and the hooks that it came with.
@@ -45,12 +46,14 @@ class FrozenTeacher:
         self.module.eval()
         for tensor in [*self.module.parameters(), *self.module.buffers()]:
             layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
-            dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+            dtype = self.runtime.dtype if tensor.is_floating_point() else tensor.dtype
             tensor.data = tensor.data.to(self.runtime.device, dtype, memory_format=layout)
             tensor.requires_grad_(False)
         shape = (1, self.card.input_size[0], 1, 1)
-        self._mean = torch.tensor(self.card.mean, device=self.runtime.device).view(shape)
-        self._std = torch.tensor(self.card.std, device=self.runtime.device).view(shape)
+        self._mean, self._std = (
+            torch.tensor(values, dtype=self.runtime.dtype, device=self.runtime.device).view(shape)
+            for values in (self.card.mean, self.card.std)
+        )
         self.batch_norms = [module for _, module in batch_norm_layers(self.module)]
         self._classifier: nn.Module | None = None
 
@@ -105,7 +108,7 @@ class FrozenTeacher:
         return last_block_by_size(self.module, self._example())
 
     def _example(self) -> Tensor:
-        return torch.zeros(1, *self.card.input_size, device=self.runtime.device)
+        return self.runtime.images(torch.zeros(1, *self.card.input_size))
 
     def respond(
         self,
@@ -126,7 +129,7 @@ class FrozenTeacher:
         Raises:
             TeacherError: statistics or features were asked for and no layer gave any.
         """
-        self.forwards += inputs.shape[0]
+        self.forwards += inputs.shape[0] * ranks.count()
         gathered: list[LayerStatistics] = []
         heard: dict[nn.Module, Tensor] = {}
         with ExitStack() as probes:
@@ -150,7 +153,7 @@ class FrozenTeacher:
     def _probes(self, gathered: list[LayerStatistics], weight: Tensor | None) -> Iterator[None]:
         def probe(layer: nn.Module, args: tuple[Any, ...]) -> None:
             mean, variance = batch_moments(args[0], weight)
-            stored = (cast(Tensor, buffer).float() for buffer in (layer.running_mean, layer.running_var))
+            stored = (full(cast(Tensor, buffer)) for buffer in (layer.running_mean, layer.running_var))
             gathered.append(LayerStatistics(mean, variance, *stored))
 
         handles = [layer.register_forward_pre_hook(probe) for layer in self.batch_norms]

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from lenient.cli import bring, demo, distill, look
-from lenient.errors import LenientError
+from lenient.errors import LenientError, MachineError
 
 app = typer.Typer(
     name="lenient",
@@ -35,7 +35,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except LenientError as error:
-        print(f"lenient: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0" or isinstance(error, MachineError):  # all ranks find the rest alike
+            print(f"lenient: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("lenient: interrupted", file=sys.stderr)

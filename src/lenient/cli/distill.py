@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lenient.cli import flags
-from lenient.errors import HealthError
+from lenient.errors import HealthError, UsageError
 from lenient.methods import METHODS
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ def distill(
     overwrite: flags.Overwrite = False,
     select: Annotated[str, typer.Option(metavar="RULE", help="Student to deliver: last, ema or proxy.")] = "",
     device: flags.Device = "",
-    precision: Annotated[str, typer.Option(metavar="NAME", help="auto, 32 or bf16.")] = "",
+    devices: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Processes that share each batch, one for each GPU.")
+    ] = 1,
+    precision: Annotated[str, typer.Option(metavar="NAME", help="auto, 32, bf16, or 64 for checks.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, time a few steps, write nothing.")
     ] = False,
@@ -53,11 +56,15 @@ def distill(
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
     """Distil TEACHER into a smaller student without data; leaves student, report and all else in the run folder."""
+    from lenient import ranks
+    from lenient.cli.launch import launch
     from lenient.cli.progress import known
     from lenient.job import Job, load_teacher
     from lenient.planning import Request
 
     known(progress)
+    if resume and not output:
+        raise UsageError("--resume: name the run with -o DIR")
     found = flags.facts(teacher_arch, input_size, num_classes, mean, std)
     network = load_teacher(teacher, **found)
     request = Request(
@@ -81,11 +88,22 @@ def distill(
         _print_config(job)
         return
     say = print if progress != "none" else _silent
-    describe(job, say)
-    if dry_run:
-        _dry_run(job, say)
-        return
-    folder = Path(output) if output else _default_folder(teacher)
+    if not ranks.launched():
+        describe(job, say)
+        if devices > 1:
+            say(f"          on {devices} devices, {job.share(devices)} images each")
+            raise typer.Exit(launch(devices))
+    with ranks.joined():
+        if not ranks.is_main():
+            progress, say = "none", _silent
+        if dry_run:
+            _dry_run(job, say)
+        else:
+            folder = Path(output) if output else _default_folder(teacher)
+            _run(job, folder, progress, say, resume=resume, overwrite=overwrite)
+
+
+def _run(job: Job, folder: Path, progress: str, say: Any, *, resume: bool, overwrite: bool) -> None:
     job.open(folder, resume=resume, overwrite=overwrite)
     if job.complete:
         say(f"{folder} is complete already; lengthen it with --steps N, or replace it with --overwrite")
@@ -159,12 +177,17 @@ def run_job(job: Job, progress: str) -> Result:
 
 def finish(result: Result, folder: Path, say: Any) -> None:
     """Say what came of it; exit with 130 where it was interrupted, 4 where the verdict is `failed`."""
+    from lenient import ranks
+
     if result.interrupted:
-        print(
-            f"lenient: interrupted; a checkpoint is written, go on with the same command and --resume -o {folder}",
-            file=sys.stderr,
-        )
+        if ranks.is_main():
+            print(
+                f"lenient: interrupted; a checkpoint is written, go on with the same command and --resume -o {folder}",
+                file=sys.stderr,
+            )
         raise typer.Exit(130)
+    if not ranks.is_main():
+        return
     health, student = result.health, result.summary["student"]
     say(f"verdict   {health['verdict']}: {'; '.join(health['reasons'])}")
     if "accuracy" in student:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lenient.config import Settings
+from lenient.runtime import full
 
 Space = Literal["pixels", "normalized"]
 """What a generator's numbers mean: pixel units, or the teacher's normalised inputs."""
@@ -75,7 +76,7 @@ class UpsamplingGenerator(nn.Module):
         maps = F.leaky_relu(self.stem(maps), self.stem_slope)
         for size, conv, norm in zip(self.sizes[1:], self.convs, self.norms, strict=True):
             maps = F.leaky_relu(norm(conv(F.interpolate(maps, size=size, mode="nearest"))), 0.2)
-        drawn: Tensor = self.to_pixels(maps).float()
+        drawn: Tensor = full(self.to_pixels(maps))
         if self.output == "sigmoid":
             return drawn.sigmoid()
         images: Tensor = self.last_norm(drawn.tanh() if self.output == "tanh-bn" else drawn)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lenient.losses.distances import Distance
 from lenient.record import Moment, Record
-from lenient.runtime import batch_mean
+from lenient.runtime import batch_mean, full
 
 SelfPacedForm = Literal["log", "soft", "hard"]
 
@@ -93,4 +93,4 @@ class AttentionTransfer:
 
 def attention_map(activations: Tensor) -> Tensor:
     """(N, channels, H, W) to (N, H W), each row of length 1."""
-    return F.normalize(activations.float().square().mean(dim=1).flatten(1), dim=1)
+    return F.normalize(full(activations).square().mean(dim=1).flatten(1), dim=1)

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenient.record import Record
-from lenient.runtime import batch_mean
+from lenient.runtime import batch_mean, full
 
 
 def confidence_score(logits: Tensor) -> Tensor:
     """Cross-entropy of each prediction against its own argmax, (N,), in nats: -log max softmax; 0 is fully sure."""
-    return -F.log_softmax(logits.float(), dim=1).amax(dim=1)
+    return -F.log_softmax(full(logits), dim=1).amax(dim=1)
 
 
 class ClassPrior:
@@ -82,7 +82,7 @@ class Activation:
         features = record.answers[self.view]["teacher"].features
         if features is None:
             raise ValueError("the activation term needs the teacher's features")
-        return -batch_mean(features.float().abs().flatten(1).mean(dim=1))
+        return -batch_mean(full(features).abs().flatten(1).mean(dim=1))
 
 
 class EmbeddingNorm:
@@ -97,5 +97,5 @@ class EmbeddingNorm:
         """Return the term."""
         if record.labels is None:
             raise ValueError("an embedding norm needs a conditional generator")
-        norms = self.embedding(record.labels).float().norm(dim=1)
+        norms = full(self.embedding(record.labels)).norm(dim=1)
         return batch_mean((norms - self.limit).clamp_min(0).square())

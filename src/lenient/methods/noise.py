@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lenient import ranks
 from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
@@ -58,13 +59,13 @@ class Noise:
         """Imitate the teacher on noise."""
         teacher, batch_size = self.stage.teacher, self.stage.batch_size
         with torch.no_grad():
-            images = self.sample(batch_size, "noise", turn)
-            record = Record(images, torch.ones(batch_size, device=images.device))
+            images = ranks.mine(self.sample(batch_size, "noise", turn))
+            record = Record(images, torch.ones(len(images), device=images.device))
             record.inputs["train"] = teacher.normalize(images)
             answer = teacher.respond(record.inputs["train"])
             record.answers = {"clean": {"teacher": answer}, "train": {"teacher": answer}}
         parts = self.update(record)
-        scores = confidence_score(answer.logits)
+        scores = ranks.gather(confidence_score(answer.logits))
         return Turn(parts, record, scores, KeepAll()(scores), batch_size)
 
     def sample(self, count: int, name: str, turn: int) -> Tensor:

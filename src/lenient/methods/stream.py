@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lenient import ranks
 from lenient.errors import TeacherError, UsageError
 from lenient.generators.conditional import ConditionalGenerator, Conditioning
 from lenient.generators.upsampling import UpsamplingGenerator
@@ -132,18 +133,19 @@ class GeneratorTurn:
         clean = teacher.normalize(images)
         answer = teacher.respond(clean, statistics=self.statistics == "all", features=self.features)
         # (2) select
-        scores = confidence_score(answer.logits.detach())
+        scores = ranks.gather(confidence_score(answer.logits.detach()))
         verdict = self.selection(scores)
+        weight = ranks.mine(verdict.weight)
         moment = stage.moment(self.latents.rhythm.steps_before(turn))
         answers = {"clean": {"teacher": answer}}
-        record = Record(images, verdict.weight, {"clean": clean}, answers, drawing.labels, moment)
+        record = Record(images, weight, {"clean": clean}, answers, drawing.labels, moment)
         # (3) the training view, and both networks' answers to it
         shown = augment(images, self.augmentation, stage.streams, "generator-view", turn)
         same, selected = shown is images, self.statistics == "selected"
         record.inputs["train"] = clean if same else teacher.normalize(shown)
         seen = answer
         if selected or not same:
-            seen = teacher.respond(record.inputs["train"], statistics=selected, weight=verdict.weight)
+            seen = teacher.respond(record.inputs["train"], statistics=selected, weight=weight)
         record.answers["train"] = {"teacher": seen}
         if self.objective.active("adversarial", moment):
             with mode(stage.student, self.student_mode), stage.runtime.autocast():
@@ -151,7 +153,7 @@ class GeneratorTurn:
         # (4) one objective
         total, parts = self.objective(record)
         total.backward()
-        return Turn(parts, record, scores, verdict, len(images))
+        return Turn(parts, record, scores, verdict, stage.batch_size)
 
 
 @dataclass(frozen=True)
@@ -173,15 +175,15 @@ class StudentTurn:
             # (1) synthesise and select
             batch = self.supply.deal(turn)
             # (2) the view to learn from, and the teacher's answer to it; the same for old images
-            new = self.record(batch.images, "student-view", turn, Response(batch.logits))
+            new = self.record(ranks.mine(batch.images), "student-view", turn, Response(ranks.mine(batch.logits)))
             recalled = self.replay.draw(turn)
             recalled = None if recalled is None else self.stage.runtime.images(recalled)
             old = None if recalled is None else self.record(recalled, "replay-view", turn)
         # (3) update the student
         parts = self.update(new, old)
         last = batch.last
-        made = batch.drawn + (0 if recalled is None or isinstance(self.replay, MemoryBank) else len(recalled))
-        return Turn(parts, new, last.scores, last.verdict, made, {"shortfall": batch.shortfall})
+        redrawn = 0 if recalled is None or isinstance(self.replay, MemoryBank) else len(recalled) * ranks.count()
+        return Turn(parts, new, last.scores, last.verdict, batch.drawn + redrawn, {"shortfall": batch.shortfall})
 
     def record(self, images: Tensor, view: str, turn: int, clean: Response | None = None) -> Record:
         """Return the record of images to learn from; `clean` is what the teacher said of them as drawn, if known."""
@@ -206,7 +208,8 @@ class MemoryTurn:
         """Fill the memory's gradients."""
         parts, record = self.memory.learn(turn)
         scores = confidence_score(record.answers["clean"]["teacher"].logits)
-        recalled = len(record.images) - len(self.memory.recent if self.memory.recent is not None else ())
+        scores = ranks.gather(scores)
+        recalled = len(scores) - len(self.memory.recent if self.memory.recent is not None else ())
         return Turn(parts, record, scores, KeepAll()(scores), recalled)
 
 
@@ -261,6 +264,7 @@ def stream_game(
         with mode(source.generator, draw_mode):
             images = source.sample(stage.batch_size, *latents.key(f"student-latents/{number}", turn)).images
         logits = stage.teacher.respond(stage.teacher.normalize(images)).logits
+        images, logits = stage.runtime.images(ranks.gather(images)), ranks.gather(logits)
         scores = confidence_score(logits)
         return Round(images, logits, scores, selection(scores))
 
@@ -342,7 +346,7 @@ def build_replay(stage: Stage, settings: StreamSettings, source: StreamSource) -
     if settings.replay == "bank":
         if size > stage.batch_size:
             raise UsageError("-s method.replay_share: a bank holds at most one batch for each read; give at most 1")
-        return MemoryBank(size, stage.teacher.card.input_size, settings.bank, stage.streams)
+        return MemoryBank(size, stage.teacher.card.input_size, settings.bank, stage.streams, stage.runtime.dtype)
     if settings.replay == "momentum":
         return MomentumGenerator(source, size, settings.momentum)
     with untouched_global_rng():
@@ -360,7 +364,7 @@ def common_blocks(stage: Stage) -> tuple[tuple[nn.Module, ...], tuple[nn.Module,
         TeacherError: they share none.
     """
     teacher = stage.teacher.blocks()
-    example = torch.zeros(1, *stage.teacher.card.input_size, device=stage.runtime.device)
+    example = stage.runtime.images(torch.zeros(1, *stage.teacher.card.input_size))
     with mode(stage.student, "eval"):
         student = last_block_by_size(stage.student, example)
     sizes = sorted(set(teacher) & set(student), reverse=True)

@@ -24,7 +24,7 @@ class Replay(Protocol):
         ...
 
     def draw(self, turn: int) -> Tensor | None:
-        """Return old images (m, C, H, W) in pixel units, detached; None where there are none yet."""
+        """Return this rank's rows of old images (m, C, H, W) in pixel units, detached; None where there are none."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

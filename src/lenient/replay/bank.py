@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lenient import ranks
 from lenient.config import Settings
 from lenient.record import Record
 from lenient.replay import Event
@@ -34,7 +35,7 @@ class MemoryBank:
     Images are float32 in pixel units on the device: slots x size x C x H x W x 4 bytes, part of every checkpoint. No
     labels are kept: the teacher is asked again. A turn with non-finite numbers overwrites nothing; should it be the
     first, the images go in where they are finite and as grey where not, for which places are filled is known without a
-    look at the device.
+    look at the device. Every rank holds the whole bank and reads its rows of each draw.
     """
 
     learner: nn.Module | None = None
@@ -45,9 +46,10 @@ class MemoryBank:
         input_size: tuple[int, int, int],
         settings: BankSettings,
         streams: Streams,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.size, self.settings, self.streams = size, settings, streams
-        self.images = torch.zeros(settings.slots * size, *input_size, device=streams.device)
+        self.images = torch.zeros(settings.slots * size, *input_size, dtype=dtype, device=streams.device)
         self.offered = self.epochs = 0
         self.label = f"bank, {settings.policy}"
 
@@ -59,7 +61,7 @@ class MemoryBank:
         if event != "epoch_end":
             return
         if self.epochs % self.settings.every == 0:
-            self.push(record.images[: self.size], bad)
+            self.push(ranks.gather(record.images)[: self.size], bad)
         self.epochs += 1
 
     @torch.no_grad()
@@ -78,7 +80,7 @@ class MemoryBank:
         last = torch.where(hits, order[None, :], -1).amax(dim=1)
         shape = (-1, *[1] * (images.dim() - 1))
         chosen = (last >= 0).view(shape)
-        fresh = images.detach().float()[last.clamp_min(0)]
+        fresh = images.detach().to(self.images.dtype)[last.clamp_min(0)]
         kept = torch.where(bad > 0, self.images, fresh)
         empty = (torch.arange(len(self.images), device=images.device) >= self.offered).view(shape)
         finite = torch.where(torch.isfinite(fresh), fresh, 0.5)
@@ -86,7 +88,7 @@ class MemoryBank:
         self.offered += len(images)
 
     def draw(self, turn: int) -> Tensor | None:
-        """Return `size` images, fewer while the bank has fewer, None while it is empty."""
+        """Return this rank's rows of `size` images, None while the bank is empty."""
         held = len(self)
         if not held:
             return None
@@ -95,7 +97,7 @@ class MemoryBank:
             chosen = slot * self.size + torch.arange(self.size, device=slot.device)
         else:
             chosen = self.streams.uniform("bank/images", turn, (held,)).argsort()[: self.size]
-        return self.images[chosen]
+        return self.images[ranks.mine(chosen)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images held and the counts."""

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lenient import ranks
 from lenient.config import Settings
 from lenient.generators.encoder import Encoder
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
@@ -15,7 +16,7 @@ from lenient.losses.distances import logit_l1
 from lenient.losses.prior import ClassPrior, InformationEntropy
 from lenient.record import Record, Response
 from lenient.replay import Event
-from lenient.runtime import Runtime, batch_mean, batch_size_of
+from lenient.runtime import Runtime, batch_mean, batch_size_of, full
 from lenient.seeding import Streams
 from lenient.teacher import FrozenTeacher
 
@@ -80,7 +81,8 @@ class MemoryGenerator:
     def observe(self, event: Event, record: Record, bad: Tensor) -> None:
         """Remember the first half of the student's newest batch until the memory's turn."""
         if event == "after_student":
-            self.recent = record.images[: max(len(record.images) // 2, 2)].detach()
+            whole = ranks.gather(record.images)
+            self.recent = whole[: max(len(whole) // 2, 2)]
 
     def draw(self, turn: int) -> Tensor | None:
         """Return `size` recalled images, None before the warm-up is over."""
@@ -88,19 +90,22 @@ class MemoryGenerator:
 
     def recall(self, name: str, turn: int) -> Tensor:
         """Draw latents, move them, decode them in eval mode; detached."""
-        latents = self.streams.normal(name, turn, (self.size, self.latent_dim))
+        latents = self._latents(name, turn)
         training = self.decoder.training
         self.decoder.eval()
         with torch.enable_grad():
             latents.requires_grad_(True)
             optimizer = torch.optim.Adam([latents], self.settings.latent_lr, fused=True)
             for _ in range(self.settings.latent_steps):
-                (latents.grad,) = torch.autograd.grad(self.match(latents), [latents])
+                (latents.grad,) = torch.autograd.grad(self.match(latents) / ranks.count(), [latents])
                 optimizer.step()
         with torch.no_grad():
             images = self.decode(latents.detach())
         self.decoder.train(training)
         return images
+
+    def _latents(self, name: str, turn: int) -> Tensor:
+        return ranks.mine(self.streams.normal(name, turn, (self.size, self.latent_dim)).to(self.runtime.dtype)).clone()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images in pixel units."""
@@ -127,7 +132,7 @@ class MemoryGenerator:
         s = self.settings
         if self.recent is None:
             raise ValueError("the memory learns after a student turn")
-        images = self.recent
+        images = ranks.mine(self.recent)
         if self.turns > 0:
             images = torch.cat([images, self.recall("memory-targets", turn)])
         self.turns += 1
@@ -137,21 +142,22 @@ class MemoryGenerator:
             wanted = self.teacher.respond(targets, features=features)
         with self.runtime.autocast():
             mean, log_variance = self.encoder(targets)
-        mean, log_variance = mean.float(), log_variance.float()
-        noise = self.streams.normal("memory-code", turn, tuple(mean.shape))
+        mean, log_variance = full(mean), full(log_variance)
+        groups = [len(self.recent), len(mean) * ranks.count() - len(self.recent)]  # stream, recollections
+        noise = self.streams.normal("memory-code", turn, (sum(groups), self.latent_dim)).to(mean.dtype)
+        noise = torch.cat([ranks.mine(part) for part in noise.split(groups)])
         rebuilt = self.teacher.normalize(self.decode(mean + torch.exp(log_variance / 2) * noise))
         answer = self.teacher.respond(rebuilt, features=features)
         divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1)
         parts = {
             "memory_pixels": (s.pixel_weight, batch_mean((rebuilt - targets).abs().flatten(1).mean(dim=1))),
-            "memory_logits": (s.logit_weight, batch_mean(logit_l1(wanted.logits.float(), answer.logits.float()))),
+            "memory_logits": (s.logit_weight, batch_mean(logit_l1(full(wanted.logits), full(answer.logits)))),
             "memory_kl": (s.kl_weight, batch_mean(divergence)),
         }
         if features:
             parts["memory_features"] = (s.feature_weight, batch_mean(_feature_l1(wanted, answer)))
         if s.match_weight:
-            latents = self.streams.normal("memory-match", turn, (self.size, self.latent_dim))
-            parts["memory_match"] = (s.match_weight, self.match(latents))
+            parts["memory_match"] = (s.match_weight, self.match(self._latents("memory-match", turn)))
         total = torch.stack([weight * value for weight, value in parts.values()]).sum()
         total.backward()
         record = Record(images, torch.ones(len(images), device=images.device), answers={"clean": {"teacher": wanted}})
@@ -170,4 +176,4 @@ class MemoryGenerator:
 def _feature_l1(wanted: Response, answer: Response) -> Tensor:
     assert wanted.features is not None
     assert answer.features is not None
-    return (wanted.features.float() - answer.features.float()).abs().mean(dim=1)
+    return (full(wanted.features) - full(answer.features)).abs().mean(dim=1)

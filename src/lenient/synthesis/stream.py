@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from lenient import ranks
 from lenient.runtime import Runtime
 from lenient.seeding import Streams
 
@@ -51,12 +52,17 @@ class StreamSource:
         self.streams, self.runtime = streams, runtime
         self.host, self.num_classes = host, num_classes
 
-    def sample(self, count: int, name: str, turn: int, generator: Callable[..., Tensor] | None = None) -> Drawing:
-        """Return `count` images; with gradient to the generator unless under `torch.no_grad()`."""
+    def sample(
+        self, count: int, name: str, turn: int, generator: Callable[..., Tensor] | None = None, *, whole: bool = False
+    ) -> Drawing:
+        """Return this rank's rows of `count` images, or all of them; with gradient to the generator unless under
+        `torch.no_grad()`."""
         chosen = generator if generator is not None else self.generator
-        given: list[Tensor] = [self.streams.normal(name, turn, (count, self.latent_dim))]
+        given: list[Tensor] = [self.streams.normal(name, turn, (count, self.latent_dim)).to(self.runtime.dtype)]
         if self.num_classes is not None:
             given.append(self.streams.integers(f"{name}/labels", turn, (count,), self.num_classes))
+        if not whole:
+            given = [ranks.mine(draw) for draw in given]
         with self.runtime.autocast():
             drawn: Tensor = chosen(*given)
         if self.host is not None and getattr(self.generator, "space", "pixels") == "normalized":
@@ -64,10 +70,13 @@ class StreamSource:
         return Drawing(self.runtime.images(drawn), given[1] if len(given) > 1 else None)
 
     def show(self, count: int, name: str, turn: int) -> Tensor:
-        """Return images without gradient that leave no trace: the generator in eval mode, its buffers as they were."""
+        """Return images without gradient that leave no trace: the generator in eval mode, its buffers as they were.
+
+        Every rank draws them all.
+        """
         training = self.generator.training
         self.generator.eval()
         with torch.no_grad():
-            images = self.sample(count, name, turn).images
+            images = self.sample(count, name, turn, whole=True).images
         self.generator.train(training)
         return images

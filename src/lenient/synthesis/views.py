@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lenient import ranks
 from lenient.seeding import Streams
 
 Augmentation = Literal["none", "crop-flip", "crop-flip-batch"]
@@ -23,10 +24,13 @@ def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, tur
         return images
     count, height, width = images.shape[0], images.shape[2], images.shape[3]
     padding = max(1, min(padding, min(height, width) // 8))
-    draws = 1 if kind == "crop-flip-batch" else count
-    rows = streams.integers(f"{name}/rows", turn, (draws, 1), 2 * padding + 1)
-    columns = streams.integers(f"{name}/columns", turn, (draws, 1), 2 * padding + 1)
-    flip = streams.integers(f"{name}/flip", turn, (draws, 1), 2)
+
+    def draw(what: str, high: int) -> Tensor:
+        if kind == "crop-flip-batch":
+            return streams.integers(f"{name}/{what}", turn, (1, 1), high)
+        return ranks.mine(streams.integers(f"{name}/{what}", turn, (count * ranks.count(), 1), high))
+
+    rows, columns, flip = draw("rows", 2 * padding + 1), draw("columns", 2 * padding + 1), draw("flip", 2)
     down = torch.arange(height, device=images.device) + rows
     across = torch.arange(width, device=images.device)
     across = torch.where(flip > 0, width - 1 - across, across) + columns

@@ -1,0 +1,68 @@
+"""One of several processes: plays short games in float64 and stores what their students have come to.
+
+torchrun --nproc-per-node N ranks_worker.py FILE GAME...
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lenient import ranks
+from lenient.loop import Distillation
+from lenient.runtime import Runtime
+from lenient.teacher import FrozenTeacher
+from toys import settings, tiny_student, tiny_teacher
+
+BANK = {"replay_share": 0.5, "bank": {"every": 1}}
+GAMES: dict[str, dict[str, Any]] = {
+    "ta-dfkd": {},
+    "ta-dfkd, cropped": {"augmentation": "crop-flip"},
+    "ta-dfkd, unselected": {"selection": "none"},
+    "meta-dfkd": {**BANK},
+    "meta-dfkd, reservoir": {**BANK, "bank": {"every": 1, "slots": 2, "policy": "reservoir"}},
+    "meta-dfkd, first order": {**BANK, "retain": {"order": "first"}},
+    "meta-dfkd, joint": {**BANK, "retain": {"joint": True}},
+    "meta-dfkd, generative": {"replay": "generative", "replay_share": 0.5},
+    "mb-dfkd": {**BANK},
+    "pre-dfkd": {"replay_share": 0.5},
+    "mad": {},
+    "mad, conditional": {"conditional": "sum"},
+    "dafl": {},
+    "dfad": {},
+    "zskt": {},
+    "cudfkd": {},
+    "noise": {},
+}
+
+
+def play(game: str, steps: int = 20) -> dict[str, torch.Tensor]:
+    """Return the student's tensors after `steps`, and its answers to fixed images."""
+    runtime = Runtime(torch.device("cpu"), "64")
+    method = {"name": game.split(",")[0], **GAMES[game]}
+    student = tiny_student()
+    with FrozenTeacher(tiny_teacher(), runtime) as teacher:
+        run = Distillation(teacher, student, settings(steps=steps, method=method), runtime)
+        run.run()
+        probe = torch.linspace(-2, 2, 16 * 30, dtype=torch.float64).view(16, 1, 6, 5).sin()
+        with torch.no_grad():
+            answers = student.module.eval()(probe)
+    lines = {f"health/{name}": torch.tensor(value) for name, value in run.health.latest.items()}
+    return {**student.module.state_dict(), **lines, "answers": answers}
+
+
+def main(output: str, *games: str) -> None:
+    torch.set_num_threads(1)
+    with ranks.joined():
+        found = {game: play(game) for game in games}
+        if ranks.is_main():
+            torch.save(found, output)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

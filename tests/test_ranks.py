@@ -1,0 +1,160 @@
+"""Many processes come to what one comes to with the same batch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+from lenient import ranks
+from lenient.models import save_network
+from lenient.run import RunFolder
+from lenient.runtime import _GlobalBatchNorm
+from ranks_worker import GAMES, play
+from toys import digits_like
+
+WORKER = Path(__file__).parent / "ranks_worker.py"
+
+
+def together(number: int, output: Path, games: list[str]) -> dict[str, dict[str, torch.Tensor]]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+    subprocess.run([sys.executable, *launcher, str(WORKER), str(output), *games], check=True, timeout=280)
+    return torch.load(output)
+
+
+@pytest.mark.parametrize(("number", "games"), [(2, list(GAMES)), (4, ["ta-dfkd", "meta-dfkd"])])
+def test_many_ranks_equal_one(tmp_path: Path, number: int, games: list[str]) -> None:
+    for game, many in together(number, tmp_path / "many.pt", games).items():
+        one = play(game)
+        assert many.keys() == one.keys()
+        # Adam blows the rounding noise of weights without a gradient (biases before a batch norm) up to its own rate
+        adam = any(name in game for name in ("generative", "pre-dfkd", "zskt", "cudfkd"))
+        for name in ["answers"] if adam else one:
+            tolerance = 1e-8 if adam else 1e-9
+            assert torch.allclose(many[name], one[name], rtol=0, atol=tolerance, equal_nan=True), (game, name)
+
+
+def test_the_batch_norm_of_many_ranks_is_that_of_torch_and_can_be_derived_twice() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(5, 3, 4, 2, dtype=torch.float64, requires_grad=True)
+    ours, torchs = (nn.BatchNorm2d(3, momentum=0.3, dtype=torch.float64) for _ in range(2))
+    for layer in (ours, torchs):
+        nn.init.uniform_(layer.weight, 0.5, 2, generator=torch.Generator().manual_seed(1))
+    with _GlobalBatchNorm():
+        mine = ours(values)
+    theirs = torchs(values)
+    torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(ours.state_dict(), torchs.state_dict())
+    gradients = []
+    for output, layer in ((mine, ours), (theirs, torchs)):
+        inputs = [values, layer.weight, layer.bias]
+        first = torch.autograd.grad(output.tanh().square().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+        gradients.append((*first, *second))
+    torch.testing.assert_close(*gradients)
+    with _GlobalBatchNorm():
+        torch.testing.assert_close(ours.eval()(values), torchs.eval()(values))
+        bare = F.batch_norm(values, None, None, training=True)
+    torch.testing.assert_close(bare, F.batch_norm(values, None, None, training=True))
+
+
+def test_alone_everything_is_the_identity() -> None:
+    rows = torch.arange(6.0).view(3, 2).requires_grad_()
+    assert ranks.count() == 1
+    assert ranks.is_main()
+    assert ranks.mine(rows) is rows
+    assert ranks.total(rows) is rows
+    assert ranks.averaged([rows])[0] is rows
+    assert ranks.agree("word") == "word"
+    assert ranks.any_rank(True, False) == (True, False)
+    assert torch.equal(ranks.gather(rows), rows)
+    with ranks.joined():
+        assert ranks.count() == 1
+
+
+# the command
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_network(path, digits_like())
+    return path
+
+
+def command(teacher: Path, folder: Path, *more: str, devices: int = 2) -> list[str]:
+    base = [sys.executable, "-m", "lenient", "distill", str(teacher), "--student", "lenient:resnet8-half"]
+    quick = ["--preset", "smoke", "--device", "cpu", "--precision", "64", "--progress", "none", "-o", str(folder)]
+    wide = ["-s", "generator.width=8", "-s", "generator.latent_dim=16"]
+    return [*base, *quick, *wide, "--devices", str(devices), *more]
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+
+
+def test_a_run_goes_on_with_another_number_of_devices_to_the_same_student(teacher: Path, tmp_path: Path) -> None:
+    assert run(command(teacher, tmp_path / "one", devices=1)).returncode in (0, 4)
+    first = run(command(teacher, tmp_path / "many", "--steps", "10"))
+    assert first.returncode in (0, 4), first.stderr
+    assert "ranks" in (tmp_path / "many" / "env.json").read_text()
+    then = run(command(teacher, tmp_path / "many", "--steps", "20", "--resume", devices=1))
+    assert then.returncode in (0, 4), then.stderr
+    assert "ranks was 2, is 1" in then.stderr
+    students = [
+        RunFolder(tmp_path / name).load_checkpoint(torch.device("cpu"))["players"]["student"]["module"]
+        for name in ("one", "many")
+    ]
+    for name in students[0]:
+        assert torch.allclose(students[0][name], students[1][name], rtol=0, atol=1e-9), name
+    settings = [yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("one", "many")]
+    assert settings[0] == settings[1]
+
+
+def test_where_one_rank_is_killed_the_others_end_with_an_error(teacher: Path, tmp_path: Path) -> None:
+    words = command(teacher, tmp_path / "run", "--steps", "100000", "-s", "checkpoint_every=5")
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        process.kill()
+        pytest.skip("this system does not list the children of a process")
+    os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert "died of SIGKILL" in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupt_stops_all_ranks_at_one_checkpoint(teacher: Path, tmp_path: Path) -> None:
+    words = command(teacher, tmp_path / "run", "--steps", "100000", "-s", "checkpoint_every=5")
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 130
+    assert said.count("a checkpoint is written") == 1
+    assert "Traceback" not in said
+
+
+def wait_for(path: Path, seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} was not written in {seconds} s"
+        time.sleep(0.2)
+
+
+def test_a_batch_that_does_not_divide_is_refused_in_one_line(teacher: Path, tmp_path: Path) -> None:
+    refused = run(command(teacher, tmp_path / "run", "--batch-size", "15"))
+    assert refused.returncode == 2
+    assert refused.stderr == "lenient: --devices 2: --batch-size 15 does not divide among them\n"
+    assert not (tmp_path / "run").exists()
