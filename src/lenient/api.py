@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from lenient import ranks
@@ -20,7 +19,6 @@ from lenient.models import batch_norm_layers, choose_student, load_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.planning import Request, decide, pick_student, resolve
 from lenient.run import RunFolder, fingerprint
-from lenient.runtime import Runtime
 from lenient.teacher import FrozenTeacher
 
 
@@ -63,13 +61,14 @@ def distill(
     budget: str | None = None,
     preset: str | None = None,
     recipe: str | Sequence[str] = (),
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
     eval_data: str | None = None,
     data_root: str | Path | None = None,
     device: str | None = None,
     precision: str | None = None,
+    compile: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
@@ -103,6 +102,7 @@ def distill(
         seed=seed,
         device=device,
         precision=precision,
+        compile=compile,
     )
     source = str(teacher) if isinstance(teacher, (str, Path)) else None
     with ranks.joined():
@@ -141,7 +141,7 @@ def reopen(run: Path, device: str | None = None) -> tuple[Distillation, FrozenTe
     if device is not None:
         config["device"] = device
     settings = decide(resolve(Request(settings=config)), Request(), network, network)
-    runtime = Runtime(torch.device(settings.device), settings.precision)
+    runtime = settings.runtime()
     state = folder.load_checkpoint(runtime.device)
     if state is None:
         raise UsageError(f"{run}: has no checkpoint yet; wait for the run to write one")

@@ -22,12 +22,13 @@ from lenient.methods import method_class
 from lenient.methods.contract import Method
 from lenient.models import batch_norm_layers, check_classifier, load_network, network_from_module
 from lenient.models.card import Network
-from lenient.planning import Request, decide, flatten, pick_student, resolve, trial
+from lenient.planning import Request, decide, flatten, pick_student, resolve
 from lenient.report import write_report
 from lenient.run import RunFolder, disk_errors, environment, fingerprint
 from lenient.runtime import Runtime, memory_errors
 from lenient.settings import DistillSettings
 from lenient.teacher import FrozenTeacher
+from lenient.trials import trial
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet
@@ -229,7 +230,7 @@ class Job:
 
     def run(self, observers: Sequence[Observer] = ()) -> Result:
         """Run to the end (or an interruption), then write student, samples, summary and report."""
-        runtime = Runtime(torch.device(self.settings.device), self.settings.precision)
+        runtime = self.settings.runtime()
         try:
             with FrozenTeacher(self.teacher, runtime) as frozen:
                 evaluate = self._evaluate(runtime)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from lenient import ranks
 from lenient.config import merge, parse, parse_overrides, read_yaml
 from lenient.errors import TeacherError, UsageError
-from lenient.loop import Distillation
 from lenient.methods import DEFAULT, METHODS, recipes
 from lenient.methods.contract import Method, MethodSettings
 from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
-from lenient.runtime import Runtime, memory_errors, resolve_device, seconds_of
-from lenient.seeding import untouched_global_rng
+from lenient.runtime import check_compiler, resolve_device
 from lenient.settings import DistillSettings
-from lenient.teacher import FrozenTeacher
+from lenient.trials import fastest_precision, largest_batch, trial
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 20, "batch_size": 16, "log_every": 5, "rhythm": {"steps_per_epoch": 10}},
@@ -32,8 +29,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """`standard` is the defaults; `paper` is TA-DFKD's CIFAR-10 schedule: 200 epochs of 360 steps of 1024 images."""
 
-BF16_GAIN = 1.15
-"""How much faster bfloat16 must be for `--precision auto` to take it."""
 BUDGET_SHARE = 0.9
 """Share of a time budget that goes to steps; the rest is for evaluation, checkpoints and the report."""
 
@@ -50,11 +45,12 @@ class Request:
     steps: int | None = None
     epochs: int | None = None
     budget: str | None = None
-    batch_size: int | None = None
+    batch_size: int | Literal["auto"] | None = None
     seed: int | None = None
     device: str | None = None
     precision: str | None = None
     select: str | None = None
+    compile: bool = False
 
     def layers(self) -> list[dict[str, Any]]:
         """Return the settings asked for, weakest first: preset, recipes, flags, `-s`."""
@@ -69,7 +65,9 @@ class Request:
             if named and written and written != named:
                 raise UsageError(f"--method {named}: the recipe is for {written}; drop one of the two")
         names = ("steps", "batch_size", "seed", "device", "precision", "select")
-        flags = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        flags = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, "auto")}
+        if self.compile:
+            flags["compile"] = True
         if named:
             flags["method"] = {"name": named}
         overrides = parse_overrides(self.overrides)
@@ -152,7 +150,7 @@ def _epochs(epochs: int) -> int:
 def decide(
     settings: DistillSettings, request: Request, teacher: Network, student: Network, method: Method | None = None
 ) -> DistillSettings:
-    """Replace what is `auto` by what was measured here: device, precision, and the steps that fit a budget.
+    """Replace what is `auto` by what was measured here: device, precision, batch size, the steps that fit a budget.
 
     All ranks take the measurements together, and rank 0's word for them.
     """
@@ -160,7 +158,14 @@ def decide(
     changes: dict[str, Any] = {"device": str(device)}
     if settings.precision == "auto":
         changes["precision"] = ranks.agree(fastest_precision(teacher, student, device, settings.batch_size))
+    if settings.compile:
+        if ranks.count() > 1:
+            raise UsageError("--compile: works on one device so far; leave it out, or --devices")
+        check_compiler(device)
     settings = settings.model_copy(update=changes)
+    if request.batch_size == "auto":
+        size = ranks.agree(largest_batch(settings, teacher, student, method))
+        settings = settings.model_copy(update={"batch_size": size})
     if request.budget is not None:
         seconds = parse_budget(request.budget)
         per_step = ranks.agree(trial(settings, teacher, student, method)["seconds_per_step"])
@@ -178,60 +183,6 @@ def parse_budget(text: str) -> float:
     if seconds <= 0:
         raise UsageError(f"--budget {text}: must be more than nothing")
     return seconds
-
-
-def fastest_precision(teacher: Network, student: Network, device: torch.device, batch_size: int) -> str:
-    """Return `bf16` where one student step with the teacher's forward is clearly faster in it here, else `32`."""
-    if device.type == "mps":
-        return "32"
-    seconds: dict[str, float] = {}
-    for precision in ("32", "bf16"):
-        runtime = Runtime(device, precision)
-        network = Network(copy.deepcopy(student.module), student.card)
-        module = runtime.place(network.module).train()
-        images = runtime.images(torch.rand(min(max(batch_size // ranks.count(), 2), 256), *teacher.card.input_size))
-        with FrozenTeacher(teacher, runtime) as frozen:
-
-            def work(
-                runtime: Runtime = runtime, frozen: FrozenTeacher = frozen, module: torch.nn.Module = module
-            ) -> None:
-                inputs = frozen.normalize(images)  # noqa: B023 - called within this round of the loop only
-                with torch.no_grad():
-                    frozen.respond(inputs)
-                with runtime.autocast():
-                    loss = module(inputs).float().square().mean()
-                loss.backward()
-
-            with memory_errors():
-                seconds[precision] = seconds_of(work, device)
-    return "bf16" if seconds["32"] > BF16_GAIN * seconds["bf16"] else "32"
-
-
-def trial(
-    settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None
-) -> dict[str, float]:
-    """Run a few turns on copies and return `seconds_per_step`, `peak_bytes` (device memory, 0 on CPU) and `steps`."""
-    runtime = Runtime(torch.device(settings.device), settings.precision)
-    copied = Network(copy.deepcopy(student.module), student.card)
-    if runtime.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(runtime.device)
-    with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
-        run = Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))
-        cycle = run.game.rhythm.length
-        steps = run.game.rhythm.turns_for(2) if cycle > 50 else cycle
-        # late in the run, when weights have climbed and there is something to replay
-        run.turn = run.game.rhythm.turns_for(max(settings.steps * 4 // 5, 1)) // cycle * cycle
-
-        def turns() -> None:
-            for _ in range(steps):
-                name, turn = run.take_turn()
-                if name == "student" and run.game.replay is not None:
-                    run.game.replay.observe("epoch_end", turn.record, torch.zeros((), device=runtime.device))
-
-        seconds = seconds_of(turns, runtime.device, repeats=1)
-        per_pass = sum(run.game.rhythm.player(turn) == "student" for turn in range(steps))
-    peak = torch.cuda.max_memory_allocated(runtime.device) if runtime.device.type == "cuda" else 0
-    return {"seconds_per_step": seconds / max(per_pass, 1), "peak_bytes": float(peak), "steps": float(run.step)}
 
 
 def pick_student(spec: str | torch.nn.Module | Network, teacher: Network, seed: int) -> tuple[Network, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from lenient.config import Settings, merge, parse
@@ -11,6 +12,7 @@ from lenient.generators.upsampling import GeneratorSettings
 from lenient.health import HealthSettings
 from lenient.methods import DEFAULT, method_class
 from lenient.methods.contract import MethodSettings
+from lenient.runtime import Runtime
 
 
 def _method_settings(value: Any) -> MethodSettings:
@@ -67,6 +69,8 @@ class DistillSettings(Settings):
     report: ReportSettings = ReportSettings()
     device: str = "auto"
     precision: Annotated[Literal["auto", "32", "64", "bf16"], BeforeValidator(_text)] = "auto"
+    compile: bool = False
+    """Whether the plain forwards of all networks are compiled; those with probes and the virtual step never are."""
     select: Literal["last", "ema", "proxy"] = "last"
     """The student delivered: of the last step, averaged over steps, or of the best agreement on the probe set."""
     ema_decay: float = Field(0.999, gt=0, lt=1)
@@ -75,3 +79,7 @@ class DistillSettings(Settings):
     """Student steps between log lines."""
     checkpoint_every: int | None = Field(None, ge=1)
     """Student steps between checkpoints; by default one every five minutes."""
+
+    def runtime(self) -> Runtime:
+        """Return where and how networks run, once nothing is `auto` any more."""
+        return Runtime(torch.device(self.device), self.precision, self.compile)

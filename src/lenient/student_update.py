@@ -23,6 +23,7 @@ class LiveStudent:
 
     def __init__(self, module: nn.Module, runtime: Runtime, blocks: Sequence[nn.Module] = ()) -> None:
         self.module, self.runtime, self.blocks = module, runtime, tuple(blocks)
+        self._plain = module if blocks else runtime.compiled(module)
 
     def respond(
         self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None, *, autocast: bool = True
@@ -32,7 +33,7 @@ class LiveStudent:
         listen = hooked(self.blocks, lambda layer, _, output: heard.update({layer: output}))
         with listen, self.runtime.autocast() if autocast else torch.autocast(inputs.device.type, enabled=False):
             logits = (
-                self.module(inputs)
+                self._plain(inputs)
                 if weights is None
                 else torch.func.functional_call(self.module, dict(weights), inputs)
             )

@@ -16,6 +16,7 @@ from lenient.models.checking import batch_norm_layers
 from lenient.models.probing import classifying_layer, hooked, last_block_by_size, pooled
 from lenient.record import LayerStatistics, Response
 from lenient.runtime import Runtime, batch_moments, full
+from lenient.seeding import untouched_global_rng
 
 
 class FrozenTeacher:
@@ -56,10 +57,30 @@ class FrozenTeacher:
         )
         self.batch_norms = [module for _, module in batch_norm_layers(self.module)]
         self._classifier: nn.Module | None = None
+        if self.runtime.precision == "bf16":
+            self._lower()
+        self._plain = self.runtime.compiled(self.module)
 
     def __exit__(self, *_: object) -> None:
         while self._restore:
             self._restore.pop()()
+
+    @torch.no_grad()
+    def _lower(self) -> None:
+        """Keep in bfloat16 what autocast would cast anew in every forward, unless a bit of the answer changes."""
+        layers = [m for m in self.module.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)]
+        weights = [tensor for layer in layers for tensor in layer.parameters(recurse=False)]
+        before = [tensor.data for tensor in weights]
+        answers = []
+        for lowered in (False, True):
+            if lowered:
+                for tensor in weights:
+                    tensor.data = tensor.data.to(torch.bfloat16)
+            with untouched_global_rng(), self.runtime.autocast():
+                answers.append(to_logits(self.module(self._example(4) + 0.5), self.card.outputs))
+        if not torch.equal(*answers):  # some layer's weight is used outside of it
+            for tensor, data in zip(weights, before, strict=True):
+                tensor.data = data
 
     def _remember(self) -> None:
         def put_back(tensor: Tensor, data: Tensor, requires_grad: bool) -> Callable[[], None]:
@@ -107,8 +128,8 @@ class FrozenTeacher:
         """Return the last block of each map size, see `last_block_by_size`."""
         return last_block_by_size(self.module, self._example())
 
-    def _example(self) -> Tensor:
-        return self.runtime.images(torch.zeros(1, *self.card.input_size))
+    def _example(self, count: int = 1) -> Tensor:
+        return self.runtime.images(torch.zeros(count, *self.card.input_size))
 
     def respond(
         self,
@@ -139,7 +160,8 @@ class FrozenTeacher:
                 probes.enter_context(hooked([self.classifier], lambda layer, args, _: heard.update({layer: args[0]})))
             probes.enter_context(hooked(blocks, lambda layer, _, output: heard.update({layer: output})))
             probes.enter_context(self.runtime.autocast())
-            output = self.module(inputs)
+            armed = statistics or features or blocks
+            output = (self.module if armed else self._plain)(inputs)
         if statistics and not gathered:
             raise TeacherError(
                 "the teacher has no batch-norm layer that kept statistics, which this method matches; "

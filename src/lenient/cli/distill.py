@@ -30,7 +30,7 @@ def distill(
     steps: Annotated[int | None, typer.Option(metavar="N", help="Student steps.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of rhythm.steps_per_epoch steps.")] = None,
     budget: Annotated[str, typer.Option(metavar="TIME", help="As many steps as fit: 90s, 30m, 1h30m.")] = "",
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Images per student step.")] = None,
+    batch_size: Annotated[str, typer.Option(metavar="N", help="Images per student step, or auto: what fits.")] = "",
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of all randomness.", show_default="0")] = None,
     eval_data: Annotated[str, typer.Option(metavar="DATA", help="Measure on it; it never steers the run.")] = "",
     data_root: flags.DataRoot = "",
@@ -49,6 +49,9 @@ def distill(
         int, typer.Option(metavar="N", min=1, help="Processes that share each batch, one for each GPU.")
     ] = 1,
     precision: Annotated[str, typer.Option(metavar="NAME", help="auto, 32, bf16, or 64 for checks.")] = "",
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the networks' plain forwards; costs a minute at the start.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, time a few steps, write nothing.")
     ] = False,
@@ -75,11 +78,12 @@ def distill(
         steps=steps,
         epochs=epochs,
         budget=budget or None,
-        batch_size=batch_size,
+        batch_size="auto" if batch_size == "auto" else flags.whole_number("--batch-size", batch_size),
         seed=seed,
         device=device or None,
         precision=precision or None,
         select=select or None,
+        compile=compile_,
     )
     job = Job(
         network, student, request, source=teacher, facts=found, eval_data=eval_data or None, data_root=data_root or None
@@ -148,19 +152,11 @@ def _dry_run(job: Job, say: Any) -> None:
     job.open(None)
     measured = job.trial()
     seconds = measured["seconds_per_step"] * job.settings.steps
-    say(f"precision {job.settings.precision} on {job.settings.device}")
+    say(f"precision {job.settings.precision} on {job.settings.device}, batches of {job.settings.batch_size} images")
     pace = f"{measured['seconds_per_step'] * 1000:.1f} ms a step"
     say(f"speed     {pace}, about {duration(seconds)} for {job.settings.steps} steps")
-    peak = measured["peak_bytes"] / 2**30
-    say(f"memory    {peak:.2f} GiB at the peak" if peak else f"memory    {_resident():.2f} GiB resident")
+    say(f"memory    {measured['peak_bytes'] / 2**30:.2f} GiB at the peak")
     say("nothing was written (--dry-run)")
-
-
-def _resident() -> float:
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _default_folder(teacher: str) -> Path:

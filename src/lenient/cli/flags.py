@@ -61,3 +61,11 @@ def whole_numbers(flag: str, text: str) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{flag} {text}: write whole numbers with commas between, e.g. 3,32,32") from None
+
+
+def whole_number(flag: str, text: str) -> int | None:
+    """Parse one number; empty text is None."""
+    numbers = whole_numbers(flag, text)
+    if numbers is not None and len(numbers) != 1:
+        raise UsageError(f"{flag} {text}: write one number")
+    return None if numbers is None else numbers[0]

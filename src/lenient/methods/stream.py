@@ -113,6 +113,7 @@ class GeneratorTurn:
 
     stage: Stage
     source: StreamSource
+    student: LiveStudent
     supply: Supply
     objective: Objective
     selection: Selection
@@ -148,8 +149,8 @@ class GeneratorTurn:
             seen = teacher.respond(record.inputs["train"], statistics=selected, weight=weight)
         record.answers["train"] = {"teacher": seen}
         if self.objective.active("adversarial", moment):
-            with mode(stage.student, self.student_mode), stage.runtime.autocast():
-                record.answers["train"]["student"] = Response(stage.student(record.inputs["train"]))
+            with mode(stage.student, self.student_mode):
+                record.answers["train"]["student"] = self.student.respond(record.inputs["train"])
         # (4) one objective
         total, parts = self.objective(record)
         total.backward()
@@ -277,7 +278,17 @@ def stream_game(
         kept=0.5 if s.selection == "mixture" else 1.0,
     )
     generator_turn = GeneratorTurn(
-        stage, source, supply, objective, selection, latents, s.augmentation, statistics, features, student_mode
+        stage,
+        source,
+        student,
+        supply,
+        objective,
+        selection,
+        latents,
+        s.augmentation,
+        statistics,
+        features,
+        student_mode,
     )
     students, generators = (learning_rate(name, s.drops) for name in (s.student_schedule, s.generator_schedule))
     generator_adam = adam(source.generator, s.generator_lr, generator_betas)

@@ -49,6 +49,7 @@ class StreamSource:
         num_classes: int | None = None,
     ) -> None:
         self.generator, self.latent_dim = generator, latent_dim
+        self._plain = runtime.compiled(generator)
         self.streams, self.runtime = streams, runtime
         self.host, self.num_classes = host, num_classes
 
@@ -57,7 +58,7 @@ class StreamSource:
     ) -> Drawing:
         """Return this rank's rows of `count` images, or all of them; with gradient to the generator unless under
         `torch.no_grad()`."""
-        chosen = generator if generator is not None else self.generator
+        chosen = generator or self._plain
         given: list[Tensor] = [self.streams.normal(name, turn, (count, self.latent_dim)).to(self.runtime.dtype)]
         if self.num_classes is not None:
             given.append(self.streams.integers(f"{name}/labels", turn, (count,), self.num_classes))
@@ -77,6 +78,6 @@ class StreamSource:
         training = self.generator.training
         self.generator.eval()
         with torch.no_grad():
-            images = self.sample(count, name, turn, whole=True).images
+            images = self.sample(count, name, turn, self.generator, whole=True).images
         self.generator.train(training)
         return images

@@ -1,0 +1,113 @@
+"""What `auto` stands for on this machine: short trials on copies, which leave no trace."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from lenient import memory, ranks
+from lenient.errors import MachineError, UsageError
+from lenient.loop import Distillation
+from lenient.methods.contract import Method
+from lenient.models.card import Network
+from lenient.runtime import Runtime, memory_errors, seconds_of
+from lenient.seeding import untouched_global_rng
+from lenient.settings import DistillSettings
+from lenient.teacher import FrozenTeacher
+
+BF16_GAIN = 1.15
+"""How much faster bfloat16 must be for `--precision auto` to take it."""
+LARGEST = 1024
+"""Images in the largest batch that `--batch-size auto` takes: TA-DFKD's."""
+SMALL = (16, 64)
+"""Images on each device in the two trials that the memory of larger batches is worked out from."""
+MEMORY_SHARE = 0.8
+"""Share of the memory left that a batch may take."""
+
+
+def fastest_precision(teacher: Network, student: Network, device: torch.device, batch_size: int) -> str:
+    """Return `bf16` where one student step with the teacher's forward is clearly faster in it here, else `32`."""
+    if device.type == "mps":
+        return "32"
+    seconds: dict[str, float] = {}
+    for precision in ("32", "bf16"):
+        runtime = Runtime(device, precision)
+        network = Network(copy.deepcopy(student.module), student.card)
+        module = runtime.place(network.module).train()
+        images = runtime.images(torch.rand(min(max(batch_size // ranks.count(), 2), 256), *teacher.card.input_size))
+        with FrozenTeacher(teacher, runtime) as frozen:
+
+            def work(
+                runtime: Runtime = runtime, frozen: FrozenTeacher = frozen, module: torch.nn.Module = module
+            ) -> None:
+                inputs = frozen.normalize(images)  # noqa: B023 - called within this round of the loop only
+                with torch.no_grad():
+                    frozen.respond(inputs)
+                with runtime.autocast():
+                    loss = module(inputs).float().square().mean()
+                loss.backward()
+
+            with memory_errors():
+                seconds[precision] = seconds_of(work, device)
+    return "bf16" if seconds["32"] > BF16_GAIN * seconds["bf16"] else "32"
+
+
+def trial(
+    settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None
+) -> dict[str, float]:
+    """Run a few turns on copies; return `seconds_per_step`, `peak_bytes` (device or process) and `steps`."""
+    runtime = settings.runtime()
+    copied = Network(copy.deepcopy(student.module), student.card)
+    memory.reset_peak(runtime.device)
+    with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
+        run = Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))
+        cycle = run.game.rhythm.length
+        steps = run.game.rhythm.turns_for(2) if cycle > 50 else cycle
+        # late in the run, when weights have climbed and there is something to replay
+        run.turn = run.game.rhythm.turns_for(max(settings.steps * 4 // 5, 1)) // cycle * cycle
+
+        def turns() -> None:
+            for _ in range(steps):
+                name, turn = run.take_turn()
+                if name == "student" and run.game.replay is not None:
+                    run.game.replay.observe("epoch_end", turn.record, torch.zeros((), device=runtime.device))
+
+        seconds = seconds_of(turns, runtime.device, repeats=1)
+        per_pass = sum(run.game.rhythm.player(turn) == "student" for turn in range(steps))
+    peak = memory.peak(runtime.device)
+    return {"seconds_per_step": seconds / max(per_pass, 1), "peak_bytes": float(peak), "steps": float(run.step)}
+
+
+def largest_batch(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> int:
+    """Return the largest power of two of images, up to `LARGEST` (TA-DFKD), that fits into memory with room to spare.
+
+    Memory grows in a straight line with the batch: two small trials tell what a large one takes. On an accelerator the
+    answer is tried, too, and halved until it fits.
+
+    Raises:
+        MachineError: not even the smallest fits.
+        UsageError: this system does not say how much memory is used.
+    """
+    device = torch.device(settings.device)
+    left = memory.left(device)
+    if left is None:
+        raise UsageError("--batch-size auto: this system does not say what memory is left; give a number")
+    first, second = (size * ranks.count() for size in SMALL)
+
+    def used(size: int) -> float:
+        return trial(settings.model_copy(update={"batch_size": size}), teacher, student, method)["peak_bytes"]
+
+    small, slope = used(first), 0.0
+    slope = max(used(second) - small, 0.0) / (second - first)
+    size = first
+    while 2 * size <= max(LARGEST, first) and slope * (2 * size - first) < MEMORY_SHARE * left:
+        size *= 2
+    while device.type == "cuda" and size > first:
+        try:
+            used(size)
+            break
+        except MachineError:
+            torch.cuda.empty_cache()
+            size //= 2
+    return size
