@@ -2,7 +2,7 @@
 released, and beside the time that its convolutions alone would take.
 
     python benchmarks/speed.py benchmarks/results/speed.json
-    python benchmarks/speed.py benchmarks/results/speed.json --pairs "" --growth
+    python benchmarks/speed.py benchmarks/results/speed.json --pairs "" --ranks --growth
     python benchmarks/speed.py benchmarks/results/speed.json --table docs/performance.md
 
 All ways run in one process on equal networks, each with its own copies, and take turns, so that whatever else the
@@ -32,6 +32,8 @@ from published import STUDENT_STEPS
 from speed_growth import base_point, grow
 from speed_limit import Limits, needed
 from speed_page import page
+from speed_profile import profiled
+from speed_ranks import scaling
 from speed_ways import NETWORKS, RANDOM, RECIPE, Made, Way, clock, counted, ours, published, random_teacher
 from speed_ways import settings_of as settings_for
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,8 +60,12 @@ PAIRS = {
 }
 CLASSES = 10
 PUBLISHED = "published"
-OURS = {f"{precision}/{view}": (precision, view) for precision in ("32", "bf16") for view in ("none", "crop-flip")}
-"""Way -> precision and augmentation."""
+OURS = {
+    f"{precision}/{view}": (precision, view, False) for precision in ("32", "bf16") for view in ("none", "crop-flip")
+}
+OURS |= {f"bf16, compiled/{view}": ("bf16", view, True) for view in ("none", "crop-flip")}
+"""Way -> precision, augmentation, whether forwards are compiled."""
+PROFILED = "bf16/none"
 
 
 def compare(
@@ -67,7 +73,7 @@ def compare(
 ) -> dict[str, Any]:
     """Time, count and bound every way from one teacher to the pair's student."""
     student = build_student(pair.student, network.card, seed=seed)
-    settings = {name: settings_for(batch, *how, device, seed) for name, how in OURS.items()}
+    settings = {name: settings_for(batch, *how[:2], device, seed, compiled=how[2]) for name, how in OURS.items()}
     plain = settings["32/crop-flip"]
     with ExitStack() as stack:
         ways = {PUBLISHED: published(network, student, plain)}
@@ -76,7 +82,11 @@ def compare(
             for _ in range(warmup):
                 print(f"warm-up, {name}: {clock(way.iterate, device)[0]:.2f} s", flush=True)
         timed = take_turns(ways, rounds, device)
-        counts = {name: count(way) for name, way in ways.items()}
+        counts = {name: count(way) for name, way in ways.items() if not name.startswith("bf16, compiled")}
+        counts |= {
+            f"bf16, compiled/{view}": counts[f"bf16/{view}"] for view in ("none", "crop-flip")
+        }  # the same passes
+        profile = profiled(ways[PROFILED].iterate)
     generator = UpsamplingGenerator(network.card.input_size, plain.generator)
     networks = dict(zip(NETWORKS, (network.module, student.module, generator), strict=True))
     size = network.card.input_size
@@ -84,7 +94,7 @@ def compare(
     limits = Limits(networks, examples, batch, device)
     rows = {}
     for name, row in timed.items():
-        precision, augmentation = OURS.get(name, ("32", "crop-flip"))
+        precision, augmentation, _ = OURS.get(name, ("32", "crop-flip", False))
         views, drawn = 1 if augmentation == "none" else 2, row["rounds_per_step"] * STUDENT_STEPS * batch
         passes = needed(batch, STUDENT_STEPS, row["kept"], views, drawn)
         limit = limits.seconds(passes, precision)
@@ -105,6 +115,7 @@ def compare(
         "ways": rows,
         "flops_per_image": {f"{name} {mode}": value for (name, mode), value in limits.flops.items()},
         "layers": limits.layers(),
+        "profile": profile,
         "settings": {"recipe": RECIPE, **plain.model_dump(mode="json", include={"method", "generator"})},
     }
 
@@ -168,6 +179,7 @@ def main(
     seed: int = 0,
     device: str = "auto",
     threads: Annotated[int, typer.Option(help="torch's threads; 0: as they are.")] = 0,
+    ranks: Annotated[bool, typer.Option("--ranks", help="Measure one and two processes, too.")] = False,
     growth: Annotated[bool, typer.Option("--growth", help="Measure growth, too.")] = False,
     base: Annotated[list[str], typer.Option(help="Change growth's base point, such as batch=128.")] = [],  # noqa: B006
     growth_student: str = "lenient:resnet8",
@@ -193,6 +205,9 @@ def main(
         found = compare(pair, given, batch or pair.batch, place, rounds, warmup, seed)
         how = {"teacher_weights": weights, "rounds": rounds, "warmup": warmup, "seed": seed}
         written["pairs"][name] = found | how | {"machine": machine(place)}
+        store(output, written)
+    if ranks:
+        written["ranks"] = {"rows": scaling(rounds), "rounds": rounds, "machine": machine(place)}
         store(output, written)
     if growth:
         fixed = {"student": growth_student, "device": str(place), "precision": precision, "augmentation": augmentation}

@@ -15,6 +15,8 @@ NAMES = {
     "32/crop-flip": "ours, float32, two views",
     "bf16/none": "ours, bfloat16, one view",
     "bf16/crop-flip": "ours, bfloat16, two views",
+    "bf16, compiled/none": "ours, bfloat16, compiled, one view",
+    "bf16, compiled/crop-flip": "ours, bfloat16, compiled, two views",
 }
 COUNTS = {
     "teacher forward": "teacher forward",
@@ -45,6 +47,8 @@ def page(written: Mapping[str, Any], name: str) -> str:
     ]
     for pair in written["pairs"].values():
         lines += ["", *_pair(pair)]
+    if "ranks" in written:
+        lines += ["", *_ranks(written["ranks"])]
     if "growth" in written:
         lines += ["", *_growth(written["growth"])]
     lines += full_runs(written)
@@ -115,6 +119,45 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
                 for name, way in ways.items()
             ],
         ),
+        "",
+        *_profile(pair["profile"]),
+    ]
+
+
+def _profile(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        *_wrap("Where the host's time goes in one iteration of ours in bfloat16 with one view, by torch's profiler."),
+        "",
+        *_table(
+            ["operator", "share", "calls"],
+            [[f"`{row['operator']}`", f"{row['share']:.1%}", f"{row['calls']:,}"] for row in rows],
+        ),
+    ]
+
+
+def _ranks(found: Mapping[str, Any]) -> list[str]:
+    alone = {row["pair"]: row["seconds"] for row in found["rows"] if (row["processes"], row["threads"]) == (1, 1)}
+    rows = [
+        [
+            row["pair"],
+            f"{row['batch']}",
+            f"{row['processes']}",
+            f"{row['threads']}",
+            _spread(row["seconds"]),
+            f"{statistics.median(alone[row['pair']]) / statistics.median(row['seconds']):.2f}",
+        ]
+        for row in found["rows"]
+    ]
+    return [
+        "## Several processes",
+        "",
+        *_wrap(
+            f"{_machine(found['machine'])} here and there, see the table. One outer iteration of ours, bfloat16, one "
+            f"view, random teachers, the same batch on all processes together: median (least to most) of "
+            f"{found['rounds']} after a warm-up."
+        ),
+        "",
+        *_table(["pair", "batch", "processes", "threads each", "seconds", "times as fast as one thread"], rows),
     ]
 
 

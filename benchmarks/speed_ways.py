@@ -18,7 +18,6 @@ from lenient.loop import Distillation
 from lenient.models import Network, build_student
 from lenient.models.card import Card
 from lenient.planning import Request, resolve
-from lenient.runtime import Runtime
 from lenient.settings import DistillSettings
 from lenient.teacher import FrozenTeacher
 
@@ -68,7 +67,14 @@ def random_teacher(arch: str, size: tuple[int, int, int], classes: int, seed: in
 
 
 def settings_of(
-    batch: int, precision: str, augmentation: str, device: torch.device, seed: int = 0, more: Sequence[str] = ()
+    batch: int,
+    precision: str,
+    augmentation: str,
+    device: torch.device,
+    seed: int = 0,
+    more: Sequence[str] = (),
+    *,
+    compiled: bool = False,
 ) -> DistillSettings:
     """Return the settings of the library's side; the generator is the released one to the last epsilon."""
     own = (f"augmentation={augmentation}", f"student_steps={STUDENT_STEPS}", *more)
@@ -80,13 +86,14 @@ def settings_of(
         precision=precision,
         device=str(device),
         seed=seed,
+        compile=compiled,
     )
     return resolve(request)
 
 
 def ours(stack: ExitStack, teacher: Network, student: Network, settings: DistillSettings) -> Way:
     """The library's own loop, turn by turn, without log lines and evaluation; `stack` gives the teacher back."""
-    runtime = Runtime(torch.device(settings.device), settings.precision)
+    runtime = settings.runtime()
     own = Network(copy.deepcopy(teacher.module), teacher.card)
     frozen = stack.enter_context(FrozenTeacher(own, runtime))
     run = Distillation(frozen, Network(copy.deepcopy(student.module), student.card), settings, runtime)

@@ -207,7 +207,10 @@ def toy_json():
         "seed": 0,
         "machine": machine,
         "ways": {name: way for name in module("speed_page").NAMES},
+        "profile": [{"operator": "aten::conv", "share": 0.625, "calls": 1234}],
     }
+    alone = {"pair": "mnist", "batch": 128, "processes": 1, "threads": 1, "seconds": [4.0]}
+    ranks = {"rows": [alone, alone | {"processes": 2, "seconds": [2.5]}], "rounds": 1, "machine": machine}
     base = {"batch": 32, "size": 32, "classes": 10, "teacher": "lenient:resnet20"}
     fixed = {"student": "lenient:resnet8", "device": "cpu", "precision": "bf16", "augmentation": "crop-flip"}
     told = {"warm": True, "ended": "finished", "peak_bytes": 2**30, "bytes_before": 2**29}
@@ -224,7 +227,7 @@ def toy_json():
         ],
     }
     growth = {"base": base, **fixed, "rounds": 3, "cap": 60.0, "synthesis_rounds": 2, "axes": axes, "machine": machine}
-    return {"pairs": {"cifar": pair}, "growth": growth}
+    return {"pairs": {"cifar": pair}, "ranks": ranks, "growth": growth}
 
 
 def test_the_page_is_written_from_the_file_alone(tmp_path):
@@ -234,6 +237,8 @@ def test_the_page_is_written_from_the_file_alone(tmp_path):
     text = page.read_text()
     assert "| ours, float32, two views | 2.00 (1.00 to 4.00) | 1.50 (1.25 to 1.75) | 50% | 2.00 | 0.0% |" in text
     assert "| as released | 12,345 |" in text
+    assert "| `aten::conv` | 62.5% | 1,234 |" in text
+    assert "| mnist | 128 | 2 | 1 | 2.50 | 1.60 |" in text
     assert "| 1,000 | 0.500 | 2,000 | 25% |" in text
     assert "| 64 | 4.40 * | 4.00 | 138 | 1,024 | 512 |" in text
     assert "| 128 | over the time | - | - | - | - |" in text
