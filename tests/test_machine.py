@@ -15,6 +15,7 @@ from lenient.loop import Distillation
 from lenient.planning import Request, decide, resolve
 from lenient.runtime import Runtime, check_compiler
 from lenient.teacher import FrozenTeacher
+from ranks_worker import GAMES as METHOD_GAMES
 from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
 
 COMPILED = Runtime(CPU.device, compile=True)
@@ -74,6 +75,15 @@ def test_what_is_compiled_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     decided = decide(resolve(request), request, tiny_teacher(), tiny_student())
     assert decided.compile
     assert decided.runtime() == COMPILED
+
+
+@pytest.mark.parametrize("game", METHOD_GAMES)
+def test_every_game_runs_in_bfloat16(game: str) -> None:
+    runtime = Runtime(CPU.device, "bf16")
+    method = {"name": game.split(",")[0], **METHOD_GAMES[game]}
+    with FrozenTeacher(tiny_teacher(), runtime) as teacher:
+        result = Distillation(teacher, tiny_student(), settings(method=method), runtime).run()
+    assert result.summary["steps"] == QUICK["steps"]
 
 
 # memory

@@ -131,3 +131,42 @@ def test_a_failure_on_the_way_in_leaves_the_module_as_it_was(monkeypatch):
         pass
     assert teacher.module.training
     assert all(parameter.requires_grad for parameter in teacher.module.parameters())
+
+
+BF16 = Runtime(torch.device("cpu"), "bf16")
+
+
+def test_weights_stay_in_bfloat16_without_a_change_of_the_answer():
+    network = tiny_teacher()
+    images = torch.randn(8, 1, 6, 5)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = network.module(images)
+    with FrozenTeacher(network, BF16) as teacher:
+        assert network.module.conv1.weight.dtype == torch.bfloat16
+        assert network.module.norm1.weight.dtype == torch.float32
+        assert torch.equal(teacher.respond(images).logits, expected)
+        assert teacher.classifier is network.module.head  # found by forwards without autocast
+        assert teacher.blocks()
+        assert network.module.conv1.weight.dtype == torch.bfloat16
+    assert network.module.conv1.weight.dtype == torch.float32
+
+
+class OnTheSphere(nn.Module):
+    """Its head's weight is used outside of the head, in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.head = nn.Linear(8, 4, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.conv(images).float().mean(dim=(2, 3))
+        directions = self.head.weight / self.head.weight.norm(dim=1, keepdim=True)
+        return (features[:, None, :] * directions).sum(dim=2)
+
+
+def test_weights_used_outside_of_their_layer_keep_their_precision():
+    network = Network(OnTheSphere().eval(), tiny_card())
+    with FrozenTeacher(network, BF16):
+        assert network.module.head.weight.dtype == torch.float32
+        assert network.module.conv.weight.dtype == torch.float32

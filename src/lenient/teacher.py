@@ -57,6 +57,7 @@ class FrozenTeacher:
         )
         self.batch_norms = [module for _, module in batch_norm_layers(self.module)]
         self._classifier: nn.Module | None = None
+        self._lowered: dict[Tensor, tuple[Tensor, Tensor]] = {}  # weight: its data in full precision, and in bfloat16
         if self.runtime.precision == "bf16":
             self._lower()
         self._plain = self.runtime.compiled(self.module)
@@ -69,18 +70,32 @@ class FrozenTeacher:
     def _lower(self) -> None:
         """Keep in bfloat16 what autocast would cast anew in every forward, unless a bit of the answer changes."""
         layers = [m for m in self.module.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)]
-        weights = [tensor for layer in layers for tensor in layer.parameters(recurse=False)]
-        before = [tensor.data for tensor in weights]
-        answers = []
-        for lowered in (False, True):
-            if lowered:
-                for tensor in weights:
-                    tensor.data = tensor.data.to(torch.bfloat16)
+        weights = {tensor for layer in layers for tensor in layer.parameters(recurse=False)}
+        images = self._example(4) + 0.5
+
+        def answer() -> Tensor:
             with untouched_global_rng(), self.runtime.autocast():
-                answers.append(to_logits(self.module(self._example(4) + 0.5), self.card.outputs))
-        if not torch.equal(*answers):  # some layer's weight is used outside of it
-            for tensor, data in zip(weights, before, strict=True):
-                tensor.data = data
+                return to_logits(self.module(images), self.card.outputs)
+
+        before = answer()
+        self._lowered = {tensor: (tensor.data, tensor.data.to(torch.bfloat16)) for tensor in weights}
+        self._use(lowered=True)
+        if not torch.equal(before, answer()):  # some layer's weight is used outside of it
+            self._use(lowered=False)
+            self._lowered = {}
+
+    def _use(self, lowered: bool) -> None:
+        for tensor, forms in self._lowered.items():
+            tensor.data = forms[lowered]
+
+    @contextmanager
+    def _in_full_precision(self) -> Iterator[None]:
+        """Give the module its own weights back for a forward without autocast."""
+        self._use(lowered=False)
+        try:
+            yield
+        finally:
+            self._use(lowered=True)
 
     def _remember(self) -> None:
         def put_back(tensor: Tensor, data: Tensor, requires_grad: bool) -> Callable[[], None]:
@@ -116,7 +131,8 @@ class FrozenTeacher:
             TeacherError: no linear layer puts the logits out.
         """
         if self._classifier is None:
-            self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
+            with self._in_full_precision():
+                self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
         if self._classifier is None:
             raise TeacherError(
                 "the teacher's logits come from no linear layer, whose input would be the features that this method "
@@ -126,7 +142,8 @@ class FrozenTeacher:
 
     def blocks(self) -> dict[tuple[int, int], nn.Module]:
         """Return the last block of each map size, see `last_block_by_size`."""
-        return last_block_by_size(self.module, self._example())
+        with self._in_full_precision():
+            return last_block_by_size(self.module, self._example())
 
     def _example(self, count: int = 1) -> Tensor:
         return self.runtime.images(torch.zeros(count, *self.card.input_size))
