@@ -13,7 +13,7 @@ from lenient.errors import MachineError
 from lenient.report.collect import collect
 from lenient.report.page import render
 
-__all__ = ["write_report"]
+__all__ = ["without_nonfinite", "write_report", "write_text"]
 
 
 def write_report(run: Path) -> dict[str, Any]:
@@ -23,8 +23,8 @@ def write_report(run: Path) -> dict[str, Any]:
     """
     record = collect(Path(run))
     summary: dict[str, Any] = without_nonfinite(record.summary)
-    _write(record.path / "report.html", render(record))
-    _write(record.path / "report.json", json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_text(record.path / "report.html", render(record))
+    write_text(record.path / "report.json", json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
     return summary
 
 
@@ -39,7 +39,7 @@ def without_nonfinite(value: Any) -> Any:
     return value
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never half of it."""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

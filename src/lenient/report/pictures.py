@@ -43,7 +43,7 @@ def class_name(label: int, classes: Sequence[str]) -> str:
 
 def _strip(samples: Samples, label: int, classes: Sequence[str]) -> Strip:
     chosen = np.flatnonzero(samples.labels == label)[:MAX_COLUMNS]
-    tiles = [_tile(samples.images[index]) for index in chosen]
+    tiles = [tile(samples.images[index]) for index in chosen]
     side, height = tiles[0].shape[1], tiles[0].shape[0]
     gap = max(1, side // 10)
     canvas = np.zeros((height, MAX_COLUMNS * (side + gap) - gap, 4), dtype=np.uint8)  # transparent where nothing is
@@ -55,7 +55,7 @@ def _strip(samples: Samples, label: int, classes: Sequence[str]) -> Strip:
     return Strip(name, sure, len(tiles), canvas.shape[1], height, _data_uri(canvas), description)
 
 
-def _tile(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def tile(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """One image (C, H, W) as RGBA (H, W, 4), at most MAX_SIDE wide and high."""
     from PIL import Image
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ COLOURS = {
     "three": "#0a0b06",
     "four": "#0a0b07",
     "alarm": "#0a0b08",
+    "five": "#0a0b09",
+    "six": "#0a0b0a",
 }
 WIDTH = 3.6  # inches; all figures are as wide, so that their text has one size in the page
 
@@ -59,14 +61,14 @@ _STYLE = {
 
 
 @contextmanager
-def canvas(height: float) -> Iterator[Figure]:
-    """A figure of the report's width in the report's style, whatever the user's own matplotlib settings are."""
+def canvas(height: float, width: float = WIDTH) -> Iterator[Figure]:
+    """A figure in the report's style, sizes in inches, whatever the user's own matplotlib settings are."""
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
 
@@ -76,21 +78,46 @@ def to_svg(figure: Figure, *, name: str, description: str) -> Markup:
 
     Call it inside `canvas`: the same figure then gives the same bytes.
     """
+    return inline(draw(figure), name=name, description=description)
+
+
+def draw(figure: Figure) -> str:
+    """The figure as matplotlib writes it, in stand-in colours; for `inline` and `standalone`. Call inside `canvas`."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+
+
+def inline(text: str, *, name: str, description: str) -> Markup:
+    """A drawing for a page whose style sheet defines the colours as variables."""
+    text = _own_ids(_coloured(text, {role: f"var(--{role})" for role in COLOURS}), name)
+    label = escape(description)
+    opening = f'<svg {_view_box(text)} role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return Markup(re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip())
+
+
+def standalone(text: str, palette: Mapping[str, str], *, description: str) -> str:
+    """A drawing as a file of its own, on white; `palette`: role -> colour, a role of COLOURS each."""
+    text = _coloured(text, palette)
+    opening = re.sub(r">$", ' role="img">', re.findall(r"<svg[^>]*>", text)[0])
+    ground = '<rect width="100%" height="100%" fill="white"/>'
+    body = re.sub(r"<svg[^>]*>", lambda _: f"{opening}<title>{escape(description)}</title>{ground}", text, count=1)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{body.strip()}\n'
+
+
+def _coloured(text: str, palette: Mapping[str, str]) -> str:
     for role, stand_in in COLOURS.items():
-        text = text.replace(stand_in, f"var(--{role})")
-    text = _own_ids(text, name)
+        text = text.replace(stand_in, palette[role])
+    return text
+
+
+def _view_box(text: str) -> str:
     size = re.search(r'viewBox="[^"]*"', text)
     if size is None:
         raise AssertionError("matplotlib writes a viewBox")
-    label = escape(description)
-    opening = f'<svg {size.group()} role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">'
-    return Markup(re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip())
+    return size.group()
 
 
 def _own_ids(text: str, name: str) -> str:

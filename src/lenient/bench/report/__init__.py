@@ -1,0 +1,110 @@
+"""The report of a grid: tables, figures and one page, all from the records of its cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lenient.bench.report.features import Options, measure
+from lenient.bench.report.page import Choice, compose, render
+from lenient.bench.report.records import Grid, read_grid
+from lenient.bench.report.tables import WRITERS
+from lenient.errors import UsageError
+from lenient.report import write_text
+from lenient.report.svg import standalone
+from lenient.run import disk_errors
+
+__all__ = ["Choice", "Options", "read_grid", "write_bench_report"]
+
+DEFAULT = Choice()
+PALETTE = {
+    "ink": "#1c2226",
+    "muted": "#57626a",
+    "rule": "#d5d4ce",
+    "one": "#1f5fa8",
+    "two": "#b4500b",
+    "three": "#0b7a6b",
+    "four": "#7446a8",
+    "five": "#a0266b",
+    "six": "#6b6a00",
+    "alarm": "#b3261e",
+}
+"""The page's colours on white, for figures as files."""
+
+
+def write_bench_report(
+    source: Path,
+    output: Path | None = None,
+    *,
+    choice: Choice = DEFAULT,
+    features: Options | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Write `report.html`, `cells.json`, `tables/` and `figures/`; return the page's path.
+
+    Args:
+        source: the folder of a grid, or the `cells.json` of an earlier report.
+        output: where to write; by default `report/` in the folder, or where the `cells.json` lies.
+        choice: teachers of Figure 1 and rows of the ablation, where not the default ones.
+        features: measure what needs runs, teachers and real images; without it, what the `cells.json` in `output`
+            holds of the cells that are still there is kept.
+        say: hears how far the measuring got.
+
+    The same `cells.json` gives the same bytes. Raises UsageError for records that cannot be read and choices that do
+    not exist, MachineError where nothing can be written.
+    """
+    grid = read_grid(source)
+    place = output or (source / "report" if source.is_dir() else source.parent)
+    _check(grid, choice, features)
+    if features is not None:
+        grid = replace(grid, features=measure(grid, features, say))
+    elif grid.folder is not None:
+        grid = replace(grid, features=_kept_features(grid, place / "cells.json"))
+    content = compose(grid, choice)
+    texts = {"cells.json": json.dumps(grid.to_dict(), indent=1, sort_keys=True, allow_nan=False) + "\n"}
+    for table in content.tables:
+        texts |= {f"tables/{table.key}.{kind}": write(table) for kind, write in WRITERS.items()}
+    for figure in content.figures:
+        words = f"{figure.title}. {figure.text} " + "; ".join(f"{k}: {v}" for k, v in figure.context.items())
+        texts[f"figures/{figure.key}.svg"] = standalone(figure.drawing, PALETTE, description=words)
+    texts["report.html"] = render(content)
+    with disk_errors(place):
+        for name, text in texts.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            write_text(place / name, text)
+    return place / "report.html"
+
+
+def _check(grid: Grid, choice: Choice, features: Options | None) -> None:
+    """Refuse names that the grid does not have."""
+    asked: list[tuple[str, tuple[str, ...], list[str]]] = [
+        ("--teachers", choice.teachers, grid.teachers),
+        ("--ablation", choice.ablation, grid.rows),
+    ]
+    if features is not None:
+        if features.images < 2:
+            raise UsageError(f"--images {features.images}: at least 2")
+        asked.append(("--rows", features.rows, grid.rows))
+        asked.append(("--teachers", (features.teacher,) if features.teacher else (), grid.teachers))
+    for flag, names, known in asked:
+        for name in names:
+            if name not in known:
+                raise UsageError(f"{flag} {name}: not in this grid; there are {'; '.join(known)}")
+
+
+def _kept_features(grid: Grid, path: Path) -> dict[str, Any]:
+    """The features of an earlier report of the same cells; nothing where a cell was run anew since."""
+    if not path.is_file():
+        return {}
+    before = read_grid(path)
+    old = {cell.wanted.id: cell.raw for cell in before.cells}
+    same = {cell.wanted.id for cell in grid.cells if old.get(cell.wanted.id) == cell.raw}
+    kept = dict(before.features)
+    for key in ("cells", "skipped"):
+        kept[key] = {name: entry for name, entry in kept.get(key, {}).items() if name in same}
+    for key in ("maps", "pictures"):
+        kept[key] = [entry for entry in kept.get(key, ()) if entry["id"] in same]
+    return kept if any(kept[key] for key in ("cells", "maps", "pictures", "skipped")) else {}

@@ -1,0 +1,237 @@
+"""What needs more than records: run folders, teachers, real test images. Measured once, then part of `cells.json`."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lenient.bench.report.measures import Floats, Labels, Projection, frechet, outside, project
+from lenient.bench.report.records import Cell, Grid, panels
+from lenient.bench.report.sweeps import picture_rows, weight_of
+from lenient.errors import LenientError, UsageError
+
+if TYPE_CHECKING:
+    from lenient.loop import Distillation
+    from lenient.teacher import FrozenTeacher
+
+REAL_METHODS = ("noise", "real")  # their images are not made by a generator
+MAP_IMAGES = 400
+COLUMNS, LINES = 8, 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """How features are measured. `images`: at most so many synthetic, and so many real ones."""
+
+    data_root: str | None = None
+    images: int = 2000
+    projection: Projection = "tsne"
+    device: str = "cpu"
+    rows: tuple[str, ...] = ()
+    teacher: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Features (N, D) and classes (N,) of images; of synthetic ones, whether the selection kept them."""
+
+    features: Floats
+    labels: Labels
+    kept: NDArray[np.bool_]
+
+
+def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Measure all cells that have a generator; the result is the `features` of `cells.json`.
+
+    A cell that cannot be measured (no checkpoint, the teacher's file gone) is listed under `skipped` with the reason.
+
+    Raises:
+        UsageError: the grid was read from a file, or the real images cannot be had.
+    """
+    if grid.folder is None:
+        raise UsageError("--features needs the folder that `lenient bench run` wrote, with its runs, not a cells.json")
+    looked_at = _looked_at(grid, options)
+    real: dict[tuple[str, str], Sample] = {}
+    found: dict[str, Any] = {"cells": {}, "maps": [], "pictures": [], "skipped": {}, "images": {}}
+    cells = [cell for cell in grid.cells if cell.method not in REAL_METHODS]
+    for position, cell in enumerate(cells, 1):
+        try:
+            teacher_images, made = _one(grid.folder, cell, options, real)
+            found["cells"][cell.wanted.id] = _measures(teacher_images, made)
+            if cell.wanted.id in looked_at:
+                found["maps"].append(_map(cell, teacher_images, made, options.projection))
+                found["pictures"] += _pictures(grid.folder, cell)
+            found["images"] = {"synthetic": len(made.features), "real": len(teacher_images.features)}
+        except _NoDataError as error:
+            raise UsageError(str(error)) from None
+        except LenientError as error:
+            found["skipped"][cell.wanted.id] = str(error).replace(f"{grid.folder}", grid.folder.name)
+        say(f"features {position}/{len(cells)}: {cell.wanted.id}")
+    order = {identity: place for place, identity in enumerate(looked_at)}
+    for key in ("maps", "pictures"):
+        found[key].sort(key=lambda entry: order[entry["id"]])
+    return found
+
+
+class _NoDataError(UsageError):
+    """The real images cannot be had: no cell can be measured."""
+
+
+def _looked_at(grid: Grid, options: Options) -> list[str]:
+    """The cells that get a map and pictures: the rows to look at, one teacher each, the least seed."""
+    found = []
+    for panel in panels(grid):
+        for row in picture_rows(panel, options.rows):
+            cells = panel.of(row, options.teacher or None) or panel.of(row)
+            place = {teacher: number for number, teacher in enumerate(panel.teachers)}
+            found += [cell.wanted.id for cell in sorted(cells, key=lambda c: (place[c.teacher], c.seed))[:1]]
+    return found
+
+
+def run_folder(folder: Path, cell: Cell) -> Path:
+    """The run of a cell: its folder, or the one in it that holds a run."""
+    top = folder / "cells" / cell.wanted.id
+    places = [top, *sorted(path for path in top.glob("*") if path.is_dir())]
+    return next((place for place in places if (place / "config.yaml").is_file()), top)
+
+
+def _one(folder: Path, cell: Cell, options: Options, real: dict[tuple[str, str], Sample]) -> tuple[Sample, Sample]:
+    """The real and the synthetic images of one cell as its teacher sees them."""
+    from lenient.api import reopen
+
+    distillation, teacher = reopen(run_folder(folder, cell), options.device)
+    key = (cell.data, str(cell.raw.get("teacher", {}).get("sha256") or cell.teacher))
+    with teacher:
+        if key not in real:
+            real[key] = _real(teacher, cell, options)
+        return real[key], _synthetic(distillation, teacher, options.images)
+
+
+def _real(teacher: FrozenTeacher, cell: Cell, options: Options) -> Sample:
+    """Features of real test images, at most `options.images` of them, drawn by a fixed key; their own labels."""
+    import torch
+
+    from lenient.data import load_data
+    from lenient.seeding import derive
+
+    try:
+        images = load_data(cell.data, split="test", root=options.data_root, input_size=teacher.card.input_size)
+    except UsageError as error:
+        raise _NoDataError(f"--features: {error}; name the folder with --data-root or $LENIENT_DATA") from None
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(0, "bench/real")))
+    chosen = images.subset(order[: options.images])
+    features, labels = [], []
+    with torch.no_grad():
+        for pixels, classes in chosen.batches(256):
+            response = teacher.respond(teacher.normalize(teacher.runtime.images(pixels)), features=True)
+            assert response.features is not None
+            features.append(response.features.double().cpu())
+            labels.append(classes)
+    names = torch.cat(labels).numpy()
+    return Sample(torch.cat(features).flatten(1).numpy(), names, np.ones(len(names), dtype=bool))
+
+
+def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int) -> Sample:
+    """Features of fresh images of the run's generator, in batches of the run's size, which its selection judges."""
+    import torch
+
+    from lenient.losses.prior import confidence_score
+    from lenient.selection import KeepAll, MixtureSelection, Selection
+
+    method, size = distillation.settings.method, distillation.settings.batch_size
+    selects = getattr(method, "selection", "none") == "mixture"
+    selection: Selection = KeepAll()
+    if selects:
+        selection = MixtureSelection(getattr(method, "tau"), getattr(method, "mixture"))  # noqa: B009 - of one method's
+    features, labels, kept = [], [], []
+    for number, start in enumerate(range(0, count, size)):
+        images = distillation.game.sample(min(size, count - start), "bench/features", number).float()
+        with torch.no_grad():
+            response = teacher.respond(teacher.normalize(images), features=True)
+        assert response.features is not None
+        features.append(response.features.double().cpu())
+        labels.append(response.logits.argmax(dim=1).cpu())
+        kept.append(selection(confidence_score(response.logits)).weight.cpu() > 0)
+    return Sample(torch.cat(features).flatten(1).numpy(), torch.cat(labels).numpy(), torch.cat(kept).numpy())
+
+
+def _measures(real: Sample, made: Sample) -> dict[str, float | None]:
+    """Frechet distance, shares outside of the class before and after selection, and the share kept."""
+    beyond = outside(real.features, real.labels, made.features, made.labels)
+    if not np.isfinite(made.features).all():
+        raise UsageError("the teacher's features of its images are not finite")
+    return {
+        "fid": _rounded(frechet(real.features, made.features)),
+        "outside": _rounded(float(beyond.mean())),
+        "outside_kept": _rounded(float(beyond[made.kept].mean())) if made.kept.any() else None,
+        "kept": _rounded(float(made.kept.mean())),
+    }
+
+
+def _map(cell: Cell, real: Sample, made: Sample, how: Projection) -> dict[str, Any]:
+    """Points of the first real and synthetic images: x, y, class, and of synthetic ones kept and outside as 0 or 1."""
+    beyond = outside(real.features, real.labels, made.features, made.labels)
+    first, second = (part.features[:MAP_IMAGES] for part in (real, made))
+    points = project(np.concatenate([first, second]), how)
+    facts = (made.labels, made.kept, beyond)
+    return {
+        **_identity(cell),
+        "projection": "t-SNE" if how == "tsne" else "PCA",
+        "real": [[*_place(p), int(n)] for p, n in zip(points[: len(first)], real.labels, strict=False)],
+        "synthetic": [
+            [*_place(p), *(int(fact[i]) for fact in facts)] for i, p in enumerate(points[len(first) :].tolist())
+        ],
+    }
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    return {"id": cell.wanted.id, "row": cell.row, "teacher": cell.teacher, "seed": cell.seed}
+
+
+def _place(point: Sequence[float]) -> list[float]:
+    return [_rounded(float(point[0])), _rounded(float(point[1]))]
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: as many as matter, and a small file."""
+    return float(f"{value:.6g}")
+
+
+def _pictures(folder: Path, cell: Cell) -> list[dict[str, Any]]:
+    """The stored images of a run as one PNG, a line per class; empty where the run kept none."""
+    from PIL import Image
+
+    from lenient.report.collect import collect
+    from lenient.report.pictures import class_name, tile
+
+    record = collect(run_folder(folder, cell))
+    if record.samples is None:
+        return []
+    labels = np.unique(record.samples.labels)[:LINES]
+    first = tile(record.samples.images[0])
+    height, width = first.shape[0], first.shape[1]
+    gap = max(1, width // 10)
+    sheet = np.zeros((len(labels) * (height + gap), COLUMNS * (width + gap), 4), dtype=np.uint8)
+    for line, label in enumerate(labels):
+        for column, index in enumerate(np.flatnonzero(record.samples.labels == label)[:COLUMNS]):
+            top, left = line * (height + gap), column * (width + gap)
+            sheet[top : top + height, left : left + width] = tile(record.samples.images[index])
+    buffer = io.BytesIO()
+    Image.fromarray(sheet).save(buffer, format="PNG")
+    weight = weight_of(cell)
+    return [
+        {
+            **_identity(cell),
+            "class_prior_weight": None if math.isnan(weight) else weight,
+            "classes": [class_name(int(label), record.classes) for label in labels],
+            "png": base64.b64encode(buffer.getvalue()).decode("ascii"),
+        }
+    ]

@@ -1,0 +1,196 @@
+"""Puts a grid into one page: which tables and figures there are, in which order, and what could not be made and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from lenient.bench.report import figures, results, sweeps
+from lenient.bench.report.figures import Figure
+from lenient.bench.report.records import Grid, panels
+from lenient.bench.report.tables import Table, in_words
+from lenient.report.svg import inline
+
+NEEDS_FEATURES = "it needs --features"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose to look at; empty means by default."""
+
+    teachers: tuple[str, ...] = ()
+    ablation: tuple[str, ...] = ()
+
+
+@dataclass
+class Section:
+    """A part of the page."""
+
+    key: str
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+
+@dataclass
+class Content:
+    """All that the report shows."""
+
+    grid: Grid
+    sections: list[Section] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    """What could not be made, and why."""
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables."""
+        return [table for section in self.sections for table in section.tables]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures."""
+        return [figure for section in self.sections for figure in section.figures]
+
+    def add(self, section: Section, item: Table | Figure | None, name: str, reason: str) -> None:
+        """Put a table or a figure into a section, or its name and the reason among what is absent."""
+        if isinstance(item, Table):
+            section.tables.append(item)
+        elif isinstance(item, Figure):
+            section.figures.append(item)
+        else:
+            self.absent.append(f"{name}: {reason}.")
+
+
+def compose(grid: Grid, choice: Choice) -> Content:
+    """Make every table and figure of the grid, panel by panel."""
+    content = Content(grid)
+    parts = panels(grid)
+    for number, panel in enumerate(parts, 1):
+        end = f"-{number}" if len(parts) > 1 else ""
+        before = len(content.absent)
+        found = [
+            _accuracy(content, panel, choice, end),
+            _gaps(content, panel, end),
+            _prior(content, panel, end),
+            _selection(content, panel, end),
+            _memory(content, panel, end),
+            _rest(panel, end),
+        ]
+        place = f"{panel.data}, {results.context(panel)['student']}"
+        for section in found:
+            section.title += f" ({place})" if end else ""
+        if end:
+            content.absent[before:] = [f"{place}: {line}" for line in content.absent[before:]]
+        content.sections += [section for section in found if section.tables or section.figures]
+    return content
+
+
+def _accuracy(content: Content, grid: Grid, choice: Choice, end: str) -> Section:
+    section = Section(f"accuracy{end}", "Accuracy")
+    section.tables.append(results.table_3(grid, f"table-3{end}"))
+    ablation = results.ablation(grid, f"table-4{end}", choice.ablation)
+    content.add(section, ablation, "Tables 4 and A2", "no two rows of an ablation; name them with --ablation")
+    teachers = [teacher for teacher in figures.two_teachers(grid, choice.teachers) if teacher in grid.teachers]
+    curves = figures.training_curves(grid, f"figure-1{end}", teachers) if teachers else None
+    content.add(section, curves, "Figure 1", "no curve of a method was recorded")
+    return section
+
+
+def _gaps(content: Content, grid: Grid, end: str) -> Section:
+    section = Section(f"stability{end}", "Robustness and stability")
+    for number, to_teacher in (("3", True), ("4", False)):
+        section.tables.append(results.gaps(grid, f"table-a{number}{end}", to_teacher=to_teacher))
+        name = "7" if to_teacher else "8"
+        boxes = figures.gap_boxes(grid, f"figure-{name}{end}", to_teacher=to_teacher)
+        content.add(section, boxes, f"Figure {name}", "no cell has finished with the accuracies it needs")
+    return section
+
+
+def _prior(content: Content, grid: Grid, end: str) -> Section:
+    section = Section(f"class-prior{end}", "Class prior and diversity")
+    content.add(section, sweeps.fid_table(grid, f"table-2{end}"), "Table 2", NEEDS_FEATURES)
+    found = sweeps.sweeps(grid)
+    reason = NEEDS_FEATURES if found else "no rows that differ in method.class_prior_weight alone"
+    for number, sweep in enumerate(found or [None]):
+        key = f"figure-2{chr(ord('a') + number) if len(found) > 1 else ''}{end}"
+        drawn = figures.fid_curves(grid, key, sweep) if sweep else None
+        content.add(section, drawn, "Figure 2", reason)
+    entries = [entry for entry in grid.features.get("pictures", ()) if entry["id"] in _ids(grid)]
+    reason = NEEDS_FEATURES if not grid.features else "the runs kept no images (report.images=false)"
+    content.add(section, figures.image_grids(grid, f"figure-3{end}", entries), "Figure 3", reason)
+    return section
+
+
+def _selection(content: Content, grid: Grid, end: str) -> Section:
+    section = Section(f"selection{end}", "What the teacher vouches for")
+    content.add(section, sweeps.boundary_table(grid, f"boundary{end}"), "Share outside of classes", NEEDS_FEATURES)
+    entries = [entry for entry in grid.features.get("maps", ()) if entry["id"] in _ids(grid)]
+    for number, entry in enumerate(entries):
+        section.figures.append(figures.feature_map(grid, f"figure-4-{number + 1}{end}", entry))
+    if not entries:
+        content.absent.append(f"Figures 4 and 6: {NEEDS_FEATURES}.")
+    text = "Share of the synthetic samples that the teacher's selection accepts."
+    kept = figures.logged(grid, f"kept{end}", "kept", "Kept over training", text, fraction=True)
+    content.add(section, kept, "Kept over training", "no row selects samples")
+    return section
+
+
+def _memory(content: Content, grid: Grid, end: str) -> Section:
+    section = Section(f"memory{end}", "Learning without forgetting")
+    reason = f"no row of the methods {', '.join(results.REPLAY_METHODS)}"
+    content.add(section, results.learning(grid, f"table-meta{end}"), "META-DFKD's table", reason)
+    text = "Cosine between the gradients of acquiring and of retaining: above 0 they pull the same way."
+    name = "gradient_cosine"
+    cosine = figures.logged(grid, f"gradients{end}", name, "Alignment of gradients", text, fraction=False)
+    content.add(section, cosine, "Alignment of gradients", "no run logged it")
+    text = "Distance of the synthetic images' batch statistics from the teacher's, over that of the first turn."
+    distance = figures.logged(grid, f"bn-distance{end}", "bn_distance", "Batch-norm distance", text, fraction=False)
+    content.add(section, distance, "Batch-norm distance", "no run logged it")
+    return section
+
+
+def _rest(grid: Grid, end: str) -> Section:
+    section = Section(f"runs{end}", "Runs and their cost")
+    section.tables = [results.cost(grid, f"cost{end}"), results.status(grid, f"cells{end}")]
+    more = (results.absentees(grid, f"absent{end}"), sweeps.skipped_table(grid, f"skipped{end}"))
+    section.tables += [table for table in more if table]
+    return section
+
+
+def _ids(grid: Grid) -> set[str]:
+    return {cell.wanted.id for cell in grid.cells}
+
+
+def render(content: Content) -> str:
+    """The page as HTML; the same content gives the same text."""
+    folders: Sequence[Path] = (Path(__file__).parent, Path(__file__).parents[2] / "report")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    grid = content.grid
+    facts = [
+        ("wanted", len(grid.wanted)),
+        ("finished", len(grid.cells)),
+        ("failed", len(grid.failed)),
+        ("missing", len(grid.missing)),
+    ]
+    return environment.get_template("bench.html.j2").render(
+        name=grid.name,
+        facts=[*results.context(grid).items(), ("cells", ", ".join(f"{count} {word}" for word, count in facts))],
+        sections=content.sections,
+        absent=content.absent,
+        draw=_draw,
+        in_words=in_words,
+    )
+
+
+def _draw(figure: Figure) -> Markup:
+    return inline(figure.drawing, name=figure.key, description=f"{figure.title}: {figure.description}")

@@ -1,0 +1,329 @@
+"""The records of a grid: which cells were wanted, what came of each, and the same again as one file.
+
+Everything that the report shows is made from a `Grid`; a `Grid` and `cells.json` hold the same, so the report can be
+made again from that file alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lenient.errors import UsageError
+from lenient.report import without_nonfinite
+
+ACCURACIES = ("last", "acc_last_k", "acc_max")
+UNMEASURED = "finished, but its accuracy was not measured"
+NUM_CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100}
+PRIVATE = ("command", "cwd", "hostname", "host", "node", "user")  # what would tell of the machine's insides
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One cell of the plan."""
+
+    id: str
+    row: str
+    teacher: str
+    student: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A wanted cell that came to nothing, and why."""
+
+    wanted: Wanted
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished cell. Accuracies are fractions in [0, 1]."""
+
+    wanted: Wanted
+    raw: Mapping[str, Any]
+
+    @property
+    def row(self) -> str:
+        """The row's name."""
+        return self.wanted.row
+
+    @property
+    def teacher(self) -> str:
+        """The teacher's label."""
+        return self.wanted.teacher
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return self.wanted.seed
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.raw.get("method") or "")
+
+    @property
+    def data(self) -> str:
+        """The name of the data that the teacher was trained on and the student measured on."""
+        return str(self.raw.get("data") or "unknown data")
+
+    def number(self, key: str) -> float:
+        """A number of the record, by its dotted name; NaN where there is none."""
+        value = look_up(self.raw, key)
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return float(value) if usable else math.nan
+
+    def setting(self, key: str) -> Any:
+        """A setting by its dotted name, None where there is none."""
+        return look_up(self.raw.get("settings"), key)
+
+    @property
+    def teacher_accuracy(self) -> float:
+        """The teacher's accuracy on the test images."""
+        value = self.number("teacher_accuracy")
+        return self.number("teacher.accuracy") if math.isnan(value) else value
+
+    @property
+    def budget(self) -> tuple[int, int] | None:
+        """Student steps and images per batch; None where they are not known."""
+        steps, batch = self.number("steps"), self.number("batch_size")
+        return None if math.isnan(steps) or math.isnan(batch) else (int(steps), int(batch))
+
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """Steps and values of `curve` (accuracy) or of one field of the log; both empty where it was not logged."""
+        if key == "curve":
+            points = [pair for pair in self.raw.get("curve") or () if len(pair) == 2]
+        else:
+            log = self.raw.get("log") or {}
+            points = list(zip(log.get("step") or (), log.get(key) or (), strict=False))
+        usable = [(float(step), float(value)) for step, value in points if step is not None and value is not None]
+        return [step for step, _ in usable], [value for _, value in usable]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of runs as far as it came: plan, finished cells and failed ones, in the order of the plan."""
+
+    name: str
+    data: str
+    wanted: tuple[Wanted, ...]
+    cells: tuple[Cell, ...]
+    failed: tuple[Failure, ...]
+    features: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """Names of rows: methods first, then baselines, each in the order of the plan."""
+        names = unique(wanted.row for wanted in self.wanted)
+        return [row for row in names if not self.is_baseline(row)] + [row for row in names if self.is_baseline(row)]
+
+    @cached_property
+    def teachers(self) -> list[str]:
+        """Labels of teachers in the order of the plan."""
+        return unique(wanted.teacher for wanted in self.wanted)
+
+    @cached_property
+    def missing(self) -> list[Wanted]:
+        """Wanted cells that neither finished nor failed."""
+        known = {cell.wanted.id for cell in self.cells} | {failure.wanted.id for failure in self.failed}
+        return [wanted for wanted in self.wanted if wanted.id not in known]
+
+    def of(self, row: str | None = None, teacher: str | None = None) -> list[Cell]:
+        """The finished cells of a row, of a teacher, or of both."""
+        return [cell for cell in self.cells if row in (None, cell.row) and teacher in (None, cell.teacher)]
+
+    def is_baseline(self, row: str) -> bool:
+        """Whether a row is a baseline: student of noise, of the training images, or of a frozen generator."""
+        cells = self.of(row)
+        if not cells:  # nothing but the name to go by
+            return row.lower().split(" ")[0] in ("noise", "real", "frozen")
+        return all(cell.method in ("noise", "real") or cell.setting("method.generator_lr") == 0 for cell in cells)
+
+    def teacher_accuracy(self, teacher: str) -> float:
+        """The accuracy of a teacher, NaN while no cell of it has finished."""
+        return next((cell.teacher_accuracy for cell in self.of(teacher=teacher)), math.nan)
+
+    @cached_property
+    def num_classes(self) -> int | None:
+        """Number of classes of the data, where it is known."""
+        for cell in self.cells:
+            for key in ("num_classes", "teacher.num_classes"):
+                if not math.isnan(cell.number(key)):
+                    return int(cell.number(key))
+        return NUM_CLASSES.get(self.data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `cells.json`."""
+        content: dict[str, Any] = {
+            "name": self.name,
+            "data": self.data,
+            "wanted": [vars(wanted) for wanted in self.wanted],
+            "cells": [dict(cell.raw) for cell in self.cells],
+            "failed": [vars(failure.wanted) | {"reason": failure.reason} for failure in self.failed],
+        }
+        content |= {"features": dict(self.features)} if self.features else {}
+        found: dict[str, Any] = without_nonfinite(content)
+        return found
+
+
+def look_up(tree: Any, key: str) -> Any:
+    """The value at a dotted name in nested dictionaries, which may also hold dotted names themselves."""
+    if not isinstance(tree, Mapping):
+        return None
+    if key in tree:
+        return tree[key]
+    head, _, rest = key.partition(".")
+    return look_up(tree.get(head), rest) if rest else None
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """The names without repetition, in their order."""
+    return list(dict.fromkeys(names))
+
+
+def panels(grid: Grid) -> list[Grid]:
+    """The grid split into parts whose cells may stand in one table: same data, same student."""
+    of_cell = {cell.wanted.id: cell.data for cell in grid.cells}
+    places = {wanted.id: (of_cell.get(wanted.id, grid.data), wanted.student) for wanted in grid.wanted}
+    found = []
+    for place in dict.fromkeys(places.values()):
+        found.append(
+            Grid(
+                name=grid.name,
+                data=place[0],
+                wanted=tuple(wanted for wanted in grid.wanted if places[wanted.id] == place),
+                cells=tuple(cell for cell in grid.cells if places[cell.wanted.id] == place),
+                failed=tuple(failure for failure in grid.failed if places[failure.wanted.id] == place),
+                features=grid.features,
+                folder=grid.folder,
+            )
+        )
+    return found
+
+
+def read_grid(source: Path) -> Grid:
+    """Read a grid's folder or a `cells.json`; raise UsageError where it is neither or is damaged."""
+    if source.is_dir():
+        return _read_folder(source)
+    if not source.is_file():
+        raise UsageError(f"{source}: no such folder or file; give the -o of `lenient bench run`, or a cells.json")
+    content = _read_json(source)
+    if not isinstance(content.get("cells"), list):
+        raise UsageError(f"{source}: holds no cells; give a cells.json, or the folder that `lenient bench run` wrote")
+    return _assemble(content, source)
+
+
+def _read_folder(folder: Path) -> Grid:
+    finished = [_read_json(path) for path in sorted(folder.glob("cells/*/cell.json"))]
+    done = {record.get("id") for record in finished}
+    failed = [{"id": path.parent.name} | _read_json(path) for path in sorted(folder.glob("cells/*/failed.json"))]
+    failed = [entry for entry in failed if entry["id"] not in done]  # tried again since
+    plan: dict[str, Any] = {}
+    for name in ("grid.yaml", "plan.json"):  # what a plan says is resolved; it has the last word
+        path = folder / name
+        if path.is_file():
+            content = _read_json(path, lists=True) if name.endswith("json") else _read_yaml(path)
+            plan |= content if isinstance(content, dict) else {"wanted": content}
+    if not finished and not failed and not plan:
+        raise UsageError(f"{folder}: holds no grid (no cells/*/cell.json); give the -o of `lenient bench run`")
+    content = {
+        "name": plan.get("name") or folder.resolve().name,
+        "data": plan.get("data"),
+        "wanted": _wanted_list(plan),
+        "cells": finished,
+        "failed": failed,
+    }
+    return _assemble(content, folder, folder)
+
+
+def _wanted_list(plan: Mapping[str, Any]) -> list[Any]:
+    """The cells of a plan; the grid itself names rows and teachers, which are no list of cells."""
+    for key in ("wanted", "cells"):
+        entries = plan.get(key)
+        if isinstance(entries, list) and all(isinstance(entry, dict) and "id" in entry for entry in entries):
+            return entries
+    return []
+
+
+def _assemble(content: Mapping[str, Any], where: Path, folder: Path | None = None) -> Grid:
+    wanted = {entry.id: entry for entry in (_wanted(raw, where) for raw in content.get("wanted") or ())}
+    cells, failed = {}, {}
+    for raw in content.get("cells") or ():
+        place = _wanted(raw, where)
+        wanted.setdefault(place.id, place)
+        if all(_measured(raw.get(key)) for key in ACCURACIES):
+            cells[place.id] = Cell(wanted[place.id], _public(raw))
+        else:
+            failed[place.id] = Failure(wanted[place.id], UNMEASURED)
+    for raw in content.get("failed") or ():
+        place = wanted.get(str(raw.get("id"))) or _wanted(raw, where)
+        wanted.setdefault(place.id, place)
+        failed[place.id] = Failure(wanted[place.id], " ".join(str(raw.get("reason") or "no reason given").split()))
+    if not wanted:
+        raise UsageError(f"{where}: holds no cell; start some with `lenient bench run`")
+    data = content.get("data") or next((cell.data for cell in cells.values()), "unknown data")
+    return Grid(
+        name=str(content.get("name") or where.stem),
+        data=str(data),
+        wanted=tuple(wanted.values()),
+        cells=tuple(cells[key] for key in wanted if key in cells),
+        failed=tuple(failed[key] for key in wanted if key in failed),
+        features=content.get("features") or {},
+        folder=folder,
+    )
+
+
+def _measured(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _wanted(raw: Any, where: Path) -> Wanted:
+    if not isinstance(raw, dict):
+        raise UsageError(f"{where}: a cell is no JSON object; remove it, and run the cell again")
+    absent = [key for key in ("id", "row", "teacher", "seed") if raw.get(key) is None]
+    if absent:
+        raise UsageError(f"{where}: cell {raw.get('id', '?')} has no {absent[0]}; remove it, and run the cell again")
+    teacher = raw["teacher"]
+    label = teacher.get("label", "?") if isinstance(teacher, dict) else teacher
+    try:
+        seed = int(raw["seed"])
+    except (TypeError, ValueError):
+        raise UsageError(f"{where}: cell {raw['id']}: seed {raw['seed']!r} is no whole number") from None
+    return Wanted(str(raw["id"]), str(raw["row"]), str(label), str(raw.get("student") or ""), seed)
+
+
+def _public(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The record without what it tells of the machine's folders, and without NaN."""
+    found: dict[str, Any] = without_nonfinite(dict(raw))
+    if isinstance(found.get("teacher"), dict) and found["teacher"].get("file"):
+        found["teacher"] = found["teacher"] | {"file": Path(str(found["teacher"]["file"])).name}
+    if isinstance(found.get("machine"), dict):
+        found["machine"] = {key: value for key, value in found["machine"].items() if key not in PRIVATE}
+    return found
+
+
+def _read_json(path: Path, *, lists: bool = False) -> Any:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) and not (lists and isinstance(found, list)):
+            raise ValueError("no JSON object")
+        return found
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())})") from None
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None

@@ -1,0 +1,331 @@
+"""What the records say: the tables of the papers, from the cells of one panel (one data set, one student)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from lenient.bench.report.records import Cell, Grid, unique
+from lenient.bench.report.tables import Column, Row, Table, Value, marked
+from lenient.report.numbers import duration, exact, scaled
+
+REPLAY_METHODS = ("mb-dfkd", "pre-dfkd", "meta-dfkd")
+ORACLE = "† acc_max is an oracle: it was chosen on the test labels."
+MARKED = "Bold: best method, underlined: second best; equal as printed are marked alike, baselines never."
+MARGIN = 0.10
+CATASTROPHE = (
+    "A run is a catastrophic failure where its last accuracy is below half of the highest acc_max of its row{chance}."
+)
+
+
+# numbers
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and standard deviation of a sample (divided by n - 1); NaN where there are too few values."""
+    if not values:
+        return math.nan, math.nan
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def in_percent(value: float, digits: int = 2) -> str:
+    """A fraction as the papers print it: 94.24."""
+    text = f"{100 * value:.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
+
+
+def catastrophic(grid: Grid, row: str) -> list[Cell]:
+    """The cells of a row that fail catastrophically, see CATASTROPHE."""
+    cells = grid.of(row)
+    limit = max((cell.number("acc_max") for cell in cells), default=0.0) / 2
+    if grid.num_classes:
+        limit = max(limit, 1 / grid.num_classes + MARGIN)
+    return [cell for cell in cells if cell.number("last") < limit]
+
+
+def last_k(grid: Grid) -> str:
+    """The name of the headline accuracy: acc_last[10]; acc_last[k] where runs differ in k."""
+    counts = unique(str(int(cell.number("k"))) for cell in grid.cells if not math.isnan(cell.number("k")))
+    return f"acc_last[{counts[0] if len(counts) == 1 else 'k'}]"
+
+
+def heading(grid: Grid, teacher: str) -> str:
+    """A teacher with its accuracy."""
+    accuracy = grid.teacher_accuracy(teacher)
+    return teacher if math.isnan(accuracy) else f"{teacher} ({in_percent(accuracy)} %)"
+
+
+def teacher_means(grid: Grid, row: str, key: str = "acc_last_k") -> dict[str, float]:
+    """The mean over seeds for each teacher that has any."""
+    found = {teacher: mean_std([cell.number(key) for cell in grid.of(row, teacher)])[0] for teacher in grid.teachers}
+    return {teacher: value for teacher, value in found.items() if not math.isnan(value)}
+
+
+def context(grid: Grid) -> dict[str, str]:
+    """On what the cells were run: data, student, budget, machine, commit; all of them where cells differ."""
+
+    def each(words: Sequence[str]) -> str:
+        return ", ".join(unique(word for word in words if word)) or "unknown"
+
+    budgets = [f"{exact(b[0])} steps of {exact(b[1])} images" for b in (cell.budget for cell in grid.cells) if b]
+    return {
+        "data": grid.data,
+        "student": each([wanted.student for wanted in grid.wanted]),
+        "budget": each(budgets),
+        "machine": each([_machine(cell) for cell in grid.cells]),
+        "commit": each([str(cell.raw.get("commit") or "")[:12] for cell in grid.cells]),
+    }
+
+
+def _machine(cell: Cell) -> str:
+    facts = cell.raw.get("machine")
+    if not isinstance(facts, dict):
+        return str(facts or "")
+    name = next((facts[key] for key in ("device_name", "gpu", "cpu", "device", "platform") if facts.get(key)), "")
+    threads = f", {facts['threads']} thread(s)" if facts.get("threads") else ""
+    version = f", torch {facts['torch']}" if facts.get("torch") else ""
+    return f"{name}{threads}{version}"
+
+
+def counted(grid: Grid, row: str, teacher: str | None, text: str) -> str:
+    """A value with the number of seeds behind it where some are not there; a word where none is."""
+    wanted = [w for w in grid.wanted if w.row == row and teacher in (None, w.teacher)]
+    done = len(grid.of(row, teacher))
+    if done:
+        return text if done == len(wanted) else f"{text} ({done}/{len(wanted)})"
+    failed = sum(f.wanted.row == row and teacher in (None, f.wanted.teacher) for f in grid.failed)
+    if not wanted:
+        return "not planned"
+    return "missing" if not failed else "failed" if failed == len(wanted) else "failed, missing"
+
+
+COUNTED = "(2/3): 2 of 3 wanted runs finished; missing, failed: none did."
+
+
+# tables
+
+
+def table_3(grid: Grid, key: str) -> Table:
+    """Accuracy per teacher and row, over teachers, and failures."""
+    name = last_k(grid)
+    columns = [
+        column
+        for teacher in grid.teachers
+        for column in (
+            Column(name, heading(grid, teacher), ("mean", "std", "runs"), "high"),
+            Column("acc_max†", heading(grid, teacher), better="high"),
+        )
+    ]
+    columns += [
+        Column("mean", f"{name} over teachers", better="high"),
+        Column("worst", f"{name} over teachers", ("accuracy", "teacher"), "high"),
+        Column("catastrophic", "runs", ("failures", "of")),
+        Column("no result", "runs", ("failed", "missing")),
+    ]
+    rows = []
+    for row in grid.rows:
+        values = [value for teacher in grid.teachers for value in _last_and_max(grid, row, teacher)]
+        rows.append(Row(row, (*values, *_over_teachers(grid, row), *_failures(grid, row)), grid.is_baseline(row)))
+    share = 1 / grid.num_classes if grid.num_classes else None
+    chance = f", or below chance plus 10 points ({in_percent(share + MARGIN, 0)} %)" if share else ""
+    notes = (
+        "Accuracy in % on test images, which chose nothing: mean ± standard deviation over seeds of the mean of the "
+        "last evaluations.",
+        ORACLE,
+        "Peaks are the highest over seeds.",
+        MARKED,
+        "Worst: the teacher with the lowest mean; rows that lack a teacher are not marked there.",
+        CATASTROPHE.format(chance=chance),
+        COUNTED,
+    )
+    return marked(Table(key, "Table 3. Accuracy per teacher", tuple(columns), tuple(rows), notes, context(grid)))
+
+
+def _last_and_max(grid: Grid, row: str, teacher: str) -> tuple[Value, Value]:
+    cells = grid.of(row, teacher)
+    if not cells:
+        return Value(counted(grid, row, teacher, "")), Value("")
+    peak = max(cell.number("acc_max") for cell in cells)
+    return _spread(grid, row, teacher, "acc_last_k"), _percentage(peak)
+
+
+def _percentage(value: float) -> Value:
+    return Value(in_percent(value), (100 * value,), round(100 * value, 2))
+
+
+def _spread(grid: Grid, row: str, teacher: str | None, key: str) -> Value:
+    """Mean and standard deviation over the cells of a row and a teacher, in %."""
+    cells = grid.of(row, teacher)
+    if not cells:
+        return Value(counted(grid, row, teacher, ""))
+    mean, std = mean_std([cell.number(key) for cell in cells])
+    text = in_percent(mean) + ("" if math.isnan(std) else f" ± {in_percent(std, 1)}")
+    return Value(counted(grid, row, teacher, text), (100 * mean, 100 * std, len(cells)), round(100 * mean, 2))
+
+
+def _over_teachers(grid: Grid, row: str) -> tuple[Value, Value]:
+    means = teacher_means(grid, row)
+    if not means:
+        return Value(""), Value("")
+    mean, worst = statistics.fmean(means.values()), min(means, key=means.__getitem__)
+    whole = len(means) == len(grid.teachers)
+    some = "" if whole else f" ({len(means)}/{len(grid.teachers)})"
+    low = 100 * means[worst]
+    return (
+        Value(in_percent(mean) + some, (100 * mean,), round(100 * mean, 2) if whole else None),
+        Value(f"{in_percent(means[worst])}, {worst}", (low, grid.teachers.index(worst) + 1), round(low, 2))
+        if whole
+        else Value(f"{in_percent(means[worst])}, {worst}", (low, grid.teachers.index(worst) + 1)),
+    )
+
+
+def _failures(grid: Grid, row: str) -> tuple[Value, Value]:
+    bad, done = len(catastrophic(grid, row)), len(grid.of(row))
+    failed = sum(failure.wanted.row == row for failure in grid.failed)
+    missing = sum(wanted.row == row for wanted in grid.missing)
+    words = [f"{count} {word}" for count, word in ((failed, "failed"), (missing, "missing")) if count]
+    return Value(f"{bad} of {done}", (bad, done)), Value(", ".join(words) or "0", (failed, missing))
+
+
+def ablation(grid: Grid, key: str, rows: Sequence[str]) -> Table | None:
+    """Table 4 and A2: the rows of the ablation, means beside means; None without two of them."""
+    chosen = [row for row in (rows or _ta_rows(grid)) if row in grid.rows]
+    if len(chosen) < 2:
+        return None
+    name = last_k(grid)
+    columns, values = [], []
+    for teacher in (*grid.teachers, None):
+        group = heading(grid, teacher) if teacher else "all runs"
+        for title, field in ((name, "acc_last_k"), ("acc_max†", "acc_max")):
+            columns.append(Column(title, group, ("mean", "std", "runs"), "high"))
+            values.append([_spread(grid, row, teacher, field) for row in chosen])
+    found = [Row(row, tuple(column[place] for column in values)) for place, row in enumerate(chosen)]
+    notes = (
+        "Mean ± standard deviation over seeds, in % on test images; peaks are means over seeds here, too: means stand "
+        "beside means.",
+        ORACLE,
+        MARKED,
+        COUNTED,
+    )
+    return marked(Table(key, "Tables 4 and A2. Ablation", tuple(columns), tuple(found), notes, context(grid)))
+
+
+def _ta_rows(grid: Grid) -> list[str]:
+    return [row for row in grid.rows if not grid.is_baseline(row) and any(c.method == "ta-dfkd" for c in grid.of(row))]
+
+
+def gaps(grid: Grid, key: str, *, to_teacher: bool) -> Table:
+    """Table A3 (teacher minus peak) or A4 (peak minus converging accuracy), from the numbers of Table 3."""
+
+    def gap(row: str, teacher: str) -> Value:
+        cells = grid.of(row, teacher)
+        if not cells:
+            return Value(counted(grid, row, teacher, ""))
+        peak = max(cell.number("acc_max") for cell in cells)
+        mean = mean_std([cell.number("acc_last_k") for cell in cells])[0]
+        points = grid.teacher_accuracy(teacher) - peak if to_teacher else peak - mean
+        if math.isnan(points):
+            return Value("unknown")
+        return Value(counted(grid, row, teacher, in_percent(points)), (100 * points,), round(100 * points, 2))
+
+    columns = tuple(Column(heading(grid, teacher), better="low") for teacher in grid.teachers)
+    rows = [Row(row, tuple(gap(row, t) for t in grid.teachers), grid.is_baseline(row)) for row in grid.rows]
+    what = "Teacher's accuracy minus acc_max" if to_teacher else f"acc_max minus {last_k(grid)}"
+    title = f"Table {'A3' if to_teacher else 'A4'}. {what}"
+    notes = ("In points of %; acc_max is the highest over seeds.", ORACLE, MARKED, COUNTED)
+    return marked(Table(key, title, columns, tuple(rows), notes, context(grid)))
+
+
+def learning(grid: Grid, key: str) -> Table | None:
+    """The table of META-DFKD: mean, variance and peak of the learning curve, at one budget; None without such rows."""
+    cells = [cell for cell in grid.cells if cell.method in REPLAY_METHODS]
+    if not cells:
+        return None
+    budget = Counter(cell.budget for cell in cells).most_common(1)[0][0]
+    same = [cell for cell in cells if cell.budget == budget]
+    rows = []
+    for row in grid.rows:
+        own = [cell for cell in same if cell.row == row]
+        if not own and not any(cell.row == row for cell in cells):
+            continue
+        wanted = sum(entry.row == row for entry in grid.wanted)
+        values = [_curve_value(own, *what) for what in (("mean", 100.0), ("variance", 1e4), ("acc_max", 100.0))]
+        rows.append(Row(row, (*values, Value(f"{len(own)} of {wanted}", (len(own), wanted)))))
+    columns = (
+        Column("mean (%)", better="high"),
+        Column("variance (%²)", better="low"),
+        Column("acc_max† (%)", better="high"),
+        Column("runs", parts=("used", "wanted")),
+    )
+    what = "unknown" if budget is None else f"{exact(budget[0])} student steps of {exact(budget[1])} images"
+    notes = [f"Of each run's curve of accuracy on test images; means over teachers and seeds. Budget: {what}."]
+    if len(same) < len(cells):
+        notes.append(f"{len(cells) - len(same)} runs of another budget are left out.")
+    title = "META-DFKD's table. Mean, variance and peak of the learning curve"
+    return marked(Table(key, title, columns, tuple(rows), (*notes, ORACLE, MARKED), context(grid)))
+
+
+def _curve_value(cells: Sequence[Cell], key: str, unit: float) -> Value:
+    mean = mean_std([unit * cell.number(key) for cell in cells])[0]
+    return Value("missing") if math.isnan(mean) else Value(f"{mean:.2f}", (mean,), round(mean, 2))
+
+
+COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("seconds", "time", duration),
+    ("cpu_seconds", "CPU time", duration),
+    ("images", "images", exact),
+    ("teacher_forwards", "teacher forwards", exact),
+    ("peak_bytes", "peak memory", lambda value: scaled(value, base=1024, unit="iB" if value >= 1023.5 else "B")),
+)
+
+
+def cost(grid: Grid, key: str) -> Table:
+    """What a run took: medians per row."""
+    columns = (*(Column(title, parts=(name,)) for name, title, _ in COSTS), Column("runs"))
+    rows = []
+    for row in grid.rows:
+        cells = grid.of(row)
+        values = []
+        for name, _, show in COSTS:
+            known = [n for n in (cell.number(f"cost.{name}") for cell in cells) if not math.isnan(n)]
+            middle = statistics.median(known) if known else math.nan
+            values.append(Value(show(middle), (middle,)) if known else Value("unknown" if cells else "missing"))
+        rows.append(Row(row, (*values, Value(str(len(cells)), (len(cells),))), grid.is_baseline(row)))
+    notes = (
+        "Medians over the finished runs of a row. Images: synthesised; teacher forwards: images it was asked about.",
+    )
+    return Table(key, "Cost of a run", columns, tuple(rows), notes, context(grid))
+
+
+def status(grid: Grid, key: str) -> Table:
+    """How many of the wanted cells came to something, and with which verdict."""
+    columns = tuple(
+        Column(name)
+        for name in ("wanted", "finished", "failed", "missing", "verdict ok", "verdict warning", "verdict failed")
+    )
+    rows = []
+    for row in grid.rows:
+        cells = grid.of(row)
+        verdicts = Counter(str(cell.raw.get("verdict")) for cell in cells)
+        numbers = [sum(wanted.row == row for wanted in grid.wanted), len(cells)]
+        numbers += [sum(f.wanted.row == row for f in grid.failed), sum(wanted.row == row for wanted in grid.missing)]
+        numbers += [verdicts[word] for word in ("ok", "warning", "failed")]
+        rows.append(Row(row, tuple(Value(str(number), (number,)) for number in numbers), grid.is_baseline(row)))
+    notes = ("The verdict is what a run said of itself without any test image.",)
+    return Table(key, "Cells", columns, tuple(rows), notes, context(grid))
+
+
+def absentees(grid: Grid, key: str) -> Table | None:
+    """Every cell without a result, with its reason; None where there is none."""
+    entries = [(failure.wanted, f"failed: {failure.reason}") for failure in grid.failed]
+    entries += [(wanted, "missing: it has not been run to its end") for wanted in grid.missing]
+    if not entries:
+        return None
+    columns = tuple(Column(name, words=True) for name in ("row", "teacher", "seed", "what happened"))
+    rows = tuple(
+        Row(wanted.id, tuple(map(Value, (wanted.row, wanted.teacher, str(wanted.seed), text))))
+        for wanted, text in entries
+    )
+    return Table(key, "Cells without a result", columns, rows, (), context(grid), "cell")

@@ -1,0 +1,61 @@
+"""`lenient bench report`: tables, figures and a page from the records of a grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lenient.cli import flags
+from lenient.errors import UsageError
+
+
+def report(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR|CELLS.json", help="What `bench run` wrote, or an earlier cells.json.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="Where to write.", show_default="DIR/report, or beside CELLS.json"
+        ),
+    ] = None,
+    teachers: Annotated[
+        str, typer.Option(metavar='"A;B"', help="Teachers of Figure 1; the first also of maps and images.")
+    ] = "",
+    ablation: Annotated[str, typer.Option(metavar='"A;B;C"', help="Rows of the ablation; those of ta-dfkd.")] = "",
+    features: Annotated[
+        bool, typer.Option("--features", help="Measure Frechet distances, maps and images: needs runs and real images.")
+    ] = False,
+    rows: Annotated[str, typer.Option(metavar='"A;B"', help="With --features: rows of maps and images.")] = "",
+    images: Annotated[int, typer.Option(metavar="N", help="With --features: images of each kind, at most.")] = 2000,
+    projection: Annotated[str, typer.Option("--map", metavar="NAME", help="With --features: tsne or pca.")] = "tsne",
+    data_root: flags.DataRoot = "",
+    device: flags.Device = "cpu",
+) -> None:
+    """Write tables (Markdown, CSV, LaTeX), figures (SVG) and one page from the records of a grid."""
+    from lenient.bench.report import Choice, Options, write_bench_report
+
+    if projection not in ("tsne", "pca"):
+        raise UsageError(f"--map {projection}: use tsne or pca")
+    chosen = Choice(teachers=_names(teachers), ablation=_names(ablation))
+    options = None
+    if features:
+        options = Options(
+            data_root=data_root or None,
+            images=images,
+            projection="pca" if projection == "pca" else "tsne",
+            device=device,
+            rows=_names(rows),
+            teacher=next(iter(chosen.teachers), ""),
+        )
+    print(write_bench_report(source, output, choice=chosen, features=options, say=print))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Names between semicolons."""
+    return tuple(part.strip() for part in text.split(";") if part.strip())
