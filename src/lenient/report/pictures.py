@@ -47,8 +47,8 @@ def _strip(samples: Samples, label: int, classes: Sequence[str]) -> Strip:
     side, height = tiles[0].shape[1], tiles[0].shape[0]
     gap = max(1, side // 10)
     canvas = np.zeros((height, MAX_COLUMNS * (side + gap) - gap, 4), dtype=np.uint8)  # transparent where nothing is
-    for column, tile in enumerate(tiles):
-        canvas[:, column * (side + gap) : column * (side + gap) + side] = tile
+    for column, picture in enumerate(tiles):
+        canvas[:, column * (side + gap) : column * (side + gap) + side] = picture
     name = class_name(label, classes)
     sure = percent(float(samples.confidence[chosen].mean())) if samples.confidence is not None else ""
     description = f"{len(tiles)} synthetic images that the teacher calls {name}"

@@ -106,8 +106,13 @@ def run_folder(folder: Path, cell: Cell) -> Path:
 def _one(folder: Path, cell: Cell, options: Options, real: dict[tuple[str, str], Sample]) -> tuple[Sample, Sample]:
     """The real and the synthetic images of one cell as its teacher sees them."""
     from lenient.api import reopen
+    from lenient.models import Network
+    from lenient.runtime import Runtime
+    from lenient.teacher import FrozenTeacher
 
-    distillation, teacher = reopen(run_folder(folder, cell), options.device)
+    distillation, own = reopen(run_folder(folder, cell), options.device)
+    # In full precision whatever the run's own was, so that real features are the same for all runs of a teacher.
+    teacher = FrozenTeacher(Network(own.module, own.card), Runtime(own.runtime.device))
     key = (cell.data, str(cell.raw.get("teacher", {}).get("sha256") or cell.teacher))
     with teacher:
         if key not in real:

@@ -28,6 +28,7 @@ STROKES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.
 CLASSES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf", "#d6a400")
 WIDE, HALF = 7.4, 3.6  # inches: across the page, and half of it
 LEGEND_LINE = 0.19  # inches
+TICKS = (-30, -10, -3, -1, 0, 1, 3, 10, 30, 100)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _curves(
     if not names:
         return None
     width = WIDE if len(panels) > 1 else HALF
-    across = max(1, int(width / 0.075) // (max(map(len, names)) + 8))  # entries of the legend side by side
+    across = max(1, int(width / (0.06 * max(map(len, names)) + 0.45)))  # entries of the legend side by side
     words = []
     with canvas(2.5 + LEGEND_LINE * math.ceil(len(names) / across), width) as figure:
         axes: list[Axes] = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
@@ -163,6 +164,8 @@ def _legend(figure: Drawing, axes: Sequence[Axes], across: int) -> None:
 
 def gap_boxes(grid: Grid, key: str, *, to_teacher: bool) -> Figure | None:
     """Figure 7 (teacher minus peak) or 8 (peak minus converging accuracy): boxes over teachers and seeds."""
+    from matplotlib.ticker import NullLocator
+
     rows = [row for row in grid.rows if grid.of(row)]
 
     def gap(cell: Cell) -> float:
@@ -187,6 +190,8 @@ def gap_boxes(grid: Grid, key: str, *, to_teacher: bool) -> Figure | None:
         if bent:
             axes.set_xscale("symlog", linthresh=1, linscale=0.6)
             axes.set_xlim(left=min(0.0, min(everything)) - 0.2, right=max(everything) * 1.3)
+            axes.set_xticks([tick for tick in TICKS if min(everything) <= tick <= max(everything) * 1.3])
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: figures(value))
         axes.set_xlabel("points of %", loc="right", labelpad=1)
         words = [f"{row}: median {statistics.median(found[row]):.2f}, most {max(found[row]):.2f}" for row in rows]

@@ -146,7 +146,7 @@ def table_3(grid: Grid, key: str) -> Table:
 def _last_and_max(grid: Grid, row: str, teacher: str) -> tuple[Value, Value]:
     cells = grid.of(row, teacher)
     if not cells:
-        return Value(counted(grid, row, teacher, "")), Value("")
+        return (Value(counted(grid, row, teacher, "")),) * 2
     peak = max(cell.number("acc_max") for cell in cells)
     return _spread(grid, row, teacher, "acc_last_k"), _percentage(peak)
 
@@ -168,7 +168,7 @@ def _spread(grid: Grid, row: str, teacher: str | None, key: str) -> Value:
 def _over_teachers(grid: Grid, row: str) -> tuple[Value, Value]:
     means = teacher_means(grid, row)
     if not means:
-        return Value(""), Value("")
+        return (Value(counted(grid, row, None, "")),) * 2
     mean, worst = statistics.fmean(means.values()), min(means, key=means.__getitem__)
     whole = len(means) == len(grid.teachers)
     some = "" if whole else f" ({len(means)}/{len(grid.teachers)})"
