@@ -65,7 +65,7 @@ def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _:
     for position, cell in enumerate(cells, 1):
         try:
             teacher_images, made = _one(grid.folder, cell, options, real)
-            found["cells"][cell.wanted.id] = _measures(teacher_images, made)
+            found["cells"][cell.wanted.id] = _measures(teacher_images, made, cell.setting("method.selection"))
             if cell.wanted.id in looked_at:
                 found["maps"].append(_map(cell, teacher_images, made, options.projection))
                 found["pictures"] += _pictures(grid.folder, cell)
@@ -168,15 +168,15 @@ def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int) -
     return Sample(torch.cat(features).flatten(1).numpy(), torch.cat(labels).numpy(), torch.cat(kept).numpy())
 
 
-def _measures(real: Sample, made: Sample) -> dict[str, float | None]:
-    """Frechet distance, shares outside of the class before and after selection, and the share kept."""
-    beyond = outside(real.features, real.labels, made.features, made.labels)
+def _measures(real: Sample, made: Sample, selection: Any) -> dict[str, float | None]:
+    """Frechet distance, shares outside of the class before and after selection, if there is one, and the share kept."""
+    beyond, selects = outside(real.features, real.labels, made.features, made.labels), selection == "mixture"
     if not np.isfinite(made.features).all():
         raise UsageError("the teacher's features of its images are not finite")
     return {
         "fid": _rounded(frechet(real.features, made.features)),
         "outside": _rounded(float(beyond.mean())),
-        "outside_kept": _rounded(float(beyond[made.kept].mean())) if made.kept.any() else None,
+        "outside_kept": _rounded(float(beyond[made.kept].mean())) if selects and made.kept.any() else None,
         "kept": _rounded(float(made.kept.mean())),
     }
 

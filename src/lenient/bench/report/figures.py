@@ -258,9 +258,9 @@ def feature_map(grid: Grid, key: str, entry: Mapping[str, Any]) -> Figure:
         for place, (title, points) in zip(axes, sets, strict=True):
             inside, outside = points[points[:, 4] == 0], points[points[:, 4] == 1]
             shown: tuple[tuple[Any, float, str, str, dict[str, Any]], ...] = (
-                (real, 5, ".", "real", {"c": _class_colours(real), "alpha": 0.45, "linewidths": 0}),
+                (real, 14, ".", "real", {"c": _class_colours(real), "alpha": 0.5, "linewidths": 0}),
                 (inside, 26, "*", "inside its class", {"c": _class_colours(inside), "linewidths": 0}),
-                (outside, 16, "x", "outside of its class", {"color": COLOURS["ink"], "linewidths": 0.9}),
+                (outside, 9, "x", "outside of its class", {"c": _class_colours(outside), "linewidths": 0.7}),
             )
             for dots, size, marker, label, look in shown:
                 place.scatter(dots[:, 0], dots[:, 1], size, marker=marker, label=label, **look)
@@ -268,6 +268,7 @@ def feature_map(grid: Grid, key: str, entry: Mapping[str, Any]) -> Figure:
             place.set_title(f"{title}: {in_percent(share, 1)}{THIN}% outside", fontsize=9, loc="left")
             place.set_xticks([])
             place.set_yticks([])
+            place.spines["bottom"].set_visible(False)
         _legend(figure, axes, 3)
         title = f"Figures 4 and 6. {entry['row']}, {entry['teacher']}"
         text = (

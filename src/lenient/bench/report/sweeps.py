@@ -58,8 +58,8 @@ def picture_rows(grid: Grid, chosen: Sequence[str] = ()) -> list[str]:
     if chosen:
         return [row for row in chosen if row in grid.rows]
     found = [row for sweep in sweeps(grid)[:1] for row in (sweep.rows[0], sweep.rows[-1])]
-    found += [cell.row for cell in grid.cells if cell.setting("method.selection") == "mixture"][:1]
-    return unique(row for row in found if not grid.is_baseline(row))
+    selecting = [cell.row for cell in grid.cells if cell.setting("method.selection") == "mixture"]
+    return unique([*found, *[row for row in selecting if not grid.is_baseline(row)][:1]])
 
 
 def measured(grid: Grid, cell: Cell, key: str) -> float:
@@ -121,6 +121,8 @@ def _table(
 def _value(grid: Grid, row: str, teacher: str, field: str, unit: float, digits: int) -> Value:
     cells = grid.of(row, teacher)
     known = [n for n in (unit * measured(grid, cell, field) for cell in cells) if not math.isnan(n)]
+    if not known and field == "outside_kept" and any(not math.isnan(measured(grid, c, "outside")) for c in cells):
+        return Value("no selection")
     if not known:
         return Value("not measured" if cells else counted(grid, row, teacher, ""))
     mean, std = mean_std(known)

@@ -1,0 +1,536 @@
+"""The report of a grid: its numbers, what it says of cells without a result, and that its own file makes it again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import shutil
+import statistics
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from bench_fixtures import K, make_grid, record
+from lenient.bench.report import Choice, Options, read_grid, write_bench_report
+from lenient.bench.report.measures import frechet, outside, project
+from lenient.bench.report.records import Grid, panels
+from lenient.bench.report.results import catastrophic, gaps, in_percent, learning, table_3
+from lenient.bench.report.sweeps import picture_rows, sweeps
+from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
+from lenient.cli import main
+from lenient.errors import UsageError
+
+PAPER = {  # Table 3 of TA-DFKD on CIFAR-10, first teacher: acc_last of made-up seeds, acc_max as printed
+    "dafl": ([0.80, 0.86], 0.9207),
+    "dfad": ([0.932, 0.9326], 0.9360),
+    "ta-dfkd": ([0.9423, 0.9425], 0.9443),
+}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def rows_of(path: Path) -> dict[str, dict[str, str]]:
+    lines = list(csv.DictReader(path.open(newline="")))
+    return {line[next(iter(line))]: line for line in lines}
+
+
+def grid_of(folder: Path, cells: list[dict[str, Any]]) -> Grid:
+    """A grid of exactly these cells."""
+    path = folder / "cells.json"
+    path.write_text(json.dumps({"name": "few", "data": "digits", "wanted": [], "cells": cells, "failed": []}))
+    return read_grid(path)
+
+
+def one(row: str, seed: int, teacher: str = "T1", **changes: Any) -> dict[str, Any]:
+    return record(row, teacher, seed, **changes)
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid with its report."""
+    folder = make_grid(tmp_path_factory.mktemp("grid") / "grid")
+    write_bench_report(folder)
+    return folder
+
+
+# numbers
+
+
+def test_table_3_by_hand(tmp_path: Path) -> None:
+    cells = [
+        one(row, seed, acc_last_k=value, acc_max=peak - 0.001 * (1 - seed), last=value, teacher_accuracy=0.9546)
+        for row, (values, peak) in PAPER.items()
+        for seed, value in enumerate(values)
+    ]
+    table = table_3(grid_of(tmp_path, cells), "table-3")
+    texts = {row.name: [value.text for value in row.values[:4]] for row in table.rows}
+    assert texts["dafl"] == ["83.00 ± 4.2", "92.07", "83.00", "83.00, T1"]
+    assert texts["ta-dfkd"] == ["94.24 ± 0.0", "94.43", "94.24", "94.24, T1"]
+    assert [c.title for c in table.columns[:2]] == ["T1 (95.46 %) acc_last[4]", "T1 (95.46 %) acc_max†"]
+    marks_of = {row.name: [value.mark for value in row.values[:2]] for row in table.rows}
+    assert marks_of == {"dafl": ["", ""], "dfad": ["second", "second"], "ta-dfkd": ["best", "best"]}
+    dafl = next(row for row in table.rows if row.name == "dafl").values[0].numbers
+    assert dafl == pytest.approx((83.0, 100 * statistics.stdev([0.80, 0.86]), 2))
+
+
+def test_gaps_are_the_papers(tmp_path: Path) -> None:
+    """Tables A3 and A4 print 1.03 and 0.19 for TA-DFKD's first teacher."""
+    cells = [
+        one("ta-dfkd", s, acc_last_k=v, acc_max=0.9443, teacher_accuracy=0.9546) for s, v in enumerate((0.9424,) * 2)
+    ]
+    grid = grid_of(tmp_path, cells)
+    assert gaps(grid, "a3", to_teacher=True).rows[0].values[0].text == "1.03"
+    assert gaps(grid, "a4", to_teacher=False).rows[0].values[0].text == "0.19"
+    above = grid_of(tmp_path, [one("ta-dfkd", 0, acc_max=0.9602, teacher_accuracy=0.9601)])
+    assert gaps(above, "a3", to_teacher=True).rows[0].values[0].text == "−0.01"
+
+
+def test_over_teachers_mean_and_worst(made_up: Path) -> None:
+    grid = read_grid(made_up)
+    means = [statistics.fmean(c.number("acc_last_k") for c in grid.of("dfad", teacher)) for teacher in grid.teachers]
+    row = next(row for row in table_3(grid, "t").rows if row.name == "dfad")
+    assert row.values[-4].text == in_percent(statistics.fmean(means))
+    assert row.values[-3].text == f"{in_percent(min(means))}, T3"
+    lacking = next(row for row in table_3(grid, "t").rows if row.name == "pre-dfkd")
+    assert lacking.values[-4].text.endswith("(2/3)")
+    assert lacking.values[-4].rank is lacking.values[-3].rank is None
+
+
+@pytest.mark.parametrize(
+    ("lasts", "peaks", "failing"),
+    [
+        ([0.9, 0.44], [0.9, 0.9], 1),  # below half of the row's peak
+        ([0.9, 0.46], [0.9, 0.9], 0),
+        ([0.31, 0.19], [0.31, 0.31], 1),  # above half, but below chance and ten points
+        ([0.31, 0.21], [0.31, 0.31], 0),
+    ],
+)
+def test_catastrophic_failures(tmp_path: Path, lasts: list[float], peaks: list[float], failing: int) -> None:
+    cells = [one("dafl", s, last=v, acc_last_k=v, acc_max=p) for s, (v, p) in enumerate(zip(lasts, peaks, strict=True))]
+    assert len(catastrophic(grid_of(tmp_path, cells), "dafl")) == failing
+
+
+def test_learning_curves_table_in_percent_and_at_one_budget(tmp_path: Path) -> None:
+    cells = [one("mb-dfkd", 0, mean=0.6605, variance=0.020729, acc_max=0.7614)]
+    cells += [one("meta-dfkd", 0, mean=0.7, variance=0.01, acc_max=0.77), one("meta-dfkd", 1, steps=2 * 800, mean=0.9)]
+    table = learning(grid_of(tmp_path, cells), "t")
+    assert table is not None
+    assert [v.text for v in table.rows[0].values] == ["66.05", "207.29", "76.14", "1 of 1"]
+    assert [(v.text, v.mark) for v in table.rows[1].values[:2]] == [("70.00", "best"), ("100.00", "best")]
+    assert table.rows[1].values[3].text == "1 of 2"
+    assert "1 runs of another budget are left out" in table.caption
+
+
+# marks
+
+
+def test_marks_and_ties() -> None:
+    assert marks([1.0, 3.0, 2.0], "high") == ["", "best", "second"]
+    assert marks([1.0, 3.0, 2.0], "low") == ["best", "", "second"]
+    assert marks([3.0, 3.0, 2.0, 1.0, 2.0], "high") == ["best", "best", "second", "", "second"]
+    assert marks([2.0, None, 2.0], "high") == ["", "", ""]
+    assert marks([1.0, 2.0], "") == ["", ""]
+
+
+def test_equal_as_printed_is_equal(tmp_path: Path) -> None:
+    cells = [one(row, 0, acc_last_k=value) for row, value in (("dafl", 0.90001), ("dfad", 0.89999), ("ta-dfkd", 0.8))]
+    found = [row.values[0].mark for row in table_3(grid_of(tmp_path, cells), "t").rows]
+    assert found == ["best", "best", "second"]
+
+
+def test_baselines_stand_apart_and_are_not_marked(made_up: Path) -> None:
+    table = table_3(read_grid(made_up), "t")
+    apart = [row for row in table.rows if row.apart]
+    assert (
+        [row.name for row in apart]
+        == ["noise images", "frozen generator", "real images"]
+        == [row.name for row in table.rows[-3:]]
+    )
+    assert not any(value.mark for row in apart for value in row.values)
+    real = apart[-1].values[0].rank
+    best = next(row.values[0].rank for row in table.rows if row.values[0].mark == "best")
+    assert real is not None
+    assert best is not None
+    assert real > best
+
+
+# formats
+
+TRICKY = Table(
+    "tricky",
+    "Rows & columns_1",
+    (Column("acc_last[10]", "T1 (95 %)", ("mean", "std"), "high"), Column("note", words=True)),
+    (
+        Row("a|b_c, \"d\" <e>", (Value("1.00 ± 0.1", (1.0, 0.1), 1.0), Value("50% & {more}"))),
+        Row("plain", (Value("missing"), Value("$x^2$ \\ ~#"))),
+        Row("third", (Value("2.00", (2.0, math.nan), 2.0), Value(""))),
+        Row("noise", (Value("3.00", (3.0, 0.0), 3.0), Value("")), apart=True),
+    ),
+    ("A note with 5 %.",),
+    {"data": "digits", "commit": "abc"},
+)  # fmt: skip
+
+
+def test_csv_parses_and_carries_its_context() -> None:
+    lines = list(csv.reader(comma_separated(TRICKY).splitlines()))
+    assert lines[0] == ["row", "T1 (95 %) acc_last[10] mean", "T1 (95 %) acc_last[10] std", "note", "data", "commit"]
+    assert lines[1] == ['a|b_c, "d" <e>', "1", "0.1", "50% & {more}", "digits", "abc"]
+    assert lines[2][:3] == ["plain", "missing", ""]
+    assert lines[3][:3] == ["third", "2", ""]
+    assert {len(line) for line in lines} == {6}
+
+
+def test_latex_escapes_marks_and_balances() -> None:
+    text = latex(marked(TRICKY))
+    assert r"a\textbar{}b\_c, ''d'' \textless{}e\textgreater{}" in text
+    assert r"50\% \& \{more\}" in text
+    assert r"\$x\textasciicircum{}2\$ \textbackslash{} \textasciitilde{}\#" in text
+    assert r"\textbf{2.00}" in text
+    assert r"\underline{1.00 $\pm$ 0.1}" in text
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert all(len(re.findall(r"(?<!\\)&", line)) == 2 for line in lines if "multicolumn" not in line)
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    assert body.splitlines()[-2].startswith(r"\midrule")  # the baseline stands below a rule
+    assert text.isascii()
+
+
+def test_markdown_keeps_its_columns() -> None:
+    lines = [line for line in markdown(marked(TRICKY)).splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4}
+    assert "**2.00**" in lines[4]
+    assert "<u>1.00 ± 0.1</u>" in lines[2]
+    assert "*noise*" in lines[5]
+
+
+def test_every_file_says_on_what_it_was_measured(made_up: Path) -> None:
+    for name, content in files(made_up / "report").items():
+        text = content.decode()
+        if not name.endswith("json"):
+            for word in ("digits", "800", "A CPU &", "0123456789ab"):
+                assert word in text.replace(r"\&", "&").replace("&amp;", "&"), (name, word)
+
+
+# cells without a result
+
+
+def test_missing_and_failed_cells_are_shown(made_up: Path) -> None:
+    table = rows_of(made_up / "report/tables/table-3.csv")
+    assert table["pre-dfkd"]["T2 (96.94 %) acc_last[4] mean"] == "missing"
+    assert table["dafl"]["runs catastrophic failures"] == "1"
+    assert table["dafl"]["runs no result failed"] == "1"
+    text = (made_up / "report/tables/table-3.md").read_text()
+    assert "(2/3)" in text
+    absent = rows_of(made_up / "report/tables/absent.csv")
+    assert absent["dafl-T3-s2"]["what happened"] == "failed: out of memory: 50% & more_"
+    assert absent["ta-dfkd-T1-s2"]["what happened"].startswith("missing")
+    assert len(absent) == 5
+    page = (made_up / "report/report.html").read_text()
+    for name in absent:
+        assert name in page
+    assert "103 finished, 1 failed, 4 missing" in page
+
+
+def test_a_failure_may_name_its_cell_by_the_folder_alone(tmp_path: Path) -> None:
+    folder = make_grid(tmp_path / "g", rows=("dafl", "ta-dfkd"), seeds=1)
+    for path in folder.glob("cells/dafl-T1-s0/*"):
+        path.unlink()
+    (folder / "cells/dafl-T1-s0/failed.json").write_text(json.dumps({"reason": "no such\nfile"}))
+    failure = read_grid(folder).failed[0]
+    assert (failure.wanted.row, failure.wanted.teacher, failure.reason) == ("dafl", "T1", "no such file")
+    (folder / "cells/dafl-T1-s0/cell.json").write_text(json.dumps(record("dafl", "T1", 0)))  # tried again
+    assert not read_grid(folder).failed
+
+
+def test_a_row_without_any_result_keeps_its_place(tmp_path: Path) -> None:
+    folder = make_grid(tmp_path / "g", lambda row, *_: "missing" if row == "dafl" else "finished", ("dafl", "dfad"), 1)
+    write_bench_report(folder)
+    assert rows_of(folder / "report/tables/table-3.csv")["dafl"]["acc_last[4] over teachers mean"] == "missing"
+    assert rows_of(folder / "report/tables/cost.csv")["dafl"]["time seconds"] == "missing"
+
+
+def test_a_grid_without_any_result_has_a_page(tmp_path: Path) -> None:
+    folder = make_grid(tmp_path / "g", lambda *_: "missing", ("dafl", "dfad"), 1)
+    page = write_bench_report(folder).read_text()
+    assert "0 finished, 0 failed, 6 missing" in page
+    assert "Figure 1: no curve" in page
+
+
+def test_an_unmeasured_cell_counts_as_failed(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path, [one("dafl", 0), one("dafl", 1, acc_max=None)])
+    assert [cell.seed for cell in grid.cells] == [0]
+    assert "not measured" in grid.failed[0].reason
+
+
+def test_other_data_gets_tables_of_its_own(tmp_path: Path) -> None:
+    cells = [one("dafl", 0), one("ta-dfkd", 0), one("dafl", 1, id="other", data="mnist")]
+    path = tmp_path / "in"
+    path.mkdir()
+    grid = grid_of(path, cells)
+    assert [panel.data for panel in panels(grid)] == ["digits", "mnist"]
+    page = write_bench_report(path / "cells.json", tmp_path / "out").read_text()
+    assert "Accuracy (mnist, lenient:resnet8-half)" in page
+    assert (tmp_path / "out/tables/table-3-2.csv").is_file()
+
+
+# the same again
+
+
+def test_cells_json_makes_the_same_bytes(made_up: Path, tmp_path: Path) -> None:
+    first = files(made_up / "report")
+    shutil.copy(made_up / "report/cells.json", tmp_path / "cells.json")
+    write_bench_report(tmp_path / "cells.json", tmp_path / "again")
+    assert files(tmp_path / "again") == first
+    write_bench_report(tmp_path / "again/cells.json")  # in its own place
+    assert files(tmp_path / "again") == first
+    assert {"figures/figure-1.svg", "figures/figure-7.svg", "tables/table-3.tex", "report.html"} <= first.keys()
+
+
+def test_records_lose_what_tells_of_the_machine(made_up: Path) -> None:
+    text = (made_up / "report/cells.json").read_text()
+    assert "somewhere/else" not in text
+    assert "lenient bench run" not in text
+    assert '"T1.safetensors"' in text
+
+
+def test_figures_are_valid_and_free_of_stand_ins(made_up: Path) -> None:
+    found = list((made_up / "report/figures").glob("*.svg"))
+    assert len(found) == 6
+    for path in found:
+        text = path.read_text()
+        assert ET.fromstring(text).tag.endswith("svg")
+        assert "#0a0b" not in text
+        assert "var(--" not in text
+
+
+class Page(HTMLParser):
+    """Ids, links inside of the page, and what would be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {key: value or "" for key, value in attrs}
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values[key] for key in ("href", "src", "xlink:href") if key in values]
+        assert tag not in {"script", "iframe", "object"}
+
+
+def test_page_is_self_contained_and_its_contents_lead_somewhere(made_up: Path) -> None:
+    page = Page()
+    page.feed((made_up / "report/report.html").read_text())
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        assert link.startswith("data:") or link.removeprefix("#") in page.ids, link
+
+
+# choices
+
+
+def test_figure_1_shows_the_closest_and_the_furthest_teacher(made_up: Path, tmp_path: Path) -> None:
+    figure = (made_up / "report/figures/figure-1.svg").read_text()
+    assert "T1 (98.33 %)" in figure
+    assert "T3 (95.56 %)" in figure
+    assert "T2 (96.94 %)" not in figure
+    write_bench_report(made_up, tmp_path, choice=Choice(teachers=("T2",), ablation=("dafl", "dfad")))
+    assert "T2 (96.94 %)" in (tmp_path / "figures/figure-1.svg").read_text()
+    assert list(rows_of(tmp_path / "tables/table-4.csv")) == ["dafl", "dfad"]
+    assert list(rows_of(made_up / "report/tables/table-4.csv")) == [
+        "ta-dfkd, all three losses",
+        "ta-dfkd, no selection",
+        "ta-dfkd",
+    ]
+
+
+def test_rows_that_differ_in_the_class_prior_alone(made_up: Path) -> None:
+    grid = read_grid(made_up)
+    (sweep,) = sweeps(grid)
+    assert sweep.rows == ["ta-dfkd, all three losses", "ta-dfkd, no selection"]
+    assert picture_rows(grid) == [*sweep.rows, "ta-dfkd"]
+    assert picture_rows(grid, ("dafl",)) == ["dafl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such folder or file"),
+        (["{empty}"], "holds no grid"),
+        (["{grid}", "--teachers", "T9"], "--teachers T9: not in this grid; there are T1; T2; T3"),
+        (["{grid}", "--ablation", "dafl;x"], "--ablation x: not in this grid"),
+        (["{grid}", "--features", "--rows", "x"], "--rows x: not in this grid"),
+        (["{grid}", "--features", "--images", "1"], "--images 1: at least 2"),
+        (["{grid}", "--map", "umap"], "--map umap: use tsne or pca"),
+        (["{grid}/report/cells.json", "--features"], "--features needs the folder"),
+        (["{empty}/broken.json"], "cannot be read as JSON"),
+        (["{empty}/list.json"], "holds no cells"),
+        (["{empty}/lacking.json"], "cell a has no row"),
+    ],
+)
+def test_errors_are_one_line(
+    made_up: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "list.json").write_text('{"cells": 3}')
+    (tmp_path / "lacking.json").write_text('{"cells": [{"id": "a"}]}')
+    filled = [text.format(empty=tmp_path, grid=made_up) for text in arguments]
+    monkeypatch.setattr("sys.argv", ["lenient", "bench", "report", *filled])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+# measures
+
+
+def test_frechet_distance_of_equals_is_zero_and_of_shifted_gaussians_the_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(500, 6))
+    assert frechet(one, one) == pytest.approx(0, abs=1e-9)
+    assert frechet(one, one + np.array([3, 4, 0, 0, 0, 0])) == pytest.approx(25)
+    # diagonal covariances: the sum of (difference of means)^2 + (difference of deviations)^2
+    exact = (one - one.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(one, rowvar=False))).T
+    scales = np.array([1, 2, 3, 1, 0.5, 0])
+    assert frechet(exact, exact * scales + 1) == pytest.approx(6 + ((scales - 1) ** 2).sum())
+    assert frechet(one[:4], one[4:9]) >= 0  # fewer rows than features
+    with pytest.raises(ValueError, match="two rows"):
+        frechet(one[:1], one)
+
+
+def test_frechet_distance_by_scipys_square_root() -> None:
+    linalg = pytest.importorskip("scipy.linalg")
+    rng = np.random.default_rng(1)
+    one, two = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)), rng.normal(size=(300, 5)) @ rng.normal(size=(5, 5))
+    a, b = np.cov(one, rowvar=False), np.cov(two, rowvar=False)
+    expected = ((one.mean(0) - two.mean(0)) ** 2).sum() + np.trace(a + b - 2 * linalg.sqrtm(a @ b).real)
+    assert frechet(one, two) == pytest.approx(expected)
+
+
+def test_outside_of_the_boundary_on_a_toy() -> None:
+    """Class 0 lies at 0, 1, ..., 100 from its centre on either side; 95 % of it within 95."""
+    line = np.concatenate([np.arange(101.0), -np.arange(101.0)])[:, None]
+    real, labels = np.concatenate([line, [[500.0]]]), np.array([0] * 202 + [1])
+    made = np.array([[94.0], [-94.0], [96.0], [-97.0], [9000.0]])
+    found = outside(real, labels, made, np.array([0, 0, 0, 0, 1]))
+    assert found.tolist() == [False, False, True, True, False]  # class 1 has one image, no boundary
+
+
+def test_maps_keep_clusters_apart() -> None:
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.normal(0, 0.1, (20, 5)), rng.normal(5, 0.1, (20, 5))])
+    for how in ("tsne", "pca"):
+        found = project(points, how)  # type: ignore[arg-type]
+        apart = np.linalg.norm(found[:20].mean(0) - found[20:].mean(0))
+        assert apart > 3 * found[:20].std()
+        assert np.array_equal(found, project(points, how))  # type: ignore[arg-type]
+
+
+# features of real runs
+
+
+@pytest.fixture(scope="module")
+def with_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three rows whose cells are run folders, and a cell without one; features measured. The runs are one and the same
+    but for the settings that a generator has no weights for."""
+    import lenient
+    from lenient.models import save_network
+    from toys import digits_like
+
+    top = tmp_path_factory.mktemp("runs")
+    teacher = top / "teacher.safetensors"
+    save_network(teacher, digits_like())
+    folder, first = top / "grid", top / "first"
+    lenient.distill(
+        str(teacher), "lenient:resnet8-half", method="ta-dfkd", output=first, steps=2, batch_size=16, device="cpu",
+        settings={"generator": {"width": 8}, "precision": "32"},
+    )  # fmt: skip
+    rows = {"with prior": (1.0, "none"), "without prior": (0.0, "none"), "selecting": (0.0, "mixture")}
+    wanted = []
+    for row, (weight, selection) in rows.items():
+        method = {"class_prior_weight": weight, "selection": selection}
+        cell = record("ta-dfkd", "T1", 0, id=row.replace(" ", "-")) | {"row": row}
+        cell["settings"]["method"] = cell["settings"]["method"] | method
+        run = folder / "cells" / cell["id"] / "run"
+        shutil.copytree(first, run)
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["method"] |= method
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        (run.parent / "cell.json").write_text(json.dumps(cell))
+        wanted.append({key: cell[key] for key in ("id", "row", "student", "seed")} | {"teacher": "T1"})
+    broken = record("dafl", "T1", 0)
+    (folder / "cells" / broken["id"]).mkdir()
+    (folder / "cells" / broken["id"] / "cell.json").write_text(json.dumps(broken))
+    wanted.append({key: broken[key] for key in ("id", "row", "student", "seed")} | {"teacher": "T1"})
+    (folder / "plan.json").write_text(json.dumps(wanted))
+    write_bench_report(folder, features=Options(images=40))
+    return folder
+
+
+def test_features_are_measured_and_drawn(with_runs: Path) -> None:
+    content = json.loads((with_runs / "report/cells.json").read_text())["features"]
+    assert set(content["cells"]) == {"with-prior", "without-prior", "selecting"}
+    for entry in content["cells"].values():
+        assert entry["fid"] >= 0
+        assert 0 <= entry["outside"] <= 1
+    assert content["images"] == {"real": 40, "synthetic": 40}
+    assert "not a run folder" in content["skipped"]["dafl-T1-s0"]
+    assert str(with_runs) not in content["skipped"]["dafl-T1-s0"]
+    assert [entry["row"] for entry in content["maps"]] == ["with prior", "without prior", "selecting"]
+    assert all(len(entry["synthetic"]) == len(entry["real"]) == 40 for entry in content["maps"])
+    report = with_runs / "report"
+    assert {f"figure-{name}.svg" for name in ("2", "3", "4-1", "4-2", "4-3")} <= {
+        path.name for path in (report / "figures").glob("*")
+    }
+    assert list(rows_of(report / "tables/table-2.csv")) == ["with prior", "without prior", "selecting", "dafl"]
+    boundary = rows_of(report / "tables/boundary.csv")
+    assert boundary["with prior"]["T1 (98.33 %) after mean"] == "no selection"
+    assert boundary["dafl"]["T1 (98.33 %) before mean"] == "not measured"
+
+
+def test_features_need_nothing_but_their_file_afterwards(with_runs: Path, tmp_path: Path) -> None:
+    first = files(with_runs / "report")
+    shutil.copy(with_runs / "report/cells.json", tmp_path / "cells.json")
+    write_bench_report(tmp_path / "cells.json", tmp_path / "again")
+    assert files(tmp_path / "again") == first
+    write_bench_report(with_runs)  # keeps what was measured
+    assert files(with_runs / "report") == first
+
+
+def test_features_of_cells_run_anew_are_forgotten(with_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(with_runs, tmp_path / "grid")
+    path = tmp_path / "grid/cells/with-prior/cell.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "another"}))
+    write_bench_report(tmp_path / "grid")
+    content = json.loads((tmp_path / "grid/report/cells.json").read_text())["features"]
+    assert set(content["cells"]) == {"without-prior", "selecting"}
+    assert [entry["row"] for entry in content["pictures"]] == ["without prior", "selecting"]
+
+
+def test_real_images_that_are_not_there_are_one_error(with_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(with_runs, tmp_path / "grid")
+    for path in tmp_path.glob("grid/cells/*/cell.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"data": "mnist"}))
+    with pytest.raises(UsageError, match=r"--features: .*--data-root"):
+        write_bench_report(tmp_path / "grid", features=Options(data_root=str(tmp_path), images=10))
+
+
+def test_k_is_the_records(made_up: Path) -> None:
+    assert f"acc_last[{K}]" in (made_up / "report/report.html").read_text()
