@@ -69,7 +69,7 @@ def record(row: str, teacher: str, seed: int, *, collapse: bool = False, **chang
         "steps": STEPS,
         "batch_size": 128,
         "steps_per_epoch": 40,
-        "settings": {"method": method, "steps": STEPS, "seed": seed},
+        "settings": method,
         "verdict": "failed" if collapse else "ok",
         "reasons": [],
         "last": accuracies[-1],
@@ -119,9 +119,8 @@ def make_grid(
                 place = folder / "cells" / cell["id"]
                 place.mkdir(parents=True)
                 if came == "failed":
-                    entry = {key: plan[key] for key in ("id", "row", "teacher", "seed")}
-                    (place / "failed.json").write_text(json.dumps(entry | {"reason": "out of memory: 50% & more_"}))
+                    (place / "failed.json").write_text(json.dumps({"reason": "out of memory: 50% & more_"}))
                 elif came != "missing":
                     (place / "cell.json").write_text(json.dumps(cell))
-    (folder / "plan.json").write_text(json.dumps({"name": "made-up", "data": "digits", "wanted": wanted}))
+    (folder / "grid.json").write_text(json.dumps({"name": "made-up", "data": "digits", "cells": wanted}))
     return folder

@@ -240,15 +240,38 @@ def test_missing_and_failed_cells_are_shown(made_up: Path) -> None:
     assert "103 finished, 1 failed, 4 missing" in page
 
 
-def test_a_failure_may_name_its_cell_by_the_folder_alone(tmp_path: Path) -> None:
-    folder = make_grid(tmp_path / "g", rows=("dafl", "ta-dfkd"), seeds=1)
-    for path in folder.glob("cells/dafl-T1-s0/*"):
-        path.unlink()
-    (folder / "cells/dafl-T1-s0/failed.json").write_text(json.dumps({"reason": "no such\nfile"}))
-    failure = read_grid(folder).failed[0]
+def test_a_cell_tried_again_is_no_failure(tmp_path: Path) -> None:
+    folder = make_grid(tmp_path / "g", lambda *_: "failed", ("dafl",), 1)
+    assert len(read_grid(folder).failed) == 3
+    (folder / "cells/dafl-T1-s0/cell.json").write_text(json.dumps(record("dafl", "T1", 0)))
+    assert [failure.wanted.teacher for failure in read_grid(folder).failed] == ["T2", "T3"]
+
+
+def test_a_failure_in_a_file_may_stand_for_itself(tmp_path: Path) -> None:
+    failed = {"id": "a", "row": "dafl", "teacher": "T1", "seed": 0, "reason": "no such\nfile"}
+    (tmp_path / "cells.json").write_text(json.dumps({"cells": [one("dfad", 0)], "failed": [failed]}))
+    (failure,) = read_grid(tmp_path / "cells.json").failed
     assert (failure.wanted.row, failure.wanted.teacher, failure.reason) == ("dafl", "T1", "no such file")
-    (folder / "cells/dafl-T1-s0/cell.json").write_text(json.dumps(record("dafl", "T1", 0)))  # tried again
-    assert not read_grid(folder).failed
+
+
+def test_cells_of_an_earlier_plan_are_left_out(tmp_path: Path) -> None:
+    folder = make_grid(tmp_path / "g", rows=("dfad",), seeds=1)
+    for name, cell in (("old", "cell"), ("older", "failed")):
+        (folder / "cells" / name).mkdir()
+        (folder / "cells" / name / f"{cell}.json").write_text(json.dumps(record("dafl", "T1", 0, id=name)))
+    grid = read_grid(folder)
+    assert grid.rows == ["dfad"]
+    assert (len(grid.cells), len(grid.failed), len(grid.missing)) == (3, 0, 0)
+    (folder / "grid.json").unlink()
+    assert sorted(read_grid(folder).rows) == ["dafl", "dfad"]
+
+
+def test_settings_of_the_method_may_stand_among_those_of_the_run(tmp_path: Path) -> None:
+    flat = one("frozen generator", 0)
+    nested = one("frozen generator", 1, settings={"method": flat["settings"], "steps": 800})
+    grid = grid_of(tmp_path, [flat, nested])
+    assert grid.cells[0].method_settings == grid.cells[1].method_settings
+    assert grid.is_baseline("frozen generator")
 
 
 def test_a_row_without_any_result_keeps_its_place(tmp_path: Path) -> None:
@@ -467,7 +490,7 @@ def with_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row, (weight, selection) in rows.items():
         method = {"class_prior_weight": weight, "selection": selection}
         cell = record("ta-dfkd", "T1", 0, id=row.replace(" ", "-")) | {"row": row}
-        cell["settings"]["method"] = cell["settings"]["method"] | method
+        cell["settings"] = cell["settings"] | method
         run = folder / "cells" / cell["id"] / "run"
         shutil.copytree(first, run)
         config = yaml.safe_load((run / "config.yaml").read_text())

@@ -65,7 +65,7 @@ def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _:
     for position, cell in enumerate(cells, 1):
         try:
             teacher_images, made = _one(grid.folder, cell, options, real)
-            found["cells"][cell.wanted.id] = _measures(teacher_images, made, cell.setting("method.selection"))
+            found["cells"][cell.wanted.id] = _measures(teacher_images, made, cell.method_settings.get("selection"))
             if cell.wanted.id in looked_at:
                 found["maps"].append(_map(cell, teacher_images, made, options.projection))
                 found["pictures"] += _pictures(grid.folder, cell)

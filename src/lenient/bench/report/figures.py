@@ -79,7 +79,8 @@ def training_curves(grid: Grid, key: str, teachers: Sequence[str]) -> Figure | N
         return None
     drawing, words = drawn
     text = "Accuracy on test images, which chose nothing: median over seeds, least to most shaded."
-    return Figure(key, "Figure 1. Training curves on two teachers", text, drawing, words, context(grid), True)
+    title = f"Figure 1. Training curves on {', '.join(teachers)}"
+    return Figure(key, title, text, drawing, words, context(grid), len(panels) > 1)
 
 
 def logged(grid: Grid, key: str, field: str, title: str, text: str, *, fraction: bool) -> Figure | None:

@@ -82,9 +82,13 @@ class Cell:
         usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return float(value) if usable else math.nan
 
-    def setting(self, key: str) -> Any:
-        """A setting by its dotted name, None where there is none."""
-        return look_up(self.raw.get("settings"), key)
+    @property
+    def method_settings(self) -> Mapping[str, Any]:
+        """The settings of the method, whether the record holds these alone or those of the whole run."""
+        settings = self.raw.get("settings")
+        settings = settings if isinstance(settings, Mapping) else {}
+        own = settings.get("method")
+        return own if isinstance(own, Mapping) else settings
 
     @property
     def teacher_accuracy(self) -> float:
@@ -147,7 +151,7 @@ class Grid:
         cells = self.of(row)
         if not cells:  # nothing but the name to go by
             return row.lower().split(" ")[0] in ("noise", "real", "frozen")
-        return all(cell.method in ("noise", "real") or cell.setting("method.generator_lr") == 0 for cell in cells)
+        return all(cell.method in ("noise", "real") or cell.method_settings.get("generator_lr") == 0 for cell in cells)
 
     def teacher_accuracy(self, teacher: str) -> float:
         """The accuracy of a teacher, NaN while no cell of it has finished."""
@@ -229,17 +233,21 @@ def _read_folder(folder: Path) -> Grid:
     failed = [{"id": path.parent.name} | _read_json(path) for path in sorted(folder.glob("cells/*/failed.json"))]
     failed = [entry for entry in failed if entry["id"] not in done]  # tried again since
     plan: dict[str, Any] = {}
-    for name in ("grid.yaml", "plan.json"):  # what a plan says is resolved; it has the last word
+    for name in ("grid.yaml", "grid.json", "plan.json"):  # what is resolved has the last word
         path = folder / name
         if path.is_file():
             content = _read_json(path, lists=True) if name.endswith("json") else _read_yaml(path)
             plan |= content if isinstance(content, dict) else {"wanted": content}
     if not finished and not failed and not plan:
         raise UsageError(f"{folder}: holds no grid (no cells/*/cell.json); give the -o of `lenient bench run`")
+    wanted = _wanted_list(plan)
+    if wanted:  # what the plan does not name was run under an earlier one
+        planned = {entry["id"] for entry in wanted}
+        finished, failed = ([e for e in entries if e.get("id") in planned] for entries in (finished, failed))
     content = {
         "name": plan.get("name") or folder.resolve().name,
         "data": plan.get("data"),
-        "wanted": _wanted_list(plan),
+        "wanted": wanted,
         "cells": finished,
         "failed": failed,
     }

@@ -75,8 +75,13 @@ def context(grid: Grid) -> dict[str, str]:
         "student": each([wanted.student for wanted in grid.wanted]),
         "budget": each(budgets),
         "machine": each([_machine(cell) for cell in grid.cells]),
-        "commit": each([str(cell.raw.get("commit") or "")[:12] for cell in grid.cells]),
+        "commit": each([_commit(str(cell.raw.get("commit") or "")) for cell in grid.cells]),
     }
+
+
+def _commit(text: str) -> str:
+    name, dash, state = text.partition("-")
+    return f"{name[:12]}{dash}{state}"
 
 
 def _machine(cell: Cell) -> str:

@@ -39,16 +39,16 @@ class Sweep:
 
 def weight_of(cell: Cell) -> float:
     """The weight of the class prior; NaN for a method without one."""
-    return cell.number(f"settings.method.{WEIGHT}")
+    value = cell.method_settings.get(WEIGHT)
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def sweeps(grid: Grid) -> list[Sweep]:
     """Groups of cells whose methods differ in nothing but the weight of the class prior."""
     groups: dict[str, list[Cell]] = {}
     for cell in grid.cells:
-        settings = cell.setting("method")
-        if isinstance(settings, Mapping) and not math.isnan(weight_of(cell)) and not grid.is_baseline(cell.row):
-            rest = {key: value for key, value in settings.items() if key != WEIGHT}
+        if not math.isnan(weight_of(cell)) and not grid.is_baseline(cell.row):
+            rest = {key: value for key, value in cell.method_settings.items() if key != WEIGHT}
             groups.setdefault(json.dumps([rest, cell.budget], sort_keys=True), []).append(cell)
     return [Sweep(tuple(cells)) for cells in groups.values() if len({weight_of(cell) for cell in cells}) > 1]
 
@@ -58,7 +58,7 @@ def picture_rows(grid: Grid, chosen: Sequence[str] = ()) -> list[str]:
     if chosen:
         return [row for row in chosen if row in grid.rows]
     found = [row for sweep in sweeps(grid)[:1] for row in (sweep.rows[0], sweep.rows[-1])]
-    selecting = [cell.row for cell in grid.cells if cell.setting("method.selection") == "mixture"]
+    selecting = [cell.row for cell in grid.cells if cell.method_settings.get("selection") == "mixture"]
     return unique([*found, *[row for row in selecting if not grid.is_baseline(row)][:1]])
 
 
