@@ -333,6 +333,7 @@ def test_figures_are_valid_and_free_of_stand_ins(made_up: Path) -> None:
         assert ET.fromstring(text).tag.endswith("svg")
         assert "#0a0b" not in text
         assert "var(--" not in text
+        assert "unknown" not in text  # as an axis says where it is given no number
 
 
 class Page(HTMLParser):

@@ -28,7 +28,7 @@ STROKES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.
 CLASSES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf", "#d6a400")
 WIDE, HALF = 7.4, 3.6  # inches: across the page, and half of it
 LEGEND_LINE = 0.19  # inches
-TICKS = (-30, -10, -3, -1, 0, 1, 3, 10, 30, 100)
+TICKS = (-30.0, -10.0, -3.0, -1.0, 0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,9 @@ def gap_boxes(grid: Grid, key: str, *, to_teacher: bool) -> Figure | None:
         axes.grid(False, axis="y")
         if bent:
             axes.set_xscale("symlog", linthresh=1, linscale=0.6)
-            axes.set_xlim(left=min(0.0, min(everything)) - 0.2, right=max(everything) * 1.3)
-            axes.set_xticks([tick for tick in TICKS if min(everything) <= tick <= max(everything) * 1.3])
+            left, right = min(0.0, *everything) - 0.2, max(everything) * 1.3
+            axes.set_xlim(left, right)
+            axes.set_xticks([tick for tick in TICKS if left <= tick <= right])
             axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda value, _: figures(value))
         axes.set_xlabel("points of %", loc="right", labelpad=1)
