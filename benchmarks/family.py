@@ -18,26 +18,18 @@ import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
 
 from lenient import distill
+from lenient.bench.real import RealImages
 from lenient.config import parse_overrides
 from lenient.data import load_data
-from lenient.losses.distances import logit_l1
-from lenient.losses.imitation import Imitation
-from lenient.losses.objective import Objective
-from lenient.losses.prior import confidence_score
 from lenient.methods import METHODS, recipes
-from lenient.methods.contract import Game, MethodSettings, Player, Rhythm, Stage, Turn, learning_rate, sgd
 from lenient.models import load_network
-from lenient.record import Record
 from lenient.run import environment
-from lenient.selection import KeepAll
-from lenient.student_update import LiveStudent, PlainUpdate
 
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "real images": ("real", ()),
@@ -54,47 +46,6 @@ BASELINES = ("noise images", "frozen generator")
 """Rows that learn nothing but what any images teach."""
 
 
-class RealSettings(MethodSettings):
-    """Settings of the real-data student: those of the noise student."""
-
-    name: Literal["real"] = "real"
-    student_lr: float = 0.2
-
-
-class RealImages:
-    """A baseline, not a method of the library: the student imitates the teacher on the training images."""
-
-    settings_type: ClassVar[type[MethodSettings]] = RealSettings
-    needs_batch_norm = False
-
-    def __init__(self, images: Tensor) -> None:
-        self.settings, self.images = RealSettings(), images
-
-    def build(self, stage: Stage) -> Game:
-        """Make the one player."""
-        teacher = stage.teacher
-        update = PlainUpdate(
-            Objective({"student": (1.0, Imitation(logit_l1, "L1"))}), LiveStudent(stage.student, stage.runtime)
-        )
-
-        def sample(count: int, name: str, turn: int) -> Tensor:
-            return stage.runtime.images(self.images[stage.streams.integers(name, turn, (count,), len(self.images))])
-
-        def student_turn(turn: int) -> Turn:
-            with torch.no_grad():
-                images = sample(stage.batch_size, "real", turn)
-                record = Record(images, torch.ones(len(images)), {"train": teacher.normalize(images)})
-                answer = teacher.respond(record.inputs["train"])
-                record.answers = {"clean": {"teacher": answer}, "train": {"teacher": answer}}
-            parts = update(record)
-            scores = confidence_score(answer.logits)
-            return Turn(parts, record, scores, KeepAll()(scores), len(images))
-
-        optimizer = sgd(stage.student, self.settings.student_lr, 0.9, 5e-4)
-        players = {"student": Player(stage.student, optimizer, learning_rate("cosine"))}
-        return Game(players, {"student": student_turn}, Rhythm((("student", 1),)), sample)
-
-
 def run_cell(
     row: str, teacher: str, seed: int, data: str, root: str | None, student: str, common: list[str]
 ) -> dict[str, Any]:
@@ -106,9 +57,8 @@ def run_cell(
     started = time.process_time()
     if name == "real":
         train = load_data(data, split="train", root=root, input_size=network.card.input_size)
-        images = torch.cat([pixels for pixels, _ in train.batches(512)])
         result = distill(
-            network, student, method=RealImages(images), seed=seed, settings=settings, eval_data=data, data_root=root
+            network, student, method=RealImages(train), seed=seed, settings=settings, eval_data=data, data_root=root
         )
     else:
         recipe = data if data in recipes(name) else ()

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from lenient.cli import bench_report, bring, demo, distill, look
+from lenient.cli import bench, bench_report, bring, demo, distill, look
 from lenient.errors import LenientError, MachineError
 
 app = typer.Typer(
@@ -28,13 +28,8 @@ app.command("report")(look.report)
 app.command("sample")(bring.sample)
 app.command("export")(bring.export)
 app.command("methods")(look.methods)
-
-bench = typer.Typer(
-    help="Grids of runs: many methods, teachers and seeds.", no_args_is_help=True, rich_markup_mode=None
-)
-bench.command("report")(bench_report.report)
-bench.callback()(lambda: None)  # a group, however few commands it has
-app.add_typer(bench, name="bench")
+bench.app.command("report")(bench_report.report)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

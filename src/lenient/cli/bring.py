@@ -41,7 +41,7 @@ def train_teacher(
     from lenient.data import load_data
     from lenient.models import Network, save_network
     from lenient.runtime import resolve_device
-    from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
+    from lenient.supervised import TeacherRecipe, default_recipe, train_classifier, untrained
 
     if output.suffix != ".safetensors":
         raise UsageError(f"-o {output}: name a file that ends in .safetensors")
@@ -52,7 +52,7 @@ def train_teacher(
     size: Any = flags.whole_numbers("--input-size", input_size)
     images = load_data(data, split=split, root=data_root or None, input_size=size)
     test = load_data(data, split="holdout" if split == "fit" else "test", root=data_root or None, input_size=size)
-    network = _untrained(arch, images, seed)
+    network = untrained(arch, images, seed)
     print(f"{arch} on {len(images)} images of {data}, {recipe.epochs} epochs")
     result = train_classifier(
         network,
@@ -77,21 +77,6 @@ def train_teacher(
         print(f"{place}: epoch {kept.epoch}, accuracy {kept.accuracy:.2%}")
     if keep:
         (output.parent / f".{output.stem}-epochs").rmdir()
-
-
-def _untrained(arch: str, images: Any, seed: int) -> Any:
-    from lenient.models import build_student
-    from lenient.models.card import Card
-
-    card = Card(
-        arch=None,
-        input_size=images.input_size,
-        num_classes=len(images.classes),
-        mean=tuple(images.mean),
-        std=tuple(images.std),
-        classes=tuple(images.classes),
-    )
-    return build_student(arch, card, seed=seed, role="teacher")
 
 
 def _say(epoch: Any) -> None:

@@ -24,7 +24,6 @@ def demo(
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
     """Train a digits teacher, throw the images away, distil without data, measure both on held-out digits."""
-    from lenient.cli.bring import _untrained
     from lenient.cli.distill import describe, duration, finish, run_job
     from lenient.cli.progress import known
     from lenient.data import load_data
@@ -32,7 +31,7 @@ def demo(
     from lenient.models import save_network
     from lenient.planning import Request
     from lenient.run import is_run
-    from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
+    from lenient.supervised import TeacherRecipe, default_recipe, train_classifier, untrained
 
     known(progress)
     overwrite = overwrite or output == FOLDER
@@ -41,7 +40,7 @@ def demo(
     started = time.monotonic()
     print("1. A teacher, trained on 1,438 real scans of handwritten digits (8x8 pixels)")
     images = load_data("digits", split="train")
-    teacher = _untrained(TEACHER, images, seed)
+    teacher = untrained(TEACHER, images, seed)
     train_classifier(teacher, images, TeacherRecipe(**default_recipe("digits"), seed=seed))
     teacher_file = output.parent / f"{output.name}-teacher.safetensors"
     save_network(teacher_file, teacher)

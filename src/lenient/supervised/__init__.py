@@ -2,7 +2,7 @@
 
 from lenient.supervised.keeping import Kept
 from lenient.supervised.recipe import TeacherRecipe, default_recipe, lr_factor
-from lenient.supervised.training import Epoch, Progress, TrainingResult, train_classifier
+from lenient.supervised.training import Epoch, Progress, TrainingResult, train_classifier, untrained
 
 __all__ = [
     "Epoch",
@@ -13,4 +13,5 @@ __all__ = [
     "default_recipe",
     "lr_factor",
     "train_classifier",
+    "untrained",
 ]

@@ -19,7 +19,8 @@ from lenient.data import ImageSet
 from lenient.errors import HealthError, UsageError
 from lenient.evaluation import accuracy
 from lenient.evaluation.running import check_fits
-from lenient.models.card import Network, PixelClassifier
+from lenient.models.card import Card, Network, PixelClassifier
+from lenient.models.students import build_student
 from lenient.runtime import Runtime, memory_errors
 from lenient.seeding import Streams, untouched_global_rng
 from lenient.supervised.keeping import Keeper, Kept
@@ -191,6 +192,16 @@ class _Trainer:
             self.reported = now
             steps = self.recipe.epochs * self.steps_per_epoch
             self.on_progress(Progress(epoch, self.recipe.epochs, step, steps, float(loss), now - self.start))
+
+
+def untrained(arch: str, data: ImageSet, seed: int) -> Network:
+    """Return the network `arch` with random weights, made for the size, classes and normalisation of `data`.
+
+    Raises:
+        UsageError: `arch` names no network, or one that cannot take the images.
+    """
+    card = Card(None, data.input_size, len(data.classes), tuple(data.mean), tuple(data.std), tuple(data.classes))
+    return build_student(arch, card, seed=seed, role="teacher")
 
 
 def build_optimizer(module: nn.Module, recipe: TeacherRecipe) -> torch.optim.Optimizer:

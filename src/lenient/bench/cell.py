@@ -1,0 +1,120 @@
+"""One cell of a grid as a process of its own: `python -m lenient.bench.cell FOLDER/spec.json`.
+
+The folder gets `run/`, an ordinary run folder, `cell.json`, the record of what came of it, and `done`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lenient.bench.real import REAL, RealImages, RealSettings
+from lenient.bench.record import cell_record
+from lenient.bench.tasks import main, read_json, write_json
+from lenient.config import parse
+from lenient.data import load_data
+from lenient.errors import MachineError
+from lenient.job import Job, load_teacher
+from lenient.memory import peak, reset_peak
+from lenient.methods.contract import Method
+from lenient.planning import Request
+
+
+class Meter:
+    """Counts the processor time of the loop and the most memory in use, over all processes that a cell has had.
+
+    A line of `cost.jsonl` goes with each line of the log, so that a process that is killed leaves its share behind.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path, self.device = path, device
+        self.seconds, self.bytes = 0.0, 0
+
+    def start(self, total_steps: int, step: int) -> None:
+        """Take up the cost that the checkpoint at `step` had come to."""
+        spent = [line for line in read_costs(self.path) if line["step"] <= step]
+        if spent:
+            self.seconds, self.bytes = spent[-1]["cpu_seconds"], spent[-1]["peak_bytes"]
+        self.now, self.began = step, time.process_time()
+        reset_peak(self.device)
+
+    def step(self, step: int, images: int) -> None:
+        """Remember where the run is."""
+        self.now = step
+
+    def line(self, event: str, values: Mapping[str, Any]) -> None:
+        """Write the cost so far."""
+        if event == "log":
+            self.stop()
+
+    def stop(self) -> None:
+        """Write the cost so far."""
+        cost = {
+            "step": self.now,
+            "cpu_seconds": self.seconds + time.process_time() - self.began,
+            "peak_bytes": max(self.bytes, peak(self.device)),
+        }
+        with open(self.path, "a") as file:
+            file.write(json.dumps(cost) + "\n")
+
+
+def read_costs(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a cost file; one that a kill has cut short is left out."""
+    found = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(text))
+        except ValueError:
+            continue
+    return found
+
+
+def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
+    """Run the cell or go on with it; return False where it was asked to stop.
+
+    Raises:
+        The errors of `Job`: what makes the cell fail. A verdict `failed` is a result.
+    """
+    path = (folder / spec["teacher"]["path"]).resolve()
+    network = load_teacher(path)
+    settings = dict(spec["settings"])
+    method: Method | None = None
+    if spec["method"] == REAL:
+        own = parse(RealSettings, settings.pop("method"))
+        images = load_data(spec["data"], split="train", root=spec["data_root"], input_size=network.card.input_size)
+        method = RealImages(images, own)
+    job = Job(
+        network,
+        spec["student"],
+        Request(settings=settings),
+        method=method,
+        source=str(path),
+        eval_data=spec["data"],
+        data_root=spec["data_root"],
+    )
+    failure = read_json(folder / "failed.json")
+    # what the machine refused is taken up where it stopped; any other failure would come again from its checkpoint
+    anew = failure is not None and failure["exit_code"] != MachineError.exit_code
+    job.open(folder / "run", resume=not anew, overwrite=anew)
+    if anew:
+        (folder / "cost.jsonl").unlink(missing_ok=True)
+    (folder / "failed.json").unlink(missing_ok=True)
+    if job.complete:  # killed after its last word and before its record
+        assert job.folder is not None, "opened above"
+        job.folder.close()
+    else:
+        device = torch.device(job.settings.device)
+        if job.run([Meter(folder / "cost.jsonl", device)]).interrupted:
+            return False
+    costs = read_costs(folder / "cost.jsonl")
+    write_json(folder / "cell.json", cell_record(spec, folder / "run", costs[-1] if costs else {}))
+    return True
+
+
+if __name__ == "__main__":
+    main(run_cell)

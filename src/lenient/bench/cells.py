@@ -1,0 +1,110 @@
+"""The cells of a grid: which they are, what they are told, and where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lenient.bench.grid import Grid, settings_of
+from lenient.bench.tasks import Task, read_json, state, write_json
+from lenient.errors import UsageError
+
+LEFT_OUT = ("device", "checkpoint_every", "report")
+"""Settings that say where a cell runs and what it leaves behind, and not what it comes to."""
+TOLD = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")
+"""What a cell is told about its teacher."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (row, teacher, student, seed)."""
+
+    id: str
+    row: str
+    teacher: str
+    """The teacher's label."""
+    student: str
+    seed: int
+    spec: Mapping[str, Any]
+
+    def folder(self, home: Path) -> Path:
+        """Where it lies in the grid's folder."""
+        return (home / "cells" / self.id).absolute()
+
+    def task(self, home: Path) -> Task:
+        """Return its process."""
+        name = f"{self.row}, {self.teacher}, {self.student}, seed {self.seed}"
+        return Task("lenient.bench.cell", self.folder(home), name)
+
+    def record(self, home: Path) -> dict[str, Any] | None:
+        """Return what came of it, None where it is not done."""
+        if state(self.folder(home)) != "done":
+            return None
+        record: dict[str, Any] = read_json(self.folder(home) / "cell.json")
+        return record
+
+    def relabel(self, home: Path) -> None:
+        """Labels are no part of a cell: a finished one is called what the grid calls it now."""
+        record = self.record(home)
+        if record is not None and (record["row"], record["teacher"]["label"]) != (self.row, self.teacher):
+            teacher = record["teacher"] | {"label": self.teacher}
+            write_json(self.folder(home) / "cell.json", record | {"row": self.row, "teacher": teacher})
+
+
+def cell_id(settings: Mapping[str, Any], teacher: Mapping[str, Any], student: str, data: str) -> str:
+    """Return a short hash of all that determines a cell's result: of no label, no folder and no machine.
+
+    `settings` are the resolved ones, method and seed among them; `teacher` has the `sha256` of its weights and the
+    `card` that says how images are put to it.
+    """
+    known = {
+        "settings": {key: value for key, value in settings.items() if key not in LEFT_OUT},
+        "teacher": [teacher["sha256"], teacher["card"]],
+        "student": student,
+        "data": data,
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def cells_of(grid: Grid, teachers: Sequence[Mapping[str, Any]], data_root: str | None) -> list[Cell]:
+    """Return all cells: seed by seed, so that every row has its first cell early.
+
+    Raises:
+        UsageError: two rows or two teachers are the same under two labels.
+    """
+    found: dict[str, Cell] = {}
+    for seed in grid.seeds:
+        rows = {label: settings_of(grid, label, seed) for label in grid.rows}
+        for teacher in teachers:
+            for student in grid.students:
+                for label, settings in rows.items():
+                    cell = _cell(grid, label, settings, teacher, student, seed, data_root)
+                    other = found.setdefault(cell.id, cell)
+                    if other is not cell:
+                        kind, one, two = (
+                            ("rows", other.row, cell.row)
+                            if other.row != cell.row
+                            else ("teachers", other.teacher, cell.teacher)
+                        )
+                        raise UsageError(f"{kind}: {one} and {two} are the same under two names; drop one of them")
+    return list(found.values())
+
+
+def _cell(
+    grid: Grid,
+    label: str,
+    settings: Mapping[str, Any],
+    teacher: Mapping[str, Any],
+    student: str,
+    seed: int,
+    data_root: str | None,
+) -> Cell:
+    name = cell_id(settings, teacher, student, grid.data)
+    told = {key: teacher[key] for key in TOLD} | {"path": f"../../{teacher['path']}"}
+    spec = {"id": name, "row": label, "method": settings["method"]["name"], "teacher": told, "student": student,
+            "seed": seed, "data": grid.data, "data_root": data_root, "settings": settings}  # fmt: skip
+    return Cell(name, label, teacher["label"], student, seed, spec)

@@ -1,0 +1,202 @@
+"""What a GRID.yaml says: data, teachers, students, seeds, rows, and the settings that all cells share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from lenient.bench.real import REAL, RealSettings
+from lenient.config import Settings, merge, parse, parse_overrides, read_yaml
+from lenient.errors import UsageError
+from lenient.methods import METHODS
+from lenient.planning import Request, resolve
+
+
+def nested(values: Any) -> Any:
+    """Turn dotted keys (`method.tau: 0.6`) into nested ones; the two may be mixed. What is no mapping is left alone."""
+    if not isinstance(values, Mapping):
+        return values
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = nested(value)
+        for part in reversed(str(key).split(".")):
+            inner = {part: inner}
+        result = merge(result, inner)
+    return result
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Nested = Annotated[dict[str, Any], BeforeValidator(nested)]
+Several = Annotated[tuple[str, ...], BeforeValidator(_several)]
+
+
+class TrainSettings(Settings):
+    """A teacher to train here, on nine tenths of the training images; the other tenth measures its epochs."""
+
+    arch: str
+    """SPEC of the network."""
+    keep: int = Field(0, ge=0)
+    """Checkpoints to keep of the training, each a teacher of its own; 0 takes the last weights alone."""
+    keep_above: float | None = Field(None, ge=0, le=1)
+    """Only epochs above this accuracy on the held-out tenth are kept."""
+    epochs: int | None = Field(None, ge=1)
+    """Passes over the images; by default what suits the data."""
+    seed: int = Field(0, ge=0)
+    precision: Literal["32", "bf16"] = "32"
+    settings: Nested = Field(default_factory=dict)
+    """Settings of the training: those of `lenient train-teacher -s`, such as label_smoothing, mixup, augment."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        return str(value)  # YAML reads 32 as a number
+
+
+class TeacherSettings(Settings):
+    """One entry of `teachers`: a file, or a training."""
+
+    label: str | None = None
+    """Name in tables; by default T1, T2, ... in order. With `keep` the checkpoints are LABEL1, LABEL2, ..."""
+    file: str | None = None
+    """A checkpoint."""
+    arch: str | None = None
+    """SPEC for a file that does not know its own architecture."""
+    train: TrainSettings | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TeacherSettings:
+        if (self.file is None) == (self.train is None):
+            raise ValueError("needs either file or train")
+        if self.arch is not None and self.file is None:
+            raise ValueError("arch beside train: write it inside of train")
+        return self
+
+
+class RowSettings(Settings):
+    """One entry of `rows`: a method with what differs from its defaults."""
+
+    method: str
+    """A method's name, or `real` for the student of the training images."""
+    recipe: Several = ()
+    """Recipes, weakest first: names of those that come with the method, or files beside the grid."""
+    settings: Nested = Field(default_factory=dict)
+    """Settings of the distillation, over those of the recipe and of the grid."""
+
+
+def _teachers(values: Any) -> Any:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return values
+    found = []
+    for number, value in enumerate(values):
+        if isinstance(value, Mapping) and isinstance(value.get("train"), Mapping):
+            value = {**value, "train": parse(TrainSettings, value["train"], f"teachers.{number}.train.")}
+        found.append(_entry(TeacherSettings, value, f"teachers.{number}"))
+    return found
+
+
+def _rows(values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    return {
+        str(label): _entry(RowSettings, {"method": value} if isinstance(value, str) else value, f"rows.{label}")
+        for label, value in values.items()
+    }
+
+
+def _entry(model: type[Settings], value: Any, where: str) -> Settings:
+    """Parse one entry by itself, so that the nearest key named in an error is one of its own."""
+    if isinstance(value, model):
+        return value
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: {value!r}: write settings as key: value")
+    return parse(model, value, f"{where}.")
+
+
+class Grid(Settings):
+    """A grid of distillations. A cell is one (row, teacher, student, seed)."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    """Names the folder: runs/NAME unless -o says otherwise."""
+    data: str
+    """DATA that students are measured on, that teachers are trained on, and that the row `real` learns from."""
+    teachers: Annotated[list[TeacherSettings], BeforeValidator(_teachers)] = Field(min_length=1)
+    students: Several = Field(min_length=1)
+    """SPECs of the students."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Seeds, or how many of them, from 0."""
+    rows: Annotated[dict[str, RowSettings], BeforeValidator(_rows)] = Field(min_length=1)
+    settings: Nested = Field(default_factory=dict)
+    """Settings of all cells: steps, batch_size, precision, rhythm.steps_per_epoch, ..."""
+    launcher_options: dict[str, Any] = Field(default_factory=dict)
+    """For --launcher ray: options of its tasks (num_cpus, num_gpus, ...); for slurm: parameters of submitit."""
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _counted(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return tuple(range(value))
+        return value
+
+    @field_validator("seeds", "students")
+    @classmethod
+    def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("names one twice")
+        return values
+
+
+def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
+    """Read a grid; `overrides` are `key=value` by dots and win over the file. Every row's settings are checked.
+
+    Raises:
+        UsageError: one line with the file, the dotted key, and the nearest valid one.
+    """
+    try:
+        grid = parse(Grid, merge(read_yaml(path), parse_overrides(overrides)), "")
+        grid = _placed(grid, path.parent)
+        for label in grid.rows:
+            settings_of(grid, label, 0)
+    except UsageError as error:
+        raise UsageError(f"{path}: {str(error).removeprefix(f'-c {path}: ')}") from None
+    return grid
+
+
+def _placed(grid: Grid, folder: Path) -> Grid:
+    """Return the grid with files that lie beside it named by their whole path."""
+
+    def place(name: str) -> str:
+        return str(folder / name) if (folder / name).is_file() else name
+
+    teachers = [t if t.file is None else t.model_copy(update={"file": place(t.file)}) for t in grid.teachers]
+    rows = {label: row.model_copy(update={"recipe": tuple(map(place, row.recipe))}) for label, row in grid.rows.items()}
+    return grid.model_copy(update={"teachers": teachers, "rows": rows})
+
+
+def settings_of(grid: Grid, label: str, seed: int) -> dict[str, Any]:
+    """Return the resolved settings of a row's cells, as `config.yaml` would hold them; `auto` may be among them.
+
+    Raises:
+        UsageError: an unknown method, recipe or setting; the message names the row.
+    """
+    row = grid.rows[label]
+    asked = merge(grid.settings, row.settings)
+    try:
+        if row.method != REAL:
+            if row.method not in METHODS:
+                raise UsageError(f"method={row.method!r}: no such method; there are {', '.join((*METHODS, REAL))}")
+            request = Request(method=row.method, recipes=row.recipe, settings=asked, seed=seed)
+            return resolve(request).model_dump(mode="json")
+        if row.recipe:
+            raise UsageError(f"recipe={row.recipe[0]!r}: the row {REAL} has no recipes; give settings")
+        own = parse(RealSettings, asked.pop("method", {}), "settings.method.")
+        # its images are real ones: a run folder shows and keeps none of them
+        rest = merge({"report": {"images": False}}, asked)
+        return resolve(Request(settings=rest, seed=seed)).model_dump(mode="json") | {"method": own.model_dump()}
+    except UsageError as error:
+        raise UsageError(f"rows.{label}: {str(error).removeprefix('-s ').removeprefix('-c ')}") from None

@@ -1,0 +1,230 @@
+"""Who runs the processes of a grid: this machine, a Ray cluster, or Slurm. All of them run the same tasks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from lenient.bench.tasks import Outcome, Task, conclude, run_task, settled, start
+from lenient.errors import MachineError, UsageError
+
+Finished = Callable[[Task, Outcome], None]
+LAUNCHERS = ("local", "ray", "slurm")
+PAUSE = 0.1
+"""Seconds between two looks at the processes."""
+
+
+class Launcher(Protocol):
+    """Runs tasks, several at a time."""
+
+    def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
+        """Run all tasks and tell `finished` of each; once `stop` is set, start none and stop those that run."""
+        ...
+
+
+def cores() -> int:
+    """Return the CPU cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def make_launcher(kind: str, jobs: int | None, options: Mapping[str, Any], folder: Path) -> Launcher:
+    """Return the launcher called `kind`.
+
+    Args:
+        jobs: tasks at a time; None means one locally, and elsewhere as many as there is room for.
+        options: the grid's `launcher_options`; those of Slurm and Ray mean nothing to the local launcher.
+        folder: where a launcher may keep its own files.
+
+    Raises:
+        UsageError: no such launcher, or its package is not installed.
+    """
+    if kind == "local":
+        jobs = jobs or 1
+        return Local(jobs, max(cores() // jobs, 1))
+    if kind == "ray":
+        return Ray(jobs, options)
+    if kind == "slurm":
+        return Slurm(jobs, options, folder / "slurm")
+    raise UsageError(f"--launcher {kind}: unknown; there are {', '.join(LAUNCHERS)}")
+
+
+class Local:
+    """Processes on this machine, `jobs` at a time with `threads` threads each."""
+
+    def __init__(self, jobs: int, threads: int) -> None:
+        self.jobs, self.threads = jobs, threads
+
+    def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
+        """See `Launcher`. A process that is killed is taken up once more, from its checkpoint."""
+        waiting, self._again = deque(tasks), set[Task]()
+        running: dict[subprocess.Popen[bytes], Task] = {}
+        asked = False
+        try:
+            while running or (waiting and not stop.is_set()):
+                while waiting and len(running) < self.jobs and not stop.is_set():
+                    self._begin(waiting.popleft(), running, finished)
+                if stop.is_set() and not asked:
+                    asked = True
+                    for process in running:
+                        process.terminate()
+                for process in [process for process in running if process.poll() is not None]:
+                    task = running.pop(process)
+                    outcome = conclude(task, process.returncode)
+                    if outcome == "cut" and task not in self._again:
+                        self._again.add(task)
+                        waiting.appendleft(task)
+                    else:
+                        finished(task, outcome)
+                time.sleep(PAUSE)
+        finally:
+            for process in running:  # a second Ctrl-C: at once
+                process.kill()
+
+    def _begin(self, task: Task, running: dict[subprocess.Popen[bytes], Task], finished: Finished) -> None:
+        known = settled(task)
+        if known is None:
+            running[start(task, self.threads)] = task
+        else:
+            finished(task, known)
+
+
+class Ray:
+    """Tasks of a Ray cluster whose machines share the file system and have the package installed."""
+
+    def __init__(self, jobs: int | None, options: Mapping[str, Any]) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise UsageError("--launcher ray: needs the package ray; pip install 'lenient[ray]'") from None
+        self.ray, self.jobs = ray, jobs
+        self.options = {"num_cpus": 1, "max_retries": 3} | dict(options)
+
+    def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
+        """See `Launcher`. Where a machine dies, Ray runs its tasks again elsewhere: from their checkpoints."""
+        ray, waiting = self.ray, deque(tasks)
+        running: dict[Any, Task] = {}
+        asked = False
+        began = not ray.is_initialized()
+        self._connect()
+        threads = max(int(self.options["num_cpus"]), 1)
+        remote = ray.remote(run_task).options(**self.options)
+        try:
+            while running or (waiting and not stop.is_set()):
+                while waiting and not stop.is_set() and len(running) < (self.jobs or len(tasks)):
+                    task = waiting.popleft()
+                    running[remote.remote(task, threads, os.getcwd())] = task
+                if stop.is_set() and not asked:
+                    asked = True
+                    for reference in running:
+                        ray.cancel(reference)
+                ready, _ = ray.wait(list(running), timeout=10 * PAUSE)
+                for reference in ready:
+                    finished(running.pop(reference), self._outcome(reference))
+        finally:
+            if began:
+                ray.shutdown()
+
+    def _connect(self) -> None:
+        """Join the cluster at $RAY_ADDRESS or on this machine; without one, start one that ends with the grid."""
+        ray = self.ray
+        if ray.is_initialized():
+            return
+        # the workers must find the same package as this process, be it installed there or not
+        names = ("PYTHONPATH", "LENIENT_DATA")
+        carried = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "runtime_env": carried}
+        address = os.environ.get("RAY_ADDRESS")
+        try:
+            ray.init(address=address or "auto", **quiet)
+        except ConnectionError:
+            if address:
+                raise MachineError(f"RAY_ADDRESS={address}: no Ray cluster answers there; start it or unset") from None
+            ray.init(include_dashboard=False, **quiet)
+
+    def _outcome(self, reference: Any) -> Outcome:
+        errors = self.ray.exceptions
+        try:
+            outcome: Outcome = self.ray.get(reference)
+        except (errors.TaskCancelledError, KeyboardInterrupt):
+            return "interrupted"
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
+            return "cut"
+        except errors.RayTaskError as error:
+            return _unless_asked(error)
+        return outcome
+
+
+def _unless_asked(error: Exception) -> Outcome:
+    """A task that was cancelled comes back as the KeyboardInterrupt that it was ended by."""
+    if "KeyboardInterrupt" in str(error):
+        return "interrupted"
+    raise MachineError(f"--launcher ray: a worker could not run its task ({str(error).strip().splitlines()[-1]})")
+
+
+class CellCall:
+    """What Slurm runs; a job that it takes the machine away from is queued again and goes on from its checkpoint."""
+
+    def __call__(self, task: Task, threads: int, folder: str) -> Outcome:
+        """Run the task."""
+        return run_task(task, threads, folder)
+
+    def checkpoint(self, task: Task, threads: int, folder: str) -> Any:
+        """Return what submitit queues again after a preemption or a timeout."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, task, threads, folder)
+
+
+class Slurm:
+    """Jobs of Slurm through submitit; the nodes share the file system and have the package installed."""
+
+    def __init__(self, jobs: int | None, options: Mapping[str, Any], folder: Path) -> None:
+        try:
+            import submitit
+        except ImportError:
+            raise UsageError("--launcher slurm: needs the package submitit; pip install 'lenient[slurm]'") from None
+        parameters: dict[str, Any] = {"name": "lenient", "cpus_per_task": 1} | dict(options)
+        self.jobs, self.threads = jobs, int(parameters["cpus_per_task"])
+        try:
+            self.executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", None))
+            self.executor.update_parameters(**parameters)
+        except (NameError, TypeError, RuntimeError, ValueError) as error:
+            raise UsageError(f"launcher_options: {str(error).strip().splitlines()[0]}") from None
+
+    def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
+        """See `Launcher`."""
+        waiting, call = deque(tasks), CellCall()
+        running: dict[Any, Task] = {}
+        while running or (waiting and not stop.is_set()):
+            room = (self.jobs or len(tasks)) - len(running)
+            batch = [waiting.popleft() for _ in range(min(room, len(waiting)))] if not stop.is_set() else []
+            if batch:
+                with self.executor.batch():  # one array of jobs
+                    jobs = [self.executor.submit(call, task, self.threads, os.getcwd()) for task in batch]
+                running.update(zip(jobs, batch, strict=True))
+            if stop.is_set():
+                for job in running:
+                    with suppress(Exception):  # it may have ended by itself
+                        job.cancel()
+            for job in [job for job in running if stop.is_set() or job.done()]:
+                finished(running.pop(job), "interrupted" if stop.is_set() else _slurm_outcome(job))
+            time.sleep(PAUSE)
+
+
+def _slurm_outcome(job: Any) -> Outcome:
+    """A job without a result was killed, with its node or by a limit: what it wrote is still there."""
+    error = job.exception()
+    if error is not None:
+        return "cut"
+    outcome: Outcome = job.result()
+    return outcome

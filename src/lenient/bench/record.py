@@ -1,0 +1,101 @@
+"""`cell.json`: what came of one cell, read from its run folder."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import lenient
+from lenient.report.collect import read_metrics
+from lenient.run import RunFolder
+
+LOGGED = ("kept", "gradient_cosine", "bn_distance")
+"""What the record keeps of each log line, where the method has it."""
+MACHINE = ("device_name", "threads", "torch", "precision", "python", "lenient")
+
+
+def cell_record(spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a finished cell. Fractions lie in [0, 1], numbers have six significant digits.
+
+    `last`, `mean`, `variance` (of the evaluations themselves, not an estimate), `acc_max` and `curve` are accuracies on
+    test images; `agreement` is with the teacher on them. `log` has one list for each quantity, as long as `step`.
+    """
+    events = read_metrics(run / "metrics.jsonl")
+    end = next(event for event in reversed(events) if event["event"] == "end")
+    curve = [[event["step"], event["accuracy"]] for event in events if event["event"] == "eval"]
+    accuracies = [value for _, value in curve]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    machine = RunFolder(run).read_env()
+    student, health = end["student"], end["health"]
+    record = {
+        "id": spec["id"],
+        "row": spec["row"],
+        "method": spec["method"],
+        "teacher": {key: value for key, value in spec["teacher"].items() if key != "path"},
+        "student": spec["student"],
+        "seed": spec["seed"],
+        "data": spec["data"],
+        "steps": end["steps"],
+        "batch_size": config["batch_size"],
+        "steps_per_epoch": config["rhythm"]["steps_per_epoch"],
+        "settings": config["method"],
+        "verdict": health["verdict"],
+        "reasons": health["reasons"],
+        "last": accuracies[-1],
+        "acc_last_k": student["acc_last_k"],
+        "k": student["k"],
+        "acc_max": student["acc_max"],
+        "mean": statistics.fmean(accuracies),
+        "variance": statistics.pvariance(accuracies),
+        "agreement": student["agreement"],
+        "teacher_accuracy": end["teacher"]["accuracy"],
+        "curve": curve,
+        "log": logged([event for event in events if event["event"] == "log"]),
+        "cost": {
+            "seconds": end["seconds"],
+            "cpu_seconds": cost.get("cpu_seconds"),
+            "images": end["images_synthesized"],
+            "teacher_forwards": end["teacher_forwards"],
+            "peak_bytes": cost.get("peak_bytes"),
+        },
+        "machine": {key: machine.get(key) for key in MACHINE},
+        "commit": commit(),
+    }
+    rounded_record: dict[str, Any] = rounded(record)
+    return rounded_record
+
+
+def logged(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the columns of the log that the record keeps; a quantity that no line has is absent."""
+    columns = {name: [line.get(f"health/{name}") for line in lines] for name in LOGGED}
+    kept = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    return {"step": [line["step"] for line in lines], **kept}
+
+
+def rounded(value: Any) -> Any:
+    """Return the value with all its fractional numbers at six significant digits."""
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def commit() -> str | None:
+    """Return the git commit of the checkout that the package lies in, `-dirty` added where files differ from it.
+
+    None where the package is installed: a repository that an environment happens to lie in says nothing.
+    """
+    home = Path(lenient.__file__).parent
+    described = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    try:
+        for arguments in (("ls-files", "--error-unmatch", "__init__.py"), described):
+            done = subprocess.run(["git", *arguments], cwd=home, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,143 @@
+"""Running a grid: teachers first, then every cell that is missing; the same again goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lenient.bench.cells import Cell, cells_of
+from lenient.bench.grid import Grid
+from lenient.bench.launchers import Launcher
+from lenient.bench.tasks import Outcome, Task, read_json, state, write_json
+from lenient.bench.teachers import Training, specification, trainings
+from lenient.errors import LenientError, MachineError, UsageError
+from lenient.loop import stop_on_signals
+from lenient.models import build_student
+from lenient.models.card import Card
+
+Tell = Callable[[int, int, str], None]
+"""Told of each process that ended: how many have, of how many, and what came of it in words."""
+
+
+def run_grid(
+    grid: Grid, home: Path, launcher: Launcher, *, data_root: str | None = None, retry: bool = False, tell: Tell
+) -> bool:
+    """Run what is missing of a grid in the folder `home`; return False where it was asked to stop.
+
+    Finished cells are skipped, those cut off go on from their checkpoints, and failed ones stay so unless `retry`.
+    What another launcher is running is left to it.
+
+    Raises:
+        LenientError: cells failed, or a teacher did; the message says how many and why.
+        MachineError: cells were killed; the same command goes on with them.
+    """
+    root = data_root or os.environ.get("LENIENT_DATA")
+    root = None if root is None else str(Path(root).absolute())
+    with stop_on_signals() as stop:
+        plan = trainings(grid)
+        _make_teachers(grid, plan, home, launcher, root, tell, stop)
+        if stop.is_set():
+            return False
+        teachers = [teacher for training in plan for teacher in training.teachers(home) or []]
+        write_json(home / "teachers.json", teachers)
+        _check_students(grid, teachers)
+        cells = cells_of(grid, teachers, root)
+        _write_plan(grid, home, cells)
+        _run_cells(cells, home, launcher, retry, tell, stop)
+        return not stop.is_set()
+
+
+def _make_teachers(
+    grid: Grid, plan: Sequence[Training], home: Path, launcher: Launcher, root: str | None, tell: Tell, stop: Any
+) -> None:
+    tasks = []
+    for training in plan:
+        task = training.task(home)
+        if state(task.folder) != "done" and task not in tasks:
+            write_json(task.spec, specification(training, grid, root))
+            tasks.append(task)
+    ended: list[tuple[Task, Outcome]] = []
+
+    def finished(task: Task, outcome: Outcome) -> None:
+        ended.append((task, outcome))
+        tell(len(ended), len(tasks), f"{task.name}: {_reason(task) if outcome == 'failed' else outcome}")
+
+    launcher.run(tasks, finished, stop)
+    for task, outcome in [] if stop.is_set() else ended:
+        if outcome == "failed":
+            raise LenientError(f"{task.name} failed: {_reason(task)}")
+        if outcome in ("cut", "interrupted"):
+            raise MachineError(f"{task.name} was killed; the same command trains it again")
+        if outcome == "busy":
+            raise UsageError(f"{task.name} is being trained by another launcher; wait for it, then run again")
+
+
+def _reason(task: Task) -> str:
+    failure = read_json(task.folder / "failed.json")
+    return "no reason given" if failure is None else str(failure["reason"])
+
+
+def _check_students(grid: Grid, teachers: Sequence[dict[str, Any]]) -> None:
+    """A student that cannot be built is refused now rather than by each of its cells."""
+    facts = teachers[0]["card"]
+    card = Card(None, tuple(facts["input_size"]), facts["num_classes"], tuple(facts["mean"]), tuple(facts["std"]))
+    for spec in grid.students:
+        if spec != "auto":
+            build_student(spec, card, seed=0)
+
+
+def _write_plan(grid: Grid, home: Path, cells: Sequence[Cell]) -> None:
+    """`grid.json`: the grid as it is now, and which of the cells in the folder are its own, in order."""
+    named = [{"id": c.id, "row": c.row, "teacher": c.teacher, "student": c.student, "seed": c.seed} for c in cells]
+    values = grid.model_dump(mode="json", exclude={"launcher_options"})
+    for row in values["rows"].values():
+        row["recipe"] = [Path(name).name for name in row["recipe"]]
+    for teacher in values["teachers"]:
+        teacher["file"] = None if teacher["file"] is None else Path(teacher["file"]).name
+    write_json(home / "grid.json", values | {"cells": named})
+
+
+def _run_cells(cells: Sequence[Cell], home: Path, launcher: Launcher, retry: bool, tell: Tell, stop: Any) -> None:
+    waiting: dict[Task, Cell] = {}
+    states = Counter[str]()
+    for cell in cells:
+        now = state(cell.folder(home))
+        states[now] += 1
+        if now == "done":
+            cell.relabel(home)
+        elif now != "failed" or retry:
+            task = cell.task(home)
+            write_json(task.spec, cell.spec)
+            waiting[task] = cell
+    done, outcomes = len(cells) - len(waiting), Counter[Outcome]()
+    if done:
+        kept = f", {states['failed']} failed before: --retry" if states["failed"] and not retry else ""
+        tell(done, len(cells), f"{states['done']} of {len(cells)} cells are done already{kept}")
+
+    def finished(task: Task, outcome: Outcome) -> None:
+        outcomes[outcome] += 1
+        tell(done + sum(outcomes.values()), len(cells), f"{task.name}: {_words(waiting[task], home, task, outcome)}")
+
+    launcher.run(list(waiting), finished, stop)
+    if stop.is_set():
+        return
+    failed = outcomes["failed"] + (0 if retry else states["failed"])
+    if outcomes["cut"] or outcomes["interrupted"]:
+        count = outcomes["cut"] + outcomes["interrupted"]
+        raise MachineError(f"{count} of {len(cells)} cells were killed; the same command goes on with them")
+    if failed:
+        raise LenientError(
+            f"{failed} of {len(cells)} cells failed; `lenient bench status` says why, --retry tries again"
+        )
+
+
+def _words(cell: Cell, home: Path, task: Task, outcome: Outcome) -> str:
+    if outcome == "failed":
+        return f"failed: {_reason(task)}"
+    record = cell.record(home)
+    if record is None:
+        return {"busy": "another launcher is at it", "cut": "killed"}.get(outcome, outcome)
+    return f"{record['last']:.1%}, {record['verdict']}, {record['cost']['seconds']:.0f} s"

@@ -1,0 +1,236 @@
+"""One process of the bench and its folder: who holds it, how it ends, and what it leaves behind.
+
+A task is a folder with `spec.json`; `python -m MODULE FOLDER/spec.json` does it. At the end `done` is written, after
+everything else; what cannot be done leaves `failed.json`. The folder is locked for as long as the process lives, and
+the kernel releases the lock however it dies, so that no task runs twice at once and none is left half done unnoticed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lenient.errors import LenientError, MachineError
+from lenient.run import disk_errors
+
+Outcome = Literal["done", "failed", "busy", "interrupted", "cut"]
+"""How a process ended; `busy`: another one holds the folder; `interrupted`: asked to stop; `cut`: killed."""
+
+State = Literal["done", "running", "failed", "missing"]
+
+INTERRUPTED, BUSY = 130, 75
+LOCK_SECONDS = 2.0
+"""How long a process waits for a lock, which `state` takes for an instant."""
+PARENT = "LENIENT_BENCH_PARENT"
+"""Process id of the launcher; a task ends itself, with a checkpoint, when its launcher is gone."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A process to run."""
+
+    module: str
+    """Its main module."""
+    folder: Path
+    """An absolute path."""
+    name: str
+    """What people call it."""
+
+    @property
+    def spec(self) -> Path:
+        """The file that says what to do."""
+        return self.folder / "spec.json"
+
+
+# files
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is there complete or not at all, as it was or as it is now."""
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with open(temporary, "w") as file:
+            json.dump(value, file)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Return what a file of ours holds, None where there is none."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise MachineError(f"{path}: is damaged; remove its folder and run again") from None
+
+
+def state(folder: Path) -> State:
+    """Say where a task stands."""
+    if (folder / "done").exists():
+        return "done"
+    if _held(folder):
+        return "running"
+    return "failed" if (folder / "failed.json").exists() else "missing"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock; yields False where another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as handle:
+        yield _take(handle.fileno(), fcntl.LOCK_EX, LOCK_SECONDS)
+
+
+def _held(folder: Path) -> bool:
+    try:
+        with open(folder / ".lock") as handle:
+            return not _take(handle.fileno(), fcntl.LOCK_SH, 0)
+    except FileNotFoundError:
+        return False
+
+
+def _take(handle: int, kind: int, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+
+
+# the process itself
+
+
+def main(work: Callable[[Path, Any], bool]) -> None:
+    """Run `work(folder, spec)` as a process of its own and exit; it returns False where it was asked to stop."""
+    spec = Path(sys.argv[1]).absolute()
+    _follow_parent()
+    with locked(spec.parent) as mine:
+        sys.exit(_attempt(work, spec) if mine else BUSY)
+
+
+def _attempt(work: Callable[[Path, Any], bool], spec: Path) -> int:
+    folder = spec.parent
+    if (folder / "done").exists():
+        return 0
+    try:
+        import torch
+
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+        if not work(folder, read_json(spec)):
+            return INTERRUPTED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except LenientError as error:
+        print(f"lenient: {error}", file=sys.stderr)
+        return _fail(folder, str(error), error.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(folder, f"{type(error).__name__}: {error}", 1)
+    (folder / "failed.json").unlink(missing_ok=True)
+    write_json(folder / "done", {})
+    return 0
+
+
+def _fail(folder: Path, reason: str, code: int) -> int:
+    write_json(folder / "failed.json", {"reason": " ".join(reason.split()), "exit_code": code})
+    return code
+
+
+def _follow_parent() -> None:
+    """Ask this very process to stop as soon as its launcher is gone: nobody waits for it, nor could stop it."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# the launcher's side
+
+
+def start(task: Task, threads: int) -> subprocess.Popen[bytes]:
+    """Start a task in a session of its own, its words appended to `output.log`."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+    with disk_errors(task.folder), open(task.folder / "output.log", "ab") as words:
+        return subprocess.Popen(
+            [sys.executable, "-m", task.module, str(task.spec)],
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C is the launcher's to pass on, once
+        )
+
+
+def settled(task: Task) -> Outcome | None:
+    """Say what is known before a process is started: it is done by now, or another launcher is at it."""
+    known: dict[State, Outcome] = {"done": "done", "running": "busy"}
+    return known.get(state(task.folder))
+
+
+def conclude(task: Task, code: int) -> Outcome:
+    """Say how a process ended; one that left no reason for its failure gets its last words as one."""
+    if code == 0 and (task.folder / "done").exists():
+        return "done"
+    if code == BUSY:
+        return "busy"
+    if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+        return "interrupted"
+    if code < 0:
+        return "cut"
+    if not (task.folder / "failed.json").exists():
+        _fail(task.folder, _last_words(task.folder / "output.log") or f"exit code {code}", code)
+    return "failed"
+
+
+def _last_words(path: Path) -> str:
+    try:
+        lines = path.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def run_task(task: Task, threads: int, folder: str) -> Outcome:
+    """Run a task to its end, from the working folder of the launcher; one that is killed is taken up once more."""
+    os.chdir(folder)
+    known = settled(task)
+    if known is not None:
+        return known
+    outcome: Outcome = "cut"
+    for _ in range(2):
+        process = start(task, threads)
+        try:
+            outcome = conclude(task, process.wait())
+        except BaseException:  # cancelled: the process writes its checkpoint first
+            process.terminate()
+            process.wait()
+            raise
+        if outcome != "cut":
+            break
+    return outcome
