@@ -1,0 +1,509 @@
+"""Grids: what they say, which cells they come to, and that kills, failures and second launchers do no harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lenient.bench import tasks
+from lenient.bench.cell import Meter, read_costs
+from lenient.bench.cells import cell_id, cells_of
+from lenient.bench.grid import Grid, load_grid, settings_of
+from lenient.bench.launchers import make_launcher
+from lenient.bench.record import commit, logged, rounded
+from lenient.bench.running import run_grid
+from lenient.bench.status import status_of
+from lenient.bench.tasks import Task, state, write_json
+from lenient.bench.teachers import trainings
+from lenient.config import merge
+from lenient.errors import LenientError, UsageError
+from lenient.models import save_network
+from toys import digits_like
+
+GRIDS = Path(__file__).parents[1] / "grids"
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "data": "digits",
+    "teachers": [{"file": "teacher.safetensors", "label": "T"}],
+    "students": "lenient:lenet5-half",
+    "rows": {"noise": "noise"},
+    "settings": {
+        "steps": 4,
+        "batch_size": 8,
+        "log_every": 2,
+        "rhythm.steps_per_epoch": 2,
+        "generator.width": 4,
+        "precision": 32,
+        "device": "cpu",
+    },
+}
+CARD = {"input_size": [1, 8, 8], "num_classes": 10, "mean": [0.3], "std": [0.4], "outputs": "logits"}
+TEACHER = {"label": "T", "file": "t.safetensors", "path": "teachers/x/t.safetensors", "sha256": "a" * 64,
+           "accuracy": 0.5, "arch": "lenient:resnet8", "recipe": None, "epoch": None, "card": CARD}  # fmt: skip
+
+
+def write_grid(folder: Path, *changes: dict[str, Any], name: str = "grid.yaml") -> Path:
+    folder.mkdir(exist_ok=True)
+    if not (folder / "teacher.safetensors").exists():
+        save_network(folder / "teacher.safetensors", digits_like())
+    path = folder / name
+    path.write_text(yaml.safe_dump(merge(TINY, *changes), sort_keys=False))
+    return path
+
+
+def grid_of(folder: Path, *changes: dict[str, Any]) -> Grid:
+    return load_grid(write_grid(folder, *changes))
+
+
+def bench(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lenient", "bench", *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )
+
+
+def run(*arguments: object, cwd: Path, code: int = 0, **environment: str) -> str:
+    process = bench(*arguments, cwd=cwd, **environment)
+    said, errors = process.communicate(timeout=280)
+    assert process.returncode == code, f"{process.returncode}: {said[-1500:]} {errors[-1500:]}"
+    assert "Traceback" not in errors
+    return said + errors
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not come")
+
+
+def records(home: Path) -> list[dict[str, Any]]:
+    """Of all cells that say they are done."""
+    done = sorted(home.glob("cells/*/done"))
+    return [json.loads((path.parent / "cell.json").read_text()) for path in done]
+
+
+def process_of(cell: Path) -> int | None:
+    """The process that a cell runs in, by what it was started with."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"lenient.bench.cell" in words and str(cell / "spec.json").encode() in words:
+            return int(entry.name)
+    return None
+
+
+# what a grid says
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sedes": 2}, "sedes: no such setting; the nearest is seeds"),
+        ({"rows": {"a": {"method": "noise", "recipes": "x"}}}, "rows.a.recipes: no such setting; the nearest is rec"),
+        ({"rows": {"a": "nois"}}, "rows.a: method='nois': no such method"),
+        ({"rows": {"a": {"method": "noise", "recipe": "x"}}}, "rows.a: x: no such file, nor a recipe of noise"),
+        ({"rows": {"a": {"method": "real", "recipe": "digits"}}}, "the row real has no recipes"),
+        ({"rows": {"a": {"method": "real", "settings": {"method.tau": 1}}}}, "rows.a: settings.method.tau: no such"),
+        ({"rows": {"a": {"method": "dafl", "settings": {"method.student_lrs": 1}}}}, "the nearest is student_lr"),
+        ({"settings": {"step": 5}}, "step: no such setting; the nearest is steps"),
+        ({"teachers": []}, "teachers"),
+        ({"teachers": [{"label": "T"}]}, "needs either file or train"),
+        ({"teachers": [{"train": {"arch": "lenient:resnet8", "epohs": 1}}]}, "teachers.0.train.epohs: no such setting; "
+         "the nearest is epochs"),
+        ({"teachers": ["x.safetensors"]}, "teachers.0: 'x.safetensors': write settings as key: value"),
+        ({"seeds": 0}, "seeds"),
+        ({"seeds": [1, 1]}, "seeds=[1, 1]"),
+        ({"name": "a/b"}, "name='a/b'"),
+    ],
+)  # fmt: skip
+def test_a_grid_is_refused_in_one_line_that_names_the_key(changes, words, tmp_path):
+    path = write_grid(tmp_path, changes)
+    with pytest.raises(UsageError) as caught:
+        load_grid(path)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grid_that_is_not_there_is_said_so(tmp_path):
+    assert "cannot be read" in run("run", "none.yaml", cwd=tmp_path, code=2)
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"settings": {"label_smoothin": 0.1}}, "teachers.0.train.settings.label_smoothin: no such setting"),
+        ({"keep": 9, "epochs": 3}, "teachers.0.train.keep: 9 of 3 epochs"),
+    ],
+)
+def test_a_training_is_refused_before_it_starts(train, words, tmp_path):
+    grid = grid_of(tmp_path, {"teachers": [{"train": {"arch": "lenient:resnet8"} | train}]})
+    with pytest.raises(UsageError, match=words):
+        trainings(grid)
+
+
+def test_flags_win_over_the_file_and_dots_are_keys(tmp_path):
+    grid = load_grid(write_grid(tmp_path), ["settings.steps=7", "seeds=[3, 5]"])
+    assert grid.seeds == (3, 5)
+    settings = settings_of(grid, "noise", 5)
+    assert (settings["steps"], settings["seed"], settings["rhythm"]["steps_per_epoch"]) == (7, 5, 2)
+
+
+def test_teachers_are_labelled_by_order(tmp_path):
+    train = {"arch": "lenient:resnet8"}
+    entries = [{"train": train | {"keep": 2}}, {"train": train}, {"train": train | {"keep": 2}, "label": "S"},
+               {"train": train | {"settings": {"mixup": 0.2}}, "label": "mixed"}]  # fmt: skip
+    found = trainings(grid_of(tmp_path, {"teachers": entries}))
+    assert [training.expected for training in found] == [["T1", "T2"], ["T3"], ["S1", "S2"], ["mixed"]]
+    assert len({training.id for training in found}) == 3  # S is the first one under another name
+    with pytest.raises(UsageError, match="two are called mixed"):
+        trainings(grid_of(tmp_path, {"teachers": [entries[3], entries[3]]}))
+
+
+@pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_grids_that_come_with_the_project_hold(path):
+    grid = load_grid(path)
+    assert trainings(grid)
+    assert cells_of(grid, [TEACHER], None)
+    for label, row in grid.rows.items():
+        assert settings_of(grid, label, 0)["method"]["name"] == row.method
+
+
+# which cells
+
+
+def test_a_cell_is_known_by_what_determines_it_and_by_nothing_else(tmp_path):
+    grid = grid_of(tmp_path)
+    settings = settings_of(grid, "noise", 0)
+    known = cell_id(settings, TEACHER, "lenient:lenet5", "digits")
+    same = [
+        cell_id(settings | {"device": "cuda", "checkpoint_every": 5}, TEACHER, "lenient:lenet5", "digits"),
+        cell_id(
+            settings, TEACHER | {"label": "other", "path": "elsewhere", "accuracy": 1.0}, "lenient:lenet5", "digits"
+        ),
+        cell_id(dict(reversed(settings.items())), TEACHER, "lenient:lenet5", "digits"),
+    ]
+    assert set(same) == {known}
+    others = [
+        cell_id(settings | {"seed": 1}, TEACHER, "lenient:lenet5", "digits"),
+        cell_id(settings | {"steps": 5}, TEACHER, "lenient:lenet5", "digits"),
+        cell_id(settings | {"method": settings["method"] | {"student_lr": 0.3}}, TEACHER, "lenient:lenet5", "digits"),
+        cell_id(settings, TEACHER | {"sha256": "b" * 64}, "lenient:lenet5", "digits"),
+        cell_id(settings, TEACHER | {"card": CARD | {"mean": [0.2]}}, "lenient:lenet5", "digits"),
+        cell_id(settings, TEACHER, "lenient:resnet8", "digits"),
+        cell_id(settings, TEACHER, "lenient:lenet5", "mnist"),
+    ]
+    assert len({known, *others}) == 1 + len(others)
+
+
+def test_cells_are_all_combinations_seed_by_seed(tmp_path):
+    grid = grid_of(tmp_path, {"rows": {"real": "real"}, "students": ["lenient:lenet5", "lenient:resnet8"], "seeds": 2})
+    cells = cells_of(grid, [TEACHER, TEACHER | {"label": "U", "sha256": "b" * 64}], None)
+    assert len(cells) == len({cell.id for cell in cells}) == 2 * 2 * 2 * 2
+    assert [cell.seed for cell in cells] == [0] * 8 + [1] * 8
+    with pytest.raises(UsageError, match="rows: noise and again are the same"):
+        cells_of(grid_of(tmp_path, {"rows": {"again": "noise"}}), [TEACHER], None)
+    with pytest.raises(UsageError, match="teachers: T and U are the same"):
+        cells_of(grid_of(tmp_path), [TEACHER, TEACHER | {"label": "U"}], None)
+
+
+# records
+
+
+def test_numbers_are_short_and_logs_hold_what_there_is():
+    assert rounded({"a": [0.123456789, 3], "b": None, "c": 123456789.5}) == {
+        "a": [0.123457, 3],
+        "b": None,
+        "c": 1.23457e8,
+    }
+    lines = [{"step": 1, "health/kept": 0.5}, {"step": 2, "health/kept": 0.6, "health/bn_distance": 1.0}]
+    assert logged(lines) == {"step": [1, 2], "kept": [0.5, 0.6], "bn_distance": [None, 1.0]}
+
+
+def test_the_commit_is_that_of_the_packages_own_checkout():
+    found = commit()
+    assert found is None or len(found.removesuffix("-dirty")) == 40
+
+
+def test_cost_goes_on_from_the_checkpoint_and_survives_a_line_cut_short(tmp_path):
+    path = tmp_path / "cost.jsonl"
+    path.write_text(
+        '{"step": 4, "cpu_seconds": 10.0, "peak_bytes": 5}\n{"step": 8, "cpu_seconds": 20.0, "peak_bytes": 9}\n{"st'
+    )
+    meter = Meter(path, torch.device("cpu"))
+    meter.start(20, 6)
+    meter.step(7, 0)
+    path.write_text("")
+    meter.line("log", {})
+    (line,) = read_costs(path)
+    assert line["step"] == 7
+    assert 10 <= line["cpu_seconds"] < 15
+
+
+# running
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A grid of three rows, run whole."""
+    place = tmp_path_factory.mktemp("bench")
+    rows = {"real": "real", "ta": {"method": "ta-dfkd", "settings": {"method.student_steps": 2}}}
+    write_grid(place, {"rows": rows})
+    said = run("run", "grid.yaml", "--jobs", 2, cwd=place)
+    assert "3/3" in said
+    return place
+
+
+def test_each_cell_leaves_its_record(finished):
+    home = finished / "runs" / "tiny"
+    found = {record["row"]: record for record in records(home)}
+    assert set(found) == {"noise", "real", "ta"}
+    for row, record in found.items():
+        folder = home / "cells" / record["id"]
+        assert record["method"] == {"noise": "noise", "real": "real", "ta": "ta-dfkd"}[row]
+        assert [step for step, _ in record["curve"]] == [2, 4]
+        assert record["last"] == record["curve"][-1][1]
+        assert record["acc_max"] == max(value for _, value in record["curve"])
+        assert record["mean"] == pytest.approx(sum(value for _, value in record["curve"]) / 2, abs=1e-6)
+        assert all(0 <= record[key] <= 1 for key in ("last", "mean", "acc_last_k", "agreement", "teacher_accuracy"))
+        assert record["verdict"] in ("ok", "warning", "failed")
+        assert (record["steps"], record["batch_size"], record["steps_per_epoch"], record["k"]) == (4, 8, 2, 1)
+        assert record["settings"]["name"] == record["method"]
+        assert record["log"]["step"] == [2, 4]
+        assert record["cost"]["images"] >= 4 * 8
+        assert all(record["cost"][key] > 0 for key in ("seconds", "cpu_seconds", "teacher_forwards", "peak_bytes"))
+        assert set(record["machine"]) == {"device_name", "threads", "torch", "precision", "python", "lenient"}
+        assert record["teacher"]["label"] == "T"
+        assert set(record["teacher"]) == {"label", "file", "sha256", "accuracy", "arch", "recipe", "epoch"}
+        assert str(finished) not in json.dumps(record)
+        assert (folder / "run" / "checkpoints" / "last.pt").exists()
+        assert (folder / "run" / "samples" / "images.safetensors").exists() == (row != "real")
+    assert len(found["ta"]["log"]["bn_distance"]) == 2
+    (teacher,) = json.loads((home / "teachers.json").read_text())
+    assert teacher["sha256"] == found["ta"]["teacher"]["sha256"]
+    assert len(json.loads((home / "grid.json").read_text())["cells"]) == 3
+
+
+def test_what_is_done_is_not_done_again(finished):
+    cells = finished / "runs" / "tiny" / "cells"
+    before = {path: path.stat().st_mtime_ns for path in cells.rglob("*") if path.is_file()}
+    said = run("run", "grid.yaml", cwd=finished)
+    assert "3 of 3 cells are done already" in said
+    assert {path: path.stat().st_mtime_ns for path in cells.rglob("*") if path.is_file()} == before
+
+
+def test_a_new_label_is_no_new_cell(finished):
+    rows = {"noise": "noise", "real": "real", "lenient": {"method": "ta-dfkd", "settings": {"method.student_steps": 2}}}
+    path = write_grid(finished, name="renamed.yaml")
+    path.write_text(yaml.safe_dump(TINY | {"rows": rows}))
+    assert "3 of 3 cells are done already" in run("run", "renamed.yaml", cwd=finished)
+    assert {record["row"] for record in records(finished / "runs" / "tiny")} == {"noise", "real", "lenient"}
+    run("run", "grid.yaml", cwd=finished)
+
+
+def test_status_counts_and_shows_the_last_accuracies(finished):
+    said = run("status", "grid.yaml", cwd=finished)
+    assert "3 cells: 3 done, 0 running, 0 failed, 0 missing" in said
+    assert said.count("1/0/0/0") == 3
+    more = run("status", "grid.yaml", "-s", "seeds=2", "--jobs", 3, "--watch", cwd=finished)
+    assert "6 cells: 3 done, 0 running, 0 failed, 3 missing; about" in more
+    assert "nothing there yet" not in more
+    grid = grid_of(finished, {"teachers": [{"train": {"arch": "lenient:resnet8", "keep": 2}}]})
+    status = status_of(grid, finished / "runs" / "tiny")
+    assert status.teachers == {"T1": None, "T2": None}
+    assert status.counts["missing"] == 2
+
+
+def test_a_cell_that_cannot_be_fails_with_its_reason_until_retry(tmp_path):
+    """A learning rate that breaks the student: the run stops itself, and the other cell does not mind."""
+    rows = {"bad": {"method": "noise", "settings": {"method.student_lr": 1e30, "health.patience": 1}}}
+    write_grid(tmp_path, {"rows": rows})
+    home = tmp_path / "runs" / "tiny"
+    said = run("run", "grid.yaml", cwd=tmp_path, code=1)
+    assert "1 of 2 cells failed" in said
+    (failure,) = home.glob("cells/*/failed.json")
+    reason = json.loads(failure.read_text())["reason"]
+    assert "non-finite" in reason or "not finite" in reason or "nan" in reason.lower(), reason
+    assert [record["row"] for record in records(home)] == ["noise"]
+    before = failure.stat().st_mtime_ns
+    assert "1 failed before: --retry" in run("run", "grid.yaml", cwd=tmp_path, code=1)
+    assert failure.stat().st_mtime_ns == before
+    status = run("status", "grid.yaml", cwd=tmp_path)
+    assert "1 done, 0 running, 1 failed, 0 missing" in status
+    assert reason[:40] in status
+    run("run", "grid.yaml", "--retry", cwd=tmp_path, code=1)
+    assert failure.stat().st_mtime_ns > before
+
+
+LONG = {"settings": {"steps": 3000, "checkpoint_every": 5, "rhythm.steps_per_epoch": 1500, "log_every": 20}}
+
+
+def checkpoint_of(home: Path) -> Path | None:
+    return next(iter(home.glob("cells/*/run/checkpoints/last.pt")), None)
+
+
+def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
+    write_grid(tmp_path, LONG)
+    home = tmp_path / "runs" / "tiny"
+    process = bench("run", "grid.yaml", "-s", "settings.steps=300", cwd=tmp_path)
+    checkpoint = wait_for(lambda: checkpoint_of(home))
+    cell = checkpoint.parents[2]
+    os.kill(wait_for(lambda: process_of(cell)), signal.SIGKILL)
+    said, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, said + errors
+    assert len(records(home)) == 1
+    assert "going on from step" in (cell / "run" / "train.log").read_text()
+
+
+def test_a_killed_launcher_takes_its_workers_along_and_loses_nothing(tmp_path):
+    write_grid(tmp_path, LONG)
+    home = tmp_path / "runs" / "tiny"
+    run("run", "grid.yaml", "-s", "settings.steps=4", cwd=tmp_path)
+    (first,) = records(home)
+    process = bench("run", "grid.yaml", cwd=tmp_path)
+    cell = wait_for(lambda: checkpoint_of_other(home, first["id"])).parents[2]
+    assert state(cell) == "running"
+    process.kill()
+    process.communicate()
+    wait_for(lambda: state(cell) == "missing")
+    assert records(home) == [first]
+    assert "1 missing" in run("status", "grid.yaml", cwd=tmp_path)
+    step = torch.load(cell / "run" / "checkpoints" / "last.pt", weights_only=True)["step"]
+    assert 0 < step < 3000
+    process = bench("run", "grid.yaml", cwd=tmp_path)  # it goes on, and Ctrl-C stops it with a checkpoint
+    wait_for(lambda: "going on from step" in (cell / "run" / "train.log").read_text())
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "the same command goes on" in errors
+    assert state(cell) == "missing"
+    assert not (cell / "failed.json").exists()
+    assert torch.load(cell / "run" / "checkpoints" / "last.pt", weights_only=True)["step"] >= step
+
+
+def checkpoint_of_other(home: Path, done: str) -> Path | None:
+    found = [path for path in home.glob("cells/*/run/checkpoints/last.pt") if path.parents[2].name != done]
+    return found[0] if found else None
+
+
+def test_two_launchers_do_not_run_one_cell_twice(tmp_path):
+    grid = grid_of(tmp_path)
+    home = tmp_path / "home"
+    words: list[str] = []
+    (training,) = trainings(grid)
+    launcher = make_launcher("local", 1, {}, home)
+    run_grid(grid, home, launcher, tell=lambda *_: None)
+    (cell,) = cells_of(grid, training.teachers(home) or [], None)
+    folder = cell.folder(home)
+    (folder / "done").unlink()
+    with tasks.locked(folder) as mine:
+        assert mine
+        assert state(folder) == "running"
+        assert run_grid(grid, home, launcher, tell=lambda done, total, text: words.append(text))
+        assert "another launcher is at it" in words[-1]
+        write_json(folder / "spec.json", cell.spec)
+        process = tasks.start(cell.task(home), 1)  # one that comes past the first look
+        assert tasks.conclude(cell.task(home), process.wait()) == "busy"
+    assert not (folder / "failed.json").exists()
+    # killed after its last step and before its record: only that is made up for
+    log = (folder / "run" / "train.log").read_text()
+    (folder / "cell.json").unlink()
+    assert run_grid(grid, home, launcher, tell=lambda *_: None)
+    assert state(folder) == "done"
+    assert (folder / "run" / "train.log").read_text() == log
+
+
+def test_a_process_without_a_word_fails_with_its_last_one(tmp_path):
+    task = Task("lenient.bench.none", tmp_path / "cell", "a cell")
+    write_json(task.spec, {})
+    assert tasks.run_task(task, 1, str(tmp_path)) == "failed"
+    assert "No module named" in json.loads((task.folder / "failed.json").read_text())["reason"]
+    assert tasks.conclude(task, -signal.SIGKILL) == "cut"
+    assert tasks.conclude(task, -signal.SIGTERM) == "interrupted"
+    assert tasks.conclude(replace(task, name="another"), 130) == "interrupted"
+
+
+def test_a_teacher_that_cannot_be_trained_is_said_so(tmp_path):
+    write_grid(
+        tmp_path, {"teachers": [{"train": {"arch": "lenient:resnet8", "keep": 1, "keep_above": 1, "epochs": 1}}]}
+    )
+    said = run("run", "grid.yaml", cwd=tmp_path, code=1)
+    assert "teacher T failed: keep_above: no epoch is above 1.0" in said
+
+
+def test_students_are_checked_before_any_cell(tmp_path):
+    write_grid(tmp_path)
+    assert "lenient:resnet9" in run("run", "grid.yaml", "-s", "students=lenient:resnet9", cwd=tmp_path, code=2)
+    assert not (tmp_path / "runs" / "tiny" / "cells").exists()
+
+
+# other launchers
+
+
+def test_launchers_that_are_not_there_are_named(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="--launcher loca: unknown; there are local, ray, slurm"):
+        make_launcher("loca", None, {}, tmp_path)
+    for kind, package in (("ray", "ray"), ("slurm", "submitit")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UsageError, match=rf"needs the package {package}; pip install 'lenient\[{kind}\]'"):
+            make_launcher(kind, None, {}, tmp_path)
+
+
+@pytest.mark.slow
+def test_slurm_jobs_through_submitit(tmp_path):
+    """submitit's local executor runs the very jobs that Slurm would."""
+    pytest.importorskip("submitit", reason="needs the extra slurm")
+    write_grid(tmp_path, {"launcher_options": {"cluster": "local", "timeout_min": 10}, "seeds": 2})
+    said = run("run", "grid.yaml", "--launcher", "slurm", "--jobs", 2, cwd=tmp_path)
+    assert "2/2" in said
+    assert len(records(tmp_path / "runs" / "tiny")) == 2
+    assert list((tmp_path / "runs" / "tiny" / "slurm").glob("*_log.out"))
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_two_nodes(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="needs the extra ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        rows = {"bad": {"method": "noise", "settings": {"method.student_lr": 1e30, "health.patience": 1}}}
+        write_grid(tmp_path, {"rows": rows, "seeds": 2})
+        environment = {"RAY_ADDRESS": cluster.address}
+        said = run("run", "grid.yaml", "--launcher", "ray", cwd=tmp_path, code=1, **environment)
+        assert "2 of 4 cells failed" in said
+        assert len(records(tmp_path / "runs" / "tiny")) == 2
+        assert "2 of 4 cells are done already" in run(
+            "run", "grid.yaml", "--launcher", "ray", cwd=tmp_path, code=1, **environment
+        )
+    finally:
+        cluster.shutdown()
+
+
+def test_a_broken_state_file_is_said_so(tmp_path):
+    (tmp_path / "failed.json").write_text("{")
+    with pytest.raises(LenientError, match="is damaged"):
+        tasks.read_json(tmp_path / "failed.json")
