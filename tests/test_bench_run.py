@@ -114,6 +114,15 @@ def process_of(cell: Path) -> int | None:
     return None
 
 
+def test_help_names_every_flag(tmp_path):
+    for command, flags in (
+        ("run", "-o -s --launcher --jobs --retry --data-root --progress"),
+        ("status", "-o -s --jobs --watch"),
+    ):
+        said = run(command, "--help", cwd=tmp_path)
+        assert all(flag in said for flag in flags.split())
+
+
 # what a grid says
 
 

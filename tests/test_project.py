@@ -30,7 +30,7 @@ FOREIGN = {
 def project_files() -> list[Path]:
     """Every file that a clone would hold, found without git so that an unpacked archive is checked as well."""
     files = [path for path in ROOT.iterdir() if path.is_file()]
-    for folder in (".ci", "benchmarks", "src", "docs", "tests"):
+    for folder in (".ci", "benchmarks", "grids", "src", "docs", "tests"):
         files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     left_behind = re.compile(r"__pycache__|\.egg-info|\.hypothesis|\.coverage|\.DS_Store")
     return sorted(path for path in files if not left_behind.search(path.relative_to(ROOT).as_posix()))
@@ -145,8 +145,8 @@ print("\\n" + json.dumps(sorted(heavy)))
 
 @pytest.mark.parametrize(
     ("code", "arguments"),
-    [(IMPORT, []), (COMMAND, ["--help"]), (COMMAND, ["distill", "--help"])],
-    ids=["import", "help", "distill-help"],
+    [(IMPORT, []), (COMMAND, ["--help"]), (COMMAND, ["distill", "--help"]), (COMMAND, ["bench", "run", "--help"])],
+    ids=["import", "help", "distill-help", "bench-help"],
 )
 def test_starts_without_the_heavy_libraries(code: str, arguments: list[str]) -> None:
     command = [sys.executable, "-c", code + REPORT, *arguments]

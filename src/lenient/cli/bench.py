@@ -27,6 +27,7 @@ app = typer.Typer(
     help="Grids of distillations: rows x teachers x students x seeds.",
     no_args_is_help=True,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 
 GridFile = Annotated[Path, typer.Argument(metavar="GRID", help="A YAML file.", show_default=False)]
