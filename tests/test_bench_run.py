@@ -32,6 +32,8 @@ from lenient.errors import LenientError, UsageError
 from lenient.models import save_network
 from toys import digits_like
 
+pytestmark = pytest.mark.timeout(1200)  # many starts of processes, each of seconds, or of minutes on a busy machine
+
 GRIDS = Path(__file__).parents[1] / "grids"
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -80,13 +82,13 @@ def bench(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen
 
 def run(*arguments: object, cwd: Path, code: int = 0, **environment: str) -> str:
     process = bench(*arguments, cwd=cwd, **environment)
-    said, errors = process.communicate(timeout=280)
+    said, errors = process.communicate(timeout=600)
     assert process.returncode == code, f"{process.returncode}: {said[-1500:]} {errors[-1500:]}"
     assert "Traceback" not in errors
     return said + errors
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 300) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found = what()
@@ -380,7 +382,7 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
     checkpoint = wait_for(lambda: checkpoint_of(home))
     cell = checkpoint.parents[2]
     os.kill(wait_for(lambda: process_of(cell)), signal.SIGKILL)
-    said, errors = process.communicate(timeout=280)
+    said, errors = process.communicate(timeout=600)
     assert process.returncode == 0, said + errors
     assert len(records(home)) == 1
     assert "going on from step" in (cell / "run" / "train.log").read_text()
@@ -404,7 +406,7 @@ def test_a_killed_launcher_takes_its_workers_along_and_loses_nothing(tmp_path):
     process = bench("run", "grid.yaml", cwd=tmp_path)  # it goes on, and Ctrl-C stops it with a checkpoint
     wait_for(lambda: "going on from step" in (cell / "run" / "train.log").read_text())
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
     assert "the same command goes on" in errors
     assert state(cell) == "missing"
