@@ -251,6 +251,7 @@ def test_numbers_are_short_and_logs_hold_what_there_is():
     }
     lines = [{"step": 1, "health/kept": 0.5}, {"step": 2, "health/kept": 0.6, "health/bn_distance": 1.0}]
     assert logged(lines) == {"step": [1, 2], "kept": [0.5, 0.6], "bn_distance": [None, 1.0]}
+    assert logged([{"step": 1, "loss/gradient_cosine": 0.1}]) == {"step": [1], "gradient_cosine": [0.1]}
 
 
 def test_the_commit_is_that_of_the_packages_own_checkout():

@@ -14,8 +14,8 @@ import lenient
 from lenient.report.collect import read_metrics
 from lenient.run import RunFolder
 
-LOGGED = ("kept", "gradient_cosine", "bn_distance")
-"""What the record keeps of each log line, where the method has it."""
+LOGGED = {"kept": "health/kept", "gradient_cosine": "loss/gradient_cosine", "bn_distance": "health/bn_distance"}
+"""What the record keeps of each log line, where the method has it, and its name there."""
 MACHINE = ("device_name", "threads", "torch", "precision", "python", "lenient")
 
 
@@ -72,7 +72,7 @@ def cell_record(spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any]) -> 
 
 def logged(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Return the columns of the log that the record keeps; a quantity that no line has is absent."""
-    columns = {name: [line.get(f"health/{name}") for line in lines] for name in LOGGED}
+    columns = {name: [line.get(key) for line in lines] for name, key in LOGGED.items()}
     kept = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     return {"step": [line["step"] for line in lines], **kept}
 
