@@ -389,6 +389,7 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
     assert "going on from step" in (cell / "run" / "train.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_launcher_takes_its_workers_along_and_loses_nothing(tmp_path):
     write_grid(tmp_path, LONG)
     home = tmp_path / "runs" / "tiny"
@@ -420,6 +421,7 @@ def checkpoint_of_other(home: Path, done: str) -> Path | None:
     return found[0] if found else None
 
 
+@pytest.mark.slow
 def test_two_launchers_do_not_run_one_cell_twice(tmp_path):
     grid = grid_of(tmp_path)
     home = tmp_path / "home"
