@@ -414,6 +414,14 @@ def test_settings_are_layered(tmp_path):
     assert (plan.steps, plan.batch_size, plan.method.tau, plan.log_every) == (50, 16, 0.9, 5)
 
 
+@pytest.mark.parametrize("name", ["device", "precision"])
+def test_auto_by_flag_wins_over_a_recipe(tmp_path, name):
+    (tmp_path / "mine.yaml").write_text("device: cpu\nprecision: '32'\nbatch_size: 32\n")
+    plan = resolve(Request(recipes=[str(tmp_path / "mine.yaml")], batch_size="auto", **{name: "auto"}))
+    assert getattr(plan, name) == "auto"
+    assert plan.batch_size == 32  # until it is measured
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid(preset):
     assert resolve(Request(preset=preset)).steps > 0

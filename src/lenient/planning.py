@@ -65,7 +65,9 @@ class Request:
             if named and written and written != named:
                 raise UsageError(f"--method {named}: the recipe is for {written}; drop one of the two")
         names = ("steps", "batch_size", "seed", "device", "precision", "select")
-        flags = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, "auto")}
+        flags = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.batch_size == "auto":  # becomes a number in `decide`
+            del flags["batch_size"]
         if self.compile:
             flags["compile"] = True
         if named:
