@@ -177,6 +177,13 @@ def test_an_interrupt_writes_a_checkpoint_exits_130_and_resume_goes_on(number, d
     assert "can only be lengthened" in said.stderr
 
 
+def test_the_same_command_without_a_folder_resumes_in_the_default_one(digits_file, tmp_path):
+    lenient("distill", digits_file, *QUICK, "--steps", 10, cwd=tmp_path, code=ANY_VERDICT)
+    again = lenient("distill", digits_file, *QUICK, "--steps", 12, "--resume", cwd=tmp_path, code=ANY_VERDICT)
+    (report,) = (tmp_path / "runs").glob("*/report.json")
+    assert json.loads(report.read_text())["steps"] == 12, again.stderr
+
+
 def test_resume_of_a_complete_run_says_so_and_exits_by_its_verdict(done_run, digits_file):
     again = lenient("distill", digits_file, "--resume", "-o", done_run, cwd=done_run.parent, code=TAUGHT_NOTHING)
     assert "complete already" in again.stdout

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lenient.cli import flags
-from lenient.errors import HealthError, UsageError
+from lenient.errors import HealthError
 from lenient.methods import METHODS
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ def distill(
     from lenient.planning import Request
 
     known(progress)
-    if resume and not output:
-        raise UsageError("--resume: name the run with -o DIR")
     found = flags.facts(teacher_arch, input_size, num_classes, mean, std)
     network = load_teacher(teacher, **found)
     request = Request(
@@ -92,14 +90,13 @@ def distill(
         _print_config(job)
         return
     say = print if progress != "none" else _silent
-    if not ranks.launched():
-        describe(job, say)
-        if devices > 1:
-            say(f"          on {devices} devices, {job.share(devices)} images each")
-            raise typer.Exit(launch(devices))
+    if devices > 1 and not ranks.launched():
+        job.share(devices)  # refused here rather than by each of them
+        raise typer.Exit(launch(devices))
     with ranks.joined():
         if not ranks.is_main():
             progress, say = "none", _silent
+        describe(job, say)
         if dry_run:
             _dry_run(job, say)
         else:
@@ -108,8 +105,10 @@ def distill(
 
 
 def _run(job: Job, folder: Path, progress: str, say: Any, *, resume: bool, overwrite: bool) -> None:
+    from lenient import ranks
+
     job.open(folder, resume=resume, overwrite=overwrite)
-    if job.complete:
+    if ranks.agree(job.complete):
         say(f"{folder} is complete already; lengthen it with --steps N, or replace it with --overwrite")
         if job.verdict == "failed":
             raise typer.Exit(HealthError.exit_code)
@@ -119,6 +118,7 @@ def _run(job: Job, folder: Path, progress: str, say: Any, *, resume: bool, overw
 
 def describe(job: Job, say: Any) -> None:
     """Say what was found of the teacher and what will be done, before the first step."""
+    from lenient import ranks
     from lenient.evaluation import parameters
 
     card = job.teacher.card
@@ -132,6 +132,8 @@ def describe(job: Job, say: Any) -> None:
     say(f"student   {student}: {parameters(job.student.module):,} parameters ({job.student_reason})")
     s = job.settings
     say(f"method    {s.method.name}, {s.steps} steps of {s.batch_size} images, seed {s.seed}")
+    if ranks.count() > 1:
+        say(f"          on {ranks.count()} devices, {job.share(ranks.count())} images each")
 
 
 def _row(values: tuple[float, ...]) -> str:
