@@ -98,7 +98,7 @@ def largest_batch(settings: DistillSettings, teacher: Network, student: Network,
     def used(size: int) -> float:
         return trial(settings.model_copy(update={"batch_size": size}), teacher, student, method)["peak_bytes"]
 
-    small, slope = used(first), 0.0
+    small = used(first)
     slope = max(used(second) - small, 0.0) / (second - first)
     size = first
     while 2 * size <= max(LARGEST, first) and slope * (2 * size - first) < MEMORY_SHARE * left:

@@ -285,10 +285,10 @@ def stream_game(
         objective,
         selection,
         latents,
-        s.augmentation,
-        statistics,
-        features,
-        student_mode,
+        augmentation=s.augmentation,
+        statistics=statistics,
+        features=features,
+        student_mode=student_mode,
     )
     students, generators = (learning_rate(name, s.drops) for name in (s.student_schedule, s.generator_schedule))
     generator_adam = adam(source.generator, s.generator_lr, generator_betas)
