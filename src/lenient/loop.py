@@ -135,6 +135,7 @@ class Distillation:
                 if name == "student":
                     lap = self._after_step(turn, lap)
         finally:
+            self.game.close()
             for observer in self.observers:
                 observer.stop()
         self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here

@@ -39,6 +39,11 @@ class Runtime:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
 
+    @property
+    def threads_ahead(self) -> int:
+        """Threads for work ahead of its turn: half of torch's on a CPU, none where one stream fills the machine."""
+        return torch.get_num_threads() // 2 if self.device.type == "cpu" and ranks.count() == 1 else 0
+
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device, its convolution weights laid out channels last."""
         placed = module.to(self.device, torch.float64) if self.precision == "64" else module.to(self.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -33,6 +35,7 @@ class FrozenTeacher:
         self.forwards = 0
         """Images the teacher was asked about, for the report of costs."""
         self._restore: list[Callable[[], None]] = []
+        self._turn = threading.Lock()
 
     def __enter__(self) -> FrozenTeacher:
         self._remember()
@@ -42,6 +45,12 @@ class FrozenTeacher:
             self.__exit__()
             raise
         return self
+
+    def twin(self) -> FrozenTeacher:
+        """Return the same teacher with a count of its own, to be asked on another thread; one is answered at a time."""
+        other = copy.copy(self)
+        other.forwards = 0
+        return other
 
     def _settle(self) -> None:
         self.module.eval()
@@ -171,6 +180,7 @@ class FrozenTeacher:
         gathered: list[LayerStatistics] = []
         heard: dict[nn.Module, Tensor] = {}
         with ExitStack() as probes:
+            probes.enter_context(self._turn)  # a probe hears every forward
             if statistics:
                 probes.enter_context(self._probes(gathered, weight))
             if features:

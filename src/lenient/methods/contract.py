@@ -105,6 +105,8 @@ class Game:
     """Told of each turn and epoch when it is over; one of the parts."""
     anatomy: Mapping[str, str] = field(default_factory=dict)
     """What the pieces are, in a word or two each, read off them."""
+    close: Callable[[], object] = lambda: None
+    """Drops what was begun ahead of its turn; called when a run ends."""
 
 
 class Method(Protocol):

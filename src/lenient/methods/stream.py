@@ -1,16 +1,14 @@
-"""What methods with one generator share: settings, the generator's turn, the student's turn, and how they are put
-together. A method says which terms, which rhythm, and what the student learns by; everything else is a setting."""
+"""What methods with one generator share: settings, and how the turns are put together. A method says which terms, which
+rhythm, and what the student learns by; everything else is a setting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from lenient import ranks
 from lenient.errors import TeacherError, UsageError
@@ -31,8 +29,8 @@ from lenient.methods.contract import (
     learning_rate,
     sgd,
 )
+from lenient.methods.turns import GeneratorTurn, Latents, MemoryTurn, Preparation, Showing, StudentTurn, mode
 from lenient.models.probing import last_block_by_size
-from lenient.record import Record, Response
 from lenient.replay import NoReplay, Replay
 from lenient.replay.bank import BankSettings, MemoryBank
 from lenient.replay.generative import MemoryGenerator, MemorySettings
@@ -42,7 +40,7 @@ from lenient.selection import KeepAll, MixtureSelection, MixtureSettings, Select
 from lenient.student_update import LiveStudent, PlainUpdate, RetainSettings, RetainUpdate, StudentUpdate
 from lenient.synthesis.stream import StreamSource
 from lenient.synthesis.supply import Round, Supply
-from lenient.synthesis.views import Augmentation, augment
+from lenient.synthesis.views import Augmentation
 
 
 class StreamSettings(MethodSettings):
@@ -95,125 +93,6 @@ class StreamSettings(MethodSettings):
     retain: RetainSettings = RetainSettings()
 
 
-@dataclass(frozen=True)
-class Latents:
-    """Under which key the noise of a turn is drawn: fresh for each, or one draw for a whole cycle."""
-
-    rhythm: Rhythm
-    same: bool = False
-
-    def key(self, name: str, turn: int) -> tuple[str, int]:
-        """Return the stream's name and number."""
-        return ("cycle-latents", turn // self.rhythm.length) if self.same else (name, turn)
-
-
-@dataclass(frozen=True)
-class GeneratorTurn:
-    """Draw images with gradient, hear both networks, minimise one objective."""
-
-    stage: Stage
-    source: StreamSource
-    student: LiveStudent
-    supply: Supply
-    objective: Objective
-    selection: Selection
-    latents: Latents
-    augmentation: Augmentation = "none"
-    statistics: Literal["none", "all", "selected"] = "none"
-    """Which images batch-norm statistics are taken of: none, all as drawn, or the selected training view."""
-    features: bool = False
-    student_mode: Literal["train", "eval"] = "train"
-
-    def __call__(self, turn: int) -> Turn:
-        """Fill the generator's gradients."""
-        stage, teacher = self.stage, self.stage.teacher
-        self.supply.renew()
-        # (1) synthesise; one armed forward of the teacher on the clean view
-        drawing = self.source.sample(stage.batch_size, *self.latents.key("generator-latents", turn))
-        images = drawing.images
-        clean = teacher.normalize(images)
-        answer = teacher.respond(clean, statistics=self.statistics == "all", features=self.features)
-        # (2) select
-        scores = ranks.gather(confidence_score(answer.logits.detach()))
-        verdict = self.selection(scores)
-        weight = ranks.mine(verdict.weight)
-        moment = stage.moment(self.latents.rhythm.steps_before(turn))
-        answers = {"clean": {"teacher": answer}}
-        record = Record(images, weight, {"clean": clean}, answers, drawing.labels, moment)
-        # (3) the training view, and both networks' answers to it
-        shown = augment(images, self.augmentation, stage.streams, "generator-view", turn)
-        same, selected = shown is images, self.statistics == "selected"
-        record.inputs["train"] = clean if same else teacher.normalize(shown)
-        seen = answer
-        if selected or not same:
-            seen = teacher.respond(record.inputs["train"], statistics=selected, weight=weight)
-        record.answers["train"] = {"teacher": seen}
-        if self.objective.active("adversarial", moment):
-            with mode(stage.student, self.student_mode):
-                record.answers["train"]["student"] = self.student.respond(record.inputs["train"])
-        # (4) one objective
-        total, parts = self.objective(record)
-        total.backward()
-        return Turn(parts, record, scores, verdict, stage.batch_size)
-
-
-@dataclass(frozen=True)
-class StudentTurn:
-    """Deal images that the teacher vouches for, recall old ones, let the student learn from both."""
-
-    stage: Stage
-    supply: Supply
-    replay: Replay
-    update: StudentUpdate
-    rhythm: Rhythm
-    augmentation: Augmentation = "none"
-    blocks: tuple[nn.Module, ...] = ()
-    """Layers of the teacher whose outputs the student imitates, too."""
-
-    def __call__(self, turn: int) -> Turn:
-        """Fill the student's gradients."""
-        with torch.no_grad():
-            # (1) synthesise and select
-            batch = self.supply.deal(turn)
-            # (2) the view to learn from, and the teacher's answer to it; the same for old images
-            new = self.record(ranks.mine(batch.images), "student-view", turn, Response(ranks.mine(batch.logits)))
-            recalled = self.replay.draw(turn)
-            recalled = None if recalled is None else self.stage.runtime.images(recalled)
-            old = None if recalled is None else self.record(recalled, "replay-view", turn)
-        # (3) update the student
-        parts = self.update(new, old)
-        last = batch.last
-        redrawn = 0 if recalled is None or isinstance(self.replay, MemoryBank) else len(recalled) * ranks.count()
-        return Turn(parts, new, last.scores, last.verdict, batch.drawn + redrawn, {"shortfall": batch.shortfall})
-
-    def record(self, images: Tensor, view: str, turn: int, clean: Response | None = None) -> Record:
-        """Return the record of images to learn from; `clean` is what the teacher said of them as drawn, if known."""
-        teacher, stage = self.stage.teacher, self.stage
-        shown = augment(images, self.augmentation, stage.streams, view, turn)
-        record = Record(images, torch.ones(len(images), device=images.device))
-        record.moment = stage.moment(self.rhythm.steps_before(turn))
-        record.inputs["train"] = teacher.normalize(shown)
-        again = clean is None or shown is not images or self.blocks
-        seen = teacher.respond(record.inputs["train"], blocks=self.blocks) if again or clean is None else clean
-        record.answers = {"clean": {"teacher": clean or seen}, "train": {"teacher": seen}}
-        return record
-
-
-@dataclass(frozen=True)
-class MemoryTurn:
-    """Let the memory generator learn from the newest batch and from what it recalls."""
-
-    memory: MemoryGenerator
-
-    def __call__(self, turn: int) -> Turn:
-        """Fill the memory's gradients."""
-        parts, record = self.memory.learn(turn)
-        scores = confidence_score(record.answers["clean"]["teacher"].logits)
-        scores = ranks.gather(scores)
-        recalled = len(scores) - len(self.memory.recent if self.memory.recent is not None else ())
-        return Turn(parts, record, scores, KeepAll()(scores), recalled)
-
-
 def stream_game(
     stage: Stage,
     settings: StreamSettings,
@@ -260,11 +139,14 @@ def stream_game(
             imitation, student, s.retain, lambda: float(optimizer.param_groups[0]["lr"]), s.replay_weight or 1.0
         )
 
+    threads = stage.runtime.threads_ahead
+    drawing, hearing = (source.twin(), stage.teacher.twin()) if threads else (source, stage.teacher)
+
     def make_round(turn: int, number: int) -> Round:
         """One round of synthesis without gradient: images, the teacher's word on them, the selection's verdict."""
-        with mode(source.generator, draw_mode):
-            images = source.sample(stage.batch_size, *latents.key(f"student-latents/{number}", turn)).images
-        logits = stage.teacher.respond(stage.teacher.normalize(images)).logits
+        with mode(drawing.generator, draw_mode):
+            images = drawing.sample(stage.batch_size, *latents.key(f"student-latents/{number}", turn)).images
+        logits = hearing.respond(hearing.normalize(images)).logits
         images, logits = stage.runtime.images(ranks.gather(images)), ranks.gather(logits)
         scores = confidence_score(logits)
         return Round(images, logits, scores, selection(scores))
@@ -277,11 +159,13 @@ def stream_game(
         max_rounds=1 if same_batch else s.max_rounds,
         kept=0.5 if s.selection == "mixture" else 1.0,
     )
+    showing = Showing(stage, rhythm, s.augmentation, blocks[0])
+    preparation = Preparation(supply, showing, drawing, hearing, source.generator, threads)
     generator_turn = GeneratorTurn(
         stage,
         source,
         student,
-        supply,
+        preparation,
         objective,
         selection,
         latents,
@@ -297,25 +181,15 @@ def stream_game(
         "generator": Player(source.generator, generator_adam, generators, s.generator_clip_norm),
     }
     turns: dict[str, Callable[[int], Turn]] = {
-        "student": StudentTurn(stage, supply, replay, update, rhythm, s.augmentation, blocks[0]),
+        "student": StudentTurn(preparation, replay, update),
         "generator": generator_turn,
     }
     if memory is not None and memory.learner is not None:
         players["memory"] = Player(memory.learner, adam(memory.learner, s.memory.lr))
         turns["memory"] = MemoryTurn(memory)
-    parts: dict[str, Stateful] = {"supply": supply, "replay": replay}
+    parts: dict[str, Stateful] = {"supply": preparation, "replay": replay}
     anatomy = describe(s, objective, imitation, replay, update, rhythm)
-    return Game(players, turns, rhythm, source.show, parts, replay, anatomy)
-
-
-@contextmanager
-def mode(module: nn.Module, wanted: Literal["train", "eval"]) -> Iterator[None]:
-    """Put a module in training mode into another mode for a while."""
-    module.train(wanted == "train")
-    try:
-        yield
-    finally:
-        module.train()
+    return Game(players, turns, rhythm, source.show, parts, replay, anatomy, preparation.close)
 
 
 def cycle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -52,6 +53,12 @@ class StreamSource:
         self._plain = runtime.compiled(generator)
         self.streams, self.runtime = streams, runtime
         self.host, self.num_classes = host, num_classes
+
+    def twin(self) -> StreamSource:
+        """Return a source with the same weights, not a copy of them, and with buffers and modes of its own."""
+        shared = {id(parameter): parameter for parameter in self.generator.parameters()}
+        generator = copy.deepcopy(self.generator, shared)
+        return StreamSource(generator, self.latent_dim, self.streams, self.runtime, self.host, self.num_classes)
 
     def sample(
         self, count: int, name: str, turn: int, generator: Callable[..., Tensor] | None = None, *, whole: bool = False

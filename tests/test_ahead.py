@@ -1,0 +1,143 @@
+"""What is made ahead of its turn, on a second thread, is what would be made in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from lenient import distill
+from lenient.ahead import Ahead
+from lenient.loop import Distillation
+from lenient.methods.turns import Preparation
+from lenient.runtime import Runtime
+from lenient.teacher import FrozenTeacher
+from ranks_worker import GAMES
+from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
+
+STREAMS = [game for game in GAMES if game != "noise"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """So that sums are taken in one order, whoever takes them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with ExitStack() as stack:
+
+        def make(game: str, threads_ahead: int, teacher: Any = None) -> Distillation:
+            monkeypatch.setattr(Runtime, "threads_ahead", threads_ahead)
+            frozen = stack.enter_context(FrozenTeacher(teacher or tiny_teacher(), CPU))
+            method = {"name": game.split(",")[0], **GAMES[game]}
+            return Distillation(frozen, tiny_student(), settings(steps=40, method=method), CPU)
+
+        yield make
+
+
+def leaves(state: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from leaves(value, f"{path}/{key}")
+    elif isinstance(state, list | tuple):
+        for index, value in enumerate(state):
+            yield from leaves(value, f"{path}/{index}")
+    elif state is not None:
+        yield path, torch.as_tensor(state)
+
+
+def assert_same(first: Distillation, second: Distillation) -> None:
+    ours, theirs = dict(leaves(first.state_dict())), dict(leaves(second.state_dict()))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("game", STREAMS)
+def test_after_every_turn_the_run_is_as_it_would_be(opened: Any, game: str) -> None:
+    """To the bit, also what is begun and not taken: buffers, leftovers, counts."""
+    straight, ahead = opened(game, 0), opened(game, 1)
+    for _ in range(2 * straight.game.rhythm.length + 3):
+        straight.take_turn()
+        ahead.take_turn()
+        assert_same(straight, ahead)
+    images = [run.game.sample(4, "probe", 0) for run in (straight, ahead)]
+    assert torch.equal(*images)
+
+
+def test_the_next_batch_is_begun_unless_the_generator_moves_first(opened: Any) -> None:
+    run = opened("ta-dfkd", 1)
+    rhythm, preparation = run.game.rhythm, run.game.parts["supply"]
+    for turn, following in pairwise(range(2 * rhythm.length)):
+        run.take_turn()
+        goes_on = rhythm.player(turn) == rhythm.player(following) == "student"
+        assert preparation._ahead.begun == (following if goes_on else None)
+
+
+def test_what_is_dropped_can_be_made_again(opened: Any) -> None:
+    straight, ahead = opened("ta-dfkd", 0), opened("ta-dfkd", 1)
+    for _ in range(5):
+        straight.take_turn()
+        ahead.take_turn()
+        ahead.game.close()
+        assert_same(straight, ahead)
+
+
+def test_nothing_is_begun_after_the_last_step(opened: Any) -> None:
+    run = opened("ta-dfkd", 1)
+    run.run()
+    assert run.game.parts["supply"]._ahead.begun is None
+
+
+@pytest.mark.parametrize("game", ["ta-dfkd", "pre-dfkd", "mad"])
+@pytest.mark.parametrize("turns", [1, 4])
+def test_a_checkpoint_amid_a_cycle_goes_on_to_the_bit(opened: Any, game: str, turns: int) -> None:
+    whole, resumed = opened(game, 1), opened(game, 1)
+    for _ in range(turns):
+        whole.take_turn()
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    for _ in range(8):
+        whole.take_turn()
+        resumed.take_turn()
+        assert_same(whole, resumed)
+
+
+def test_an_error_ahead_is_an_error_of_the_turn(opened: Any) -> None:
+    run = opened("ta-dfkd", 1)
+    run.take_turn()
+    preparation: Preparation = run.game.parts["supply"]
+    preparation.close()
+    preparation.teacher.module.conv1.weight.data = torch.zeros(1, 1, 1, 1)
+    with pytest.raises(RuntimeError):
+        run.take_turn()
+
+
+def test_a_run_leaves_torchs_threads_as_they_were() -> None:
+    torch.set_num_threads(4)
+    assert CPU.threads_ahead == 2
+    distill(tiny_teacher(), tiny_student(), settings=QUICK)
+    assert torch.get_num_threads() == 4
+
+
+def test_one_stream_fills_an_accelerator() -> None:
+    torch.set_num_threads(4)
+    assert Runtime(torch.device("cuda")).threads_ahead == 0
+
+
+def test_threads_are_shared_while_something_is_made() -> None:
+    torch.set_num_threads(5)
+    ahead = Ahead(lambda number: (number, torch.get_num_threads()), 2)
+    ahead.begin(7)
+    assert (ahead.begun, torch.get_num_threads()) == (7, 3)
+    assert ahead.take() == (7, 2)
+    assert (ahead.begun, torch.get_num_threads()) == (None, 5)
