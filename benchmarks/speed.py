@@ -60,11 +60,14 @@ PAIRS = {
 }
 CLASSES = 10
 PUBLISHED = "published"
-OURS = {
-    f"{precision}/{view}": (precision, view, False) for precision in ("32", "bf16") for view in ("none", "crop-flip")
+VIEWS = ("none", "crop-flip")
+SPECIAL: dict[str, dict[str, bool]] = {"overlap": {"overlap": True}, "compiled": {"compiled": True}}
+"""Ways of the library's that change how the same passes are made, in bfloat16."""
+OURS: dict[str, tuple[str, str, dict[str, bool]]] = {
+    **{f"{precision}/{view}": (precision, view, {}) for precision in ("32", "bf16") for view in VIEWS},
+    **{f"bf16, {name}/{view}": ("bf16", view, how) for name, how in SPECIAL.items() for view in VIEWS},
 }
-OURS |= {f"bf16, compiled/{view}": ("bf16", view, True) for view in ("none", "crop-flip")}
-"""Way -> precision, augmentation, whether forwards are compiled."""
+"""Way -> precision, augmentation, what else."""
 PROFILED = "bf16/none"
 
 
@@ -73,7 +76,7 @@ def compare(
 ) -> dict[str, Any]:
     """Time, count and bound every way from one teacher to the pair's student."""
     student = build_student(pair.student, network.card, seed=seed)
-    settings = {name: settings_for(batch, *how[:2], device, seed, compiled=how[2]) for name, how in OURS.items()}
+    settings = {name: settings_for(batch, *how[:2], device, seed, **how[2]) for name, how in OURS.items()}
     plain = settings["32/crop-flip"]
     with ExitStack() as stack:
         ways = {PUBLISHED: published(network, student, plain)}
@@ -82,10 +85,8 @@ def compare(
             for _ in range(warmup):
                 print(f"warm-up, {name}: {clock(way.iterate, device)[0]:.2f} s", flush=True)
         timed = take_turns(ways, rounds, device)
-        counts = {name: count(way) for name, way in ways.items() if not name.startswith("bf16, compiled")}
-        counts |= {
-            f"bf16, compiled/{view}": counts[f"bf16/{view}"] for view in ("none", "crop-flip")
-        }  # the same passes
+        counts = {name: count(way) for name, way in ways.items() if not OURS.get(name, ("", "", {}))[2]}
+        counts |= {f"bf16, {name}/{view}": counts[f"bf16/{view}"] for name in SPECIAL for view in VIEWS}
         profile = profiled(ways[PROFILED].iterate)
     generator = UpsamplingGenerator(network.card.input_size, plain.generator)
     networks = dict(zip(NETWORKS, (network.module, student.module, generator), strict=True))

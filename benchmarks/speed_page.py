@@ -15,6 +15,8 @@ NAMES = {
     "32/crop-flip": "ours, float32, two views",
     "bf16/none": "ours, bfloat16, one view",
     "bf16/crop-flip": "ours, bfloat16, two views",
+    "bf16, overlap/none": "ours, bfloat16, overlap, one view",
+    "bf16, overlap/crop-flip": "ours, bfloat16, overlap, two views",
     "bf16, compiled/none": "ours, bfloat16, compiled, one view",
     "bf16, compiled/crop-flip": "ours, bfloat16, compiled, two views",
 }
@@ -68,7 +70,8 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
             "the ratio to the released procedure within each round. It always makes two views, so the ways with two "
             "are its like. Rounds of synthesis for a student batch follow from the share that the teacher vouches for "
             "(*kept*), which differs with the images drawn. *Rejects*: the share of student batches that is not "
-            "vouched for, because too few rounds were planned."
+            "vouched for, because too few rounds were planned. *Overlap*: the next step's images are made on half of "
+            "the threads while the student learns, which `overlap: auto` takes where a trial finds it faster."
         ),
         "",
         *_table(
@@ -102,8 +105,8 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
         "",
         *_wrap(
             "The limit is the time that the convolutions and linear layers of the fewest passes would take alone, each "
-            "at the speed that the same layer reaches by itself on this machine. The fewest passes follow from each "
-            "way's own kept share. `benchmarks/speed_limit.py` has the definition."
+            "at the best speed that the same layer reaches by itself on this machine. The fewest passes follow from "
+            "each way's own kept share. `benchmarks/speed_limit.py` has the definition."
         ),
         "",
         *_table(

@@ -75,10 +75,11 @@ def settings_of(
     more: Sequence[str] = (),
     *,
     compiled: bool = False,
+    overlap: bool = False,
 ) -> DistillSettings:
     """Return the settings of the library's side; the generator is the released one to the last epsilon."""
     own = (f"augmentation={augmentation}", f"student_steps={STUDENT_STEPS}", *more)
-    overrides = [*(f"method.{text}" for text in own), "generator.bn_eps=0.8"]
+    overrides = [*(f"method.{text}" for text in own), "generator.bn_eps=0.8", f"overlap={overlap}"]
     request = Request(
         recipes=(RECIPE,),
         overrides=overrides,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from lenient import distill
+from lenient import distill, trials
 from lenient.ahead import Ahead
 from lenient.loop import Distillation
 from lenient.methods.turns import Preparation
+from lenient.planning import Request, decide, resolve
 from lenient.runtime import Runtime
 from lenient.teacher import FrozenTeacher
 from ranks_worker import GAMES
@@ -124,14 +125,49 @@ def test_an_error_ahead_is_an_error_of_the_turn(opened: Any) -> None:
 
 def test_a_run_leaves_torchs_threads_as_they_were() -> None:
     torch.set_num_threads(4)
-    assert CPU.threads_ahead == 2
-    distill(tiny_teacher(), tiny_student(), settings=QUICK)
+    distill(tiny_teacher(), tiny_student(), settings=QUICK | {"overlap": True})
     assert torch.get_num_threads() == 4
 
 
-def test_one_stream_fills_an_accelerator() -> None:
+def test_half_of_a_cpus_threads_are_for_work_ahead() -> None:
     torch.set_num_threads(4)
-    assert Runtime(torch.device("cuda")).threads_ahead == 0
+    assert [Runtime(torch.device(name), overlap=True).threads_ahead for name in ("cpu", "cuda")] == [2, 0]
+    assert CPU.threads_ahead == 0
+    torch.set_num_threads(1)
+    assert Runtime(CPU.device, overlap=True).threads_ahead == 0
+
+
+@pytest.mark.parametrize(("method", "threads", "faster", "taken"), [
+    ("ta-dfkd", 2, True, True),
+    ("ta-dfkd", 2, False, False),
+    ("ta-dfkd", 1, True, False),
+    ("dafl", 2, True, False),  # the generator moves before every step
+    ("noise", 2, False, False),
+])  # fmt: skip
+def test_auto_overlaps_where_a_trial_shows_a_gain(
+    monkeypatch: pytest.MonkeyPatch, method: str, threads: int, faster: bool, taken: bool
+) -> None:
+    torch.set_num_threads(threads)
+    monkeypatch.setattr(trials, "seconds_of", trial := Trial(2.0 if faster else 0.95))
+    request = Request(method=method, settings=QUICK)
+    assert decide(resolve(request), request, tiny_teacher(), tiny_student()).overlap is taken
+    assert torch.get_num_threads() == threads
+    assert len(trial.threads) in (0, 2)
+    written = resolve(Request(method=method, settings=QUICK | {"overlap": False}))
+    assert decide(written, request, tiny_teacher(), tiny_student()).overlap is False
+
+
+class Trial:
+    """Stands for a clock that finds steps with overlap so many times as fast."""
+
+    def __init__(self, gain: float) -> None:
+        self.gain = gain
+        self.threads: list[int] = []
+
+    def __call__(self, work: Callable[[], object], device: torch.device, repeats: int) -> float:
+        work()
+        self.threads.append(torch.get_num_threads())
+        return 1.0 if len(self.threads) == 1 else self.gain
 
 
 def test_threads_are_shared_while_something_is_made() -> None:

@@ -45,13 +45,14 @@ def test_traced_forwards_are_those_of_the_modules(monkeypatch: pytest.MonkeyPatc
     calls = []
 
     def traced(module: torch.nn.Module, **options: object) -> object:
-        calls.append(module)
+        calls.append(options.pop("options", None))  # of the code generator
         return compiler(module, backend="aot_eager", **options)
 
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", traced)
     torch.testing.assert_close(answers_after(4, COMPILED, method), answers_after(4, CPU, method), atol=1e-4, rtol=0)
     assert len(calls) >= 2
+    assert calls.count({"freezing": True}) == 1
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
 from lenient.runtime import check_compiler, resolve_device
 from lenient.settings import DistillSettings
-from lenient.trials import fastest_precision, largest_batch, trial
+from lenient.trials import fastest_precision, largest_batch, overlap_pays, trial
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 20, "batch_size": 16, "log_every": 5, "rhythm": {"steps_per_epoch": 10}},
@@ -152,7 +152,7 @@ def _epochs(epochs: int) -> int:
 def decide(
     settings: DistillSettings, request: Request, teacher: Network, student: Network, method: Method | None = None
 ) -> DistillSettings:
-    """Replace what is `auto` by what was measured here: device, precision, batch size, the steps that fit a budget.
+    """Replace what is `auto` by what was measured here: device, precision, batch size, overlap, the steps in a budget.
 
     All ranks take the measurements together, and rank 0's word for them.
     """
@@ -168,6 +168,8 @@ def decide(
     if request.batch_size == "auto":
         size = ranks.agree(largest_batch(settings, teacher, student, method))
         settings = settings.model_copy(update={"batch_size": size})
+    if settings.overlap == "auto":
+        settings = settings.model_copy(update={"overlap": overlap_pays(settings, teacher, student, method)})
     if request.budget is not None:
         seconds = parse_budget(request.budget)
         per_step = ranks.agree(trial(settings, teacher, student, method)["seconds_per_step"])

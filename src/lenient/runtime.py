@@ -27,6 +27,7 @@ class Runtime:
     device: torch.device
     precision: str = "32"
     compile: bool = False
+    overlap: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -41,20 +42,23 @@ class Runtime:
 
     @property
     def threads_ahead(self) -> int:
-        """Threads for work ahead of its turn: half of torch's on a CPU, none where one stream fills the machine."""
-        return torch.get_num_threads() // 2 if self.device.type == "cpu" and ranks.count() == 1 else 0
+        """Threads for work ahead of its turn: half of torch's where that is wanted, on a CPU, by one process."""
+        wanted = self.overlap and self.device.type == "cpu" and ranks.count() == 1
+        return torch.get_num_threads() // 2 if wanted else 0
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device, its convolution weights laid out channels last."""
         placed = module.to(self.device, torch.float64) if self.precision == "64" else module.to(self.device)
         return placed.to(memory_format=torch.channels_last)
 
-    def compiled(self, module: nn.Module) -> Callable[..., Any]:
+    def compiled(self, module: nn.Module, *, constant: bool = False) -> Callable[..., Any]:
         """Return the module's forward, compiled where that is asked for; the module itself stays as it is.
 
-        Hooks that are added to the module later may not be called: armed forwards go to the module.
+        Hooks that are added to the module later may not be called: armed forwards go to the module. What is `constant`
+        never changes its weights: without gradient batch norms are folded into them, and they are laid out once.
         """
-        return torch.compile(module, dynamic=False) if self.compile else module
+        options: dict[str, Any] = {"options": {"freezing": True}} if constant else {}
+        return torch.compile(module, dynamic=False, **options) if self.compile else module
 
     def images(self, images: Tensor) -> Tensor:
         """Lay a batch of images out as the networks want it."""

@@ -71,6 +71,8 @@ class DistillSettings(Settings):
     precision: Annotated[Literal["auto", "32", "64", "bf16"], BeforeValidator(_text)] = "auto"
     compile: bool = False
     """Whether the plain forwards of all networks are compiled; those with probes and the virtual step never are."""
+    overlap: Literal["auto"] | bool = "auto"
+    """Whether a CPU makes the next step's images while the student learns: `auto` where a trial shows a gain."""
     select: Literal["last", "ema", "proxy"] = "last"
     """The student delivered: of the last step, averaged over steps, or of the best agreement on the probe set."""
     ema_decay: float = Field(0.999, gt=0, lt=1)
@@ -82,4 +84,4 @@ class DistillSettings(Settings):
 
     def runtime(self) -> Runtime:
         """Return where and how networks run, once nothing is `auto` any more."""
-        return Runtime(torch.device(self.device), self.precision, self.compile)
+        return Runtime(torch.device(self.device), self.precision, self.compile, self.overlap is True)

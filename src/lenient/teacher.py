@@ -69,7 +69,7 @@ class FrozenTeacher:
         self._lowered: dict[Tensor, tuple[Tensor, Tensor]] = {}  # weight: its data in full precision, and in bfloat16
         if self.runtime.precision == "bf16":
             self._lower()
-        self._plain = self.runtime.compiled(self.module)
+        self._plain = self.runtime.compiled(self.module, constant=True)
 
     def __exit__(self, *_: object) -> None:
         while self._restore:

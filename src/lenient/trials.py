@@ -18,6 +18,8 @@ from lenient.teacher import FrozenTeacher
 
 BF16_GAIN = 1.15
 """How much faster bfloat16 must be for `--precision auto` to take it."""
+OVERLAP_GAIN = 1.1
+"""How much faster steps must be for `overlap: auto` to take it."""
 LARGEST = 1024
 """Images in the largest batch that `--batch-size auto` takes: TA-DFKD's."""
 SMALL = (16, 64)
@@ -51,6 +53,36 @@ def fastest_precision(teacher: Network, student: Network, device: torch.device, 
             with memory_errors():
                 seconds[precision] = seconds_of(work, device)
     return "bf16" if seconds["32"] > BF16_GAIN * seconds["bf16"] else "32"
+
+
+def overlap_pays(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> bool:
+    """Whether student steps are clearly faster here where the next one's images are made while the student learns.
+
+    That takes two threads at least, and pays where both sides have about the same to do.
+    """
+    device = torch.device(settings.device)
+    seconds: dict[bool, float] = {}
+    for overlap in (True, False):
+        plan = settings.model_copy(update={"overlap": overlap, "steps": max(settings.steps, 10)})
+        runtime = plan.runtime()
+        if overlap and not runtime.threads_ahead:
+            return False
+        copied = Network(copy.deepcopy(student.module), student.card)
+        with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
+            run = Distillation(frozen, copied, plan, runtime, method=copy.deepcopy(method))
+            rhythm = run.game.rhythm
+            if rhythm.count("student") < 4:  # else there are hardly steps between which the generator rests
+                return False
+            while rhythm.player(run.turn) == "generator":
+                run.take_turn()
+
+            def turns(run: Distillation = run) -> None:
+                run.take_turn()
+                run.take_turn()
+
+            seconds[overlap] = seconds_of(turns, device, repeats=1)
+            run.game.close()
+    return seconds[False] > OVERLAP_GAIN * seconds[True]
 
 
 def trial(
