@@ -13,7 +13,7 @@ from lenient.bench.grid import Grid, settings_of
 from lenient.bench.tasks import Task, read_json, state, write_json
 from lenient.errors import UsageError
 
-LEFT_OUT = ("device", "checkpoint_every", "report")
+LEFT_OUT = ("device", "checkpoint_every", "overlap", "report")
 """Settings that say where a cell runs and what it leaves behind, and not what it comes to."""
 TOLD = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")
 """What a cell is told about its teacher."""
