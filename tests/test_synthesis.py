@@ -158,21 +158,48 @@ def test_no_carry_draws_fresh_for_each_batch():
     assert supply.deal(1)[0].min() >= 1000
 
 
-@given(st.integers(0, 1000), st.integers(1, 5), st.booleans())
+@given(st.lists(st.integers(0, 10), min_size=12, max_size=12), st.integers(1, 3), st.booleans())
+@hypothesis_settings(max_examples=50, deadline=None)
+def test_who_looks_makes_as_many_rounds_as_it_takes(kept, least, carry):
+    """Against the plain count: `kept` images of ten are accepted in each round, five rounds at most."""
+    accepted = [0]  # since the last batch, leftovers included
+
+    def make_round(turn: int, number: int) -> Round:
+        count = kept[(3 * turn + number) % len(kept)]
+        accepted[0] += count
+        weight = (torch.arange(10) < count).float()
+        scores = torch.arange(10.0)
+        return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), scores, Verdict(weight, *[torch.zeros(2)] * 5))
+
+    supply = Supply(make_round, 10, carry=carry, min_rounds=least, max_rounds=5, look=True)
+    for turn in range(6):
+        before = accepted[0]
+        batch = supply.deal(turn)
+        rounds = batch.drawn // 10
+        assert least <= rounds <= 5
+        assert batch.shortfall.item() == pytest.approx(max(0, 10 - accepted[0]) / 10)
+        if least < rounds:  # the last one was needed
+            assert accepted[0] - kept[(3 * turn + rounds - 1) % len(kept)] < 10
+        if rounds < 5:
+            assert accepted[0] >= 10 > before - 10
+        accepted[0] = min(max(accepted[0] - 10, 0), 10) if carry else 0
+
+
+@given(st.integers(0, 1000), st.integers(1, 5), st.booleans(), st.booleans())
 @hypothesis_settings(max_examples=25, deadline=None)
-def test_a_supply_goes_on_from_its_state(seed, deals, renew):
+def test_a_supply_goes_on_from_its_state(seed, deals, renew, look):
     def make_round(turn: int, number: int) -> Round:
         scores = torch.rand(16, generator=Streams(seed).generator(str(number), turn))
         return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), scores, MixtureSelection()(scores))
 
-    straight, stopped = Supply(make_round, 16), Supply(make_round, 16)
+    straight, stopped = Supply(make_round, 16, look=look), Supply(make_round, 16, look=look)
     for turn in range(deals):
         straight.deal(turn)
         stopped.deal(turn)
     if renew:
         straight.renew()
         stopped.renew()
-    resumed = Supply(make_round, 16)
+    resumed = Supply(make_round, 16, look=look)
     resumed.load_state_dict(stopped.state_dict())
     for turn in range(deals, deals + 4):
         assert torch.equal(straight.deal(turn)[0], resumed.deal(turn)[0])

@@ -158,6 +158,7 @@ def stream_game(
         min_rounds=1 if same_batch else s.min_rounds,
         max_rounds=1 if same_batch else s.max_rounds,
         kept=0.5 if s.selection == "mixture" else 1.0,
+        look=stage.runtime.device.type == "cpu",
     )
     showing = Showing(stage, rhythm, s.augmentation, blocks[0])
     preparation = Preparation(supply, showing, drawing, hearing, source.generator, threads)

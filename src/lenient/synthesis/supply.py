@@ -38,10 +38,10 @@ class Batch(NamedTuple):
 class Supply:
     """Makes rounds of B images and deals the accepted ones out in order, B at a time.
 
-    Accepted samples beyond B are carried to the next batch, until `renew` (the generator has moved on). How many rounds
-    a batch takes is planned from the kept fraction of the iteration before, so shapes are known without a look at the
-    device; should the plan fall short, the most confident rejects fill the batch, and are counted. `kept` is the
-    fraction that the first iteration is planned with.
+    Accepted samples beyond B are carried to the next batch, until `renew` (the generator has moved on). Rounds are made
+    until there are enough. That takes a `look` at the verdicts, which an accelerator would be waited for; without it
+    the number of rounds is planned from the kept fraction of the iteration before, `kept` for the first one. Should
+    `max_rounds` or the plan fall short, the most confident rejects fill the batch, and are counted.
     """
 
     def __init__(
@@ -53,10 +53,11 @@ class Supply:
         min_rounds: int = 1,
         max_rounds: int = 4,
         kept: float = 0.5,
+        look: bool = False,
     ) -> None:
         self.make_round = make_round
         self.batch_size = batch_size
-        self.carry, self.min_rounds, self.max_rounds = carry, min_rounds, max_rounds
+        self.carry, self.min_rounds, self.max_rounds, self.look = carry, min_rounds, max_rounds, look
         self._kept = Readback(kept)
         self._dealt = self._rounds = 0
         self._kept_total: Tensor | None = None
@@ -64,9 +65,11 @@ class Supply:
 
     def deal(self, turn: int) -> Batch:
         """Return B images and the teacher's logits on them."""
-        planned = self._plan()
-        rounds = [self.make_round(turn, number) for number in range(planned)]
-        self._rounds += planned
+        least, most = (self.min_rounds, self.max_rounds) if self.look else [self._plan()] * 2
+        rounds = [self.make_round(turn, number) for number in range(least)]
+        while len(rounds) < most and not self._enough(rounds):
+            rounds.append(self.make_round(turn, len(rounds)))
+        self._rounds += len(rounds)
         self._dealt += 1
         for made in rounds:
             kept = made.verdict.weight.mean()
@@ -78,7 +81,12 @@ class Supply:
             rest = chosen[self.batch_size : 2 * self.batch_size]
             self._left = {key: value[rest] for key, value in pool.items()} if len(rest) else None
         shortfall = 1 - pool["accepted"][batch].mean()
-        return Batch(pool["images"][batch], pool["logits"][batch], rounds[-1], shortfall, planned * self.batch_size)
+        return Batch(pool["images"][batch], pool["logits"][batch], rounds[-1], shortfall, len(rounds) * self.batch_size)
+
+    def _enough(self, rounds: list[Round]) -> bool:
+        left = [self._left["accepted"]] if self._left is not None else []
+        accepted = torch.cat([*left, *(made.verdict.weight for made in rounds)]).sum()
+        return float(accepted.numpy()) >= self.batch_size
 
     def renew(self) -> None:
         """Forget leftovers: the generator has moved. Also hands the kept fraction to the next iteration's plan."""
