@@ -136,6 +136,13 @@ class Job:
             raise UsageError(f"--devices {devices}: --batch-size {size} does not divide among them")
         return size // devices
 
+    @property
+    def undecided(self) -> list[str]:
+        """What short trials will decide when the job is opened."""
+        own = [name for name in ("precision", "overlap") if getattr(self.settings, name) == "auto"]
+        asked = {"batch size": self.request.batch_size == "auto", "steps": self.request.budget is not None}
+        return own + [name for name, wanted in asked.items() if wanted]
+
     def _decide(self) -> DistillSettings:
         return decide(self.settings, self.request, self.teacher, self.student, self.method)
 

@@ -107,12 +107,14 @@ def distill(
 def _run(job: Job, folder: Path, progress: str, say: Any, *, resume: bool, overwrite: bool) -> None:
     from lenient import ranks
 
+    _announce_trials(job, say, resume)
     job.open(folder, resume=resume, overwrite=overwrite)
     if ranks.agree(job.complete):
         say(f"{folder} is complete already; lengthen it with --steps N, or replace it with --overwrite")
         if job.verdict == "failed":
             raise typer.Exit(HealthError.exit_code)
         return
+    say(f"machine   {_machine(job)}")
     finish(run_job(job, progress), folder, say)
 
 
@@ -136,6 +138,18 @@ def describe(job: Job, say: Any) -> None:
         say(f"          on {ranks.count()} devices, {job.share(ranks.count())} images each")
 
 
+def _announce_trials(job: Job, say: Any, resume: bool = False) -> None:
+    """What a run goes on with was decided when it began."""
+    if job.undecided and not resume:
+        say(f"machine   trying what is best here: {', '.join(job.undecided)}")
+
+
+def _machine(job: Job) -> str:
+    s = job.settings
+    ways = [s.precision, *(["compiled"] if s.compile else []), *(["overlap"] if s.overlap is True else [])]
+    return f"{s.device}, {', '.join(ways)}, batches of {s.batch_size} images"
+
+
 def _row(values: tuple[float, ...]) -> str:
     return ",".join(f"{value:.4g}" for value in values)
 
@@ -151,10 +165,11 @@ def _print_config(job: Job) -> None:
 
 
 def _dry_run(job: Job, say: Any) -> None:
+    _announce_trials(job, say)
     job.open(None)
     measured = job.trial()
     seconds = measured["seconds_per_step"] * job.settings.steps
-    say(f"precision {job.settings.precision} on {job.settings.device}, batches of {job.settings.batch_size} images")
+    say(f"machine   {_machine(job)}")
     pace = f"{measured['seconds_per_step'] * 1000:.1f} ms a step"
     say(f"speed     {pace}, about {duration(seconds)} for {job.settings.steps} steps")
     say(f"memory    {measured['peak_bytes'] / 2**30:.2f} GiB at the peak")
