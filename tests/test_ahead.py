@@ -149,11 +149,11 @@ def test_auto_overlaps_where_a_trial_shows_a_gain(
 ) -> None:
     torch.set_num_threads(threads)
     monkeypatch.setattr(trials, "seconds_of", trial := Trial(2.0 if faster else 0.95))
-    request = Request(method=method, settings=QUICK)
+    request = Request(method=method, settings=QUICK | {"overlap": "auto"})
     assert decide(resolve(request), request, tiny_teacher(), tiny_student()).overlap is taken
     assert torch.get_num_threads() == threads
     assert len(trial.threads) in (0, 2)
-    written = resolve(Request(method=method, settings=QUICK | {"overlap": False}))
+    written = resolve(Request(method=method, settings=QUICK))
     assert decide(written, request, tiny_teacher(), tiny_student()).overlap is False
 
 

@@ -64,6 +64,7 @@ QUICK: dict[str, Any] = {
     "seed": 3,
     "device": "cpu",
     "precision": "32",
+    "overlap": False,
     "log_every": 2,
     "rhythm": {"steps_per_epoch": 3},
     "generator": {"latent_dim": 7, "width": 6, "bn_eps": 1e-5},
