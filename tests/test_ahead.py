@@ -37,9 +37,9 @@ def one_thread() -> Iterator[None]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with ExitStack() as stack:
 
-        def make(game: str, threads_ahead: int, teacher: Any = None) -> Distillation:
+        def make(game: str, threads_ahead: int) -> Distillation:
             monkeypatch.setattr(Runtime, "threads_ahead", threads_ahead)
-            frozen = stack.enter_context(FrozenTeacher(teacher or tiny_teacher(), CPU))
+            frozen = stack.enter_context(FrozenTeacher(tiny_teacher(), CPU))
             method = {"name": game.split(",")[0], **GAMES[game]}
             return Distillation(frozen, tiny_student(), settings(steps=40, method=method), CPU)
 
@@ -176,4 +176,12 @@ def test_threads_are_shared_while_something_is_made() -> None:
     ahead.begin(7)
     assert (ahead.begun, torch.get_num_threads()) == (7, 3)
     assert ahead.take() == (7, 2)
+    assert (ahead.begun, torch.get_num_threads()) == (None, 5)
+
+
+def test_an_error_in_what_is_dropped_is_nobodys() -> None:
+    torch.set_num_threads(5)
+    ahead = Ahead(lambda number: 1 // number, 2)
+    ahead.begin(0)
+    ahead.drop()
     assert (ahead.begun, torch.get_num_threads()) == (None, 5)

@@ -75,7 +75,7 @@ def test_distill_says_what_it_found_before_it_starts(done_run, digits_file, tmp_
     said = done.stdout
     for words in ("77,754 parameters, 10 classes, images 1x8x8", "mean 0.3", "student   lenient:", "ta-dfkd, 20 steps"):
         assert words in said
-    assert said.index("trying what is best here: overlap") < said.index("machine   cpu, 32, batches of")
+    assert said.index("deciding what is best here: overlap") < said.index("machine   cpu, 32, batches of")
     assert said.index("mean") < said.index("verdict")
     assert "Agreement on synthetic images is not accuracy" in said
     assert "report.html" in said

@@ -1,12 +1,12 @@
 """Work for the next turn, done on a second thread of the CPU while the first is busy with this turn's.
 
-Two streams of operators use two cores better than one stream whose every operator is split in two.
+Two streams of operators can use two cores better than one stream whose every operator is split in two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 import torch
@@ -44,5 +44,14 @@ class Ahead(Generic[T]):
         try:
             return self._begun[1].result()
         finally:
-            self._begun = None
-            torch.set_num_threads(self._all)
+            self._end()
+
+    def drop(self) -> None:
+        """Wait for what was begun, if anything, and forget it, be it an error."""
+        if self._begun is not None:
+            wait([self._begun[1]])
+            self._end()
+
+    def _end(self) -> None:
+        self._begun = None
+        torch.set_num_threads(self._all)

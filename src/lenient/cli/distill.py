@@ -141,7 +141,7 @@ def describe(job: Job, say: Any) -> None:
 def _announce_trials(job: Job, say: Any, resume: bool = False) -> None:
     """What a run goes on with was decided when it began."""
     if job.undecided and not resume:
-        say(f"machine   trying what is best here: {', '.join(job.undecided)}")
+        say(f"machine   deciding what is best here: {', '.join(job.undecided)}")
 
 
 def _machine(job: Job) -> str:

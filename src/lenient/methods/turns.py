@@ -193,7 +193,7 @@ class Preparation:
     def close(self) -> None:
         """Drop what was begun: it can be made again."""
         if self._ahead is not None and self._ahead.begun is not None:
-            self._ahead.take()
+            self._ahead.drop()
             self.supply.load_state_dict(self._before)
 
     def state_dict(self) -> dict[str, Any]:
