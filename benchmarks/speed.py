@@ -95,7 +95,7 @@ def compare(
     limits = Limits(networks, examples, batch, device)
     rows = {}
     for name, row in timed.items():
-        precision, augmentation, _ = OURS.get(name, ("32", "crop-flip", False))
+        precision, augmentation, _ = OURS.get(name, ("32", "crop-flip", {}))
         views, drawn = 1 if augmentation == "none" else 2, row["rounds_per_step"] * STUDENT_STEPS * batch
         passes = needed(batch, STUDENT_STEPS, row["kept"], views, drawn)
         limit = limits.seconds(passes, precision)

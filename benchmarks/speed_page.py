@@ -70,7 +70,7 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
             "the ratio to the released procedure within each round. It always makes two views, so the ways with two "
             "are its like. Rounds of synthesis for a student batch follow from the share that the teacher vouches for "
             "(*kept*), which differs with the images drawn. *Rejects*: the share of student batches that is not "
-            "vouched for, because too few rounds were planned. *Overlap*: the next step's images are made on half of "
+            "vouched for, because there were too few rounds. *Overlap*: the next step's images are made on half of "
             "the threads while the student learns, which `overlap: auto` takes where a trial finds it faster."
         ),
         "",

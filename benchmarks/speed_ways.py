@@ -35,7 +35,7 @@ class Made(NamedTuple):
     kept: Sequence[float | Tensor]
     """Accepted shares of rounds."""
     shortfall: Sequence[float | Tensor]
-    """Share of each student batch that is rejected images, because too few rounds were planned."""
+    """Share of each student batch that is rejected images, because there were too few rounds."""
 
 
 @dataclass(frozen=True)
