@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lenient import ranks
 from lenient.config import Settings
+from lenient.convolution import SmallMaps
 from lenient.losses.objective import Objective
 from lenient.models.probing import hooked
 from lenient.record import Record, Response
@@ -24,6 +25,7 @@ class LiveStudent:
     def __init__(self, module: nn.Module, runtime: Runtime, blocks: Sequence[nn.Module] = ()) -> None:
         self.module, self.runtime, self.blocks = module, runtime, tuple(blocks)
         self._plain = module if blocks else runtime.compiled(module)
+        self._small = SmallMaps(module, runtime)
 
     def respond(
         self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None, *, autocast: bool = True
@@ -31,7 +33,8 @@ class LiveStudent:
         """Answer normalised inputs (N, C, H, W), with other parameters or buffers where `weights` names them."""
         heard: dict[nn.Module, Tensor] = {}
         listen = hooked(self.blocks, lambda layer, _, output: heard.update({layer: output}))
-        with listen, self.runtime.autocast() if autocast else torch.autocast(inputs.device.type, enabled=False):
+        precision = self.runtime.autocast() if autocast else torch.autocast(inputs.device.type, enabled=False)
+        with listen, precision, self._small.products():
             logits = (
                 self._plain(inputs)
                 if weights is None

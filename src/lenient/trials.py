@@ -7,6 +7,7 @@ import copy
 import torch
 
 from lenient import memory, ranks
+from lenient.convolution import SmallMaps
 from lenient.errors import MachineError, UsageError
 from lenient.loop import Distillation
 from lenient.methods.contract import Method
@@ -37,16 +38,20 @@ def fastest_precision(teacher: Network, student: Network, device: torch.device, 
         runtime = Runtime(device, precision)
         network = Network(copy.deepcopy(student.module), student.card)
         module = runtime.place(network.module).train()
+        small = SmallMaps(module, runtime)
         images = runtime.images(torch.rand(min(max(batch_size // ranks.count(), 2), 256), *teacher.card.input_size))
         with FrozenTeacher(teacher, runtime) as frozen:
 
             def work(
-                runtime: Runtime = runtime, frozen: FrozenTeacher = frozen, module: torch.nn.Module = module
+                runtime: Runtime = runtime,
+                frozen: FrozenTeacher = frozen,
+                module: torch.nn.Module = module,
+                small: SmallMaps = small,
             ) -> None:
                 inputs = frozen.normalize(images)  # noqa: B023 - called within this round of the loop only
                 with torch.no_grad():
                     frozen.respond(inputs)
-                with runtime.autocast():
+                with runtime.autocast(), small.products():
                     loss = module(inputs).float().square().mean()
                 loss.backward()
 

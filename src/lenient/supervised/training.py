@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lenient.convolution import SmallMaps
 from lenient.data import ImageSet
 from lenient.errors import HealthError, UsageError
 from lenient.evaluation import accuracy
@@ -141,6 +142,7 @@ class _Trainer:
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.classifier = PixelClassifier(network.module, network.card).to(runtime.device)
+        self.small = SmallMaps(network.module, runtime)
         self.data, self.recipe, self.runtime, self.on_progress = data, recipe, runtime, on_progress
         self.optimizer = build_optimizer(network.module, recipe)
         self.streams = Streams(recipe.seed)
@@ -178,7 +180,7 @@ class _Trainer:
             images, targets = mixed(images, targets, self.recipe.mixup, mixing)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self.runtime.autocast():
+        with self.runtime.autocast(), self.small.products():
             logits = self.classifier(self.runtime.images(images)).float()
         loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
