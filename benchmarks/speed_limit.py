@@ -17,9 +17,9 @@ those that torch's `FlopCounterMode` counts in one such pass of each network.
 
 **Rate.** Each distinct layer is timed alone in the same process: the same shapes, batch, data type and layout (channels
 last), forward only or forward and the gradients that the pass needs. On a CPU with several threads a layer is timed
-both ways, split over all of them and as one stream for each thread, and the better way counts. A layer's time is
-weighed by how often the work uses it, in images. The sum is the limit; no sum of the same layers at their own measured
-speed can take less.
+both ways, split over all of them and as one stream for each thread, and in bfloat16 as torch's convolution and as the
+library's product where that takes it; the best counts. A layer's time is weighed by how often the work uses it, in
+images. The sum is the limit; no sum of the same layers at their own measured speed can take less.
 Everything else (batch norm, activations, statistics, the mixture, optimizers, memory) counts as zero.
 
 **Share of the limit** = limit / measured time.
@@ -31,7 +31,7 @@ import copy
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +39,9 @@ import torch
 from speed_ways import clock
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from lenient.convolution import SmallMaps
+from lenient.runtime import Runtime
 
 Mode = Literal["forward", "inputs", "train"]
 """A forward alone; with the gradient of the images; with the gradients of weights and inner inputs."""
@@ -137,19 +140,23 @@ class Limits:
         """Seconds of one batch through one layer, the median of five stretches."""
         key = (layer, mode, dtype)
         if key not in self.timed:
-            work = self._work(layer, mode, dtype)
-            work()
-            once, _ = clock(work, self.device)
-            repeats = max(1, round(self.patience / 5 / max(once, 1e-7)))
-
-            def stretch() -> None:
-                for _ in range(repeats):
-                    work()
-
-            self.timed[key] = self._median(stretch) / repeats
-            if len(self.streams) > 1:
-                self.timed[key] = min(self.timed[key], self._side_by_side(stretch) / repeats / len(self.streams))
+            self.timed[key] = min(self._alone(work) for work in self._works(layer, mode, dtype))
         return self.timed[key]
+
+    def _alone(self, work: Callable[[], object]) -> float:
+        """Seconds of one batch, split over the threads or as a stream for each."""
+        work()
+        once, _ = clock(work, self.device)
+        repeats = max(1, round(self.patience / 5 / max(once, 1e-7)))
+
+        def stretch() -> None:
+            for _ in range(repeats):
+                work()
+
+        seconds = self._median(stretch) / repeats
+        if len(self.streams) > 1:
+            seconds = min(seconds, self._side_by_side(stretch) / repeats / len(self.streams))
+        return seconds
 
     def _median(self, work: Callable[[], object]) -> float:
         return statistics.median(clock(work, self.device)[0] for _ in range(5))
@@ -163,17 +170,32 @@ class Limits:
 
         return self._median(all_at_once)
 
-    def _work(self, layer: Layer, mode: Mode, dtype: torch.dtype) -> Callable[[], object]:
+    def _works(self, layer: Layer, mode: Mode, dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+        """The layer as torch takes it, and as the library does where that is another way."""
         module = copy.deepcopy(self.modules[layer]).to(self.device, dtype)
         inputs = torch.randn(self.batch, *layer.shape).to(self.device, dtype)
         if inputs.dim() == 4:
             module, inputs = module.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
-        if mode == "forward":
+        targets: list[Tensor] = [] if mode == "forward" else _targets(module, inputs, mode, layer.first)
+        if not targets:
             module.requires_grad_(False)
-            return lambda: module(inputs)
-        targets = _targets(module, inputs, mode, layer.first)
         gradient = torch.ones_like(module(inputs))
-        return lambda: torch.autograd.grad(module(inputs), targets, gradient)
+
+        def work() -> object:
+            output = module(inputs)
+            return torch.autograd.grad(output, targets, gradient) if targets else output
+
+        yield work
+        runtime = Runtime(self.device, "bf16" if dtype == torch.bfloat16 else "32")
+        small = SmallMaps(module, runtime)
+        if small.layers:
+
+            def product() -> object:
+                with runtime.autocast():
+                    return work()
+
+            with small.products():
+                yield product
 
     def layers(self) -> list[dict[str, Any]]:
         """Return every layer timed so far, for the record."""
