@@ -92,6 +92,16 @@ def test_the_released_procedure_learns(pair):
         assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
 
+def test_the_released_procedure_comes_to_the_same_without_its_waste(pair):
+    games = [released(*pair, waste=waste) for waste in (True, False)]
+    for game in games:
+        game.iterate()
+    assert all(parameter.grad is None for parameter in games[1].teacher.parameters())
+    for name in ("student", "generator"):
+        first, second = (getattr(game, name).state_dict() for game in games)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_the_released_selector_accepts_the_surer_component():
     game = released(
         Network(Scores(), Card(None, (1, 1, 1), 10, (0.0,), (1.0,))),
