@@ -139,9 +139,17 @@ def averaged(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def average_(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their means over the ranks, in place and in their own layout."""
+    """Replace tensors by their means over the ranks, in place; a tensor has the same layout on every rank."""
     if count() > 1 and tensors:
-        torch._foreach_copy_(list(tensors), averaged(tensors))
+        rows = [_in_memory(tensor) for tensor in tensors]
+        torch._foreach_copy_(rows, averaged(rows))
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """Return the numbers as they lie, (N,), a view: transposing large weights takes longer than sending them."""
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).view(-1)
+    return tensor.view(-1) if tensor.is_contiguous() else tensor
 
 
 def agree(value: T) -> T:

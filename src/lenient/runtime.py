@@ -209,8 +209,8 @@ def _batch_norm(
     scale = torch.rsqrt(variance + eps)
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    shape = (1, -1, *[1] * (values.dim() - 2))
-    return torch.addcmul(shift.view(shape), full(values), scale.view(shape)).to(values.dtype)
+    zeros, ones = torch.zeros_like(mean), torch.ones_like(mean)
+    return F.batch_norm(values, zeros, ones, scale, shift, training=False, eps=0.0)  # see _Moments
 
 
 class Readback:
