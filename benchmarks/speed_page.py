@@ -280,6 +280,9 @@ def _commands(written: Mapping[str, Any], path: str) -> list[str]:
         weights = pair["teacher_weights"].partition("trained, ")[2]
         options += f" --threads {pair['machine']['threads']}" + (f" --teacher {weights}" if weights else "")
         lines.append(f"{start} --pairs {name}{options}")
+    if "ranks" in written:
+        found = written["ranks"]
+        lines.append(f'{start} --pairs "" --ranks --rounds {found["rounds"]} --threads {found["machine"]["threads"]}')
     if "growth" in written:
         growth = written["growth"]
         options = "".join(f" --base {axis}={value}" for axis, value in growth["base"].items())
