@@ -23,7 +23,7 @@ ROWS: dict[str, tuple[float, dict[str, Any]]] = {  # row -> (how far below the t
     "dfad": (0.05, {"name": "dfad", "generator_lr": 0.001}),
     "mb-dfkd": (0.05, {"name": "mb-dfkd", "generator_lr": 0.001}),
     "pre-dfkd": (0.04, {"name": "pre-dfkd", "generator_lr": 0.001}),
-    "meta-dfkd": (0.03, {"name": "meta-dfkd", "generator_lr": 0.001}),
+    "meta-dfkd": (0.03, {"name": "meta-dfkd", "replay": "bank", "generator_lr": 0.001}),
     "meta-dfkd, generative": (0.03, {"name": "meta-dfkd", "replay": "generative", "generator_lr": 0.001}),
     "ta-dfkd, all three losses": (0.03, TA | {"class_prior_weight": 1.0, "selection": "none"}),
     "ta-dfkd, no selection": (0.02, TA | {"selection": "none"}),
