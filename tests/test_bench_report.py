@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import re
@@ -395,6 +396,7 @@ def test_rows_that_differ_in_the_class_prior_alone(made_up: Path) -> None:
         (["{grid}", "--features", "--rows", "x"], "--rows x: not in this grid"),
         (["{grid}", "--features", "--images", "1"], "--images 1: at least 2"),
         (["{grid}", "--map", "umap"], "--map umap: use tsne or pca"),
+        (["{grid}", "--inception", "x"], "--inception: measures images; give --features"),
         (["{grid}/report/cells.json", "--features"], "--features needs the folder"),
         (["{empty}/broken.json"], "cannot be read as JSON"),
         (["{empty}/list.json"], "holds no cells"),
@@ -527,6 +529,69 @@ def test_features_are_measured_and_drawn(with_runs: Path) -> None:
     boundary = rows_of(report / "tables/boundary.csv")
     assert boundary["with prior"]["T1 (98.33 %) after mean"] == "no selection"
     assert boundary["dafl"]["T1 (98.33 %) before mean"] == "not measured"
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inception with random weights, as a file."""
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    import torch
+
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.manual_seed(0)
+        network = module.FeatureExtractorInceptionV3("inception", ["2048"], verbose=False)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_inception_distances_stand_beside_the_teachers(
+    with_runs: Path, inception_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lenient.bench.report import inception
+
+    options = Options(images=24, inception=str(inception_weights))
+    with pytest.raises(UsageError, match=r"--inception .*not the published weights"):
+        write_bench_report(with_runs, tmp_path, features=options)
+    digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
+    monkeypatch.setattr(inception, "SHA256", digest[:8])
+    page = write_bench_report(with_runs, tmp_path, features=options).read_text()
+    assert "in Inception" in page
+    cells = json.loads((tmp_path / "cells.json").read_text())["features"]["cells"]
+    assert len(cells) == 3
+    assert all(entry["fid_inception"] > 0 and entry["fid"] > 0 for entry in cells.values())
+    assert (tmp_path / "tables/table-2-inception.md").is_file()
+
+
+def test_inception_sees_grey_images_as_coloured_ones(inception_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from lenient.bench.report import inception
+
+    digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
+    monkeypatch.setattr(inception, "SHA256", digest[:8])
+    features = inception.inception(str(inception_weights), "cpu")
+    grey = torch.rand(3, 1, 8, 8)
+    found = features([grey[:2], grey[2:]])
+    assert found.shape == (3, 2048)
+    assert np.allclose(found, features([grey.expand(-1, 3, -1, -1)]), atol=1e-5)
+    assert not np.allclose(found[0], found[1])
+
+
+@pytest.mark.parametrize("weights", ["nowhere.pth", "download"])
+def test_inception_weights_that_cannot_be_had_are_named(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lenient.bench.report.inception import inception
+
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(module, "load_state_dict_from_url", offline)
+    with pytest.raises(UsageError, match=rf"--inception {weights}: .*file"):
+        inception(weights, "cpu")
 
 
 def test_features_need_nothing_but_their_file_afterwards(with_runs: Path, tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ def report(
     rows: Annotated[str, typer.Option(metavar='"A;B"', help="With --features: rows of maps and images.")] = "",
     images: Annotated[int, typer.Option(metavar="N", help="With --features: images of each kind, at most.")] = 2000,
     projection: Annotated[str, typer.Option("--map", metavar="NAME", help="With --features: tsne or pca.")] = "tsne",
+    inception: Annotated[
+        str, typer.Option(metavar="FILE", help="With --features: Inception's too; its weights, or `download`.")
+    ] = "",
     data_root: flags.DataRoot = "",
     device: flags.Device = "cpu",
 ) -> None:
@@ -42,6 +45,8 @@ def report(
 
     if projection not in ("tsne", "pca"):
         raise UsageError(f"--map {projection}: use tsne or pca")
+    if inception and not features:
+        raise UsageError("--inception: measures images; give --features, too")
     chosen = Choice(teachers=_names(teachers), ablation=_names(ablation))
     options = None
     if features:
@@ -52,6 +57,7 @@ def report(
             device=device,
             rows=_names(rows),
             teacher=next(iter(chosen.teachers), ""),
+            inception=inception,
         )
     print(write_bench_report(source, output, choice=chosen, features=options, say=print))
 

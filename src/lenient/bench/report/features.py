@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ from lenient.bench.report.sweeps import picture_rows, weight_of
 from lenient.errors import LenientError, UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lenient.bench.report.inception import Extractor
     from lenient.loop import Distillation
     from lenient.teacher import FrozenTeacher
 
@@ -37,6 +40,8 @@ class Options:
     device: str = "cpu"
     rows: tuple[str, ...] = ()
     teacher: str = ""
+    inception: str = ""
+    """File of the Inception network's weights, or `download`; empty: the teacher's features alone."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Sample:
     features: Floats
     labels: Labels
     kept: NDArray[np.bool_]
+    inception: Floats | None = None
+    """The Inception network's features of the same images, where that was asked for."""
 
 
 def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -59,12 +66,17 @@ def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _:
     if grid.folder is None:
         raise UsageError("--features needs the folder that `lenient bench run` wrote, with its runs, not a cells.json")
     looked_at = _looked_at(grid, options)
+    extractor: Extractor | None = None
+    if options.inception:
+        from lenient.bench.report.inception import inception
+
+        extractor = inception(options.inception, options.device)
     real: dict[tuple[str, str], Sample] = {}
     found: dict[str, Any] = {"cells": {}, "maps": [], "pictures": [], "skipped": {}, "images": {}}
     cells = [cell for cell in grid.cells if cell.method not in REAL_METHODS]
     for position, cell in enumerate(cells, 1):
         try:
-            teacher_images, made = _one(grid.folder, cell, options, real)
+            teacher_images, made = _one(grid.folder, cell, options, real, extractor)
             found["cells"][cell.wanted.id] = _measures(teacher_images, made, cell.method_settings.get("selection"))
             if cell.wanted.id in looked_at:
                 found["maps"].append(_map(cell, teacher_images, made, options.projection))
@@ -103,7 +115,9 @@ def run_folder(folder: Path, cell: Cell) -> Path:
     return next((place for place in places if (place / "config.yaml").is_file()), top)
 
 
-def _one(folder: Path, cell: Cell, options: Options, real: dict[tuple[str, str], Sample]) -> tuple[Sample, Sample]:
+def _one(
+    folder: Path, cell: Cell, options: Options, real: dict[tuple[str, str], Sample], extractor: Extractor | None
+) -> tuple[Sample, Sample]:
     """The real and the synthetic images of one cell as its teacher sees them."""
     from lenient.api import reopen
     from lenient.models import Network
@@ -116,11 +130,11 @@ def _one(folder: Path, cell: Cell, options: Options, real: dict[tuple[str, str],
     key = (cell.data, str(cell.raw.get("teacher", {}).get("sha256") or cell.teacher))
     with teacher:
         if key not in real:
-            real[key] = _real(teacher, cell, options)
-        return real[key], _synthetic(distillation, teacher, options.images)
+            real[key] = _real(teacher, cell, options, extractor)
+        return real[key], _synthetic(distillation, teacher, options.images, extractor)
 
 
-def _real(teacher: FrozenTeacher, cell: Cell, options: Options) -> Sample:
+def _real(teacher: FrozenTeacher, cell: Cell, options: Options, extractor: Extractor | None) -> Sample:
     """Features of real test images, at most `options.images` of them, drawn by a fixed key; their own labels."""
     import torch
 
@@ -141,10 +155,11 @@ def _real(teacher: FrozenTeacher, cell: Cell, options: Options) -> Sample:
             features.append(response.features.double().cpu())
             labels.append(classes)
     names = torch.cat(labels).numpy()
-    return Sample(torch.cat(features).flatten(1).numpy(), names, np.ones(len(names), dtype=bool))
+    seen = extractor(pixels for pixels, _ in chosen.batches(256)) if extractor else None
+    return Sample(torch.cat(features).flatten(1).numpy(), names, np.ones(len(names), dtype=bool), seen)
 
 
-def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int) -> Sample:
+def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int, extractor: Extractor | None) -> Sample:
     """Features of fresh images of the run's generator, in batches of the run's size, which its selection judges."""
     import torch
 
@@ -157,15 +172,20 @@ def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int) -
     if selects:
         selection = MixtureSelection(getattr(method, "tau"), getattr(method, "mixture"))  # noqa: B009 - of one method's
     features, labels, kept = [], [], []
-    for number, start in enumerate(range(0, count, size)):
-        images = distillation.game.sample(min(size, count - start), "bench/features", number).float()
+
+    def batches() -> Iterator[Tensor]:
+        for number, start in enumerate(range(0, count, size)):
+            yield distillation.game.sample(min(size, count - start), "bench/features", number).float()
+
+    for images in batches():
         with torch.no_grad():
             response = teacher.respond(teacher.normalize(images), features=True)
         assert response.features is not None
         features.append(response.features.double().cpu())
         labels.append(response.logits.argmax(dim=1).cpu())
         kept.append(selection(confidence_score(response.logits)).weight.cpu() > 0)
-    return Sample(torch.cat(features).flatten(1).numpy(), torch.cat(labels).numpy(), torch.cat(kept).numpy())
+    seen = extractor(batches()) if extractor else None  # drawn again by the same keys rather than held in memory
+    return Sample(torch.cat(features).flatten(1).numpy(), torch.cat(labels).numpy(), torch.cat(kept).numpy(), seen)
 
 
 def _measures(real: Sample, made: Sample, selection: Any) -> dict[str, float | None]:
@@ -173,7 +193,10 @@ def _measures(real: Sample, made: Sample, selection: Any) -> dict[str, float | N
     beyond, selects = outside(real.features, real.labels, made.features, made.labels), selection == "mixture"
     if not np.isfinite(made.features).all():
         raise UsageError("the teacher's features of its images are not finite")
-    return {
+    seen = {}
+    if real.inception is not None and made.inception is not None:
+        seen = {"fid_inception": _rounded(frechet(real.inception, made.inception))}
+    return seen | {
         "fid": _rounded(frechet(real.features, made.features)),
         "outside": _rounded(float(beyond.mean())),
         "outside_kept": _rounded(float(beyond[made.kept].mean())) if selects and made.kept.any() else None,

@@ -113,6 +113,8 @@ def _gaps(content: Content, grid: Grid, end: str) -> Section:
 def _prior(content: Content, grid: Grid, end: str) -> Section:
     section = Section(f"class-prior{end}", "Class prior and diversity")
     content.add(section, sweeps.fid_table(grid, f"table-2{end}"), "Table 2", NEEDS_FEATURES)
+    papers = sweeps.inception_table(grid, f"table-2-inception{end}")
+    content.add(section, papers, "Table 2 in Inception's features", "it needs --features --inception FILE")
     found = sweeps.sweeps(grid)
     reason = NEEDS_FEATURES if found else "no rows that differ in method.class_prior_weight alone"
     for number, sweep in enumerate(found or [None]):

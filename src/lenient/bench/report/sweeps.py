@@ -89,6 +89,17 @@ def fid_table(grid: Grid, key: str) -> Table | None:
     )
 
 
+def inception_table(grid: Grid, key: str) -> Table | None:
+    """Table 2 as papers measure it, in Inception's features; None where none was measured."""
+    sizes = grid.features.get("images", {})
+    note = (
+        f"Frechet distance of Gaussians fitted to the 2048 features of the Inception network of 2015 of up to "
+        f"{sizes.get('synthetic', '?')} synthetic and {sizes.get('real', '?')} real test images; with fewer images it "
+        "comes out larger, so it compares with distances from as many only."
+    )
+    return _table(grid, key, "Table 2, in Inception's features", {"fid_inception": ("", 1.0, 1)}, (note,))
+
+
 def boundary_table(grid: Grid, key: str) -> Table | None:
     """Share of synthetic images outside of their class before and after selection; None where none was measured."""
     fields = {"outside": ("before", 100.0, 1), "outside_kept": ("after", 100.0, 1)}
