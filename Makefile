@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format clean
+.PHONY: help demo test test-slow check format results clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,10 @@ check: $(VENV)/.installed-dev  ## Check format, lint, types and floors
 format: $(VENV)/.installed-dev  ## Format the code and repair what can be repaired
 	$(BIN)/ruff check --fix-only src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
+
+results: $(VENV)/.installed-dev  ## Draw docs/results again from the records of its cells
+	for cells in $$(find docs/results -name cells.json); do $(BIN)/lenient bench report $$cells || exit; done
+	$(BIN)/python benchmarks/claims.py docs/results
 
 clean:  ## Remove caches and build leftovers; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info

@@ -1,0 +1,30 @@
+"""Our results regenerate byte for byte from the records of their cells; no table, picture or page of them is edited."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from lenient.bench.report import read_grid, write_bench_report
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+GRIDS = sorted(path.parent for path in RESULTS.glob("*/cells.json"))
+
+
+@pytest.mark.parametrize("folder", GRIDS, ids=lambda folder: folder.name)
+def test_tables_pictures_and_page_follow_from_the_records(folder: Path, tmp_path: Path) -> None:
+    write_bench_report(folder / "cells.json", tmp_path)
+    made, kept = ({path.relative_to(top) for path in top.rglob("*") if path.is_file()} for top in (tmp_path, folder))
+    assert made == kept
+    for name in sorted(made):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_the_claims_page_follows_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    page = importlib.import_module("claims").page
+    grids = [(folder.name, read_grid(folder / "cells.json")) for folder in GRIDS]
+    assert not grids or (RESULTS / "README.md").read_text() == page(grids)
