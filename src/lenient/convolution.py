@@ -34,13 +34,14 @@ class SmallMaps:
         wanted = runtime.device.type == "cpu" and runtime.precision == "bf16"
         layers = (layer for layer in module.modules() if type(layer) is nn.Conv2d)
         self.layers = [layer for layer in layers if wanted and _plain(layer)]
+        sizes = ((layer.stride, cast(Pair, layer.padding)) for layer in self.layers)
+        self._ways = [partial(convolve, stride=stride, padding=padding) for stride, padding in sizes]
 
     @contextmanager
     def products(self) -> Iterator[None]:
         """Take them so in forwards under autocast while open; the module is left as it was."""
-        for layer in self.layers:
-            stride, padding = cast(tuple[Pair, Pair], (layer.stride, layer.padding))
-            vars(layer)["_conv_forward"] = partial(convolve, stride=stride, padding=padding)
+        for layer, way in zip(self.layers, self._ways, strict=True):
+            vars(layer)["_conv_forward"] = way
         try:
             yield
         finally:
@@ -59,7 +60,9 @@ def _plain(layer: nn.Conv2d) -> bool:
     )
 
 
-def convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair) -> Tensor:
+def convolve(
+    inputs: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
     """Convolve (N, C, H, W) as `F.conv2d` does under autocast, as a product where that is faster."""
     height, width = _positions(inputs, weight, stride, padding)
     lowered = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
