@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lenient import convolution
 from lenient.convolution import SmallMaps, convolve
 from lenient.runtime import Runtime
+from lenient.student_update import LiveStudent
 
 CPU = torch.device("cpu")
 LOWERED = Runtime(CPU, "bf16")
@@ -132,3 +133,18 @@ def outcome(layer: nn.Conv2d, inputs: Tensor, products: bool) -> list[Tensor]:
     output.float().square().mean().backward()
     assert layer.bias is not None
     return [output.float().detach(), *(t.grad.clone() for t in (layer.weight, layer.bias) if t.grad is not None)]
+
+
+@pytest.mark.slow
+def test_compiled_forwards_come_to_the_same() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(8, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 128, 3, padding=1), nn.Flatten())
+    inputs = torch.randn(4, 8, 4, 4).to(memory_format=torch.channels_last)
+    found = []
+    for runtime in (LOWERED, Runtime(CPU, "bf16", compile=True)):
+        network.zero_grad()
+        LiveStudent(network, runtime).respond(inputs).logits.float().square().mean().backward()
+        found.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    assert len(found[0]) == len(found[1]) == 4
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=0.05, atol=0.02 * float(plain.abs().max()))
