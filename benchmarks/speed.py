@@ -29,6 +29,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from published import STUDENT_STEPS
+from speed_curves import FILE, curves
 from speed_growth import base_point, grow
 from speed_limit import Limits, needed
 from speed_page import page
@@ -195,6 +196,9 @@ def main(
     if table is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
         table.write_text(page(written, output.name))
+        if "growth" in written:
+            (table.parent / FILE).parent.mkdir(exist_ok=True)
+            (table.parent / FILE).write_text(curves(written["growth"]))
         return
     if threads:
         torch.set_num_threads(threads)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from published import STUDENT_STEPS
+from speed_curves import FILE
 
 NAMES = {
     "published": "as released",
@@ -182,8 +183,10 @@ def _growth(growth: Mapping[str, Any]) -> list[str]:
             f"of {growth['rounds']} at most. The factor is to the line above. Memory is the process's peak (on a GPU: "
             "the device's), of which *before* was there without a network. A point begins no iteration that would end "
             f"after {_figures(growth['cap'])} s: with `*` its first one, the warm-up, is all there is. After twice "
-            "that time it is ended."
+            "that time it is ended. The dotted line is in proportion to the number of images, or of pixels."
         ),
+        "",
+        f"![Time and memory of student steps against batch, image size, classes and teacher]({FILE})",
     ]
     for axis, points in growth["axes"].items():
         rows: list[list[str]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ def test_tables_pictures_and_page_follow_from_the_records(folder: Path, tmp_path
     assert made == kept
     for name in sorted(made):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_the_speed_page_and_its_picture_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    written = json.loads((ROOT / "benchmarks/results/speed.json").read_text())
+    page = importlib.import_module("speed_page").page(written, "speed.json")
+    assert (ROOT / "docs/performance.md").read_text() == page
+    module = importlib.import_module("speed_curves")
+    assert (ROOT / "docs" / module.FILE).read_text() == module.curves(written["growth"])
 
 
 def test_the_claims_page_follows_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
