@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from lenient import convolution
 from lenient.convolution import SmallMaps, convolve
@@ -64,11 +64,11 @@ def test_torch_finds_nothing_wrong_with_the_operators() -> None:
     inputs = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     weight = torch.randn(4, 3, 3, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(torch.ops.lenient.convolution, (inputs, weight, [1, 1], [1, 1]), test_utils=checks)
+    library.opcheck(torch.ops.lenient.convolution, (inputs, weight, [1, 1], [1, 1]), test_utils=checks)
     gradient = torch.randn(2, 4, 4, 4, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     for wanted in ([True, True], [False, True], [True, False]):
         case = (gradient, inputs, weight, [1, 1], [1, 1], wanted)
-        torch.library.opcheck(torch.ops.lenient.convolution_backward, case, test_utils=checks)
+        library.opcheck(torch.ops.lenient.convolution_backward, case, test_utils=checks)
 
 
 def test_only_small_maps_of_large_layers_are_products_and_only_while_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,12 @@ def test_the_speed_page_and_its_picture_follow_from_what_was_measured(monkeypatc
     assert (ROOT / "docs" / module.FILE).read_text() == module.curves(written["growth"])
 
 
+def test_the_precision_page_follows_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    written = json.loads((ROOT / "benchmarks/results/accuracy.json").read_text())
+    assert (RESULTS / "precision.md").read_text() == importlib.import_module("accuracy").page(written)
+
+
 def test_the_claims_page_follows_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     page = importlib.import_module("claims").page

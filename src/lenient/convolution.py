@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 from lenient.runtime import Runtime
 
@@ -72,7 +72,7 @@ def convolve(
     return output if bias is None else output + bias.to(torch.bfloat16).view(-1, 1, 1)
 
 
-@torch.library.custom_op("lenient::convolution", mutates_args=())
+@library.custom_op("lenient::convolution", mutates_args=())
 def _convolution(inputs: Tensor, weight: Tensor, stride: list[int], padding: list[int]) -> Tensor:
     """A convolution whose gradients are products; to the compiler a black box, for its own products are slow."""
     if not _all_products(inputs, weight, stride, padding):
@@ -81,7 +81,7 @@ def _convolution(inputs: Tensor, weight: Tensor, stride: list[int], padding: lis
     return rows.view(len(inputs), *_positions(inputs, weight, stride, padding), -1).permute(0, 3, 1, 2)
 
 
-@torch.library.custom_op("lenient::convolution_backward", mutates_args=())
+@library.custom_op("lenient::convolution_backward", mutates_args=())
 def _gradients(
     gradient: Tensor, inputs: Tensor, weight: Tensor, stride: list[int], padding: list[int], wanted: list[bool]
 ) -> list[Tensor]:
