@@ -34,7 +34,7 @@ format: $(VENV)/.installed-dev  ## Format the code and repair what can be repair
 
 results: $(VENV)/.installed-dev  ## Draw docs/results again from the records of its cells
 	for cells in $$(find docs/results -name cells.json); do $(BIN)/lenient bench report $$cells || exit; done
-	$(BIN)/python benchmarks/claims.py docs/results
+	$(BIN)/python benchmarks/claims.py docs/results grids
 
 clean:  ## Remove caches and build leftovers; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info

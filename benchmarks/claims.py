@@ -1,6 +1,6 @@
 """What our own runs say of the claims of the two papers, claim by claim, from the records of the grids alone.
 
-    python benchmarks/claims.py docs/results          # writes docs/results/README.md from docs/results/*/cells.json
+    python benchmarks/claims.py docs/results grids    # writes docs/results/README.md from docs/results/*/cells.json
 
 A claim is a sentence of a paper and a rule. The rule looks at one grid and says whether it holds there, with the
 figures; where a grid lacks the rows, the teachers or the measurements that it needs, the claim was not tested there.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -18,9 +18,12 @@ from typing import Annotated
 
 import typer
 
+from lenient.bench.grid import load_grid, settings_of
 from lenient.bench.report.records import Grid, read_grid
 from lenient.bench.report.results import catastrophic, context, mean_std
 from lenient.bench.report.sweeps import measured
+from lenient.bench.teachers import trainings
+from lenient.report.numbers import exact
 
 COMPARED = ("dafl", "dfad", "pre-dfkd")
 """Of the methods in the paper's Table 3, those that the library has."""
@@ -351,12 +354,30 @@ does not hold here may hold there, and the other way round.
 *Pairs* are runs with the same teacher and seed; there a claim is *confirmed*, or its opposite holds, where a two-sided
 sign test gives p < {LEVEL}, else it is *not confirmed*. Of claims about most teachers more than half decide, among the
 methods of the paper's Table 3 that the library has ({", ".join(COMPARED)}; not CMI). Where a grid lacks what a claim
-needs, it was *not tested* there. Peaks were chosen on test images, as in the papers.
+needs, it was *not tested* there. Peaks were chosen on test images, as in the papers. Grids without a machine in the
+table below have not been run.
 """
 
 
-def page(grids: Sequence[tuple[str, Grid]]) -> str:
-    """Return the page: for each claim what each grid found."""
+def waiting(folder: Path, run: Collection[str]) -> list[str]:
+    """Return a line of the table of runs for each grid of the folder that has none; trial grids are left out."""
+    lines = []
+    for path in sorted(folder.glob("*.yaml")):
+        if path.stem in run or path.stem.endswith("-quick"):
+            continue
+        grid = load_grid(path)
+        settings = settings_of(grid, next(iter(grid.rows)), 0)
+        teachers = sum(len(training.expected) for training in trainings(grid))
+        count = len(grid.rows) * teachers * len(grid.students) * len(grid.seeds)
+        budget = f"{exact(settings['steps'])} steps of {exact(settings['batch_size'])} images"
+        students = ", ".join(f"`{student}`" for student in grid.students)
+        link = f"[{path.stem}](../../grids/{path.name})"
+        lines.append(f"| {link} | {grid.data} | {students} | {budget} | 0 of {count} | | |")
+    return lines
+
+
+def page(grids: Sequence[tuple[str, Grid]], unrun: Sequence[str]) -> str:
+    """Return the page: what was run and, with the lines `unrun`, what was not; for each claim what each grid found."""
     lines = [
         INTRODUCTION,
         "| runs | data | student | budget | cells | machine | commit |",
@@ -370,6 +391,7 @@ def page(grids: Sequence[tuple[str, Grid]]) -> str:
             f"| {link} | {facts['data']} | `{facts['student']}` | {facts['budget']} | {cells} | {facts['machine']} | "
             f"{facts['commit']} |"
         )
+    lines += unrun
     for claim in CLAIMS:
         lines += ["", f"## {claim.words}", "", f"{claim.place}.", ""]
         for name, grid in grids:
@@ -379,10 +401,18 @@ def page(grids: Sequence[tuple[str, Grid]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(folder: Annotated[Path, typer.Argument(help="Holds a folder with cells.json for each grid.")]) -> None:
-    """Write FOLDER/README.md."""
-    grids = [(path.parent.name, read_grid(path)) for path in sorted(folder.glob("*/cells.json"))]
-    (folder / "README.md").write_text(page(grids))
+def read(results: Path, grids: Path) -> str:
+    """Return the page on the records under `results` and the grids that have none there."""
+    found = [(path.parent.name, read_grid(path)) for path in sorted(results.glob("*/cells.json"))]
+    return page(found, waiting(grids, [name for name, _ in found]))
+
+
+def main(
+    results: Annotated[Path, typer.Argument(help="Holds a folder with cells.json for each grid.")],
+    grids: Annotated[Path, typer.Argument(help="Holds the grids.")],
+) -> None:
+    """Write RESULTS/README.md."""
+    (results / "README.md").write_text(read(results, grids))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,15 @@ def test_the_sign_test_is_the_binomial_one(claims, values, chance):
 
 
 def test_the_page_has_every_claim_and_every_grid(claims, grid, tmp_path):
-    text = claims.page([("one", grid), ("two", replace(grid, cells=()))])
+    text = claims.page([("one", grid), ("two", replace(grid, cells=()))], ["| three |"])
+    assert "| three |\n" in text
     for claim in claims.CLAIMS:
         assert f"## {claim.words}" in text
     assert text.count("- one: ") == text.count("- two: not tested.") == len(claims.CLAIMS)
+
+
+def test_grids_without_records_are_listed_as_not_run(claims):
+    lines = claims.waiting(Path(__file__).parents[1] / "grids", ["digits"])
+    assert "| [cifar10](../../grids/cifar10.yaml) | cifar10 | `lenient:resnet18` |" in "\n".join(lines)
+    assert not any("digits" in line for line in lines)
+    assert all("| 0 of " in line for line in lines)
