@@ -22,7 +22,7 @@ from bench_fixtures import K, make_grid, record
 from lenient.bench.report import Choice, Options, read_grid, write_bench_report
 from lenient.bench.report.measures import frechet, outside, project
 from lenient.bench.report.records import Grid, panels
-from lenient.bench.report.results import catastrophic, gaps, in_percent, learning, table_3
+from lenient.bench.report.results import beyond, catastrophic, gaps, in_percent, learning, table_3
 from lenient.bench.report.sweeps import picture_rows, sweeps
 from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
 from lenient.cli import main
@@ -81,6 +81,19 @@ def test_table_3_by_hand(tmp_path: Path) -> None:
     assert marks_of == {"dafl": ["", ""], "dfad": ["second", "second"], "ta-dfkd": ["best", "best"]}
     dafl = next(row for row in table.rows if row.name == "dafl").values[0].numbers
     assert dafl == pytest.approx((83.0, 100 * statistics.stdev([0.80, 0.86]), 2))
+
+
+def test_methods_are_held_against_the_better_of_the_untaught_students(tmp_path: Path) -> None:
+    found = {"noise images": [0.5, 0.6], "frozen generator": [0.7, 0.4], "dafl": [0.75, 0.5], "real images": [0.9, 0.9]}
+    cells = [one(row, seed, acc_last_k=value) for row, values in found.items() for seed, value in enumerate(values)]
+    cells.append(one("dafl", 2, acc_last_k=0.99))  # nothing to hold it against
+    table = beyond(grid_of(tmp_path, cells), "t")
+    assert table is not None
+    texts = {row.name: [value.text for value in row.values] for row in table.rows}
+    assert texts == {"dafl": ["−2.50", "−2.50", "1 of 2"], "real images": ["+25.00", "+25.00", "2 of 2"]}
+    assert [row.apart for row in table.rows] == [False, True]
+    without = [cell for cell in cells if cell["row"] in ("dafl", "real images")]
+    assert beyond(grid_of(tmp_path, without), "t") is None
 
 
 def test_gaps_are_the_papers(tmp_path: Path) -> None:

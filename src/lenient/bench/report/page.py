@@ -92,6 +92,8 @@ def compose(grid: Grid, choice: Choice) -> Content:
 def _accuracy(content: Content, grid: Grid, choice: Choice, end: str) -> Section:
     section = Section(f"accuracy{end}", "Accuracy")
     section.tables.append(results.table_3(grid, f"table-3{end}"))
+    above = results.beyond(grid, f"beyond-noise{end}")
+    content.add(section, above, "What the methods add to noise", "no row of noise images or of a frozen generator")
     ablation = results.ablation(grid, f"table-4{end}", choice.ablation)
     content.add(section, ablation, "Tables 4 and A2", "no two rows of an ablation; name them with --ablation")
     teachers = [teacher for teacher in figures.two_teachers(grid, choice.teachers) if teacher in grid.teachers]

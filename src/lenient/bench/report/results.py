@@ -194,6 +194,50 @@ def _failures(grid: Grid, row: str) -> tuple[Value, Value]:
     return Value(f"{bad} of {done}", (bad, done)), Value(", ".join(words) or "0", (failed, missing))
 
 
+def margins(grid: Grid, row: str, teacher: str | None = None) -> list[float]:
+    """acc_last[k] of each run minus that of the best student with the same teacher and seed that was taught nothing,
+    by noise images or by a frozen generator; runs without such a student are left out."""
+    floors: dict[tuple[str, int], float] = {}
+    for cell in grid.cells:
+        if grid.is_baseline(cell.row) and cell.method != "real":
+            place = (cell.teacher, cell.seed)
+            floors[place] = max(floors.get(place, -math.inf), cell.number("acc_last_k"))
+    found = [
+        cell.number("acc_last_k") - floors.get((cell.teacher, cell.seed), math.nan) for cell in grid.of(row, teacher)
+    ]
+    return [value for value in found if not math.isnan(value)]
+
+
+def beyond(grid: Grid, key: str) -> Table | None:
+    """How far the rows are above the baselines that teach nothing; None without such baselines."""
+
+    def middle(values: Sequence[float]) -> Value:
+        if not values:
+            return Value("unknown")
+        points = 100 * statistics.median(values)
+        return Value(f"{points:+.2f}".replace("-", "−"), (points,), round(points, 2))
+
+    columns = [Column(heading(grid, teacher), better="high") for teacher in grid.teachers]
+    columns += [Column("all runs", better="high"), Column("ahead", parts=("runs", "of"))]
+    rows = []
+    for row in grid.rows:
+        if grid.is_baseline(row) and any(cell.method != "real" for cell in grid.of(row)):
+            continue
+        every = margins(grid, row)
+        ahead, count = sum(value > 0 for value in every), len(every)
+        values = [middle(margins(grid, row, teacher)) for teacher in grid.teachers]
+        values += [middle(every), Value(f"{ahead} of {count}", (ahead, count))]
+        rows.append(Row(row, tuple(values), grid.is_baseline(row)))
+    if all(value.text == "unknown" for row in rows for value in row.values[:-1]):
+        return None
+    notes = (
+        f"{last_k(grid)} minus that of the better of the students of noise images and of a frozen generator with the "
+        "same teacher and seed: medians, in points of %. A method teaches only where this is clearly above 0.",
+        MARKED,
+    )
+    return marked(Table(key, "What the methods add to noise", tuple(columns), tuple(rows), notes, context(grid)))
+
+
 def ablation(grid: Grid, key: str, rows: Sequence[str]) -> Table | None:
     """Table 4 and A2: the rows of the ablation, means beside means; None without two of them."""
     chosen = [row for row in (rows or _ta_rows(grid)) if row in grid.rows]
