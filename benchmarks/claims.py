@@ -177,7 +177,7 @@ def converged(grid: Grid, row: str, teacher: str) -> float:
 def teaching(grid: Grid) -> Finding | None:
     """Our own condition: no figure means anything for a method that noise equals."""
     methods = [row for row in grid.rows if not grid.is_baseline(row)]
-    above = {row: values for row in methods if (values := margins(grid, row))}
+    above = {row: values for row in methods if (values := margins(grid, grid.of(row)))}
     if not above:
         return None
     chances = {row: sign_test(values) for row, values in above.items()}

@@ -22,7 +22,7 @@ from bench_fixtures import K, make_grid, record
 from lenient.bench.report import Choice, Options, read_grid, write_bench_report
 from lenient.bench.report.measures import frechet, outside, project
 from lenient.bench.report.records import Grid, panels
-from lenient.bench.report.results import beyond, catastrophic, gaps, in_percent, learning, table_3
+from lenient.bench.report.results import beyond, catastrophic, gaps, in_percent, learning, table_3, verdicts
 from lenient.bench.report.sweeps import picture_rows, sweeps
 from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
 from lenient.cli import main
@@ -94,6 +94,21 @@ def test_methods_are_held_against_the_better_of_the_untaught_students(tmp_path: 
     assert [row.apart for row in table.rows] == [False, True]
     without = [cell for cell in cells if cell["row"] in ("dafl", "real images")]
     assert beyond(grid_of(tmp_path, without), "t") is None
+
+
+def test_verdicts_are_held_against_the_accuracies_behind_them(tmp_path: Path) -> None:
+    cells = [
+        one("noise images", 0, acc_last_k=0.6, last=0.6, agreement=0.6, verdict="failed"),
+        one("dafl", 0, acc_last_k=0.5, last=0.1, agreement=0.1, verdict="ok"),
+        one("dfad", 0, acc_last_k=0.8, last=0.8, agreement=0.85, verdict="ok"),
+        one("real images", 0, acc_last_k=0.9, last=0.9, agreement=0.95, verdict="ok"),
+    ]
+    table = verdicts(grid_of(tmp_path, cells), "t")
+    assert {row.name: [value.text for value in row.values] for row in table.rows} == {
+        "ok": ["2 + 1", "10.00", "85.00", "95.00", "1", "1 of 2"],
+        "warning": ["0 + 0", "-", "-", "-", "0", "0 of 0"],
+        "failed": ["0 + 1", "60.00", "60.00", "60.00", "0", "0 of 0"],
+    }
 
 
 def test_gaps_are_the_papers(tmp_path: Path) -> None:

@@ -159,7 +159,11 @@ def _memory(content: Content, grid: Grid, end: str) -> Section:
 
 def _rest(grid: Grid, end: str) -> Section:
     section = Section(f"runs{end}", "Runs and their cost")
-    section.tables = [results.cost(grid, f"cost{end}"), results.status(grid, f"cells{end}")]
+    section.tables = [
+        results.cost(grid, f"cost{end}"),
+        results.status(grid, f"cells{end}"),
+        results.verdicts(grid, f"verdicts{end}"),
+    ]
     more = (results.absentees(grid, f"absent{end}"), sweeps.skipped_table(grid, f"skipped{end}"))
     section.tables += [table for table in more if table]
     return section

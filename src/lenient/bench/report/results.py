@@ -194,7 +194,7 @@ def _failures(grid: Grid, row: str) -> tuple[Value, Value]:
     return Value(f"{bad} of {done}", (bad, done)), Value(", ".join(words) or "0", (failed, missing))
 
 
-def margins(grid: Grid, row: str, teacher: str | None = None) -> list[float]:
+def margins(grid: Grid, cells: Sequence[Cell]) -> list[float]:
     """acc_last[k] of each run minus that of the best student with the same teacher and seed that was taught nothing,
     by noise images or by a frozen generator; runs without such a student are left out."""
     floors: dict[tuple[str, int], float] = {}
@@ -202,9 +202,7 @@ def margins(grid: Grid, row: str, teacher: str | None = None) -> list[float]:
         if grid.is_baseline(cell.row) and cell.method != "real":
             place = (cell.teacher, cell.seed)
             floors[place] = max(floors.get(place, -math.inf), cell.number("acc_last_k"))
-    found = [
-        cell.number("acc_last_k") - floors.get((cell.teacher, cell.seed), math.nan) for cell in grid.of(row, teacher)
-    ]
+    found = [cell.number("acc_last_k") - floors.get((cell.teacher, cell.seed), math.nan) for cell in cells]
     return [value for value in found if not math.isnan(value)]
 
 
@@ -223,9 +221,9 @@ def beyond(grid: Grid, key: str) -> Table | None:
     for row in grid.rows:
         if grid.is_baseline(row) and any(cell.method != "real" for cell in grid.of(row)):
             continue
-        every = margins(grid, row)
+        every = margins(grid, grid.of(row))
         ahead, count = sum(value > 0 for value in every), len(every)
-        values = [middle(margins(grid, row, teacher)) for teacher in grid.teachers]
+        values = [middle(margins(grid, grid.of(row, teacher))) for teacher in grid.teachers]
         values += [middle(every), Value(f"{ahead} of {count}", (ahead, count))]
         rows.append(Row(row, tuple(values), grid.is_baseline(row)))
     if all(value.text == "unknown" for row in rows for value in row.values[:-1]):
@@ -364,6 +362,36 @@ def status(grid: Grid, key: str) -> Table:
         rows.append(Row(row, tuple(Value(str(number), (number,)) for number in numbers), grid.is_baseline(row)))
     notes = ("The verdict is what a run said of itself without any test image.",)
     return Table(key, "Cells", columns, tuple(rows), notes, context(grid))
+
+
+def verdicts(grid: Grid, key: str) -> Table:
+    """What the verdicts, which no test image helps, were worth: accuracies of the runs behind each."""
+    columns = (
+        Column("runs", parts=("methods", "baselines")),
+        *(Column(name, "agreement with the teacher (%)") for name in ("least", "median", "most")),
+        Column("catastrophic"),
+        Column("not above noise", parts=("runs", "of")),
+    )
+    bad = {cell.wanted.id for row in grid.rows for cell in catastrophic(grid, row)}
+    rows = []
+    for word in ("ok", "warning", "failed"):
+        cells = [cell for cell in grid.cells if cell.raw.get("verdict") == word]
+        known = [100 * n for n in (cell.number("agreement") for cell in cells) if not math.isnan(n)]
+        untaught = sum(grid.is_baseline(cell.row) for cell in cells)
+        shares = (min(known), statistics.median(known), max(known)) if known else ()
+        above = [value for cell in cells if not grid.is_baseline(cell.row) for value in margins(grid, [cell])]
+        below = sum(value <= 0 for value in above)
+        failures = sum(cell.wanted.id in bad for cell in cells)
+        values = [Value(f"{len(cells) - untaught} + {untaught}", (len(cells) - untaught, untaught))]
+        values += [Value(f"{share:.2f}", (share,)) for share in shares] or [Value("-")] * 3
+        values += [Value(str(failures), (failures,)), Value(f"{below} of {len(above)}", (below, len(above)))]
+        rows.append(Row(word, tuple(values)))
+    notes = (
+        "The verdict is what a run said of itself without any test image; agreement is measured on test images. "
+        "Runs: of methods + of baselines. Not above noise: runs of methods that are not above the better of the "
+        "students of noise images and of a frozen generator.",
+    )
+    return Table(key, "What the verdicts were worth", columns, tuple(rows), notes, context(grid), "verdict")
 
 
 def absentees(grid: Grid, key: str) -> Table | None:
