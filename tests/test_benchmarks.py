@@ -24,20 +24,19 @@ def run(*arguments: object, cwd: Path) -> str:
     return done.stdout
 
 
-def test_the_family_command_fills_in_what_is_missing_and_writes_the_page(digits_file, tmp_path):
-    teachers = tmp_path / "runs" / "family"
-    teachers.mkdir(parents=True)
-    (teachers / "digits-e3.safetensors").write_bytes(digits_file.read_bytes())
-    common = [BENCHMARKS / "family.py", "cells.json", "--steps", 4, "--teachers", 1, "--seeds", 1]
-    run(*common, "--only", "real images;noise images", cwd=tmp_path)
+def test_settings_are_compared_cell_by_cell_and_the_page_follows(tmp_path):
+    common = [BENCHMARKS / "compare_settings.py", "rates", "-o", "cells.json", "--teachers", "lenient:lenet5"]
+    common += ["--teacher-epochs", 1, "--student", "lenient:lenet5-half", "--seeds", 1, "-s", "steps=4"]
+    common += ["-s", "method.bn_weight=0", "--try", "slow=method.generator_lr=1e-4"]
+    run(*common, cwd=tmp_path)
     first = json.loads((tmp_path / "cells.json").read_text())["cells"]
-    assert [cell["row"] for cell in first] == ["real images", "noise images"]
-    run(*common, "--only", "real images;mad", cwd=tmp_path)
+    assert [cell["variant"] for cell in first] == ["slow"]
+    run(*common, "--try", "fast=method.generator_lr=1e-2", cwd=tmp_path)
     cells = json.loads((tmp_path / "cells.json").read_text())["cells"]
-    assert [cell["row"] for cell in cells] == ["real images", "noise images", "mad"]
-    assert cells[:2] == first
-    assert all(0 <= cell["last"] <= cell["max"] <= 1 and len(cell["curve"]) == 4 for cell in cells)
+    assert [cell["variant"] for cell in cells] == ["slow", "fast"]
+    assert cells[0] == first[0]
+    assert all(0 <= cell[key] <= 1 for cell in cells for key in ("accuracy", "agreement", "teacher_accuracy"))
     run(*common, "--table", "page.md", cwd=tmp_path)
     page = (tmp_path / "page.md").read_text()
-    assert "| mad | " in page
-    assert "3 runs." in page
+    assert "| fast | `method.generator_lr=1e-2` | " in page
+    assert "2 runs in `cells.json`" in page

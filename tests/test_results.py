@@ -39,6 +39,14 @@ def test_the_precision_page_follows_from_what_was_measured(monkeypatch: pytest.M
     assert (RESULTS / "precision.md").read_text() == importlib.import_module("accuracy").page(written)
 
 
+@pytest.mark.parametrize("name", ["ta-dfkd-digits", "ta-dfkd-digits-rates"])
+def test_pages_on_settings_follow_from_their_runs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    cells = ROOT / "benchmarks/results" / f"{name}.json"
+    page = importlib.import_module("compare_settings").page(json.loads(cells.read_text()), cells)
+    assert (RESULTS / f"{name}.md").read_text() == page
+
+
 def test_the_claims_page_follows_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     assert (RESULTS / "README.md").read_text() == importlib.import_module("claims").read(RESULTS, ROOT / "grids")
