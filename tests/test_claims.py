@@ -37,6 +37,7 @@ def verdicts(claims, grid):
 def test_what_the_records_show_is_confirmed(claims, grid):
     found = verdicts(claims, grid)
     assert found[claims.converging] == found[claims.peaking] == found[claims.robust] == claims.CONFIRMED
+    assert found[claims.teaching] == found[claims.leading] == claims.CONFIRMED
     assert found[claims.selecting] == found[claims.without_prior] == claims.CONFIRMED
     assert found[claims.failing] == claims.NOT_CONFIRMED  # DAFL does not fail here
 
@@ -54,6 +55,7 @@ def test_the_opposite_is_told(claims, grid):
         twin = next((c for c in grid.of(other, cell.teacher) if c.seed == cell.seed), None) if other else None
         raw = cell.raw | {"acc_last_k": twin.raw["acc_last_k"]} if twin else cell.raw
         worse.append(replace(cell, raw=raw))
+    assert claims.leading(replace(grid, cells=tuple(worse))).verdict == claims.NOT_CONFIRMED
     finding = claims.selecting(replace(grid, cells=tuple(worse)))
     assert finding.verdict == claims.CONTRADICTED
     assert "of 9 pairs, median −" in finding.figures

@@ -39,7 +39,7 @@ def test_the_precision_page_follows_from_what_was_measured(monkeypatch: pytest.M
     assert (RESULTS / "precision.md").read_text() == importlib.import_module("accuracy").page(written)
 
 
-@pytest.mark.parametrize("name", ["ta-dfkd-digits", "ta-dfkd-digits-rates"])
+@pytest.mark.parametrize("name", ["ta-dfkd-digits", "ta-dfkd-digits-rates", "ta-dfkd-mnist-rates"])
 def test_pages_on_settings_follow_from_their_runs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     cells = ROOT / "benchmarks/results" / f"{name}.json"
