@@ -101,11 +101,12 @@ def test_verdicts_are_held_against_the_accuracies_behind_them(tmp_path: Path) ->
         one("noise images", 0, acc_last_k=0.6, last=0.6, agreement=0.6, verdict="failed"),
         one("dafl", 0, acc_last_k=0.5, last=0.1, agreement=0.1, verdict="ok"),
         one("dfad", 0, acc_last_k=0.8, last=0.8, agreement=0.85, verdict="ok"),
+        one("mb-dfkd", 0, acc_last_k=0.8, last=0.8, agreement=0.8, verdict="ok"),
         one("real images", 0, acc_last_k=0.9, last=0.9, agreement=0.95, verdict="ok"),
     ]
     table = verdicts(grid_of(tmp_path, cells), "t")
     assert {row.name: [value.text for value in row.values] for row in table.rows} == {
-        "ok": ["2 + 1", "10.00", "85.00", "95.00", "1", "1 of 2"],
+        "ok": ["3 + 1", "10.00", "82.50", "95.00", "1", "1 of 3"],
         "warning": ["0 + 0", "-", "-", "-", "0", "0 of 0"],
         "failed": ["0 + 1", "60.00", "60.00", "60.00", "0", "0 of 0"],
     }

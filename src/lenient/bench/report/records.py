@@ -150,7 +150,7 @@ class Grid:
         """Whether a row is a baseline: student of noise, of the training images, or of a frozen generator."""
         cells = self.of(row)
         if not cells:  # nothing but the name to go by
-            return row.lower().split(" ")[0] in ("noise", "real", "frozen")
+            return row.lower().startswith(("noise", "real", "frozen"))
         return all(cell.method in ("noise", "real") or cell.method_settings.get("generator_lr") == 0 for cell in cells)
 
     def teacher_accuracy(self, teacher: str) -> float:
