@@ -41,7 +41,7 @@ def read(run: Path) -> dict[str, Any]:
     return {
         **{key: report[key] for key in kept if key in report},
         "verdict": report["health"]["verdict"],
-        "command": re.sub(r"\S*/", "", " ".join(env["command"])),
+        "command": re.sub(r"\S*/", "", " ".join(env["command"])).replace("__main__.py", "python -m lenient"),
         "machine": {key: env[key] for key in ("device_name", "threads", "precision", "torch", "lenient")},
         "settings": {key: value for key, value in config.items() if key not in ("run", "health")},
     }
