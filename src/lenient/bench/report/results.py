@@ -229,8 +229,8 @@ def beyond(grid: Grid, key: str) -> Table | None:
     if all(value.text == "unknown" for row in rows for value in row.values[:-1]):
         return None
     notes = (
-        f"{last_k(grid)} minus that of the better of the students of noise images and of a frozen generator with the "
-        "same teacher and seed: medians, in points of %. A method teaches only where this is clearly above 0.",
+        f"{last_k(grid)} minus that of the best student of noise or of a frozen generator with the same teacher and "
+        "seed: medians, in points of %. A method teaches only where this is clearly above 0.",
         MARKED,
     )
     return marked(Table(key, "What the methods add to noise", tuple(columns), tuple(rows), notes, context(grid)))
@@ -388,8 +388,8 @@ def verdicts(grid: Grid, key: str) -> Table:
         rows.append(Row(word, tuple(values)))
     notes = (
         "The verdict is what a run said of itself without any test image; agreement is measured on test images. "
-        "Runs: of methods + of baselines. Not above noise: runs of methods that are not above the better of the "
-        "students of noise images and of a frozen generator.",
+        "Runs: of methods + of baselines. Not above noise: runs of methods that are not above the best student of "
+        "noise or of a frozen generator.",
     )
     return Table(key, "What the verdicts were worth", columns, tuple(rows), notes, context(grid), "verdict")
 
