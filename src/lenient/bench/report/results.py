@@ -198,10 +198,11 @@ def margins(grid: Grid, cells: Sequence[Cell]) -> list[float]:
     """acc_last[k] of each run minus that of the best student with the same teacher and seed that was taught nothing,
     by noise images or by a frozen generator; runs without such a student are left out."""
     floors: dict[tuple[str, int], float] = {}
-    for cell in grid.cells:
-        if grid.is_baseline(cell.row) and cell.method != "real":
-            place = (cell.teacher, cell.seed)
-            floors[place] = max(floors.get(place, -math.inf), cell.number("acc_last_k"))
+    for row in filter(grid.is_baseline, grid.rows):
+        for cell in grid.of(row):
+            if cell.method != "real":
+                place = (cell.teacher, cell.seed)
+                floors[place] = max(floors.get(place, -math.inf), cell.number("acc_last_k"))
     found = [cell.number("acc_last_k") - floors.get((cell.teacher, cell.seed), math.nan) for cell in cells]
     return [value for value in found if not math.isnan(value)]
 
@@ -377,12 +378,13 @@ def verdicts(grid: Grid, key: str) -> Table:
     for word in ("ok", "warning", "failed"):
         cells = [cell for cell in grid.cells if cell.raw.get("verdict") == word]
         known = [100 * n for n in (cell.number("agreement") for cell in cells) if not math.isnan(n)]
-        untaught = sum(grid.is_baseline(cell.row) for cell in cells)
+        taught = [cell for cell in cells if not grid.is_baseline(cell.row)]
         shares = (min(known), statistics.median(known), max(known)) if known else ()
-        above = [value for cell in cells if not grid.is_baseline(cell.row) for value in margins(grid, [cell])]
+        above = margins(grid, taught)
         below = sum(value <= 0 for value in above)
         failures = sum(cell.wanted.id in bad for cell in cells)
-        values = [Value(f"{len(cells) - untaught} + {untaught}", (len(cells) - untaught, untaught))]
+        untaught = len(cells) - len(taught)
+        values = [Value(f"{len(taught)} + {untaught}", (len(taught), untaught))]
         values += [Value(f"{share:.2f}", (share,)) for share in shares] or [Value("-")] * 3
         values += [Value(str(failures), (failures,)), Value(f"{below} of {len(above)}", (below, len(above)))]
         rows.append(Row(word, tuple(values)))
