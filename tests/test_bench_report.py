@@ -355,6 +355,13 @@ def test_records_lose_what_tells_of_the_machine(made_up: Path) -> None:
     assert '"T1.safetensors"' in text
 
 
+def test_records_stand_one_a_line(made_up: Path) -> None:
+    text = (made_up / "report/cells.json").read_text()
+    cells = json.loads(text)["cells"]
+    lines = [json.loads(line.rstrip(",")) for line in text.splitlines() if line.startswith('{"acc_last_k"')]
+    assert lines == cells
+
+
 def test_figures_are_valid_and_free_of_stand_ins(made_up: Path) -> None:
     found = list((made_up / "report/figures").glob("*.svg"))
     assert len(found) == 6

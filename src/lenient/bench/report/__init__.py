@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def write_bench_report(
     elif grid.folder is not None:
         grid = replace(grid, features=_kept_features(grid, place / "cells.json"))
     content = compose(grid, choice)
-    texts = {"cells.json": json.dumps(grid.to_dict(), indent=1, sort_keys=True, allow_nan=False) + "\n"}
+    texts = {"cells.json": _one_a_line(grid.to_dict())}
     for table in content.tables:
         texts |= {f"tables/{table.key}.{kind}": write(table) for kind, write in WRITERS.items()}
     for figure in content.figures:
@@ -108,3 +109,13 @@ def _kept_features(grid: Grid, path: Path) -> dict[str, Any]:
     for key in ("maps", "pictures"):
         kept[key] = [entry for entry in kept.get(key, ()) if entry["id"] in same]
     return kept if any(kept[key] for key in ("cells", "maps", "pictures", "skipped")) else {}
+
+
+def _one_a_line(records: Mapping[str, Any]) -> str:
+    """JSON with a line for each record of a list: small, and a difference between two versions names its cells."""
+    dump = partial(json.dumps, sort_keys=True, allow_nan=False)
+    lines = []
+    for key, value in sorted(records.items()):
+        text = "[\n" + ",\n".join(map(dump, value)) + "\n]" if isinstance(value, list) and value else dump(value)
+        lines.append(f"{dump(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
