@@ -649,6 +649,19 @@ def test_features_of_cells_run_anew_are_forgotten(with_runs: Path, tmp_path: Pat
     assert [entry["row"] for entry in content["pictures"]] == ["without prior", "selecting"]
 
 
+def test_features_of_runs_that_are_gone_stay_if_they_compare(with_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(with_runs, tmp_path / "grid")
+    shutil.rmtree(tmp_path / "grid/cells/with-prior/run")
+    before = json.loads((with_runs / "report/cells.json").read_text())["features"]
+    write_bench_report(tmp_path / "grid", features=Options(images=40))
+    assert json.loads((tmp_path / "grid/report/cells.json").read_text())["features"] == before
+    write_bench_report(tmp_path / "grid", features=Options(images=20))
+    content = json.loads((tmp_path / "grid/report/cells.json").read_text())["features"]
+    assert set(content["cells"]) == {"without-prior", "selecting"}
+    assert set(content["skipped"]) == {"with-prior", "dafl-T1-s0"}
+    assert [entry["row"] for entry in content["maps"]] == ["without prior", "selecting"]
+
+
 def test_real_images_that_are_not_there_are_one_error(with_runs: Path, tmp_path: Path) -> None:
     shutil.copytree(with_runs, tmp_path / "grid")
     for path in tmp_path.glob("grid/cells/*/cell.json"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def process_of(cell: Path) -> int | None:
 
 def test_help_names_every_flag(tmp_path):
     for command, flags in (
-        ("run", "-o -s --launcher --jobs --retry --data-root --progress"),
+        ("run", "-o -s --launcher --jobs --retry --records --data-root --progress"),
         ("status", "-o -s --jobs --watch"),
     ):
         said = run(command, "--help", cwd=tmp_path)
@@ -335,6 +336,34 @@ def test_a_new_label_is_no_new_cell(finished):
     assert "3 of 3 cells are done already" in run("run", "renamed.yaml", cwd=finished)
     assert {record["row"] for record in records(finished / "runs" / "tiny")} == {"noise", "real", "lenient"}
     run("run", "grid.yaml", cwd=finished)
+
+
+def test_cells_run_elsewhere_are_not_run_again(finished, tmp_path):
+    run("report", finished / "runs/tiny", "-o", tmp_path / "known", cwd=tmp_path)
+    known = tmp_path / "known/cells.json"
+    write_grid(tmp_path, {"rows": {"called anew": "real"}, "seeds": 2})
+    shutil.copy(finished / "teacher.safetensors", tmp_path)
+    said = run("run", "grid.yaml", "--records", known, cwd=tmp_path)
+    assert "2 of the 3 cells in" in said
+    assert "2 of 4 cells are done already" in said
+    home = tmp_path / "runs/tiny"
+    assert sorted((record["row"], record["seed"]) for record in records(home)) == [
+        ("called anew", 0), ("called anew", 1), ("noise", 0), ("noise", 1)
+    ]  # fmt: skip
+    assert len(list(home.glob("cells/*/run"))) == 2
+    before = {record["id"]: record for record in records(finished / "runs/tiny")}
+    taken = [record for record in records(home) if record["id"] in before]
+    assert [before[record["id"]] | {"row": record["row"]} for record in taken] == taken
+    run("report", home, "-o", tmp_path / "again", cwd=tmp_path)
+    assert len(json.loads((tmp_path / "again/cells.json").read_text())["cells"]) == 4
+
+    grid = load_grid(tmp_path / "grid.yaml")
+    (cell, *_) = cells_of(grid, json.loads((home / "teachers.json").read_text()), None)
+    assert not cell.take(home, {})  # it has one
+    (cell.folder(home) / "done").unlink()
+    with tasks.locked(cell.folder(home)):
+        assert not cell.take(home, {})  # it runs
+    assert "--records none.json: no such" in run("run", "grid.yaml", "--records", "none.json", cwd=tmp_path, code=2)
 
 
 def test_status_counts_and_shows_the_last_accuracies(finished):

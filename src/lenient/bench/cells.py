@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lenient.bench.grid import Grid, settings_of
-from lenient.bench.tasks import Task, read_json, state, write_json
+from lenient.bench.tasks import Task, locked, read_json, state, write_json
 from lenient.errors import UsageError
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report")
@@ -46,6 +46,17 @@ class Cell:
             return None
         record: dict[str, Any] = read_json(self.folder(home) / "cell.json")
         return record
+
+    def take(self, home: Path, record: Mapping[str, Any]) -> bool:
+        """Be done, with the record of a run elsewhere; return False where it is done or runs here."""
+        folder = self.folder(home)
+        with locked(folder) as mine:
+            if not mine or (folder / "done").exists():
+                return False
+            write_json(folder / "cell.json", record)
+            (folder / "failed.json").unlink(missing_ok=True)
+            write_json(folder / "done", {})
+            return True
 
     def relabel(self, home: Path) -> None:
         """Labels are no part of a cell: a finished one is called what the grid calls it now."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lenient.bench.cells import Cell, cells_of
 from lenient.bench.grid import Grid
 from lenient.bench.launchers import Launcher
+from lenient.bench.report.records import read_grid
 from lenient.bench.tasks import Outcome, Task, read_json, state, write_json
 from lenient.bench.teachers import Training, specification, trainings
 from lenient.errors import LenientError, MachineError, UsageError
@@ -23,17 +24,27 @@ Tell = Callable[[int, int, str], None]
 
 
 def run_grid(
-    grid: Grid, home: Path, launcher: Launcher, *, data_root: str | None = None, retry: bool = False, tell: Tell
+    grid: Grid,
+    home: Path,
+    launcher: Launcher,
+    *,
+    data_root: str | None = None,
+    retry: bool = False,
+    records: Path | None = None,
+    tell: Tell,
 ) -> bool:
     """Run what is missing of a grid in the folder `home`; return False where it was asked to stop.
 
     Finished cells are skipped, those cut off go on from their checkpoints, and failed ones stay so unless `retry`.
-    What another launcher is running is left to it.
+    What another launcher is running is left to it. Cells that `records`, the `cells.json` of a report, holds were run
+    elsewhere and are not run again.
 
     Raises:
         LenientError: cells failed, or a teacher did; the message says how many and why.
         MachineError: cells were killed; the same command goes on with them.
+        UsageError: the records cannot be read.
     """
+    elsewhere = {} if records is None else _elsewhere(records)
     root = data_root or os.environ.get("LENIENT_DATA")
     root = None if root is None else str(Path(root).absolute())
     with stop_on_signals() as stop:
@@ -46,8 +57,18 @@ def run_grid(
         _check_students(grid, teachers)
         cells = cells_of(grid, teachers, root)
         _write_plan(grid, home, cells)
+        if records is not None:
+            taken = sum(cell.take(home, elsewhere[cell.id]) for cell in cells if cell.id in elsewhere)
+            tell(taken, len(cells), f"{taken} of the {len(elsewhere)} cells in {records} were wanted here")
         _run_cells(cells, home, launcher, retry, tell, stop)
         return not stop.is_set()
+
+
+def _elsewhere(records: Path) -> dict[str, Mapping[str, Any]]:
+    try:
+        return {cell.wanted.id: cell.raw for cell in read_grid(records).cells}
+    except UsageError as error:
+        raise UsageError(f"--records {error}") from None
 
 
 def _make_teachers(

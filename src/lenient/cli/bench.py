@@ -51,6 +51,12 @@ def run(
         int | None, typer.Option(metavar="N", min=1, help="Cells at a time.", show_default="1; ray, slurm: all")
     ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Try failed cells again.")] = False,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CELLS.json", help="Of a report: cells run elsewhere, not to run again.", show_default=False
+        ),
+    ] = None,
     setting: Overrides = [],  # noqa: B006
     data_root: flags.DataRoot = "",
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
@@ -66,7 +72,7 @@ def run(
     home = home_of(plan, output)
     place = make_launcher(launcher, jobs, plan.launcher_options, home)
     with _display(progress) as tell:
-        whole = run_grid(plan, home, place, data_root=data_root or None, retry=retry, tell=tell)
+        whole = run_grid(plan, home, place, data_root=data_root or None, retry=retry, records=records, tell=tell)
     if not whole:
         print("lenient: interrupted; checkpoints are written, the same command goes on", file=sys.stderr)
         raise typer.Exit(130)

@@ -50,8 +50,8 @@ def write_bench_report(
         source: the folder of a grid, or the `cells.json` of an earlier report.
         output: where to write; by default `report/` in the folder, or where the `cells.json` lies.
         choice: teachers of Figure 1 and rows of the ablation, where not the default ones.
-        features: measure what needs runs, teachers and real images; without it, what the `cells.json` in `output`
-            holds of the cells that are still there is kept.
+        features: measure what needs runs, teachers and real images. What the `cells.json` in `output` holds of cells
+            that are the same is kept: of all without it, with it of those that cannot be measured again.
         say: hears how far the measuring got.
 
     The same `cells.json` gives the same bytes. Raises UsageError for records that cannot be read and choices that do
@@ -60,10 +60,10 @@ def write_bench_report(
     grid = read_grid(source)
     place = output or (source / "report" if source.is_dir() else source.parent)
     _check(grid, choice, features)
+    if grid.folder is not None:
+        grid = replace(grid, features=_kept_features(grid, place / "cells.json"))
     if features is not None:
         grid = replace(grid, features=measure(grid, features, say))
-    elif grid.folder is not None:
-        grid = replace(grid, features=_kept_features(grid, place / "cells.json"))
     content = compose(grid, choice)
     texts = {"cells.json": _one_a_line(grid.to_dict())}
     for table in content.tables:

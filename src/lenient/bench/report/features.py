@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,8 @@ class Sample:
 def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Measure all cells that have a generator; the result is the `features` of `cells.json`.
 
-    A cell that cannot be measured (no checkpoint, the teacher's file gone) is listed under `skipped` with the reason.
+    Of a cell that cannot be measured (no checkpoint, the teacher's file gone) what `grid.features` has stays, if it was
+    measured on as many images; else it is listed under `skipped` with the reason.
 
     Raises:
         UsageError: the grid was read from a file, or the real images cannot be had.
@@ -87,10 +88,24 @@ def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _:
         except LenientError as error:
             found["skipped"][cell.wanted.id] = str(error).replace(f"{grid.folder}", grid.folder.name)
         say(f"features {position}/{len(cells)}: {cell.wanted.id}")
+    _keep_earlier(found, grid.features)
     order = {identity: place for place, identity in enumerate(looked_at)}
     for key in ("maps", "pictures"):
+        found[key] = [entry for entry in found[key] if entry["id"] in order]
         found[key].sort(key=lambda entry: order[entry["id"]])
     return found
+
+
+def _keep_earlier(found: dict[str, Any], before: Mapping[str, Any]) -> None:
+    """Add what an earlier report measured of the cells that cannot be measured now."""
+    if not before or found["images"] not in ({}, before["images"]):
+        return
+    kept = found["skipped"].keys() & before["cells"].keys()
+    found["images"] = before["images"]
+    found["skipped"] = {name: reason for name, reason in found["skipped"].items() if name not in kept}
+    found["cells"] |= {name: before["cells"][name] for name in kept}
+    for key in ("maps", "pictures"):
+        found[key] += [entry for entry in before[key] if entry["id"] in kept]
 
 
 class _NoDataError(UsageError):
