@@ -344,7 +344,8 @@ def test_cells_run_elsewhere_are_not_run_again(finished, tmp_path):
     write_grid(tmp_path, {"rows": {"called anew": "real"}, "seeds": 2})
     shutil.copy(finished / "teacher.safetensors", tmp_path)
     said = run("run", "grid.yaml", "--records", known, cwd=tmp_path)
-    assert "2 of the 3 cells in" in said
+    assert "2 of these cells are in" in said
+    assert "2 were missing here" in said
     assert "2 of 4 cells are done already" in said
     home = tmp_path / "runs/tiny"
     assert sorted((record["row"], record["seed"]) for record in records(home)) == [
@@ -363,6 +364,11 @@ def test_cells_run_elsewhere_are_not_run_again(finished, tmp_path):
     (cell.folder(home) / "done").unlink()
     with tasks.locked(cell.folder(home)):
         assert not cell.take(home, {})  # it runs
+    (cell.folder(home) / "run").mkdir()  # of an attempt that was cut off
+    assert cell.take(home, {"id": cell.id})
+    assert not (cell.folder(home) / "run").exists()
+    said = run("run", "grid.yaml", "-s", "settings.steps=6", "-o", "other", "--records", known, cwd=tmp_path, code=2)
+    assert "none of its 3 cells" in said
     assert "--records none.json: no such" in run("run", "grid.yaml", "--records", "none.json", cwd=tmp_path, code=2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +49,18 @@ class Cell:
         return record
 
     def take(self, home: Path, record: Mapping[str, Any]) -> bool:
-        """Be done, with the record of a run elsewhere; return False where it is done or runs here."""
+        """Be done, with the record of a run elsewhere; return False where it is done or runs here.
+
+        What an earlier attempt left goes: the record is not about that run.
+        """
         folder = self.folder(home)
         with locked(folder) as mine:
             if not mine or (folder / "done").exists():
                 return False
+            shutil.rmtree(folder / "run", ignore_errors=True)
+            for name in ("cost.jsonl", "failed.json"):
+                (folder / name).unlink(missing_ok=True)
             write_json(folder / "cell.json", record)
-            (folder / "failed.json").unlink(missing_ok=True)
             write_json(folder / "done", {})
             return True
 

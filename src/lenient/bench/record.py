@@ -44,6 +44,7 @@ def cell_record(spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any]) -> 
         "batch_size": config["batch_size"],
         "steps_per_epoch": config["rhythm"]["steps_per_epoch"],
         "settings": config["method"],
+        "generator": config["generator"],
         "verdict": health["verdict"],
         "reasons": health["reasons"],
         "last": accuracies[-1],

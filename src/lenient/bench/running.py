@@ -58,8 +58,14 @@ def run_grid(
         cells = cells_of(grid, teachers, root)
         _write_plan(grid, home, cells)
         if records is not None:
-            taken = sum(cell.take(home, elsewhere[cell.id]) for cell in cells if cell.id in elsewhere)
-            tell(taken, len(cells), f"{taken} of the {len(elsewhere)} cells in {records} were wanted here")
+            known = [cell for cell in cells if cell.id in elsewhere]
+            if not known:
+                raise UsageError(
+                    f"--records {records}: none of its {len(elsewhere)} cells is one of this grid; their settings or "
+                    "their teachers' weights are others; leave the flag out to run all cells here"
+                )
+            taken = sum(cell.take(home, elsewhere[cell.id]) for cell in known)
+            tell(taken, len(cells), f"{len(known)} of these cells are in {records}, {taken} were missing here")
         _run_cells(cells, home, launcher, retry, tell, stop)
         return not stop.is_set()
 

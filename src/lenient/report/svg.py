@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ COLOURS = {
     "five": "#0a0b09",
     "six": "#0a0b0a",
 }
+SMALL = 6.5  # points: the words around a figure that is a file
 WIDTH = 3.6  # inches; all figures are as wide, so that their text has one size in the page
 
 _STYLE = {
@@ -98,12 +100,29 @@ def inline(text: str, *, name: str, description: str) -> Markup:
     return Markup(re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1).strip())
 
 
-def standalone(text: str, palette: Mapping[str, str], *, description: str) -> str:
-    """A drawing as a file of its own, on white; `palette`: role -> colour, a role of COLOURS each."""
-    text = _coloured(text, palette)
-    opening = re.sub(r">$", ' role="img">', re.findall(r"<svg[^>]*>", text)[0])
-    ground = '<rect width="100%" height="100%" fill="white"/>'
-    body = re.sub(r"<svg[^>]*>", lambda _: f"{opening}<title>{escape(description)}</title>{ground}", text, count=1)
+def standalone(text: str, palette: Mapping[str, str], *, description: str, title: str = "", footer: str = "") -> str:
+    """A drawing as a file of its own, on white, its title above and a footer below it.
+
+    `palette`: role -> colour, a role of COLOURS each; `description` says in words what can be seen.
+    """
+    left, top, width, height = map(float, re.findall(r"[\d.]+", _view_box(text)))
+    above, below = (textwrap.wrap(words, int(width / (0.5 * SMALL))) for words in (title, footer))
+    line = 1.3 * SMALL
+    lines = [(top - line * (len(above) - n - 0.25), words, "ink") for n, words in enumerate(above)]
+    lines += [(top + height + line * (n + 0.75), words, "muted") for n, words in enumerate(below)]
+    start, whole = top - line * (len(above) + 0.5), height + line * (len(above) + len(below) + 1)
+    place = f'y="{start:g}" width="{width:g}" height="{whole:g}"'
+    ground = f'<rect x="{left:g}" {place} fill="white"/>' + "".join(
+        f'<text x="{left + SMALL:g}" y="{y:g}" font-family="sans-serif" font-size="{SMALL}" fill="{palette[role]}">'
+        f"{escape(words)}</text>"
+        for y, words, role in lines
+    )
+    opening = (
+        f'<svg viewBox="{left:g} {start:g} {width:g} {whole:g}" width="{width:g}pt" height="{whole:g}pt" role="img" '
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" version="1.1">'
+        f"<title>{escape(description)}</title>{ground}"
+    )
+    body = re.sub(r"<svg[^>]*>", lambda _: opening, _coloured(text, palette), count=1)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{body.strip()}\n'
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from lenient.bench.report.features import Options, measure
 from lenient.bench.report.page import Choice, compose, render
 from lenient.bench.report.records import Grid, read_grid
-from lenient.bench.report.tables import WRITERS
+from lenient.bench.report.tables import WRITERS, in_words
 from lenient.errors import UsageError
 from lenient.report import write_text
 from lenient.report.svg import standalone
@@ -69,8 +69,13 @@ def write_bench_report(
     for table in content.tables:
         texts |= {f"tables/{table.key}.{kind}": write(table) for kind, write in WRITERS.items()}
     for figure in content.figures:
-        words = f"{figure.title}. {figure.text} " + "; ".join(f"{k}: {v}" for k, v in figure.context.items())
-        texts[f"figures/{figure.key}.svg"] = standalone(figure.drawing, PALETTE, description=words)
+        texts[f"figures/{figure.key}.svg"] = standalone(
+            figure.drawing,
+            PALETTE,
+            title=figure.title,
+            description=f"{figure.title}: {figure.description}",
+            footer=f"{figure.text} {in_words(figure.context)}",
+        )
     texts["report.html"] = render(content)
     with disk_errors(place):
         for name, text in texts.items():
@@ -97,18 +102,26 @@ def _check(grid: Grid, choice: Choice, features: Options | None) -> None:
 
 
 def _kept_features(grid: Grid, path: Path) -> dict[str, Any]:
-    """The features of an earlier report of the same cells; nothing where a cell was run anew since."""
+    """The features of an earlier report of cells that were not run anew, under the names that these have now."""
     if not path.is_file():
         return {}
     before = read_grid(path)
-    old = {cell.wanted.id: cell.raw for cell in before.cells}
-    same = {cell.wanted.id for cell in grid.cells if old.get(cell.wanted.id) == cell.raw}
+    old = {cell.wanted.id: _unlabelled(cell.raw) for cell in before.cells}
+    same = {c.wanted.id: c for c in grid.cells if old.get(c.wanted.id) == _unlabelled(c.raw)}
     kept = dict(before.features)
     for key in ("cells", "skipped"):
         kept[key] = {name: entry for name, entry in kept.get(key, {}).items() if name in same}
     for key in ("maps", "pictures"):
-        kept[key] = [entry for entry in kept.get(key, ()) if entry["id"] in same]
+        entries = [entry for entry in kept.get(key, ()) if entry["id"] in same]
+        kept[key] = [e | {"row": same[e["id"]].row, "teacher": same[e["id"]].teacher} for e in entries]
     return kept if any(kept[key] for key in ("cells", "maps", "pictures", "skipped")) else {}
+
+
+def _unlabelled(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without what people call its row and its teacher."""
+    teacher = raw.get("teacher")
+    known = {key: value for key, value in teacher.items() if key != "label"} if isinstance(teacher, dict) else None
+    return {key: value for key, value in raw.items() if key != "row"} | {"teacher": known}
 
 
 def _one_a_line(records: Mapping[str, Any]) -> str:

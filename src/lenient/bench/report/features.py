@@ -97,9 +97,13 @@ def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _:
 
 
 def _keep_earlier(found: dict[str, Any], before: Mapping[str, Any]) -> None:
-    """Add what an earlier report measured of the cells that cannot be measured now."""
+    """Add what an earlier report measured, on as many images, and this one cannot or was not asked to."""
     if not before or found["images"] not in ({}, before["images"]):
         return
+    for name, entry in found["cells"].items():
+        papers = before["cells"].get(name, {}).get("fid_inception")
+        if papers is not None:
+            entry.setdefault("fid_inception", papers)
     kept = found["skipped"].keys() & before["cells"].keys()
     found["images"] = before["images"]
     found["skipped"] = {name: reason for name, reason in found["skipped"].items() if name not in kept}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lenient.bench.report.records import Cell, Grid
-from lenient.bench.report.results import REPLAY_METHODS, context, heading, in_percent, teacher_means
+from lenient.bench.report.results import REPLAY_METHODS, context, gap, heading, in_percent, teacher_means
 from lenient.bench.report.sweeps import Sweep, describe
 from lenient.report.numbers import THIN, exact, figures, scaled
 from lenient.report.svg import COLOURS, canvas, draw
@@ -79,6 +79,7 @@ def training_curves(grid: Grid, key: str, teachers: Sequence[str]) -> Figure | N
         return None
     drawing, words = drawn
     text = "Accuracy on test images, which chose nothing: median over seeds, least to most shaded."
+    text += " The teachers, unless named, are those with which the methods end closest together and furthest apart."
     title = f"Figure 1. Training curves on {', '.join(teachers)}"
     return Figure(key, title, text, drawing, words, context(grid), len(panels) > 1)
 
@@ -164,17 +165,14 @@ def _legend(figure: Drawing, axes: Sequence[Axes], across: int) -> None:
 
 
 def gap_boxes(grid: Grid, key: str, *, to_teacher: bool) -> Figure | None:
-    """Figure 7 (teacher minus peak) or 8 (peak minus converging accuracy): boxes over teachers and seeds."""
+    """Figure 7 (teacher minus peak) or 8 (peak minus converging accuracy): boxes over teachers, of Tables A3 and A4."""
     from matplotlib.ticker import NullLocator
 
-    rows = [row for row in grid.rows if grid.of(row)]
-
-    def gap(cell: Cell) -> float:
-        peak = cell.number("acc_max")
-        return 100 * ((cell.teacher_accuracy - peak) if to_teacher else (peak - cell.number("acc_last_k")))
-
-    found = {row: [value for value in map(gap, grid.of(row)) if not math.isnan(value)] for row in rows}
-    rows = [row for row in rows if found[row]]
+    found: dict[str, list[float]] = {}
+    for row in grid.rows:
+        values = [100 * gap(grid, row, teacher, to_teacher=to_teacher) for teacher in grid.teachers]
+        found[row] = [value for value in values if not math.isnan(value)]
+    rows = [row for row in grid.rows if found[row]]
     if not rows:
         return None
     what = "teacher's accuracy minus acc_max" if to_teacher else "acc_max minus acc_last"
@@ -198,7 +196,8 @@ def gap_boxes(grid: Grid, key: str, *, to_teacher: bool) -> Figure | None:
         axes.set_xlabel("points of %", loc="right", labelpad=1)
         words = [f"{row}: median {statistics.median(found[row]):.2f}, most {max(found[row]):.2f}" for row in rows]
         title = f"Figure {'7. Teacher minus peak' if to_teacher else '8. Peak minus converging accuracy'}"
-        text = f"{what[0].upper()}{what[1:]}, one point per teacher and seed; boxes from quartile to quartile."
+        text = f"{what[0].upper()}{what[1:]}, one point per teacher, as in Table {'A3' if to_teacher else 'A4'}."
+        text += " Boxes go from quartile to quartile."
         text += " Logarithmic beyond one point." if bent else ""
         return Figure(key, title, text, draw(figure), "; ".join(words) + ".", context(grid))
 
@@ -234,6 +233,7 @@ def fid_curves(grid: Grid, key: str, sweep: Sweep) -> Figure | None:
             look = {"color": COLOURS[ROLES[place % len(ROLES)]], "linestyle": STROKES[place % len(STROKES)]}
             axes.plot(list(points), list(points.values()), label=teacher, marker="o", markersize=3.5, **look)
         axes.set_xlabel("weight of the class prior", loc="right", labelpad=1)
+        axes.set_title("Frechet distance", fontsize=9, loc="left")
         axes.set_xlim(-0.03, max(max(points) for points in lines.values()) * 1.03 + 0.01)
         axes.yaxis.set_major_formatter(lambda value, _: figures(value))
         _legend(figure, [axes], 4)

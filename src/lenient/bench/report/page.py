@@ -161,6 +161,7 @@ def _rest(grid: Grid, end: str) -> Section:
     section = Section(f"runs{end}", "Runs and their cost")
     section.tables = [
         results.cost(grid, f"cost{end}"),
+        results.teachers(grid, f"teachers{end}"),
         results.status(grid, f"cells{end}"),
         results.verdicts(grid, f"verdicts{end}"),
     ]

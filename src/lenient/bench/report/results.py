@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter
@@ -49,6 +50,13 @@ def last_k(grid: Grid) -> str:
     """The name of the headline accuracy: acc_last[10]; acc_last[k] where runs differ in k."""
     counts = unique(str(int(cell.number("k"))) for cell in grid.cells if not math.isnan(cell.number("k")))
     return f"acc_last[{counts[0] if len(counts) == 1 else 'k'}]"
+
+
+def _converging(grid: Grid) -> str:
+    """What the headline accuracy is the mean of; the papers take the last twentieth of a run, and 10 evaluations."""
+    known = [cell for cell in grid.cells if not math.isnan(cell.number("k"))]
+    shares = unique(f"{int(cell.number('k'))} of {len(cell.series('curve')[0])}" for cell in known)
+    return f"the mean of the last evaluations ({', '.join(shares) or 'how many is unknown'})"
 
 
 def heading(grid: Grid, teacher: str) -> str:
@@ -136,8 +144,8 @@ def table_3(grid: Grid, key: str) -> Table:
     share = 1 / grid.num_classes if grid.num_classes else None
     chance = f", or below chance plus 10 points ({in_percent(share + MARGIN, 0)} %)" if share else ""
     notes = (
-        "Accuracy in % on test images, which chose nothing: mean ± standard deviation over seeds of the mean of the "
-        "last evaluations.",
+        "Accuracy in % on test images, which chose nothing: mean ± standard deviation over seeds of "
+        f"{_converging(grid)}.",
         ORACLE,
         "Peaks are the highest over seeds.",
         MARKED,
@@ -237,22 +245,52 @@ def beyond(grid: Grid, key: str) -> Table | None:
     return marked(Table(key, "What the methods add to noise", tuple(columns), tuple(rows), notes, context(grid)))
 
 
+def ablations(grid: Grid) -> list[tuple[str | None, str | None, str | None]]:
+    """Rows of TA-DFKD that differ in class prior and selection alone: with the greatest class prior, without, with
+    selection. One entry for each way to set the rest that has two of them, the paper's weights first."""
+    groups: dict[str, dict[tuple[float, bool], str]] = {}
+    for row in _ta_rows(grid):
+        cell = grid.of(row)[0]
+        rest = dict(cell.method_settings)
+        place = (float(rest.pop("class_prior_weight", 0)), rest.pop("selection", "none") == "mixture")
+        key = json.dumps([not as_published(cell), rest, cell.raw.get("generator"), cell.budget], sort_keys=True)
+        groups.setdefault(key, {}).setdefault(place, row)
+    found = []
+    for _, rows in sorted(groups.items()):
+        most = max(weight for weight, _ in rows)
+        trio = (rows.get((most, False)) if most else None, rows.get((0.0, False)), rows.get((0.0, True)))
+        if sum(row is not None for row in trio) > 1:
+            found.append(trio)
+    return found
+
+
+def as_published(cell: Cell) -> bool:
+    """Whether a run of TA-DFKD weighs its losses as the paper does: an adversary of 1, and no entropy."""
+    own = cell.method_settings
+    return own.get("beta") == 1 and not own.get("entropy_weight")
+
+
+def _ta_rows(grid: Grid) -> list[str]:
+    return [row for row in grid.rows if not grid.is_baseline(row) and any(c.method == "ta-dfkd" for c in grid.of(row))]
+
+
 def ablation(grid: Grid, key: str, rows: Sequence[str]) -> Table | None:
     """Table 4 and A2: the rows of the ablation, means beside means; None without two of them."""
-    chosen = [row for row in (rows or _ta_rows(grid)) if row in grid.rows]
+    compared = [row for trio in ablations(grid) for row in trio if row is not None]
+    chosen = [row for row in (rows or unique(compared)) if row in grid.rows]
     if len(chosen) < 2:
         return None
     name = last_k(grid)
     columns, values = [], []
     for teacher in (*grid.teachers, None):
-        group = heading(grid, teacher) if teacher else "all runs"
+        group = heading(grid, teacher) if teacher else "teachers and seeds"
         for title, field in ((name, "acc_last_k"), ("acc_max†", "acc_max")):
             columns.append(Column(title, group, ("mean", "std", "runs"), "high"))
             values.append([_spread(grid, row, teacher, field) for row in chosen])
     found = [Row(row, tuple(column[place] for column in values)) for place, row in enumerate(chosen)]
     notes = (
-        "Mean ± standard deviation over seeds, in % on test images; peaks are means over seeds here, too: means stand "
-        "beside means.",
+        "Mean ± standard deviation over seeds, in the last two columns over teachers and seeds, in % on test images; "
+        "peaks are means here, too: means stand beside means.",
         ORACLE,
         MARKED,
         COUNTED,
@@ -260,26 +298,27 @@ def ablation(grid: Grid, key: str, rows: Sequence[str]) -> Table | None:
     return marked(Table(key, "Tables 4 and A2. Ablation", tuple(columns), tuple(found), notes, context(grid)))
 
 
-def _ta_rows(grid: Grid) -> list[str]:
-    return [row for row in grid.rows if not grid.is_baseline(row) and any(c.method == "ta-dfkd" for c in grid.of(row))]
+def gap(grid: Grid, row: str, teacher: str, *, to_teacher: bool) -> float:
+    """Teacher minus peak, or peak minus converging accuracy; peaks are the highest over seeds. NaN without a run."""
+    cells = grid.of(row, teacher)
+    if not cells:
+        return math.nan
+    peak = max(cell.number("acc_max") for cell in cells)
+    mean = mean_std([cell.number("acc_last_k") for cell in cells])[0]
+    return grid.teacher_accuracy(teacher) - peak if to_teacher else peak - mean
 
 
 def gaps(grid: Grid, key: str, *, to_teacher: bool) -> Table:
     """Table A3 (teacher minus peak) or A4 (peak minus converging accuracy), from the numbers of Table 3."""
 
-    def gap(row: str, teacher: str) -> Value:
-        cells = grid.of(row, teacher)
-        if not cells:
-            return Value(counted(grid, row, teacher, ""))
-        peak = max(cell.number("acc_max") for cell in cells)
-        mean = mean_std([cell.number("acc_last_k") for cell in cells])[0]
-        points = grid.teacher_accuracy(teacher) - peak if to_teacher else peak - mean
+    def value(row: str, teacher: str) -> Value:
+        points = gap(grid, row, teacher, to_teacher=to_teacher)
         if math.isnan(points):
-            return Value("unknown")
+            return Value("unknown" if grid.of(row, teacher) else counted(grid, row, teacher, ""))
         return Value(counted(grid, row, teacher, in_percent(points)), (100 * points,), round(100 * points, 2))
 
     columns = tuple(Column(heading(grid, teacher), better="low") for teacher in grid.teachers)
-    rows = [Row(row, tuple(gap(row, t) for t in grid.teachers), grid.is_baseline(row)) for row in grid.rows]
+    rows = [Row(row, tuple(value(row, t) for t in grid.teachers), grid.is_baseline(row)) for row in grid.rows]
     what = "Teacher's accuracy minus acc_max" if to_teacher else f"acc_max minus {last_k(grid)}"
     title = f"Table {'A3' if to_teacher else 'A4'}. {what}"
     notes = ("In points of %; acc_max is the highest over seeds.", ORACLE, MARKED, COUNTED)
@@ -342,7 +381,8 @@ def cost(grid: Grid, key: str) -> Table:
             values.append(Value(show(middle), (middle,)) if known else Value("unknown" if cells else "missing"))
         rows.append(Row(row, (*values, Value(str(len(cells)), (len(cells),))), grid.is_baseline(row)))
     notes = (
-        "Medians over the finished runs of a row. Images: synthesised; teacher forwards: images it was asked about.",
+        "Medians over the finished runs of a row. Images: drawn, from a generator, from noise or from real ones; "
+        "teacher forwards: images it was asked about.",
     )
     return Table(key, "Cost of a run", columns, tuple(rows), notes, context(grid))
 
@@ -363,6 +403,31 @@ def status(grid: Grid, key: str) -> Table:
         rows.append(Row(row, tuple(Value(str(number), (number,)) for number in numbers), grid.is_baseline(row)))
     notes = ("The verdict is what a run said of itself without any test image.",)
     return Table(key, "Cells", columns, tuple(rows), notes, context(grid))
+
+
+def teachers(grid: Grid, key: str) -> Table:
+    """What the teachers are and how they were trained: the settings that are not the same for all stand out."""
+    cells = {teacher: grid.of(teacher=teacher) for teacher in grid.teachers}
+    known = {teacher: found[0].raw["teacher"] for teacher, found in cells.items() if found}
+    recipes = {teacher: facts.get("recipe") or {} for teacher, facts in known.items()}
+    recipes = {teacher: recipe if isinstance(recipe, dict) else {} for teacher, recipe in recipes.items()}
+    names = sorted({name for recipe in recipes.values() for name in recipe})
+    alike = [name for name in names if len({str(recipe.get(name)) for recipe in recipes.values()}) == 1]
+    columns = (
+        Column("accuracy (%)", parts=("accuracy",)),
+        *(Column(n, words=True) for n in ("net", "epoch", "training")),
+    )
+    rows = []
+    for teacher in grid.teachers:
+        facts, recipe = known.get(teacher, {}), recipes.get(teacher, {})
+        own = ", ".join(f"{name} {recipe[name]}" for name in names if name in recipe and name not in alike)
+        accuracy = grid.teacher_accuracy(teacher)
+        words = (str(facts.get("arch") or "unknown"), str(facts.get("epoch") or "unknown"), own or "as below")
+        percentage = Value("unknown") if math.isnan(accuracy) else _percentage(accuracy)
+        rows.append(Row(teacher, (percentage, *map(Value, words))))
+    common = ", ".join(f"{name} {recipes[next(iter(recipes))][name]}" for name in alike)
+    notes = (f"Trained alike: {common}.",) if common else ("Nothing is known of their training.",)
+    return Table(key, "Teachers", columns, tuple(rows), notes, context(grid), "teacher")
 
 
 def verdicts(grid: Grid, key: str) -> Table:

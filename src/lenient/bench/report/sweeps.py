@@ -27,6 +27,11 @@ class Sweep:
         """Names of the rows, by falling weight."""
         return unique(cell.row for cell in sorted(self.cells, key=lambda cell: -weight_of(cell)))
 
+    @property
+    def weights(self) -> list[float]:
+        """Its weights of the class prior, rising."""
+        return sorted({weight_of(cell) for cell in self.cells})
+
     def median_fid(self, grid: Grid, teacher: str) -> dict[float, float]:
         """Weight -> median Frechet distance over seeds, by rising weight."""
         found: dict[float, list[float]] = {}
@@ -49,7 +54,8 @@ def sweeps(grid: Grid) -> list[Sweep]:
     for cell in grid.cells:
         if not math.isnan(weight_of(cell)) and not grid.is_baseline(cell.row):
             rest = {key: value for key, value in cell.method_settings.items() if key != WEIGHT}
-            groups.setdefault(json.dumps([rest, cell.budget], sort_keys=True), []).append(cell)
+            key = json.dumps([rest, cell.raw.get("generator"), cell.budget], sort_keys=True)
+            groups.setdefault(key, []).append(cell)
     return [Sweep(tuple(cells)) for cells in groups.values() if len({weight_of(cell) for cell in cells}) > 1]
 
 
