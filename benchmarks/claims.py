@@ -16,7 +16,7 @@ from functools import partial
 from itertools import combinations
 from math import comb
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -338,28 +338,29 @@ def splitting(grid: Grid) -> list[Finding]:
     return [Finding(CONFIRMED if torn else NOT_CONFIRMED, f"catastrophic runs: {each}")]
 
 
+def ablated(grid: Grid, better: int, than: int, number: Number, **options: Any) -> list[Finding]:
+    """Two rows of each ablation, by their places in it."""
+    found = []
+    for rows in ablations(grid):
+        for finding in higher(grid, rows[better], rows[than], number, **options):
+            found.append(replace(finding, subject=WEIGHTS[as_published(grid.of(str(rows[better]))[0])]))
+    return found
+
+
 def without_prior(grid: Grid) -> list[Finding]:
     """Ablation: leaving the class prior out."""
-    return [
-        found for first, second, _ in ablations(grid) for found in higher(grid, second, first, percent("acc_last_k"))
-    ]
+    return ablated(grid, 1, 0, percent("acc_last_k"))
 
 
 def selecting(grid: Grid) -> list[Finding]:
     """Ablation: letting the teacher select."""
-    return [
-        found for _, second, third in ablations(grid) for found in higher(grid, third, second, percent("acc_last_k"))
-    ]
+    return ablated(grid, 2, 1, percent("acc_last_k"))
 
 
 def distance(grid: Grid) -> list[Finding]:
     """Table 2: Frechet distance with and without class prior."""
-    number, unit = partial(measured, grid, key="fid"), "in the teacher's features, not Inception's"
-    return [
-        found
-        for first, second, _ in ablations(grid)
-        for found in higher(grid, second, first, number, sign=-1, unit=unit)
-    ]
+    unit = "in the teacher's features, not Inception's"
+    return ablated(grid, 1, 0, partial(measured, grid, key="fid"), sign=-1, unit=unit)
 
 
 def kendall(points: Sequence[tuple[float, float]]) -> float:
@@ -385,7 +386,8 @@ def rising(grid: Grid) -> list[Finding]:
             verdict, counts = judged(values, 1)
             middle = statistics.median(value for own in values.values() for value in own)
             text = f"rising in {counts.replace(',', ' series,', 1)}, median rank correlation {middle:.2f}"
-            found.append(Finding(verdict, f"{text}, weights {', '.join(f'{w:g}' for w in sweep.weights)}"))
+            subject = WEIGHTS[as_published(sweep.cells[0])]
+            found.append(Finding(verdict, f"{text}, weights {', '.join(f'{w:g}' for w in sweep.weights)}", subject))
     return found
 
 
@@ -438,7 +440,8 @@ def remembering(number: Number, *, sign: int = 1, unit: str = "points") -> Rule:
         for replay, other in (("bank", "mb-dfkd"), ("generative", "pre-dfkd")):
             meta, plain = row_of(grid, "meta-dfkd", replay=replay), row_of(grid, other)
             for finding in higher(grid, meta, plain, number, sign=sign, unit=unit):
-                found.append(replace(finding, figures=finding.figures + also(grid, str(meta), str(plain))))
+                more = also(grid, str(meta), str(plain))
+                found.append(replace(finding, figures=finding.figures + more, subject=f"{replay} replay"))
         return found
 
     return rule
@@ -464,7 +467,9 @@ def aligned(grid: Grid) -> list[Finding]:
         if values:
             verdict, counts = judged(values, 1)
             middle = statistics.median(value for own in values.values() for value in own)
-            found.append(Finding(verdict, f"{row}: cosine above 0 in {counts}, median {middle:+.2f}"))
+            replay = grid.of(row)[0].method_settings.get("replay")
+            text = f"cosine above 0 in {counts.replace(',', ' runs,', 1)}, median {middle:+.2f}"
+            found.append(Finding(verdict, text, f"{replay} replay"))
     return found
 
 
@@ -568,16 +573,32 @@ def page(grids: Sequence[tuple[str, Grid]], unrun: Sequence[str]) -> str:
             f"| {link} | {facts['data']} | `{facts['student']}` | {facts['budget']} | {cells} | {facts['machine']} | "
             f"{facts['commit']} |"
         )
-    lines += unrun
+    found = {(claim, name): claim.rule(grid) for claim in CLAIMS for name, grid in grids}
+    lines += [*unrun, "", "| claim | " + " | ".join(name for name, _ in grids) + " |", "|---|" + "---|" * len(grids)]
+    for claim in CLAIMS:
+        verdicts = " | ".join(in_short(found[claim, name]) for name, _ in grids)
+        lines.append(f"| [{claim.words}](#{anchor(claim.words)}) | {verdicts} |")
     for claim in CLAIMS:
         lines += ["", f"## {claim.words}", "", f"{claim.place}.", ""]
-        for name, grid in grids:
-            found = claim.rule(grid)
-            for finding in found:
+        for name, _ in grids:
+            for finding in found[claim, name]:
                 subject = f", {finding.subject}" if finding.subject else ""
                 lines.append(f"- {name}{subject}: {finding.verdict}: {finding.figures}.")
-            lines += [] if found else [f"- {name}: not tested."]
+            lines += [] if found[claim, name] else [f"- {name}: not tested."]
     return "\n".join(lines) + "\n"
+
+
+def in_short(findings: Sequence[Finding]) -> str:
+    """The verdict of one grid on one claim; where it has several, what each is about."""
+    verdicts = {finding.verdict for finding in findings}
+    if len(verdicts) > 1:
+        return "; ".join(f"{finding.subject}: {finding.verdict}" for finding in findings)
+    return verdicts.pop() if verdicts else "not tested"
+
+
+def anchor(heading: str) -> str:
+    """The name that Markdown pages give a heading."""
+    return "".join(sign for sign in heading.lower() if sign.isalnum() or sign in " -_").replace(" ", "-")
 
 
 def read(results: Path, grids: Path) -> str:

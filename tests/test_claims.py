@@ -151,6 +151,10 @@ def test_the_page_has_every_claim_and_every_grid(claims, grid, tmp_path):
     assert "| three |\n" in text
     for claim in claims.CLAIMS:
         assert f"## {claim.words}" in text
+    heads = {f"#{claims.anchor(line[3:])}" for line in text.splitlines() if line.startswith("## ")}
+    links = [line for line in text.splitlines() if line.startswith("| [") and "](#" in line]
+    assert {link.split("](")[1].split(")")[0] for link in links} == heads
+    assert sum("| not tested |" in link for link in links) == len(links) == len(claims.CLAIMS)
     assert text.count("- two: not tested.") == len(claims.CLAIMS)
     assert text.count("\n- one") == sum(max(1, len(claim.rule(grid))) for claim in claims.CLAIMS)
 
