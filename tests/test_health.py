@@ -13,14 +13,25 @@ import torch
 
 from lenient.api import distill
 from lenient.config import merge
+from lenient.data import load_data
 from lenient.delivery import Delivery
 from lenient.errors import HealthError, TeacherError
-from lenient.health import DISCLAIMER, HealthMonitor, HealthSettings, ProbeSet, class_counts, duplicate_rate, spread
+from lenient.health import (
+    DISCLAIMER,
+    HealthMonitor,
+    HealthSettings,
+    ProbeSet,
+    bn_shift,
+    class_counts,
+    duplicate_rate,
+    spread,
+)
 from lenient.loop import Distillation
 from lenient.methods.contract import Turn
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models import build_student
 from lenient.models.card import Network
+from lenient.record import LayerStatistics, Response
 from lenient.selection import KeepAll
 from lenient.teacher import FrozenTeacher
 from toys import CPU, record_of, settings, tiny_teacher
@@ -230,10 +241,47 @@ def test_the_probe_set_keeps_images_beyond_pixel_range():
     torch.testing.assert_close(probe.pooled()[0], images, atol=5 / 255, rtol=0)
 
 
+def test_the_shift_is_in_deviations_of_the_training_data():
+    def layer(mean, variance):
+        return LayerStatistics(torch.tensor(mean), torch.ones(2), torch.zeros(2), torch.tensor(variance))
+
+    assert bn_shift([layer([0.0, 0.0], [1.0, 4.0])]) == 0
+    assert bn_shift([layer([3.0, 8.0], [1.0, 4.0])]).item() == pytest.approx(math.sqrt((9 + 16) / 2))
+    assert bn_shift([layer([1.0, 1.0], [1.0, 1.0]), layer([3.0, 3.0], [1.0, 1.0])]).item() == pytest.approx(2)
+
+
+def test_real_images_are_not_shifted_and_noise_is(digits_teacher):
+    images = load_data("digits", split="test", input_size=digits_teacher.card.input_size)
+    with FrozenTeacher(digits_teacher, CPU) as teacher, torch.no_grad():
+        real = next(iter(images.batches(64)))[0].float()
+        noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
+        seen, other = (
+            bn_shift(teacher.respond(teacher.normalize(batch), statistics=True).statistics) for batch in (real, noise)
+        )
+    assert seen < HealthSettings().bn_shift
+    assert other > 2 * HealthSettings().bn_shift
+
+
+def test_images_unlike_the_training_data_are_a_warning_whatever_the_method(digits_teacher):
+    health = distill(
+        digits_teacher, "lenient:resnet8", method="noise", settings={k: v for k, v in SHORT.items() if k != "method"}
+    ).health
+    assert "batch-norm shift" in failing(health)
+    assert any("standard deviations away from its training data" in reason for reason in health["reasons"])
+
+
+def test_a_teacher_without_batch_norm_gets_no_clean_bill(digits_teacher):
+    plain = build_student("lenient:lenet5", digits_teacher.card, seed=0, role="teacher")
+    health = run(plain, steps=30, method={"bn_weight": 0}).health
+    assert health["verdict"] != "ok"
+    assert any("no batch norm" in reason for reason in health["reasons"])
+
+
 def test_agreement_is_measured_against_chance():
     monitor = HealthMonitor(10, HealthSettings(), torch.device("cpu"))
     labels = torch.tensor([3] * 6 + [1, 2])
-    found = monitor.inspect(torch.rand(8, 1, 4, 4), labels, lambda images: torch.full((len(images),), 3))
+    word = Response(torch.nn.functional.one_hot(labels, 10).float())
+    found = monitor.inspect(torch.rand(8, 1, 4, 4), word, lambda images: torch.full((len(images),), 3))
     assert found["health/probe_chance"] == 0.75
     assert found["health/probe_agreement"] == 0.75
     monitor.latest.update({"health/coverage": 1.0, "health/entropy": 1.0})

@@ -206,8 +206,8 @@ class Distillation:
         progress = self.step / self.settings.steps
         fresh = self.game.sample(min(64, self.settings.batch_size), "probe", self.turn)
         with torch.no_grad():
-            labels = self.teacher.respond(self.teacher.normalize(fresh)).logits.argmax(dim=1)
-        found = self.health.inspect(fresh, labels, self._students_word)
+            answer = self.teacher.respond(self.teacher.normalize(fresh), statistics=bool(self.teacher.batch_norms))
+        found = self.health.inspect(fresh, answer, self._students_word)
         self.health.moved({name: p.module for name, p in self.game.players.items() if self._should_move(name, p)})
         self.health.latest["health/turns"] = float(self.turn)
         now = time.monotonic()
