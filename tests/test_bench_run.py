@@ -214,6 +214,7 @@ def test_a_cell_is_known_by_what_determines_it_and_by_nothing_else(tmp_path):
         cell_id(
             settings | {"device": "cuda", "checkpoint_every": 5, "overlap": True}, TEACHER, "lenient:lenet5", "digits"
         ),
+        cell_id(settings | {"health": {"coverage": 0.5}}, TEACHER, "lenient:lenet5", "digits"),
         cell_id(
             settings, TEACHER | {"label": "other", "path": "elsewhere", "accuracy": 1.0}, "lenient:lenet5", "digits"
         ),

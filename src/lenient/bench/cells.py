@@ -14,8 +14,8 @@ from lenient.bench.grid import Grid, settings_of
 from lenient.bench.tasks import Task, locked, read_json, state, write_json
 from lenient.errors import UsageError
 
-LEFT_OUT = ("device", "checkpoint_every", "overlap", "report")
-"""Settings that say where a cell runs and what it leaves behind, and not what it comes to."""
+LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
+"""Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
 TOLD = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")
 """What a cell is told about its teacher."""
 
