@@ -20,7 +20,7 @@ import yaml
 
 from bench_fixtures import TA, K, make_grid, record
 from lenient.bench.report import Choice, Options, read_grid, write_bench_report
-from lenient.bench.report.figures import gap_boxes
+from lenient.bench.report.figures import gap_boxes, training_curves
 from lenient.bench.report.measures import frechet, outside, project
 from lenient.bench.report.records import Grid, panels
 from lenient.bench.report.results import (
@@ -424,6 +424,35 @@ def test_figure_1_shows_the_closest_and_the_furthest_teacher(made_up: Path, tmp_
         "ta-dfkd, no selection",
         "ta-dfkd",
     ]
+
+
+def test_many_methods_are_drawn_in_rows_of_at_most_six_beside_all_baselines(tmp_path: Path) -> None:
+    methods = [f"method {n}" for n in range(8)]
+    curves = {row: [[1, 0.1], [2, 0.5]] for row in (*methods, "noise images")}
+    cells = [one("dafl", 0, id=row, curve=curve) | {"row": row} for row, curve in curves.items()]
+    cells[-1]["method"] = "noise"
+    grid = grid_of(tmp_path, cells)
+    figure = training_curves(grid, "f", ["T1"])
+    assert figure is not None
+    axes = figure.drawing.split('<g id="axes_')[1:]
+    assert len(axes) == 2
+    assert [panel.count("PolyCollection_") for panel in axes] == [5, 5]
+    assert len(figure.description.split("; ")) == 9  # the baseline once
+    few = training_curves(grid_of(tmp_path, cells[:6]), "f", ["T1"])
+    assert few is not None
+    assert few.drawing.count('<g id="axes_') == 1
+
+
+def test_every_run_is_listed_with_its_cost(tmp_path: Path) -> None:
+    cost = {"seconds": 75.0, "cpu_seconds": 70.0, "images": 1000, "teacher_forwards": 1200, "peak_bytes": 2**30}
+    cells = [one("dafl", 0, last=0.5, acc_max=0.6, verdict="warning", cost=cost), one("dafl", 1, cost={})]
+    grid_of(tmp_path, cells)
+    write_bench_report(tmp_path / "cells.json", tmp_path)
+    first, second = rows_of(tmp_path / "tables/runs.csv").values()
+    assert (first["row"], first["teacher"], first["seed"], first["verdict"]) == ("dafl", "T1", "0", "warning")
+    assert (first["last (%)"], first["acc_max† (%)"], first["time seconds"]) == ("50", "60", "75")
+    assert first["peak memory peak_bytes"] == str(2**30)
+    assert second["time seconds"] == "unknown"
 
 
 def test_the_ablation_compares_what_differs_in_nothing_else(tmp_path: Path) -> None:

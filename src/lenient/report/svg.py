@@ -27,7 +27,7 @@ COLOURS = {
     "five": "#0a0b09",
     "six": "#0a0b0a",
 }
-SMALL = 6.5  # points: the words around a figure that is a file
+TITLE, SMALL = 9.0, 6.5  # points: the words above and below a figure that is a file
 WIDTH = 3.6  # inches; all figures are as wide, so that their text has one size in the page
 
 _STYLE = {
@@ -106,16 +106,18 @@ def standalone(text: str, palette: Mapping[str, str], *, description: str, title
     `palette`: role -> colour, a role of COLOURS each; `description` says in words what can be seen.
     """
     left, top, width, height = map(float, re.findall(r"[\d.]+", _view_box(text)))
-    above, below = (textwrap.wrap(words, int(width / (0.5 * SMALL))) for words in (title, footer))
-    line = 1.3 * SMALL
-    lines = [(top - line * (len(above) - n - 0.25), words, "ink") for n, words in enumerate(above)]
-    lines += [(top + height + line * (n + 0.75), words, "muted") for n, words in enumerate(below)]
-    start, whole = top - line * (len(above) + 0.5), height + line * (len(above) + len(below) + 1)
-    place = f'y="{start:g}" width="{width:g}" height="{whole:g}"'
-    ground = f'<rect x="{left:g}" {place} fill="white"/>' + "".join(
-        f'<text x="{left + SMALL:g}" y="{y:g}" font-family="sans-serif" font-size="{SMALL}" fill="{palette[role]}">'
+    lines, start, end = [], top, top + height
+    for words in reversed(textwrap.wrap(title, int(width / (0.55 * TITLE)))):
+        lines.append((start - 0.4 * TITLE, TITLE, "ink", words))
+        start -= 1.3 * TITLE
+    for words in textwrap.wrap(footer, int(width / (0.5 * SMALL))):
+        lines.append((end + SMALL, SMALL, "muted", words))
+        end += 1.3 * SMALL
+    start, whole = start - 0.3 * TITLE, end - start + 0.3 * TITLE + 0.3 * SMALL
+    ground = f'<rect x="{left:g}" y="{start:g}" width="{width:g}" height="{whole:g}" fill="white"/>' + "".join(
+        f'<text x="{left + SMALL:g}" y="{y:g}" font-family="sans-serif" font-size="{size:g}" fill="{palette[role]}">'
         f"{escape(words)}</text>"
-        for y, words, role in lines
+        for y, size, role, words in lines
     )
     opening = (
         f'<svg viewBox="{left:g} {start:g} {width:g} {whole:g}" width="{width:g}pt" height="{whole:g}pt" role="img" '

@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,18 +102,24 @@ def logged(grid: Grid, key: str, field: str, title: str, text: str, *, fraction:
 def _curves(
     grid: Grid, panels: Sequence[tuple[str, Sequence[Cell]]], field: str, *, fraction: bool
 ) -> tuple[str, str] | None:
-    """Draw one set of axes per panel, with one line per row; return drawing and description."""
+    """Draw axes for each panel, with one line per row; below each other for more methods than there are colours, the
+    baselines in each. Return drawing and description."""
     names = [row for row in grid.rows if any(c.row == row and c.series(field)[0] for _, cells in panels for c in cells)]
     if not names:
         return None
+    methods = [row for row in names if not grid.is_baseline(row)] or names
+    baselines = [row for row in names if row not in methods]
+    size = math.ceil(len(methods) / math.ceil(len(methods) / len(ROLES)))
+    groups = [(*methods[n : n + size], *baselines) for n in range(0, len(methods), size)]
     width = WIDE if len(panels) > 1 else HALF
     across = max(1, int(width / (0.06 * max(map(len, names)) + 0.45)))  # entries of the legend side by side
     words = []
-    with canvas(2.5 + LEGEND_LINE * math.ceil(len(names) / across), width) as figure:
-        axes: list[Axes] = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
-        for place, (title, cells) in zip(axes, panels, strict=True):
-            place.set_title(title, fontsize=9, loc="left")
-            for row in names:
+    with canvas(2.3 * len(groups) + 0.2 + LEGEND_LINE * math.ceil(len(names) / across), width) as figure:
+        axes = figure.subplots(len(groups), len(panels), sharex=True, sharey=True, squeeze=False)
+        for (level, group), (column, (title, cells)) in product(enumerate(groups), enumerate(panels)):
+            place = axes[level, column]
+            place.set_title(title if level == 0 else "", fontsize=9, loc="left")
+            for row in group:
                 course = _band([cell.series(field) for cell in cells if cell.row == row])
                 if course is None:
                     continue
@@ -120,12 +127,14 @@ def _curves(
                 look = style(grid, row)
                 place.plot(steps, middle, label=row, **look)
                 place.fill_between(steps, low, high, color=look["color"], alpha=0.13, linewidth=0)
-                end = in_percent(middle[-1], 1) + " %" if fraction else figures(middle[-1])
-                words.append(f"{title}: {row} ends at {end}".removeprefix(": "))
+                if level == 0 or row in methods:
+                    end = in_percent(middle[-1], 1) + " %" if fraction else figures(middle[-1])
+                    words.append(f"{title}: {row} ends at {end}".removeprefix(": "))
             _steps(place)
+            place.label_outer()
         if fraction:
-            axes[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}{THIN}%")
-        _legend(figure, axes, across)
+            axes[0, 0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}{THIN}%")
+        _legend(figure, list(axes.flat), across)
         return draw(figure), "; ".join(words) + "."
 
 

@@ -158,7 +158,7 @@ def _memory(content: Content, grid: Grid, end: str) -> Section:
 
 
 def _rest(grid: Grid, end: str) -> Section:
-    section = Section(f"runs{end}", "Runs and their cost")
+    section = Section(f"cost-of-runs{end}", "Runs and their cost")
     section.tables = [
         results.cost(grid, f"cost{end}"),
         results.teachers(grid, f"teachers{end}"),
@@ -166,7 +166,7 @@ def _rest(grid: Grid, end: str) -> Section:
         results.verdicts(grid, f"verdicts{end}"),
     ]
     more = (results.absentees(grid, f"absent{end}"), sweeps.skipped_table(grid, f"skipped{end}"))
-    section.tables += [table for table in more if table]
+    section.tables += [*(table for table in more if table), results.runs(grid, f"runs{end}")]
     return section
 
 

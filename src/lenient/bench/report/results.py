@@ -377,14 +377,38 @@ def cost(grid: Grid, key: str) -> Table:
         values = []
         for name, _, show in COSTS:
             known = [n for n in (cell.number(f"cost.{name}") for cell in cells) if not math.isnan(n)]
-            middle = statistics.median(known) if known else math.nan
-            values.append(Value(show(middle), (middle,)) if known else Value("unknown" if cells else "missing"))
+            values.append(_known(statistics.median(known), show) if known else Value("unknown" if cells else "missing"))
         rows.append(Row(row, (*values, Value(str(len(cells)), (len(cells),))), grid.is_baseline(row)))
     notes = (
         "Medians over the finished runs of a row. Images: drawn, from a generator, from noise or from real ones; "
         "teacher forwards: images it was asked about.",
     )
     return Table(key, "Cost of a run", columns, tuple(rows), notes, context(grid))
+
+
+def runs(grid: Grid, key: str) -> Table:
+    """Every run: what came of it, and what it took."""
+    shares = (("last", "last"), ("acc_last_k", last_k(grid)), ("acc_max", "acc_max†"), ("agreement", "agreement"))
+    columns = (
+        *(Column(name, words=True) for name in ("row", "teacher")),
+        Column("seed"),
+        *(Column(f"{title} (%)") for _, title in shares),
+        Column("verdict", words=True),
+        *(Column(title, parts=(name,)) for name, title, _ in COSTS),
+    )
+    rows = []
+    for cell in grid.cells:
+        values = [Value(cell.row), Value(cell.teacher), Value(str(cell.seed), (cell.seed,))]
+        values += [_known(100 * cell.number(name), lambda value: f"{value:.2f}") for name, _ in shares]
+        values += [Value(str(cell.raw.get("verdict") or "unknown"))]
+        values += [_known(cell.number(f"cost.{name}"), show) for name, _, show in COSTS]
+        rows.append(Row(cell.wanted.id, tuple(values), grid.is_baseline(cell.row)))
+    notes = ("Accuracies and agreement with the teacher on test images, in %.", ORACLE)
+    return Table(key, "Every run", columns, tuple(rows), notes, context(grid), "cell")
+
+
+def _known(value: float, show: Callable[[float], str]) -> Value:
+    return Value("unknown") if math.isnan(value) else Value(show(value), (value,))
 
 
 def status(grid: Grid, key: str) -> Table:
