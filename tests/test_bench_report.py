@@ -522,6 +522,8 @@ def test_rows_that_differ_in_the_class_prior_alone(made_up: Path) -> None:
         (["{grid}", "--map", "umap"], "--map umap: use tsne or pca"),
         (["{grid}", "--inception", "x"], "--inception: measures images; give --features"),
         (["{grid}/report/cells.json", "--features"], "--features needs the folder"),
+        (["{grid}/report/cells.json", "--records", "x"], "--records: adds to the report of a grid's folder"),
+        (["{grid}", "--records", "nowhere.json"], "--records nowhere.json: no such folder or file"),
         (["{empty}/broken.json"], "cannot be read as JSON"),
         (["{empty}/list.json"], "holds no cells"),
         (["{empty}/lacking.json"], "cell a has no row"),
@@ -763,6 +765,41 @@ def test_features_of_runs_that_are_gone_stay_if_they_compare(with_runs: Path, tm
     assert set(content["cells"]) == {"without-prior", "selecting"}
     assert set(content["skipped"]) == {"with-prior", "dafl-T1-s0"}
     assert [entry["row"] for entry in content["maps"]] == ["without prior", "selecting"]
+
+
+def test_features_of_cells_that_came_with_records_come_from_their_report(with_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(with_runs, tmp_path / "grid", ignore=shutil.ignore_patterns("report"))
+    shutil.rmtree(tmp_path / "grid/cells/with-prior/run")
+    records = with_runs / "report/cells.json"
+    before = json.loads(records.read_text())["features"]
+    write_bench_report(tmp_path / "grid", features=Options(images=40), records=records)
+    assert json.loads((tmp_path / "grid/report/cells.json").read_text())["features"] == before
+    shutil.rmtree(tmp_path / "grid/report")
+    write_bench_report(tmp_path / "grid", records=records)
+    assert json.loads((tmp_path / "grid/report/cells.json").read_text())["features"] == before
+
+
+def test_features_from_two_reports_are_joined_where_they_compare(with_runs: Path, tmp_path: Path) -> None:
+    whole = json.loads((with_runs / "report/cells.json").read_text())
+    entries = whole["features"]
+    for name, keep in (("one", {"with-prior"}), ("two", {"without-prior", "selecting"})):
+        part = {"cells": {key: entry for key, entry in entries["cells"].items() if key in keep}}
+        part |= {key: [entry for entry in entries[key] if entry["id"] in keep] for key in ("maps", "pictures")}
+        part |= {"skipped": {key: "gone" for key in ("with-prior", "without-prior", "selecting") if key not in keep}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(whole | {"features": entries | part}))
+    shutil.copytree(with_runs, tmp_path / "grid", ignore=shutil.ignore_patterns("report"))
+    (tmp_path / "out").mkdir()
+    shutil.copy(tmp_path / "one.json", tmp_path / "out/cells.json")
+    write_bench_report(tmp_path / "grid", tmp_path / "out", records=tmp_path / "two.json")
+    joined = json.loads((tmp_path / "out/cells.json").read_text())["features"]
+    assert joined == entries | {"skipped": {}}
+
+    other = json.loads((tmp_path / "two.json").read_text())
+    other["features"]["images"] = {"synthetic": 1, "real": 1}
+    (tmp_path / "two.json").write_text(json.dumps(other))
+    shutil.copy(tmp_path / "one.json", tmp_path / "out/cells.json")
+    write_bench_report(tmp_path / "grid", tmp_path / "out", records=tmp_path / "two.json")
+    assert set(json.loads((tmp_path / "out/cells.json").read_text())["features"]["cells"]) == {"with-prior"}
 
 
 def test_real_images_that_are_not_there_are_one_error(with_runs: Path, tmp_path: Path) -> None:

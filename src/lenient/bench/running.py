@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lenient.bench.cells import Cell, cells_of
 from lenient.bench.grid import Grid
 from lenient.bench.launchers import Launcher
-from lenient.bench.report.records import read_grid
+from lenient.bench.report.records import read_records
 from lenient.bench.tasks import Outcome, Task, read_json, state, write_json
 from lenient.bench.teachers import Training, specification, trainings
 from lenient.errors import LenientError, MachineError, UsageError
@@ -44,7 +44,7 @@ def run_grid(
         MachineError: cells were killed; the same command goes on with them.
         UsageError: the records cannot be read.
     """
-    elsewhere = {} if records is None else _elsewhere(records)
+    elsewhere = {} if records is None else {cell.wanted.id: cell.raw for cell in read_records(records).cells}
     root = data_root or os.environ.get("LENIENT_DATA")
     root = None if root is None else str(Path(root).absolute())
     with stop_on_signals() as stop:
@@ -68,13 +68,6 @@ def run_grid(
             tell(taken, len(cells), f"{len(known)} of these cells are in {records}, {taken} were missing here")
         _run_cells(cells, home, launcher, retry, tell, stop)
         return not stop.is_set()
-
-
-def _elsewhere(records: Path) -> dict[str, Mapping[str, Any]]:
-    try:
-        return {cell.wanted.id: cell.raw for cell in read_grid(records).cells}
-    except UsageError as error:
-        raise UsageError(f"--records {error}") from None
 
 
 def _make_teachers(

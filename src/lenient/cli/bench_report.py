@@ -37,6 +37,14 @@ def report(
     inception: Annotated[
         str, typer.Option(metavar="FILE", help="With --features: Inception's too; its weights, or `download`.")
     ] = "",
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CELLS.json",
+            help="Of another report: what it measured of cells that `bench run --records` took from it.",
+            show_default=False,
+        ),
+    ] = None,
     data_root: flags.DataRoot = "",
     device: flags.Device = "cpu",
 ) -> None:
@@ -45,6 +53,8 @@ def report(
 
     if projection not in ("tsne", "pca"):
         raise UsageError(f"--map {projection}: use tsne or pca")
+    if records is not None and not source.is_dir():
+        raise UsageError(f"--records: adds to the report of a grid's folder; {source} is a report itself")
     if inception and not features:
         raise UsageError("--inception: measures images; give --features, too")
     chosen = Choice(teachers=_names(teachers), ablation=_names(ablation))
@@ -59,7 +69,7 @@ def report(
             teacher=next(iter(chosen.teachers), ""),
             inception=inception,
         )
-    print(write_bench_report(source, output, choice=chosen, features=options, say=print))
+    print(write_bench_report(source, output, choice=chosen, features=options, records=records, say=print))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from lenient.bench.report.features import Options, measure
 from lenient.bench.report.page import Choice, compose, render
-from lenient.bench.report.records import Grid, read_grid
+from lenient.bench.report.records import Grid, read_grid, read_records
 from lenient.bench.report.tables import WRITERS, in_words
 from lenient.errors import UsageError
 from lenient.report import write_text
@@ -42,6 +42,7 @@ def write_bench_report(
     *,
     choice: Choice = DEFAULT,
     features: Options | None = None,
+    records: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write `report.html`, `cells.json`, `tables/` and `figures/`; return the page's path.
@@ -52,6 +53,7 @@ def write_bench_report(
         choice: teachers of Figure 1 and rows of the ablation, where not the default ones.
         features: measure what needs runs, teachers and real images. What the `cells.json` in `output` holds of cells
             that are the same is kept: of all without it, with it of those that cannot be measured again.
+        records: the `cells.json` of another report, to keep from, too: where `bench run --records` took its cells.
         say: hears how far the measuring got.
 
     The same `cells.json` gives the same bytes. Raises UsageError for records that cannot be read and choices that do
@@ -61,7 +63,10 @@ def write_bench_report(
     place = output or (source / "report" if source.is_dir() else source.parent)
     _check(grid, choice, features)
     if grid.folder is not None:
-        grid = replace(grid, features=_kept_features(grid, place / "cells.json"))
+        earlier = [read_grid(place / "cells.json")] if (place / "cells.json").is_file() else []
+        if records is not None:
+            earlier.append(read_records(records))
+        grid = replace(grid, features=_kept_features(grid, earlier))
     if features is not None:
         grid = replace(grid, features=measure(grid, features, say))
     content = compose(grid, choice)
@@ -101,20 +106,35 @@ def _check(grid: Grid, choice: Choice, features: Options | None) -> None:
                 raise UsageError(f"{flag} {name}: not in this grid; there are {'; '.join(known)}")
 
 
-def _kept_features(grid: Grid, path: Path) -> dict[str, Any]:
-    """The features of an earlier report of cells that were not run anew, under the names that these have now."""
-    if not path.is_file():
-        return {}
-    before = read_grid(path)
-    old = {cell.wanted.id: _unlabelled(cell.raw) for cell in before.cells}
-    same = {c.wanted.id: c for c in grid.cells if old.get(c.wanted.id) == _unlabelled(c.raw)}
-    kept = dict(before.features)
-    for key in ("cells", "skipped"):
-        kept[key] = {name: entry for name, entry in kept.get(key, {}).items() if name in same}
-    for key in ("maps", "pictures"):
-        entries = [entry for entry in kept.get(key, ()) if entry["id"] in same]
-        kept[key] = [e | {"row": same[e["id"]].row, "teacher": same[e["id"]].teacher} for e in entries]
-    return kept if any(kept[key] for key in ("cells", "maps", "pictures", "skipped")) else {}
+def _kept_features(grid: Grid, reports: Sequence[Grid]) -> dict[str, Any]:
+    """The features of cells that were not run anew, from earlier reports, under the names that these have now; of two
+    reports the first wins, and one that was measured on another number of images is left out."""
+    kept: dict[str, Any] = {}
+    for before in reports:
+        old = {cell.wanted.id: _unlabelled(cell.raw) for cell in before.cells}
+        same = {c.wanted.id: c for c in grid.cells if old.get(c.wanted.id) == _unlabelled(c.raw)}
+        found = dict(before.features)
+        for key in ("cells", "skipped"):
+            found[key] = {name: entry for name, entry in found.get(key, {}).items() if name in same}
+        for key in ("maps", "pictures"):
+            entries = [entry for entry in found.get(key, ()) if entry["id"] in same]
+            found[key] = [e | {"row": same[e["id"]].row, "teacher": same[e["id"]].teacher} for e in entries]
+        if any(found[key] for key in ("cells", "maps", "pictures", "skipped")):
+            kept = _joined(kept, found) if kept else found
+    return kept
+
+
+def _joined(first: dict[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    if first["images"] != second["images"]:
+        return first
+    more = {name: entry for name, entry in second["cells"].items() if name not in first["cells"]}
+    entries = {key: [entry for entry in second[key] if entry["id"] in more] for key in ("maps", "pictures")}
+    skipped = {**second["skipped"], **first["skipped"]}
+    return first | {
+        "cells": first["cells"] | more,
+        "skipped": {name: reason for name, reason in skipped.items() if name not in first["cells"] | more},
+        **{key: first[key] + entries[key] for key in entries},
+    }
 
 
 def _unlabelled(raw: Mapping[str, Any]) -> dict[str, Any]:

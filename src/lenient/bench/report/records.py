@@ -227,6 +227,14 @@ def read_grid(source: Path) -> Grid:
     return _assemble(content, source)
 
 
+def read_records(source: Path) -> Grid:
+    """Read what `--records` names; its errors say so."""
+    try:
+        return read_grid(source)
+    except UsageError as error:
+        raise UsageError(f"--records {error}") from None
+
+
 def _read_folder(folder: Path) -> Grid:
     finished = [_read_json(path) for path in sorted(folder.glob("cells/*/cell.json"))]
     done = {record.get("id") for record in finished}
