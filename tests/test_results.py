@@ -42,10 +42,12 @@ def test_the_precision_page_follows_from_what_was_measured(monkeypatch: pytest.M
     assert (RESULTS / "precision.md").read_text() == importlib.import_module("accuracy").page(written)
 
 
-def test_the_page_on_batch_norm_shift_follows_from_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["bn-shift", "loss-balance"])
+def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    written = json.loads((ROOT / "benchmarks/results/bn-shift.json").read_text())
-    assert (RESULTS / "bn-shift.md").read_text() == importlib.import_module("bn_shift").page(written, "bn-shift.json")
+    written = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    page = importlib.import_module(name.replace("-", "_")).page(written, f"{name}.json")
+    assert (RESULTS / f"{name}.md").read_text() == page
 
 
 @pytest.mark.parametrize("name", ["ta-dfkd-digits", "ta-dfkd-digits-rates", "ta-dfkd-mnist-rates"])
