@@ -731,6 +731,18 @@ def test_features_need_nothing_but_their_file_afterwards(with_runs: Path, tmp_pa
     assert files(with_runs / "report") == first
 
 
+def test_what_an_earlier_report_had_and_this_one_has_not_is_removed(with_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(with_runs / "report", tmp_path / "out")
+    for name in ("figures/mine.svg", "tables/mine.md"):
+        (tmp_path / "out" / name).write_text("kept")
+    content = json.loads((with_runs / "report/cells.json").read_text())
+    (tmp_path / "bare.json").write_text(json.dumps(content | {"features": {}}))
+    assert (tmp_path / "out/tables/table-2.tex").is_file()
+    write_bench_report(tmp_path / "bare.json", tmp_path / "out")
+    write_bench_report(tmp_path / "bare.json", tmp_path / "new")
+    assert set(files(tmp_path / "out")) == {*files(tmp_path / "new"), "figures/mine.svg", "tables/mine.md"}
+
+
 def test_features_of_cells_run_anew_are_forgotten(with_runs: Path, tmp_path: Path) -> None:
     shutil.copytree(with_runs, tmp_path / "grid")
     path = tmp_path / "grid/cells/with-prior/cell.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -83,10 +84,19 @@ def write_bench_report(
         )
     texts["report.html"] = render(content)
     with disk_errors(place):
+        for name in _named(place / "report.html") - texts.keys():
+            (place / name).unlink(missing_ok=True)
         for name, text in texts.items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             write_text(place / name, text)
     return place / "report.html"
+
+
+def _named(page: Path) -> set[str]:
+    """The tables and figures that an earlier page is about: a newer one may have others."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    tables = {f"tables/{key}.{kind}" for key in re.findall(r"\btables/([\w-]+)\.md\b", text) for kind in WRITERS}
+    return tables | set(re.findall(r"\bfigures/[\w-]+\.svg\b", text))
 
 
 def _check(grid: Grid, choice: Choice, features: Options | None) -> None:
