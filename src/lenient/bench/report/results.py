@@ -53,7 +53,7 @@ def last_k(grid: Grid) -> str:
 
 
 def _converging(grid: Grid) -> str:
-    """What the headline accuracy is the mean of; the papers take the last twentieth of a run, and 10 evaluations."""
+    """What the headline accuracy is the mean of; TA-DFKD takes the last 10 of 200 epochs on CIFAR-10."""
     known = [cell for cell in grid.cells if not math.isnan(cell.number("k"))]
     shares = unique(f"{int(cell.number('k'))} of {len(cell.series('curve')[0])}" for cell in known)
     return f"the mean of the last evaluations ({', '.join(shares) or 'how many is unknown'})"
