@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,18 +21,18 @@ import pytest
 import torch
 import yaml
 
-from lenient.bench import tasks
+from lenient.bench import running, tasks
 from lenient.bench.cell import Meter, read_costs
 from lenient.bench.cells import cell_id, cells_of
 from lenient.bench.grid import Grid, load_grid, settings_of
-from lenient.bench.launchers import make_launcher
+from lenient.bench.launchers import _slurm_outcome, make_launcher
 from lenient.bench.record import commit, logged, rounded
 from lenient.bench.running import run_grid
 from lenient.bench.status import status_of
 from lenient.bench.tasks import Task, state, write_json
 from lenient.bench.teachers import trainings
 from lenient.config import merge
-from lenient.errors import LenientError, UsageError
+from lenient.errors import DamagedError, LenientError, MachineError, UsageError
 from lenient.models import save_network
 from toys import digits_like
 
@@ -421,10 +424,29 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
     checkpoint = wait_for(lambda: checkpoint_of(home))
     cell = checkpoint.parents[2]
     os.kill(wait_for(lambda: process_of(cell)), signal.SIGKILL)
-    said, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, said + errors
+    wait_for(lambda: "going on from step" in (cell / "run" / "train.log").read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=600) == 130
+    # what is no part of its id may change on the way: it goes on as it was begun
+    others = ["-s", "settings.health.patience=3", "-s", "settings.checkpoint_every=7", "-s", "settings.overlap=off"]
+    run("run", "grid.yaml", "-s", "settings.steps=300", *others, cwd=tmp_path)
     assert len(records(home)) == 1
     assert "going on from step" in (cell / "run" / "train.log").read_text()
+
+
+def test_a_cell_without_a_readable_checkpoint_starts_anew_on_retry(tmp_path):
+    write_grid(tmp_path, {"settings": {"steps": 40, "rhythm.steps_per_epoch": 20}})
+    home = tmp_path / "runs" / "tiny"
+    run("run", "grid.yaml", cwd=tmp_path)
+    (record,) = records(home)
+    cell = home / "cells" / record["id"]
+    for path in [cell / "done", cell / "cell.json", cell / "run" / "done"]:
+        path.unlink()
+    for path in (cell / "run" / "checkpoints").glob("*.pt"):
+        path.write_bytes(b"what a disk leaves")
+    assert "no checkpoint can be read; start again with --retry" in run("run", "grid.yaml", cwd=tmp_path, code=1)
+    run("run", "grid.yaml", "--retry", cwd=tmp_path)
+    assert records(home)[0]["curve"] == record["curve"]
 
 
 @pytest.mark.slow
@@ -470,21 +492,92 @@ def test_two_launchers_do_not_run_one_cell_twice(tmp_path):
     (cell,) = cells_of(grid, training.teachers(home) or [], None)
     folder = cell.folder(home)
     (folder / "done").unlink()
-    with tasks.locked(folder) as mine:
-        assert mine
-        assert state(folder) == "running"
-        assert run_grid(grid, home, launcher, tell=lambda done, total, text: words.append(text))
-        assert "another launcher is at it" in words[-1]
-        write_json(folder / "spec.json", cell.spec)
-        process = tasks.start(cell.task(home), 1)  # one that comes past the first look
-        assert tasks.conclude(cell.task(home), process.wait()) == "busy"
-    assert not (folder / "failed.json").exists()
     # killed after its last step and before its record: only that is made up for
     log = (folder / "run" / "train.log").read_text()
     (folder / "cell.json").unlink()
-    assert run_grid(grid, home, launcher, tell=lambda *_: None)
+    with tasks.locked(folder) as mine:
+        assert mine
+        assert state(folder) == "running"
+        write_json(folder / "spec.json", cell.spec)
+        process = tasks.start(cell.task(home), 1)  # one that comes past the first look
+        assert tasks.conclude(cell.task(home), process.wait()) == "busy"
+        second = threading.Thread(
+            target=run_grid, args=(grid, home, launcher), kwargs={"tell": lambda *said: words.append(said[2])}
+        )
+        second.start()
+        wait_for(lambda: any("another launcher is at it" in text for text in words))
+        assert second.is_alive()
+        assert not (folder / "failed.json").exists()
+    second.join(timeout=300)  # what the other one has not done is done here, and not told as if it were
+    assert len([text for text in words if "another launcher" in text]) == 1
     assert state(folder) == "done"
     assert (folder / "run" / "train.log").read_text() == log
+
+
+class Scripted:
+    """A launcher whose tasks end as they are told, one outcome for each time they are run."""
+
+    def __init__(self, *outcomes: str) -> None:
+        self.outcomes = list(outcomes)
+
+    def run(self, batch, finished, stop):
+        for task in batch:
+            finished(task, self.outcomes.pop(0))
+
+
+@pytest.mark.parametrize("left", ["done", "failed", "missing"])
+def test_what_another_launcher_holds_is_waited_for(tmp_path, monkeypatch, left):
+    monkeypatch.setattr(running, "LOOK_SECONDS", 0.01)
+    task = Task("none", tmp_path / "cell", "a cell")
+    now = iter(["running", "running", left])
+    monkeypatch.setattr(running, "state", lambda folder: next(now))
+    launcher, ended, told = Scripted("busy", "busy", "done"), [], []
+    if left == "missing":  # it starts, finds the folder held again, and starts once more
+        now = iter(["running", "missing", "running", "missing"])
+    running._run_all([task], launcher, lambda *end: ended.append(end), told.append, threading.Event())
+    assert ended == [(task, "failed" if left == "failed" else "done")]
+    assert told == [task]
+    assert launcher.outcomes == ([] if left == "missing" else ["busy", "done"])
+
+
+def test_a_stop_ends_the_wait(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    running._run_all([Task("none", tmp_path, "a cell")], Scripted("busy"), pytest.fail, lambda _: None, stop)
+
+
+def test_a_folder_without_locks_is_refused(tmp_path, monkeypatch):
+    def flock(handle, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(tasks.fcntl, "flock", flock)
+    with (
+        pytest.raises(MachineError, match=r"-o: its file system has no locks \(No locks available\)"),
+        tasks.locked(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "resume"),
+    [
+        (MachineError("-o x: the disk is full; free some space and go on with --resume"), True),
+        (DamagedError("last.pt: no checkpoint can be read; start again with --overwrite"), False),
+        (UsageError("no"), False),
+        (ValueError("no"), False),
+    ],
+)
+def test_only_what_the_machine_refused_is_gone_on_with(tmp_path, monkeypatch, error, resume):
+    def work(folder, spec):
+        raise error
+
+    write_json(tmp_path / "spec.json", {})
+    assert tasks._attempt(work, tmp_path / "spec.json") == getattr(error, "exit_code", 1)
+    left = tasks.read_json(tmp_path / "failed.json")
+    assert left["resume"] is resume
+    assert "--resume" not in left["reason"]
+    assert "--overwrite" not in left["reason"]
+    assert ("--retry" in left["reason"]) == isinstance(error, MachineError)
 
 
 def test_a_process_without_a_word_fails_with_its_last_one(tmp_path):
@@ -521,6 +614,31 @@ def test_launchers_that_are_not_there_are_named(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(UsageError, match=rf"needs the package {package}; pip install 'lenient\[{kind}\]'"):
             make_launcher(kind, None, {}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "options", "words"),
+    [
+        ("slurm", "submitit", {"cpus_per_task": "all"}, "launcher_options: cpus_per_task: 'all' is no number of cores"),
+        ("slurm", "submitit", {"cluster": "local", "slurm_partitoin": "gpu"}, "launcher_options: "),
+        ("ray", "ray", {"num_cpus": [1]}, r"launcher_options: num_cpus: \[1\] is no number of cores"),
+        ("ray", "ray", {"slurm_partition": "gpu"}, "launcher_options: "),
+    ],
+)
+def test_launcher_options_are_refused_in_one_line(tmp_path, kind, package, options, words):
+    pytest.importorskip(package, reason=f"needs the extra {kind}")
+    with pytest.raises(UsageError, match=words) as refused:
+        make_launcher(kind, None, options, tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_slurm_job_that_cannot_start_says_why(tmp_path):
+    submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
+    executor = submitit.AutoExecutor(folder=tmp_path, cluster="local")
+    executor.update_parameters(timeout_min=5)
+    job = executor.submit(importlib.import_module, "a_package_that_is_not_there")
+    with pytest.raises(MachineError, match=r"--launcher slurm: .*No module named 'a_package_that_is_not_there'"):
+        _slurm_outcome(job)
 
 
 @pytest.mark.slow

@@ -31,3 +31,7 @@ class MachineError(LenientError):
     """The machine gave out: memory, disk, permissions."""
 
     exit_code = 5
+
+
+class DamagedError(MachineError):
+    """What was written cannot be read any more: there is nothing to go on with."""

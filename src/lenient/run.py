@@ -23,7 +23,7 @@ import yaml
 from torch import nn
 
 from lenient import ranks
-from lenient.errors import MachineError, UsageError
+from lenient.errors import DamagedError, MachineError, UsageError
 
 log = logging.getLogger("lenient")
 
@@ -168,7 +168,7 @@ class RunFolder:
         """Return the newest readable checkpoint, or None where there is none yet.
 
         Raises:
-            MachineError: there are checkpoints, and none can be read.
+            DamagedError: there are checkpoints, and none can be read.
         """
         unreadable = None
         for name in ("last.pt", "previous.pt"):
@@ -182,7 +182,7 @@ class RunFolder:
                 log.warning("checkpoint %s cannot be read (%s); trying the one before", path.name, error)
                 unreadable = path
         if unreadable is not None:
-            raise MachineError(f"{unreadable}: no checkpoint can be read; start again with --overwrite")
+            raise DamagedError(f"{unreadable}: no checkpoint can be read; start again with --overwrite")
         return None
 
     def _replace(self, name: str, content: bytes) -> None:

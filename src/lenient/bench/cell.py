@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 
+from lenient.bench.cells import LEFT_OUT
 from lenient.bench.real import REAL, RealImages, RealSettings
-from lenient.bench.record import cell_record
+from lenient.bench.record import cell_record, commit
 from lenient.bench.tasks import main, read_json, write_json
 from lenient.config import parse
 from lenient.data import load_data
-from lenient.errors import MachineError
 from lenient.job import Job, load_teacher
 from lenient.memory import peak, reset_peak
 from lenient.methods.contract import Method
 from lenient.planning import Request
+from lenient.run import RunFolder
 
 
 class Meter:
@@ -80,9 +81,14 @@ def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
     Raises:
         The errors of `Job`: what makes the cell fail. A verdict `failed` is a result.
     """
+    running = commit()
     path = (folder / spec["teacher"]["path"]).resolve()
     network = load_teacher(path)
-    settings = dict(spec["settings"])
+    failure = read_json(folder / "failed.json")
+    anew = failure is not None and not failure.get("resume")
+    # what is no part of a cell's id may have changed since, and is as it was
+    before = {} if anew else RunFolder(folder / "run").read_config() or {}
+    settings = spec["settings"] | {key: before[key] for key in LEFT_OUT if key in before and key != "device"}
     method: Method | None = None
     if spec["method"] == REAL:
         own = parse(RealSettings, settings.pop("method"))
@@ -97,9 +103,6 @@ def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
         eval_data=spec["data"],
         data_root=spec["data_root"],
     )
-    failure = read_json(folder / "failed.json")
-    # what the machine refused is taken up where it stopped; any other failure would come again from its checkpoint
-    anew = failure is not None and failure["exit_code"] != MachineError.exit_code
     job.open(folder / "run", resume=not anew, overwrite=anew)
     if anew:
         (folder / "cost.jsonl").unlink(missing_ok=True)
@@ -112,7 +115,8 @@ def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
         if job.run([Meter(folder / "cost.jsonl", device)]).interrupted:
             return False
     costs = read_costs(folder / "cost.jsonl")
-    write_json(folder / "cell.json", cell_record(spec, folder / "run", costs[-1] if costs else {}))
+    cost = costs[-1] if costs else {}
+    write_json(folder / "cell.json", cell_record(spec, folder / "run", cost, running))
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -86,9 +87,10 @@ class Local:
                     else:
                         finished(task, outcome)
                 time.sleep(PAUSE)
-        finally:
-            for process in running:  # a second Ctrl-C: at once
-                process.kill()
+        except BaseException as error:
+            for process in running:  # a second Ctrl-C: at once; else with a checkpoint
+                process.send_signal(signal.SIGKILL if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+            raise
 
     def _begin(self, task: Task, running: dict[subprocess.Popen[bytes], Task], finished: Finished) -> None:
         known = settled(task)
@@ -108,6 +110,11 @@ class Ray:
             raise UsageError("--launcher ray: needs the package ray; pip install 'lenient[ray]'") from None
         self.ray, self.jobs = ray, jobs
         self.options = {"num_cpus": 1, "max_retries": 3} | dict(options)
+        self.threads = _threads(self.options, "num_cpus")
+        try:
+            self.remote = ray.remote(run_task).options(**self.options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"launcher_options: {str(error).strip().splitlines()[0]}") from None
 
     def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
         """See `Launcher`. Where a machine dies, Ray runs its tasks again elsewhere: from their checkpoints."""
@@ -116,13 +123,11 @@ class Ray:
         asked = False
         began = not ray.is_initialized()
         self._connect()
-        threads = max(int(self.options["num_cpus"]), 1)
-        remote = ray.remote(run_task).options(**self.options)
         try:
             while running or (waiting and not stop.is_set()):
                 while waiting and not stop.is_set() and len(running) < (self.jobs or len(tasks)):
                     task = waiting.popleft()
-                    running[remote.remote(task, threads, os.getcwd())] = task
+                    running[self.remote.remote(task, self.threads, os.getcwd())] = task
                 if stop.is_set() and not asked:
                     asked = True
                     for reference in running:
@@ -171,6 +176,13 @@ def _unless_asked(error: Exception) -> Outcome:
     raise MachineError(f"--launcher ray: a worker could not run its task ({str(error).strip().splitlines()[-1]})")
 
 
+def _threads(options: Mapping[str, Any], key: str) -> int:
+    try:
+        return max(int(options[key]), 1)
+    except (TypeError, ValueError):
+        raise UsageError(f"launcher_options: {key}: {options[key]!r} is no number of cores") from None
+
+
 class CellCall:
     """What Slurm runs; a job that it takes the machine away from is queued again and goes on from its checkpoint."""
 
@@ -194,7 +206,7 @@ class Slurm:
         except ImportError:
             raise UsageError("--launcher slurm: needs the package submitit; pip install 'lenient[slurm]'") from None
         parameters: dict[str, Any] = {"name": "lenient", "cpus_per_task": 1} | dict(options)
-        self.jobs, self.threads = jobs, int(parameters["cpus_per_task"])
+        self.jobs, self.threads = jobs, _threads(parameters, "cpus_per_task")
         try:
             self.executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", None))
             self.executor.update_parameters(**parameters)
@@ -223,7 +235,14 @@ class Slurm:
 
 def _slurm_outcome(job: Any) -> Outcome:
     """A job without a result was killed, with its node or by a limit: what it wrote is still there."""
+    from submitit.core.utils import FailedJobError
+
     error = job.exception()
+    if isinstance(error, FailedJobError):  # the node could not run it: it would not the next time
+        trace = [line.strip() for line in str(error).splitlines() if line.strip()]
+        ends = [number for number, line in enumerate(trace) if set(line) == {"-"}]
+        why = trace[ends[-1] - 1] if ends else trace[0]
+        raise MachineError(f"--launcher slurm: a node could not run its job ({why}); its log: {job.paths.stderr}")
     if error is not None:
         return "cut"
     outcome: Outcome = job.result()

@@ -19,8 +19,10 @@ LOGGED = {"kept": "health/kept", "gradient_cosine": "loss/gradient_cosine", "bn_
 MACHINE = ("device_name", "threads", "torch", "precision", "python", "lenient")
 
 
-def cell_record(spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any]) -> dict[str, Any]:
+def cell_record(spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any], commit: str | None) -> dict[str, Any]:
     """Return the record of a finished cell. Fractions lie in [0, 1], numbers have six significant digits.
+
+    `commit` is that of the code when the cell, or its last attempt, was started.
 
     `last`, `mean`, `variance` (of the evaluations themselves, not an estimate), `acc_max` and `curve` are accuracies on
     test images; `agreement` is with the teacher on them. `log` has one list for each quantity, as long as `step`.
@@ -37,6 +39,7 @@ def cell_record(spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any]) -> 
         "row": spec["row"],
         "method": spec["method"],
         "teacher": {key: value for key, value in spec["teacher"].items() if key != "path"},
+        "num_classes": config["run"]["teacher"]["card"]["num_classes"],
         "student": spec["student"],
         "seed": spec["seed"],
         "data": spec["data"],
@@ -65,7 +68,7 @@ def cell_record(spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any]) -> 
             "peak_bytes": cost.get("peak_bytes"),
         },
         "machine": {key: machine.get(key) for key in MACHINE},
-        "commit": commit(),
+        "commit": commit,
     }
     rounded_record: dict[str, Any] = rounded(record)
     return rounded_record

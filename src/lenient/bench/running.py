@@ -10,7 +10,7 @@ from typing import Any
 
 from lenient.bench.cells import Cell, cells_of
 from lenient.bench.grid import Grid
-from lenient.bench.launchers import Launcher
+from lenient.bench.launchers import Finished, Launcher
 from lenient.bench.report.records import read_records
 from lenient.bench.tasks import Outcome, Task, read_json, state, write_json
 from lenient.bench.teachers import Training, specification, trainings
@@ -21,6 +21,8 @@ from lenient.models.card import Card
 
 Tell = Callable[[int, int, str], None]
 """Told of each process that ended: how many have, of how many, and what came of it in words."""
+ELSEWHERE = "another launcher is at it; waiting for it"
+LOOK_SECONDS = 1.0
 
 
 def run_grid(
@@ -36,8 +38,8 @@ def run_grid(
     """Run what is missing of a grid in the folder `home`; return False where it was asked to stop.
 
     Finished cells are skipped, those cut off go on from their checkpoints, and failed ones stay so unless `retry`.
-    What another launcher is running is left to it. Cells that `records`, the `cells.json` of a report, holds were run
-    elsewhere and are not run again.
+    What another launcher is running is left to it and waited for; what that one leaves undone is done here. Cells that
+    `records`, the `cells.json` of a report, holds were run elsewhere and are not run again.
 
     Raises:
         LenientError: cells failed, or a teacher did; the message says how many and why.
@@ -85,14 +87,41 @@ def _make_teachers(
         ended.append((task, outcome))
         tell(len(ended), len(tasks), f"{task.name}: {_reason(task) if outcome == 'failed' else outcome}")
 
-    launcher.run(tasks, finished, stop)
+    _run_all(tasks, launcher, finished, lambda task: tell(len(ended), len(tasks), f"{task.name}: {ELSEWHERE}"), stop)
     for task, outcome in [] if stop.is_set() else ended:
         if outcome == "failed":
             raise LenientError(f"{task.name} failed: {_reason(task)}")
         if outcome in ("cut", "interrupted"):
             raise MachineError(f"{task.name} was killed; the same command trains it again")
-        if outcome == "busy":
-            raise UsageError(f"{task.name} is being trained by another launcher; wait for it, then run again")
+
+
+def _run_all(
+    tasks: Sequence[Task], launcher: Launcher, finished: Finished, waiting: Callable[[Task], None], stop: Any
+) -> None:
+    """Run tasks until none is left that another launcher holds: one may be stopping, or be killed with its work undone.
+
+    `waiting` is told once of each that is held.
+    """
+    held: dict[Task, None] = {}
+    told = set[Task]()
+
+    def ended(task: Task, outcome: Outcome) -> None:
+        if outcome != "busy":
+            finished(task, outcome)
+            return
+        held[task] = None
+        if task not in told:
+            told.add(task)
+            waiting(task)
+
+    launcher.run(tasks, ended, stop)
+    while held and not stop.wait(LOOK_SECONDS):
+        free = [(task, now) for task in held if (now := state(task.folder)) != "running"]
+        for task, now in free:
+            del held[task]
+            if now != "missing":  # the other one has been through with it
+                finished(task, now)
+        launcher.run([task for task, now in free if now == "missing"], ended, stop)
 
 
 def _reason(task: Task) -> str:
@@ -141,7 +170,10 @@ def _run_cells(cells: Sequence[Cell], home: Path, launcher: Launcher, retry: boo
         outcomes[outcome] += 1
         tell(done + sum(outcomes.values()), len(cells), f"{task.name}: {_words(waiting[task], home, task, outcome)}")
 
-    launcher.run(list(waiting), finished, stop)
+    def elsewhere(task: Task) -> None:
+        tell(done + sum(outcomes.values()), len(cells), f"{task.name}: {ELSEWHERE}")
+
+    _run_all(list(waiting), launcher, finished, elsewhere, stop)
     if stop.is_set():
         return
     failed = outcomes["failed"] + (0 if retry else states["failed"])
@@ -159,5 +191,5 @@ def _words(cell: Cell, home: Path, task: Task, outcome: Outcome) -> str:
         return f"failed: {_reason(task)}"
     record = cell.record(home)
     if record is None:
-        return {"busy": "another launcher is at it", "cut": "killed"}.get(outcome, outcome)
+        return "killed" if outcome == "cut" else outcome
     return f"{record['last']:.1%}, {record['verdict']}, {record['cost']['seconds']:.0f} s"

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lenient.errors import LenientError, MachineError
+from lenient.errors import DamagedError, LenientError, MachineError
 from lenient.run import disk_errors
 
 Outcome = Literal["done", "failed", "busy", "interrupted", "cut"]
@@ -111,10 +111,15 @@ def _take(handle: int, kind: int, seconds: float) -> bool:
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() >= until:
                 return False
             time.sleep(0.05)
+        except OSError as error:
+            why = error.strerror
+            raise MachineError(
+                f"-o: its file system has no locks ({why}), cells might run twice; choose another"
+            ) from None
 
 
 # the process itself
@@ -142,7 +147,8 @@ def _attempt(work: Callable[[Path, Any], bool], spec: Path) -> int:
         return INTERRUPTED
     except LenientError as error:
         print(f"lenient: {error}", file=sys.stderr)
-        return _fail(folder, str(error), error.exit_code)
+        resume = isinstance(error, MachineError) and not isinstance(error, DamagedError)
+        return _fail(folder, str(error), error.exit_code, resume=resume)
     except Exception as error:
         traceback.print_exc()
         return _fail(folder, f"{type(error).__name__}: {error}", 1)
@@ -151,8 +157,11 @@ def _attempt(work: Callable[[Path, Any], bool], spec: Path) -> int:
     return 0
 
 
-def _fail(folder: Path, reason: str, code: int) -> int:
-    write_json(folder / "failed.json", {"reason": " ".join(reason.split()), "exit_code": code})
+def _fail(folder: Path, reason: str, code: int, *, resume: bool = False) -> int:
+    """Leave the reason; `resume`: what there is may be gone on with, any other failure would come again from there."""
+    for flag in ("--resume", "--overwrite"):  # those of a single run; here one flag does both
+        reason = reason.replace(flag, "--retry")
+    write_json(folder / "failed.json", {"reason": " ".join(reason.split()), "exit_code": code, "resume": resume})
     return code
 
 
