@@ -22,8 +22,8 @@ import torch
 import typer
 
 from lenient.api import reopen
-from lenient.bench.report.features import REAL_METHODS, run_folder
-from lenient.bench.report.records import read_grid
+from lenient.bench.report.features import run_folder
+from lenient.bench.report.records import NO_GENERATOR, read_grid
 from lenient.losses.objective import Objective
 from lenient.methods.turns import GeneratorTurn
 from lenient.run import environment
@@ -37,7 +37,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     found = []
     for cell in grid.cells:
         run = run_folder(folder, cell)
-        if cell.method in REAL_METHODS or not (run / "config.yaml").is_file():
+        if cell.method in NO_GENERATOR or not (run / "config.yaml").is_file():
             continue
         distillation, teacher = reopen(run, "cpu")
         turn = distillation.game.turns["generator"]

@@ -10,6 +10,7 @@ import re
 import shutil
 import statistics
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import yaml
 
 from bench_fixtures import TA, K, make_grid, record
 from lenient.bench.report import Choice, Options, read_grid, write_bench_report
-from lenient.bench.report.figures import gap_boxes, training_curves
+from lenient.bench.report.figures import gap_boxes, training_curves, two_teachers
 from lenient.bench.report.measures import frechet, outside, project
 from lenient.bench.report.records import Grid, panels
 from lenient.bench.report.results import (
@@ -35,7 +36,7 @@ from lenient.bench.report.results import (
     teachers,
     verdicts,
 )
-from lenient.bench.report.sweeps import picture_rows, sweeps
+from lenient.bench.report.sweeps import fid_table, picture_rows, sweeps
 from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
 from lenient.cli import main
 from lenient.errors import UsageError
@@ -102,7 +103,7 @@ def test_methods_are_held_against_the_better_of_the_untaught_students(tmp_path: 
     table = beyond(grid_of(tmp_path, cells), "t")
     assert table is not None
     texts = {row.name: [value.text for value in row.values] for row in table.rows}
-    assert texts == {"dafl": ["−2.50", "−2.50", "1 of 2"], "real images": ["+25.00", "+25.00", "2 of 2"]}
+    assert texts == {"dafl": ["−2.50 (2/3)", "−2.50 (2/3)", "1 of 2"], "real images": ["+25.00", "+25.00", "2 of 2"]}
     assert [row.apart for row in table.rows] == [False, True]
     without = [cell for cell in cells if cell["row"] in ("dafl", "real images")]
     assert beyond(grid_of(tmp_path, without), "t") is None
@@ -143,8 +144,73 @@ def test_over_teachers_mean_and_worst(made_up: Path) -> None:
     assert row.values[-4].text == in_percent(statistics.fmean(means))
     assert row.values[-3].text == f"{in_percent(min(means))}, T3"
     lacking = next(row for row in table_3(grid, "t").rows if row.name == "pre-dfkd")
-    assert lacking.values[-4].text.endswith("(2/3)")
+    assert lacking.values[-4].text.endswith("(6/9)")
     assert lacking.values[-4].rank is lacking.values[-3].rank is None
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> Grid:
+    """Three rows, two teachers, two seeds; `dafl` has but one run, with the teacher that is easy."""
+    cells = {
+        (row, teacher, seed): one(row, seed, teacher, acc_last_k=level, acc_max=level, mean=level)
+        for row, levels in {"noise images": (0.1, 0.1), "dafl": (0.9, 0.0), "ta-dfkd": (0.8, 0.7)}.items()
+        for teacher, level in zip(("T1", "T2"), levels, strict=True)
+        for seed in range(2)
+    }
+    planned = [
+        {key: cell[key] for key in ("id", "row", "student", "seed")} | {"teacher": t}
+        for (_, t, _), cell in cells.items()
+    ]
+    there = [cell for place, cell in cells.items() if place[0] != "dafl" or place[1:] == ("T1", 0)]
+    path = tmp_path / "cells.json"
+    path.write_text(json.dumps({"name": "part", "data": "digits", "wanted": planned, "cells": there, "failed": []}))
+    return read_grid(path)
+
+
+def shown(table: Table | None, name: str) -> list[tuple[str, str]]:
+    assert table is not None
+    return [(value.text, value.mark) for value in next(row for row in table.rows if row.name == name).values]
+
+
+def test_values_on_fewer_runs_say_so_and_are_no_equals_over_teachers(partial: Grid) -> None:
+    dafl = shown(table_3(partial, "t"), "dafl")
+    assert dafl[:2] == [("90.00 (1/2)", "best"), ("90.00 (1/2)", "best")]
+    assert dafl[4:6] == [("90.00 (1/4)", ""), ("90.00, T1 (1/2)", "")]
+    assert shown(beyond(partial, "t"), "dafl")[-2] == ("+80.00 (1/4)", "")
+    assert shown(ablation(partial, "t", ("dafl", "ta-dfkd")), "dafl")[-2:] == [("90.00 (1/4)", "")] * 2
+
+
+def test_features_measured_of_fewer_runs_say_so(partial: Grid) -> None:
+    runs = partial.of("ta-dfkd", "T1")
+    measured_once = replace(partial, features={"cells": {runs[0].wanted.id: {"fid": 5.0}}})
+    assert shown(fid_table(measured_once, "t"), "ta-dfkd")[0] == ("5.00 (1/2)", "")
+
+
+def test_a_baseline_is_not_marked_among_the_replays(tmp_path: Path) -> None:
+    cells = [one("mb-dfkd", 0, mean=0.6), one("pre-dfkd", 0, mean=0.7), one("meta-dfkd", 0, mean=0.9)]
+    cells[2]["settings"] = cells[2]["settings"] | {"generator_lr": 0}
+    table = learning(grid_of(tmp_path, cells), "t")
+    assert [shown(table, row)[0][1] for row in ("meta-dfkd", "pre-dfkd", "mb-dfkd")] == ["", "best", "second"]
+
+
+def test_chance_is_known_of_data_of_ones_own(tmp_path: Path) -> None:
+    cells = [
+        one("dafl", s, data="imagefolder:shapes", num_classes=4, last=v, acc_max=0.4) for s, v in ((0, 0.34), (1, 0.36))
+    ]
+    assert [cell.seed for cell in catastrophic(grid_of(tmp_path, cells), "dafl")] == [0]
+
+
+def test_figure_1_has_two_teachers_where_there_are_two(tmp_path: Path) -> None:
+    assert two_teachers(grid_of(tmp_path, [one("dafl", 0, teacher) for teacher in ("T1", "T2", "T3")]), ()) == [
+        "T1",
+        "T3",
+    ]
+
+
+def test_whole_numbers_are_whole_in_csv() -> None:
+    values = (Value("16 GiB", (2.0**34,)), Value("1.50", (1.5,)), Value("unknown", (math.nan,)))
+    table = Table("t", "T", tuple(Column(name) for name in "abc"), (Row("r", values),))
+    assert comma_separated(table).splitlines()[1] == "r,17179869184,1.5,"
 
 
 @pytest.mark.parametrize(
@@ -306,14 +372,6 @@ def test_cells_of_an_earlier_plan_are_left_out(tmp_path: Path) -> None:
     assert (len(grid.cells), len(grid.failed), len(grid.missing)) == (3, 0, 0)
     (folder / "grid.json").unlink()
     assert sorted(read_grid(folder).rows) == ["dafl", "dfad"]
-
-
-def test_settings_of_the_method_may_stand_among_those_of_the_run(tmp_path: Path) -> None:
-    flat = one("frozen generator", 0)
-    nested = one("frozen generator", 1, settings={"method": flat["settings"], "steps": 800})
-    grid = grid_of(tmp_path, [flat, nested])
-    assert grid.cells[0].method_settings == grid.cells[1].method_settings
-    assert grid.is_baseline("frozen generator")
 
 
 def test_a_row_without_any_result_keeps_its_place(tmp_path: Path) -> None:
@@ -490,6 +548,9 @@ def test_teachers_are_told_apart_by_their_training(tmp_path: Path) -> None:
     ]
     assert table.notes == ("Trained alike: lr 0.1.",)
     assert teachers(grid_of(tmp_path, cells[2:]), "teachers").notes == ("Nothing is known of their training.",)
+    some = teachers(grid_of(tmp_path, cells[1:]), "teachers")  # a file beside a training
+    assert [row.values[-1].text for row in some.rows] == ["as below", "unknown"]
+    assert some.notes == ("Trained alike: lr 0.1, mixup 0.2.",)
 
 
 def test_boxes_hold_what_the_tables_do(tmp_path: Path) -> None:
@@ -631,7 +692,7 @@ def with_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cells" / broken["id"]).mkdir()
     (folder / "cells" / broken["id"] / "cell.json").write_text(json.dumps(broken))
     wanted.append({key: broken[key] for key in ("id", "row", "student", "seed")} | {"teacher": "T1"})
-    (folder / "plan.json").write_text(json.dumps(wanted))
+    (folder / "grid.json").write_text(json.dumps({"cells": wanted}))
     write_bench_report(folder, features=Options(images=40))
     return folder
 
@@ -758,7 +819,7 @@ def test_features_stay_when_rows_are_renamed(with_runs: Path, tmp_path: Path) ->
     path = tmp_path / "grid/cells/with-prior/cell.json"
     cell = json.loads(path.read_text())
     path.write_text(json.dumps(cell | {"row": "called anew", "teacher": cell["teacher"] | {"label": "U"}}))
-    plan = tmp_path / "grid/plan.json"
+    plan = tmp_path / "grid/grid.json"
     plan.write_text(plan.read_text().replace('"with prior", "student"', '"called anew", "student"'))
     write_bench_report(tmp_path / "grid")
     content = json.loads((tmp_path / "grid/report/cells.json").read_text())["features"]
@@ -810,8 +871,17 @@ def test_features_from_two_reports_are_joined_where_they_compare(with_runs: Path
     other["features"]["images"] = {"synthetic": 1, "real": 1}
     (tmp_path / "two.json").write_text(json.dumps(other))
     shutil.copy(tmp_path / "one.json", tmp_path / "out/cells.json")
-    write_bench_report(tmp_path / "grid", tmp_path / "out", records=tmp_path / "two.json")
+    words: list[str] = []
+    write_bench_report(tmp_path / "grid", tmp_path / "out", records=tmp_path / "two.json", say=words.append)
     assert set(json.loads((tmp_path / "out/cells.json").read_text())["features"]["cells"]) == {"with-prior"}
+    assert words[0].startswith("--records: what it measured is left out, for it took other images: {")
+
+    # one that could measure nothing is in nobody's way
+    empty = entries | {"cells": {}, "images": {}, "maps": [], "pictures": [], "skipped": {"with-prior": "gone"}}
+    (tmp_path / "out/cells.json").write_text(json.dumps(whole | {"features": empty}))
+    write_bench_report(tmp_path / "grid", tmp_path / "out", records=tmp_path / "two.json")
+    kept = json.loads((tmp_path / "out/cells.json").read_text())["features"]
+    assert (set(kept["cells"]), kept["images"]["real"]) == ({"without-prior", "selecting"}, 1)
 
 
 def test_real_images_that_are_not_there_are_one_error(with_runs: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def write_bench_report(
         earlier = [read_grid(place / "cells.json")] if (place / "cells.json").is_file() else []
         if records is not None:
             earlier.append(read_records(records))
-        grid = replace(grid, features=_kept_features(grid, earlier))
+        grid = replace(grid, features=_kept_features(grid, earlier, say))
     if features is not None:
         grid = replace(grid, features=measure(grid, features, say))
     content = compose(grid, choice)
@@ -116,9 +116,9 @@ def _check(grid: Grid, choice: Choice, features: Options | None) -> None:
                 raise UsageError(f"{flag} {name}: not in this grid; there are {'; '.join(known)}")
 
 
-def _kept_features(grid: Grid, reports: Sequence[Grid]) -> dict[str, Any]:
+def _kept_features(grid: Grid, reports: Sequence[Grid], say: Callable[[str], None]) -> dict[str, Any]:
     """The features of cells that were not run anew, from earlier reports, under the names that these have now; of two
-    reports the first wins, and one that was measured on another number of images is left out."""
+    reports the first wins, and one that was measured on another number of images is left out, with a word."""
     kept: dict[str, Any] = {}
     for before in reports:
         old = {cell.wanted.id: _unlabelled(cell.raw) for cell in before.cells}
@@ -130,12 +130,16 @@ def _kept_features(grid: Grid, reports: Sequence[Grid]) -> dict[str, Any]:
             entries = [entry for entry in found.get(key, ()) if entry["id"] in same]
             found[key] = [e | {"row": same[e["id"]].row, "teacher": same[e["id"]].teacher} for e in entries]
         if any(found[key] for key in ("cells", "maps", "pictures", "skipped")):
-            kept = _joined(kept, found) if kept else found
+            kept = _joined(kept, found, say) if kept else found
     return kept
 
 
-def _joined(first: dict[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(first: dict[str, Any], second: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    if not first["cells"]:
+        first = first | {"images": second["images"]}
     if first["images"] != second["images"]:
+        sizes = " against ".join(json.dumps(images) for images in (second["images"], first["images"]))
+        say(f"--records: what it measured is left out, for it took other images: {sizes}")
         return first
     more = {name: entry for name, entry in second["cells"].items() if name not in first["cells"]}
     entries = {key: [entry for entry in second[key] if entry["id"] in more] for key in ("maps", "pictures")}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lenient.bench.report.measures import Floats, Labels, Projection, frechet, outside, project
-from lenient.bench.report.records import Cell, Grid, panels
+from lenient.bench.report.records import NO_GENERATOR, Cell, Grid, panels
 from lenient.bench.report.sweeps import picture_rows, weight_of
 from lenient.errors import LenientError, UsageError
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lenient.loop import Distillation
     from lenient.teacher import FrozenTeacher
 
-REAL_METHODS = ("noise", "real")  # their images are not made by a generator
 MAP_IMAGES = 400
 COLUMNS, LINES = 8, 10
 
@@ -74,7 +73,7 @@ def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _:
         extractor = inception(options.inception, options.device)
     real: dict[tuple[str, str], Sample] = {}
     found: dict[str, Any] = {"cells": {}, "maps": [], "pictures": [], "skipped": {}, "images": {}}
-    cells = [cell for cell in grid.cells if cell.method not in REAL_METHODS]
+    cells = [cell for cell in grid.cells if cell.method not in NO_GENERATOR]
     for position, cell in enumerate(cells, 1):
         try:
             teacher_images, made = _one(grid.folder, cell, options, real, extractor)

@@ -69,7 +69,8 @@ def two_teachers(grid: Grid, chosen: Sequence[str]) -> list[str]:
             spread[teacher] = max(values) - min(values)
     if len(spread) < 2:
         return list(spread)
-    return [min(spread, key=spread.__getitem__), max(spread, key=spread.__getitem__)]
+    closest = min(spread, key=spread.__getitem__)
+    return [closest, max(spread.keys() - {closest}, key=lambda teacher: (spread[teacher], teacher))]
 
 
 def training_curves(grid: Grid, key: str, teachers: Sequence[str]) -> Figure | None:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lenient.errors import UsageError
 from lenient.report import without_nonfinite
+from lenient.report.numbers import known, number
 
 ACCURACIES = ("last", "acc_last_k", "acc_max")
 UNMEASURED = "finished, but its accuracy was not measured"
+NO_GENERATOR = ("noise", "real")
+"""The methods, both baselines, whose images no generator makes."""
 NUM_CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100}
 PRIVATE = ("command", "cwd", "hostname", "host", "node", "user")  # what would tell of the machine's insides
 
@@ -78,17 +80,13 @@ class Cell:
 
     def number(self, key: str) -> float:
         """A number of the record, by its dotted name; NaN where there is none."""
-        value = look_up(self.raw, key)
-        usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return float(value) if usable else math.nan
+        return number(look_up(self.raw, key))
 
     @property
     def method_settings(self) -> Mapping[str, Any]:
-        """The settings of the method, whether the record holds these alone or those of the whole run."""
+        """The settings of the method."""
         settings = self.raw.get("settings")
-        settings = settings if isinstance(settings, Mapping) else {}
-        own = settings.get("method")
-        return own if isinstance(own, Mapping) else settings
+        return settings if isinstance(settings, Mapping) else {}
 
     @property
     def teacher_accuracy(self) -> float:
@@ -151,7 +149,7 @@ class Grid:
         cells = self.of(row)
         if not cells:  # nothing but the name to go by
             return row.lower().startswith(("noise", "real", "frozen"))
-        return all(cell.method in ("noise", "real") or cell.method_settings.get("generator_lr") == 0 for cell in cells)
+        return all(cell.method in NO_GENERATOR or cell.method_settings.get("generator_lr") == 0 for cell in cells)
 
     def teacher_accuracy(self, teacher: str) -> float:
         """The accuracy of a teacher, NaN while no cell of it has finished."""
@@ -159,12 +157,9 @@ class Grid:
 
     @cached_property
     def num_classes(self) -> int | None:
-        """Number of classes of the data, where it is known."""
-        for cell in self.cells:
-            for key in ("num_classes", "teacher.num_classes"):
-                if not math.isnan(cell.number(key)):
-                    return int(cell.number(key))
-        return NUM_CLASSES.get(self.data)
+        """Number of classes of the data, where it is known; the oldest records do not say it."""
+        found = next((cell.number("num_classes") for cell in self.cells if known(cell.raw.get("num_classes"))), None)
+        return NUM_CLASSES.get(self.data) if found is None else int(found)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `cells.json`."""
@@ -238,14 +233,13 @@ def read_records(source: Path) -> Grid:
 def _read_folder(folder: Path) -> Grid:
     finished = [_read_json(path) for path in sorted(folder.glob("cells/*/cell.json"))]
     done = {record.get("id") for record in finished}
-    failed = [{"id": path.parent.name} | _read_json(path) for path in sorted(folder.glob("cells/*/failed.json"))]
+    failed = []
+    for path in sorted(folder.glob("cells/*/failed.json")):
+        with suppress(FileNotFoundError):  # it is being tried again
+            failed.append({"id": path.parent.name} | _read_json(path))
     failed = [entry for entry in failed if entry["id"] not in done]  # tried again since
-    plan: dict[str, Any] = {}
-    for name in ("grid.yaml", "grid.json", "plan.json"):  # what is resolved has the last word
-        path = folder / name
-        if path.is_file():
-            content = _read_json(path, lists=True) if name.endswith("json") else _read_yaml(path)
-            plan |= content if isinstance(content, dict) else {"wanted": content}
+    path = folder / "grid.json"
+    plan: dict[str, Any] = _read_json(path) if path.is_file() else {}
     if not finished and not failed and not plan:
         raise UsageError(f"{folder}: holds no grid (no cells/*/cell.json); give the -o of `lenient bench run`")
     wanted = _wanted_list(plan)
@@ -277,7 +271,7 @@ def _assemble(content: Mapping[str, Any], where: Path, folder: Path | None = Non
     for raw in content.get("cells") or ():
         place = _wanted(raw, where)
         wanted.setdefault(place.id, place)
-        if all(_measured(raw.get(key)) for key in ACCURACIES):
+        if all(known(raw.get(key)) for key in ACCURACIES):
             cells[place.id] = Cell(wanted[place.id], _public(raw))
         else:
             failed[place.id] = Failure(wanted[place.id], UNMEASURED)
@@ -297,10 +291,6 @@ def _assemble(content: Mapping[str, Any], where: Path, folder: Path | None = Non
         features=content.get("features") or {},
         folder=folder,
     )
-
-
-def _measured(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _wanted(raw: Any, where: Path) -> Wanted:
@@ -328,18 +318,14 @@ def _public(raw: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _read_json(path: Path, *, lists: bool = False) -> Any:
+def _read_json(path: Path) -> Any:
+    """Read an object of JSON; raise FileNotFoundError where there is no file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) and not (lists and isinstance(found, list)):
+        if not isinstance(found, dict):
             raise ValueError("no JSON object")
         return found
+    except FileNotFoundError:
+        raise
     except (ValueError, OSError) as error:
         raise UsageError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())})") from None
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None

@@ -7,14 +7,16 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from lenient.bench.report.records import Cell, Grid, unique
+from lenient.bench.report.records import Cell, Grid, Wanted, unique
 from lenient.bench.report.tables import Column, Row, Table, Value, marked
 from lenient.report.numbers import duration, exact, scaled
 
 REPLAY_METHODS = ("mb-dfkd", "pre-dfkd", "meta-dfkd")
 ORACLE = "† acc_max is an oracle: it was chosen on the test labels."
 MARKED = "Bold: best method, underlined: second best; equal as printed are marked alike, baselines never."
+VERDICT = "The verdict is what a run said of itself without any test image, by the rules of its commit."
 MARGIN = 0.10
 CATASTROPHE = (
     "A run is a catastrophic failure where its last accuracy is below half of the highest acc_max of its row{chance}."
@@ -104,14 +106,29 @@ def _machine(cell: Cell) -> str:
 
 def counted(grid: Grid, row: str, teacher: str | None, text: str) -> str:
     """A value with the number of seeds behind it where some are not there; a word where none is."""
-    wanted = [w for w in grid.wanted if w.row == row and teacher in (None, w.teacher)]
     done = len(grid.of(row, teacher))
     if done:
-        return text if done == len(wanted) else f"{text} ({done}/{len(wanted)})"
+        return among(grid, row, teacher, text, done)
+    wanted = _wanted(grid, row, teacher)
     failed = sum(f.wanted.row == row and teacher in (None, f.wanted.teacher) for f in grid.failed)
     if not wanted:
         return "not planned"
     return "missing" if not failed else "failed" if failed == len(wanted) else "failed, missing"
+
+
+def among(grid: Grid, row: str, teacher: str | None, text: str, known: int) -> str:
+    """A value with the number of runs that it rests on, where that is not all that were wanted."""
+    wanted = len(_wanted(grid, row, teacher))
+    return text if known == wanted else f"{text} ({known}/{wanted})"
+
+
+def _wanted(grid: Grid, row: str, teacher: str | None) -> list[Wanted]:
+    return [wanted for wanted in grid.wanted if wanted.row == row and teacher in (None, wanted.teacher)]
+
+
+def whole(grid: Grid, row: str) -> bool:
+    """Whether a row has a run with every teacher; else its mean over teachers is no equal of the others'."""
+    return all(grid.of(row, teacher) for teacher in grid.teachers)
 
 
 COUNTED = "(2/3): 2 of 3 wanted runs finished; missing, failed: none did."
@@ -161,7 +178,9 @@ def _last_and_max(grid: Grid, row: str, teacher: str) -> tuple[Value, Value]:
     if not cells:
         return (Value(counted(grid, row, teacher, "")),) * 2
     peak = max(cell.number("acc_max") for cell in cells)
-    return _spread(grid, row, teacher, "acc_last_k"), _percentage(peak)
+    return _spread(grid, row, teacher, "acc_last_k"), replace(
+        _percentage(peak), text=counted(grid, row, teacher, in_percent(peak))
+    )
 
 
 def _percentage(value: float) -> Value:
@@ -175,7 +194,8 @@ def _spread(grid: Grid, row: str, teacher: str | None, key: str) -> Value:
         return Value(counted(grid, row, teacher, ""))
     mean, std = mean_std([cell.number(key) for cell in cells])
     text = in_percent(mean) + ("" if math.isnan(std) else f" ± {in_percent(std, 1)}")
-    return Value(counted(grid, row, teacher, text), (100 * mean, 100 * std, len(cells)), round(100 * mean, 2))
+    rank = round(100 * mean, 2) if teacher is not None or whole(grid, row) else None
+    return Value(counted(grid, row, teacher, text), (100 * mean, 100 * std, len(cells)), rank)
 
 
 def _over_teachers(grid: Grid, row: str) -> tuple[Value, Value]:
@@ -183,14 +203,12 @@ def _over_teachers(grid: Grid, row: str) -> tuple[Value, Value]:
     if not means:
         return (Value(counted(grid, row, None, "")),) * 2
     mean, worst = statistics.fmean(means.values()), min(means, key=means.__getitem__)
-    whole = len(means) == len(grid.teachers)
-    some = "" if whole else f" ({len(means)}/{len(grid.teachers)})"
     low = 100 * means[worst]
+    ranks = (round(100 * mean, 2), round(low, 2)) if whole(grid, row) else (None, None)
+    text = counted(grid, row, worst, f"{in_percent(means[worst])}, {worst}")
     return (
-        Value(in_percent(mean) + some, (100 * mean,), round(100 * mean, 2) if whole else None),
-        Value(f"{in_percent(means[worst])}, {worst}", (low, grid.teachers.index(worst) + 1), round(low, 2))
-        if whole
-        else Value(f"{in_percent(means[worst])}, {worst}", (low, grid.teachers.index(worst) + 1)),
+        Value(counted(grid, row, None, in_percent(mean)), (100 * mean,), ranks[0]),
+        Value(text, (low, grid.teachers.index(worst) + 1), ranks[1]),
     )
 
 
@@ -218,11 +236,12 @@ def margins(grid: Grid, cells: Sequence[Cell]) -> list[float]:
 def beyond(grid: Grid, key: str) -> Table | None:
     """How far the rows are above the baselines that teach nothing; None without such baselines."""
 
-    def middle(values: Sequence[float]) -> Value:
+    def middle(row: str, teacher: str | None, values: Sequence[float]) -> Value:
         if not values:
             return Value("unknown")
         points = 100 * statistics.median(values)
-        return Value(f"{points:+.2f}".replace("-", "−"), (points,), round(points, 2))
+        text = among(grid, row, teacher, f"{points:+.2f}".replace("-", "−"), len(values))
+        return Value(text, (points,), round(points, 2) if teacher is not None or whole(grid, row) else None)
 
     columns = [Column(heading(grid, teacher), better="high") for teacher in grid.teachers]
     columns += [Column("all runs", better="high"), Column("ahead", parts=("runs", "of"))]
@@ -232,8 +251,8 @@ def beyond(grid: Grid, key: str) -> Table | None:
             continue
         every = margins(grid, grid.of(row))
         ahead, count = sum(value > 0 for value in every), len(every)
-        values = [middle(margins(grid, grid.of(row, teacher))) for teacher in grid.teachers]
-        values += [middle(every), Value(f"{ahead} of {count}", (ahead, count))]
+        values = [middle(row, teacher, margins(grid, grid.of(row, teacher))) for teacher in grid.teachers]
+        values += [middle(row, None, every), Value(f"{ahead} of {count}", (ahead, count))]
         rows.append(Row(row, tuple(values), grid.is_baseline(row)))
     if all(value.text == "unknown" for row in rows for value in row.values[:-1]):
         return None
@@ -241,6 +260,7 @@ def beyond(grid: Grid, key: str) -> Table | None:
         f"{last_k(grid)} minus that of the best student of noise or of a frozen generator with the same teacher and "
         "seed: medians, in points of %. A method teaches only where this is clearly above 0.",
         MARKED,
+        COUNTED,
     )
     return marked(Table(key, "What the methods add to noise", tuple(columns), tuple(rows), notes, context(grid)))
 
@@ -339,7 +359,7 @@ def learning(grid: Grid, key: str) -> Table | None:
             continue
         wanted = sum(entry.row == row for entry in grid.wanted)
         values = [_curve_value(own, *what) for what in (("mean", 100.0), ("variance", 1e4), ("acc_max", 100.0))]
-        rows.append(Row(row, (*values, Value(f"{len(own)} of {wanted}", (len(own), wanted)))))
+        rows.append(Row(row, (*values, Value(f"{len(own)} of {wanted}", (len(own), wanted))), grid.is_baseline(row)))
     columns = (
         Column("mean (%)", better="high"),
         Column("variance (%²)", better="low"),
@@ -403,7 +423,7 @@ def runs(grid: Grid, key: str) -> Table:
         values += [Value(str(cell.raw.get("verdict") or "unknown"))]
         values += [_known(cell.number(f"cost.{name}"), show) for name, _, show in COSTS]
         rows.append(Row(cell.wanted.id, tuple(values), grid.is_baseline(cell.row)))
-    notes = ("Accuracies and agreement with the teacher on test images, in %.", ORACLE)
+    notes = ("Accuracies and agreement with the teacher on test images, in %.", VERDICT, ORACLE)
     return Table(key, "Every run", columns, tuple(rows), notes, context(grid), "cell")
 
 
@@ -425,7 +445,7 @@ def status(grid: Grid, key: str) -> Table:
         numbers += [sum(f.wanted.row == row for f in grid.failed), sum(wanted.row == row for wanted in grid.missing)]
         numbers += [verdicts[word] for word in ("ok", "warning", "failed")]
         rows.append(Row(row, tuple(Value(str(number), (number,)) for number in numbers), grid.is_baseline(row)))
-    notes = ("The verdict is what a run said of itself without any test image.",)
+    notes = (VERDICT,)
     return Table(key, "Cells", columns, tuple(rows), notes, context(grid))
 
 
@@ -436,7 +456,8 @@ def teachers(grid: Grid, key: str) -> Table:
     recipes = {teacher: facts.get("recipe") or {} for teacher, facts in known.items()}
     recipes = {teacher: recipe if isinstance(recipe, dict) else {} for teacher, recipe in recipes.items()}
     names = sorted({name for recipe in recipes.values() for name in recipe})
-    alike = [name for name in names if len({str(recipe.get(name)) for recipe in recipes.values()}) == 1]
+    told = [recipe for recipe in recipes.values() if recipe]
+    alike = [name for name in names if len({str(recipe.get(name)) for recipe in told}) == 1]
     columns = (
         Column("accuracy (%)", parts=("accuracy",)),
         *(Column(n, words=True) for n in ("net", "epoch", "training")),
@@ -446,11 +467,12 @@ def teachers(grid: Grid, key: str) -> Table:
         facts, recipe = known.get(teacher, {}), recipes.get(teacher, {})
         own = ", ".join(f"{name} {recipe[name]}" for name in names if name in recipe and name not in alike)
         accuracy = grid.teacher_accuracy(teacher)
-        words = (str(facts.get("arch") or "unknown"), str(facts.get("epoch") or "unknown"), own or "as below")
+        training = own or ("as below" if recipe else "unknown")
+        words = (str(facts.get("arch") or "unknown"), str(facts.get("epoch") or "unknown"), training)
         percentage = Value("unknown") if math.isnan(accuracy) else _percentage(accuracy)
         rows.append(Row(teacher, (percentage, *map(Value, words))))
-    common = ", ".join(f"{name} {recipes[next(iter(recipes))][name]}" for name in alike)
-    notes = (f"Trained alike: {common}.",) if common else ("Nothing is known of their training.",)
+    common = ", ".join(f"{name} {told[0][name]}" for name in alike)
+    notes = (f"Trained alike: {common}.",) if common else () if told else ("Nothing is known of their training.",)
     return Table(key, "Teachers", columns, tuple(rows), notes, context(grid), "teacher")
 
 
@@ -478,7 +500,7 @@ def verdicts(grid: Grid, key: str) -> Table:
         values += [Value(str(failures), (failures,)), Value(f"{below} of {len(above)}", (below, len(above)))]
         rows.append(Row(word, tuple(values)))
     notes = (
-        "The verdict is what a run said of itself without any test image; agreement is measured on test images. "
+        f"{VERDICT} Agreement is measured on test images. "
         "Runs: of methods + of baselines. Not above noise: runs of methods that are not above the best student of "
         "noise or of a frozen generator.",
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lenient.bench.report.records import Cell, Grid, unique
-from lenient.bench.report.results import COUNTED, MARKED, context, counted, heading, mean_std
+from lenient.bench.report.results import COUNTED, MARKED, among, context, counted, heading, mean_std
 from lenient.bench.report.tables import Column, Row, Table, Value, marked
 
 WEIGHT = "class_prior_weight"
@@ -144,7 +144,7 @@ def _value(grid: Grid, row: str, teacher: str, field: str, unit: float, digits: 
         return Value("not measured" if cells else counted(grid, row, teacher, ""))
     mean, std = mean_std(known)
     text = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" ± {std:.{digits}f}")
-    return Value(counted(grid, row, teacher, text), (mean, std), round(mean, digits))
+    return Value(among(grid, row, teacher, text, len(known)), (mean, std), round(mean, digits))
 
 
 def skipped_table(grid: Grid, key: str) -> Table | None:

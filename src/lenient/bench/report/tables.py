@@ -150,10 +150,16 @@ def comma_separated(table: Table) -> str:
         fields: list[str] = []
         for column, value in zip(table.columns, row.values, strict=True):
             width = max(len(column.parts), 1)
-            shown = ["" if math.isnan(number) else f"{number:.10g}" for number in value.numbers] or [value.text]
+            shown = [_exact(number) for number in value.numbers] or [value.text]
             fields += [*shown, *[""] * width][:width]
         writer.writerow([row.name, *fields, *context.values()])
     return buffer.getvalue()
+
+
+def _exact(number: float) -> str:
+    if math.isnan(number):
+        return ""
+    return f"{number:.0f}" if number == round(number) else f"{number:.10g}"
 
 
 # LaTeX
