@@ -501,7 +501,7 @@ def aligned(grid: Grid) -> list[Finding]:
             verdict, counts = judged(values, 1)
             middle = statistics.median(value for own in values.values() for value in own)
             replay = grid.of(row)[0].method_settings.get("replay")
-            text = f"cosine above 0 in {counts.replace(',', ' runs,', 1)}, median {middle:+.2f}"
+            text = f"cosine above 0 in {counts.replace(',', ' runs,', 1)}, median {middle:+.2f}".replace("-", "−")
             found.append(Finding(verdict, text, f"{replay} replay"))
     return found
 
