@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from lenient.bench.grid import load_grid, settings_of
-from lenient.bench.report.records import Cell, Grid, read_grid
+from lenient.bench.report.records import NO_GENERATOR, Cell, Grid, read_grid
 from lenient.bench.report.results import (
     ablations,
     as_published,
@@ -171,12 +171,15 @@ def higher(
     if not values:
         return []
     verdict, counts = judged(values, sign)
-    middle = f"{statistics.median(value for own in values.values() for value in own):+.2f} {unit}".replace(
-        "-", "−"
-    ).rstrip()
+    middle = f"{signed(statistics.median(value for own in values.values() for value in own))} {unit}".rstrip()
     where = f"{first} {'above' if sign > 0 else 'below'} {second} in {counts.replace(',', ' pairs,', 1)}"
     cells = frozenset(cell.wanted.id for row in (first, second) for cell in grid.of(row))
     return [Finding(verdict, f"{where}, median {middle}", cells=cells)]
+
+
+def signed(value: float) -> str:
+    """A number with its sign, as printed."""
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def combined(verdicts: Collection[str]) -> str:
@@ -209,7 +212,7 @@ def few(grid: Grid, rows: Sequence[str]) -> bool:
     return len(grid.teachers) < TEACHERS or min(counts, default=0) < SEEDS
 
 
-def peak_and_end(cell: Cell) -> float:
+def decline(cell: Cell) -> float:
     """Peak minus converging accuracy of one run, in points."""
     return 100 * (cell.number("acc_max") - cell.number("acc_last_k"))
 
@@ -236,7 +239,7 @@ def teaching(grid: Grid) -> list[Finding]:
 
 def is_frozen(grid: Grid, row: str) -> bool:
     """Whether the row is an untrained generator's."""
-    return any(cell.method not in ("noise", "real") for cell in grid.of(row))
+    return any(cell.method not in NO_GENERATOR for cell in grid.of(row))
 
 
 @of_forms
@@ -501,7 +504,7 @@ def aligned(grid: Grid) -> list[Finding]:
             verdict, counts = judged(values, 1)
             middle = statistics.median(value for own in values.values() for value in own)
             replay = grid.of(row)[0].method_settings.get("replay")
-            text = f"cosine above 0 in {counts.replace(',', ' runs,', 1)}, median {middle:+.2f}".replace("-", "−")
+            text = f"cosine above 0 in {counts.replace(',', ' runs,', 1)}, median {signed(middle)}"
             found.append(Finding(verdict, text, f"{replay} replay"))
     return found
 
@@ -552,7 +555,7 @@ CLAIMS = (
         "TA-DFKD, Figure 8",
         "Its converging accuracy stays closer to its peak.",
         f"{AGAINST} acc_max minus acc_last[k] of a run.",
-        compared(peak_and_end, sign=-1),
+        compared(decline, sign=-1),
     ),
     Claim(
         "Ours, where the paper speaks of small variations",

@@ -114,14 +114,22 @@ def _run_all(
             told.add(task)
             waiting(task)
 
-    launcher.run(tasks, ended, stop)
-    while held and not stop.wait(LOOK_SECONDS):
-        free = [(task, now) for task in held if (now := state(task.folder)) != "running"]
-        for task, now in free:
+    ready = list(tasks)
+    while ready or held:
+        if ready:  # a launcher may have a cluster to reach
+            launcher.run(ready, ended, stop)
+            ready = []
+        if stop.wait(LOOK_SECONDS if held else 0):
+            return
+        for task in list(held):
+            now = state(task.folder)
+            if now == "running":
+                continue
             del held[task]
-            if now != "missing":  # the other one has been through with it
+            if now == "missing":
+                ready.append(task)
+            else:  # the other one has been through with it
                 finished(task, now)
-        launcher.run([task for task, now in free if now == "missing"], ended, stop)
 
 
 def _reason(task: Task) -> str:

@@ -158,8 +158,8 @@ class Grid:
     @cached_property
     def num_classes(self) -> int | None:
         """Number of classes of the data, where it is known; the oldest records do not say it."""
-        found = next((cell.number("num_classes") for cell in self.cells if known(cell.raw.get("num_classes"))), None)
-        return NUM_CLASSES.get(self.data) if found is None else int(found)
+        found = (cell.number("num_classes") for cell in self.cells)
+        return next((int(value) for value in found if not math.isnan(value)), NUM_CLASSES.get(self.data))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `cells.json`."""
