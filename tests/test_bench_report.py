@@ -29,6 +29,7 @@ from lenient.bench.report.results import (
     ablations,
     beyond,
     catastrophic,
+    context,
     gaps,
     in_percent,
     learning,
@@ -324,8 +325,16 @@ def test_every_file_says_on_what_it_was_measured(made_up: Path) -> None:
     for name, content in files(made_up / "report").items():
         text = re.sub("</text><text[^>]*>", " ", content.decode())  # a line of a picture goes on in the next one
         if not name.endswith("json"):
-            for word in ("digits", "800", "A CPU &", "0123456789ab"):
+            for word in ("digits", "800", "A CPU &", "0123456789ab", "103 of 108"):
                 assert word in text.replace(r"\&", "&").replace("&amp;", "&"), (name, word)
+
+
+def test_the_copy_of_the_data_is_named_and_a_whole_grid_counts_no_runs(tmp_path: Path) -> None:
+    cells = [record("noise images", "T1", 0, data="cifar10", data_title="CIFAR-10 (JPEG)")]
+    assert context(grid_of(tmp_path, cells))["data"] == "CIFAR-10 (JPEG)"
+    assert "runs" not in context(grid_of(tmp_path, cells))
+    older = record("noise images", "T2", 0)
+    assert context(grid_of(tmp_path, [older]))["data"] == "digits"
 
 
 # cells without a result

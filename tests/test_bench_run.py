@@ -310,6 +310,7 @@ def test_each_cell_leaves_its_record(finished):
         assert record["verdict"] in ("ok", "warning", "failed")
         assert (record["steps"], record["batch_size"], record["steps_per_epoch"], record["k"]) == (4, 8, 2, 1)
         assert record["settings"]["name"] == record["method"]
+        assert record["data_title"] == "digits"
         assert record["log"]["step"] == [2, 4]
         assert record["cost"]["images"] >= 4 * 8
         assert all(record["cost"][key] > 0 for key in ("seconds", "cpu_seconds", "teacher_forwards", "peak_bytes"))

@@ -116,7 +116,8 @@ def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
             return False
     costs = read_costs(folder / "cost.jsonl")
     cost = costs[-1] if costs else {}
-    write_json(folder / "cell.json", cell_record(spec, folder / "run", cost, running))
+    assert job.data is not None, "eval_data is given"
+    write_json(folder / "cell.json", cell_record(spec, folder / "run", cost, running, job.data.title))
     return True
 
 

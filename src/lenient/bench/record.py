@@ -19,10 +19,13 @@ LOGGED = {"kept": "health/kept", "gradient_cosine": "loss/gradient_cosine", "bn_
 MACHINE = ("device_name", "threads", "torch", "precision", "python", "lenient")
 
 
-def cell_record(spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any], commit: str | None) -> dict[str, Any]:
+def cell_record(
+    spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any], commit: str | None, data_title: str
+) -> dict[str, Any]:
     """Return the record of a finished cell. Fractions lie in [0, 1], numbers have six significant digits.
 
-    `commit` is that of the code when the cell, or its last attempt, was started.
+    `commit` is that of the code when the cell, or its last attempt, was started; `data_title` says what the copy of
+    the data on this machine is ("CIFAR-10 (JPEG)").
 
     `last`, `mean`, `variance` (of the evaluations themselves, not an estimate), `acc_max` and `curve` are accuracies on
     test images; `agreement` is with the teacher on them. `log` has one list for each quantity, as long as `step`.
@@ -43,6 +46,7 @@ def cell_record(spec: Mapping[str, Any], run: Path, cost: Mapping[str, Any], com
         "student": spec["student"],
         "seed": spec["seed"],
         "data": spec["data"],
+        "data_title": data_title,
         "steps": end["steps"],
         "batch_size": config["batch_size"],
         "steps_per_epoch": config["rhythm"]["steps_per_epoch"],

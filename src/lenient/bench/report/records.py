@@ -78,6 +78,11 @@ class Cell:
         """The name of the data that the teacher was trained on and the student measured on."""
         return str(self.raw.get("data") or "unknown data")
 
+    @property
+    def data_title(self) -> str:
+        """What the copy of the data was ("CIFAR-10 (JPEG)"); its name in records that do not say."""
+        return str(self.raw.get("data_title") or self.data)
+
     def number(self, key: str) -> float:
         """A number of the record, by its dotted name; NaN where there is none."""
         return number(look_up(self.raw, key))

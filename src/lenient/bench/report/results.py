@@ -74,16 +74,21 @@ def teacher_means(grid: Grid, row: str, key: str = "acc_last_k") -> dict[str, fl
 
 
 def context(grid: Grid) -> dict[str, str]:
-    """On what the cells were run: data, student, budget, machine, commit; all of them where cells differ."""
+    """On what the cells were run: data, student, budget, machine, commit; all of them where cells differ.
+
+    Where cells are missing, how many there are.
+    """
 
     def each(words: Sequence[str]) -> str:
         return ", ".join(unique(word for word in words if word)) or "unknown"
 
     budgets = [f"{exact(b[0])} steps of {exact(b[1])} images" for b in (cell.budget for cell in grid.cells) if b]
+    whole = len(grid.cells) == len(grid.wanted)
     return {
-        "data": grid.data,
+        "data": ", ".join(unique(cell.data_title for cell in grid.cells)) or grid.data,
         "student": each([wanted.student for wanted in grid.wanted]),
         "budget": each(budgets),
+        **({} if whole else {"runs": f"{len(grid.cells)} of {len(grid.wanted)}"}),
         "machine": each([_machine(cell) for cell in grid.cells]),
         "commit": each([_commit(str(cell.raw.get("commit") or "")) for cell in grid.cells]),
     }
