@@ -129,7 +129,10 @@ def test_runs_that_two_grids_share_are_told_once(claims, grid):
     assert "- two, our weights, peaks: the runs of one.\n" in text
 
 
-@pytest.mark.parametrize(("share", "verdict"), [(0.3, "CONFIRMED"), (0.05, "NOT_CONFIRMED"), (0.01, "CONTRADICTED")])
+@pytest.mark.parametrize(
+    ("share", "verdict"),
+    [(0.3, "CONFIRMED"), (0.2, "NOT_CONFIRMED"), (0.1, "CONTRADICTED"), (0.01, "CONTRADICTED")],
+)
 def test_a_class_prior_alone_stands_beside_real_images_and_none(claims, grid, share, verdict):
     forms = {
         "ta-dfkd, all three losses": {"beta": 0, "class_prior_weight": 1, "selection": "none"},
@@ -140,7 +143,8 @@ def test_a_class_prior_alone_stands_beside_real_images_and_none(claims, grid, sh
     (finding,) = claims.alone(replace(other, features={"cells": shares}))
     assert finding.verdict == getattr(claims, verdict)
     assert finding.figures.startswith(f"{100 * share:.1f} % outside, more than the real 5 % in ")
-    assert f"pairs, p = 0.0039, median {100 * share - 20:+.2f}".replace("-", "−") in finding.figures
+    chance = "9 equal, p = 1" if share == 0.2 else "p = 0.0039"
+    assert f"pairs, {chance}, median {100 * share - 20:+.2f}".replace("-", "−") in finding.figures
 
 
 def test_what_else_two_rows_differ_in_is_said(claims, grid):
@@ -151,17 +155,18 @@ def test_what_else_two_rows_differ_in_is_said(claims, grid):
         assert finding.figures.endswith("; they differ in clip 5.0 against None, too")
 
 
-@pytest.mark.parametrize(("lost", "verdict"), [(1, "NOT_SO"), (2, "SO")])
-def test_a_run_without_result_is_a_failure_and_half_of_them_make_a_teacher_one(claims, grid, lost, verdict):
+@pytest.mark.parametrize(("lost", "runs", "verdict"), [(1, 3, "NOT_SO"), (1, 2, "NOT_SO"), (2, 3, "SO")])
+def test_a_run_without_result_is_a_failure_and_most_of_them_make_a_teacher_one(claims, grid, lost, runs, verdict):
     gone = [cell for cell in grid.of("dafl", "T2")][:lost]
     less = replace(
         grid,
-        cells=tuple(cell for cell in grid.cells if cell not in gone),
+        cells=tuple(cell for cell in grid.cells if cell not in gone and cell.seed < runs),
         failed=tuple(Failure(cell.wanted, "non-finite numbers") for cell in gone),
     )
     (failing,) = claims.failing(less)
     dafl, dfad, _ = claims.splitting(less)
-    assert dafl.figures == f"catastrophic runs: T1 0 of 3, T2 {lost} of 3, T3 0 of 3"
+    assert dafl.figures == f"catastrophic runs: {lost} of {3 * runs} (T2 {lost} of {runs})"
+    assert f"dafl {lost} of {3 * runs} (T2 {lost} of {runs})" in failing.figures
     assert dfad.verdict == claims.NOT_SO
     assert dafl.verdict == failing.verdict == getattr(claims, verdict)
 
@@ -222,3 +227,25 @@ def test_grids_without_records_are_listed_as_not_run(claims):
     )
     assert not any("[digits](" in line for line in lines)
     assert all("| 0 of " in line for line in lines)
+
+
+def test_the_page_leads_to_what_is_there_and_says_what_made_it(claims, grid, tmp_path):
+    (tmp_path / "one/tables").mkdir(parents=True)
+    (tmp_path / "one/tables/table-3.md").write_text("")
+    grids = tmp_path / "one.yaml"
+    grids.write_text("# lenient bench run one.yaml\n# lenient bench report runs/one\n# What it is about.\nname: one\n")
+    made_by = claims.commands(grids)
+    assert made_by == ["lenient bench run one.yaml", "lenient bench report runs/one"]
+    text = claims.page([("one", grid)], [], tmp_path, made_by)
+    assert "```\nlenient bench run one.yaml\nlenient bench report runs/one\n```" in text
+    assert "\n| [one](one/tables/table-3.md) | digits |" in text
+    assert "\n- [one](one/tables/table-3.md), ta-dfkd" in text
+    assert "table-a3.md" not in text
+
+
+@pytest.mark.parametrize("end", [0.1, -0.1])
+def test_gradients_are_judged_by_the_end_of_a_run(claims, grid, end):
+    ending = changed(grid, lambda cell: {"log": {"step": list(range(20)), "gradient_cosine": [0.5] * 18 + [end] * 2}})
+    bank, generative = claims.aligned(ending)
+    assert bank.verdict == generative.verdict == (claims.CONFIRMED if end > 0 else claims.CONTRADICTED)
+    assert bank.figures.startswith("over the second half above 0 in 9 of 9 runs, p = 0.0039, median +0.")

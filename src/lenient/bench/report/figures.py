@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 ROLES = ("one", "two", "three", "four", "five", "six")
 STROKES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+MARKERS = ("", "o", "s", "^")
 CLASSES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf", "#d6a400")
 WIDE, HALF = 7.4, 3.6  # inches: across the page, and half of it
 LEGEND_LINE = 0.19  # inches
@@ -46,11 +48,13 @@ class Figure:
 
 
 def style(grid: Grid, row: str) -> dict[str, Any]:
-    """Colour and stroke of a row, the same in all figures; colour is never the only sign."""
+    """Colour, stroke and marker of a row, the same in all figures; colour is never the only sign."""
     place = grid.rows.index(row)
     if grid.is_baseline(row):
         return {"color": COLOURS["muted"], "linestyle": STROKES[place % len(STROKES)], "linewidth": 1.0}
-    return {"color": COLOURS[ROLES[place % len(ROLES)]], "linestyle": STROKES[place % len(STROKES)]}
+    marker = MARKERS[place // math.lcm(len(ROLES), len(STROKES)) % len(MARKERS)]
+    look = {"color": COLOURS[ROLES[place % len(ROLES)]], "linestyle": STROKES[place % len(STROKES)]}
+    return look | ({"marker": marker, "markevery": 0.2, "markersize": 3.5} if marker else {})
 
 
 # curves
@@ -276,6 +280,9 @@ def feature_map(grid: Grid, key: str, entry: Mapping[str, Any]) -> Figure:
             )
             for dots, size, marker, label, look in shown:
                 place.scatter(dots[:, 0], dots[:, 1], size, marker=marker, label=label, **look)
+            for label in np.unique(real[:, 2]):
+                x, y = np.median(real[real[:, 2] == label, :2], axis=0)
+                place.annotate(f"{label:.0f}", (x, y), ha="center", va="center", fontsize=9, fontweight="bold")
             share = len(outside) / max(len(points), 1)
             place.set_title(f"{title}: {in_percent(share, 1)}{THIN}% outside", fontsize=9, loc="left")
             place.set_xticks([])
@@ -285,7 +292,8 @@ def feature_map(grid: Grid, key: str, entry: Mapping[str, Any]) -> Figure:
         title = f"Figures 4 and 6. {entry['row']}, {entry['teacher']}"
         text = (
             f"{str(entry['projection']).upper()} of the teacher's features of {exact(len(real))} real and "
-            f"{exact(len(made))} synthetic images, seed {entry['seed']}; colours are classes. "
+            f"{exact(len(made))} synthetic images, seed {entry['seed']}; colours are classes, whose numbers stand "
+            "amid their real images. "
             "Crosses: further from the centre of their class than 95 % of its real images, in feature space."
         )
         words = "; ".join(f"{name}: {len(points)} synthetic images" for name, points in sets)
@@ -305,7 +313,7 @@ def image_grids(grid: Grid, key: str, entries: Sequence[Mapping[str, Any]]) -> F
     pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(entry["png"])))) for entry in entries]
     width = WIDE if len(pictures) > 1 else HALF
     tallest = max(picture.shape[0] / picture.shape[1] for picture in pictures)
-    with canvas(min(width / len(pictures) * tallest + 0.35, 8.0), width) as figure:
+    with canvas(min(width / len(pictures) * tallest + 0.5, 8.0), width) as figure:
         axes: list[Axes] = list(figure.subplots(1, len(pictures), squeeze=False)[0])
         for place, picture, entry in zip(axes, pictures, entries, strict=True):
             place.imshow(picture, interpolation="none")
@@ -318,14 +326,20 @@ def image_grids(grid: Grid, key: str, entries: Sequence[Mapping[str, Any]]) -> F
             place.grid(False)
             for side in place.spines.values():
                 side.set_visible(False)
-            weight = entry.get("class_prior_weight")
-            prior = "" if weight is None else f", class prior {weight:g}"
-            place.set_title(f"{_short(str(entry['row']), 30)}{prior}", fontsize=9, loc="left")
-        first = entries[0]
+            place.set_title(_picture_heading(entry, int(width / len(pictures) / 0.07)), fontsize=9, loc="left")
+        first, priors = entries[0], {entry.get("class_prior_weight") for entry in entries}
         text = (
             "The stored images of each class that the teacher is surest about; "
             f"{first['teacher']}, seed {first['seed']}."
         )
         words = "; ".join(f"{entry['row']}: {len(entry['classes'])} classes" for entry in entries)
-        title = "Figure 3. Synthetic images with and without class prior"
+        title = "Figure 3. Synthetic images" + (" with and without class prior" if len(priors) > 1 else "")
         return Figure(key, title, text, draw(figure), f"Images: {words}.", context(grid), len(entries) > 1)
+
+
+def _picture_heading(entry: Mapping[str, Any], across: int) -> str:
+    """The row, in two lines of at most `across` letters; its class prior on the second, where the name does not say."""
+    name, weight = str(entry["row"]), entry.get("class_prior_weight")
+    if weight is not None and "class prior" not in name:
+        return f"{_short(name, across)}\nclass prior {weight:g}"
+    return "\n".join(textwrap.wrap(name, across, max_lines=2, placeholder="…"))

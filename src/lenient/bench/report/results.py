@@ -300,11 +300,12 @@ def _ta_rows(grid: Grid) -> list[str]:
 
 
 def ablation(grid: Grid, key: str, rows: Sequence[str]) -> Table | None:
-    """Table 4 and A2: the rows of the ablation, means beside means; None without two of them."""
+    """Table 4 and A2: means of the rows of the ablation, two at least, and of the baselines; None without."""
     compared = [row for trio in ablations(grid) for row in trio if row is not None]
     chosen = [row for row in (rows or unique(compared)) if row in grid.rows]
     if len(chosen) < 2:
         return None
+    chosen = unique([*chosen, *filter(grid.is_baseline, grid.rows)])
     name = last_k(grid)
     columns, values = [], []
     for teacher in (*grid.teachers, None):
@@ -312,7 +313,9 @@ def ablation(grid: Grid, key: str, rows: Sequence[str]) -> Table | None:
         for title, field in ((name, "acc_last_k"), ("acc_max†", "acc_max")):
             columns.append(Column(title, group, ("mean", "std", "runs"), "high"))
             values.append([_spread(grid, row, teacher, field) for row in chosen])
-    found = [Row(row, tuple(column[place] for column in values)) for place, row in enumerate(chosen)]
+    found = [
+        Row(row, tuple(column[place] for column in values), grid.is_baseline(row)) for place, row in enumerate(chosen)
+    ]
     notes = (
         "Mean ± standard deviation over seeds, in the last two columns over teachers and seeds, in % on test images; "
         "peaks are means here, too: means stand beside means.",
@@ -351,11 +354,13 @@ def gaps(grid: Grid, key: str, *, to_teacher: bool) -> Table:
 
 
 def learning(grid: Grid, key: str) -> Table | None:
-    """The table of META-DFKD: mean, variance and peak of the learning curve, at one budget; None without such rows."""
-    cells = [cell for cell in grid.cells if cell.method in REPLAY_METHODS]
-    if not cells:
+    """The table of META-DFKD: mean, variance and peak of the learning curve, at one budget, and those of the baselines;
+    None without such rows."""
+    replays = [cell for cell in grid.cells if cell.method in REPLAY_METHODS]
+    if not replays:
         return None
-    budget = Counter(cell.budget for cell in cells).most_common(1)[0][0]
+    cells = [*replays, *(cell for cell in grid.cells if grid.is_baseline(cell.row) and cell not in replays)]
+    budget = Counter(cell.budget for cell in replays).most_common(1)[0][0]
     same = [cell for cell in cells if cell.budget == budget]
     rows = []
     for row in grid.rows:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lenient.bench.report.records import Cell, Grid, unique
-from lenient.bench.report.results import COUNTED, MARKED, among, context, counted, heading, mean_std
+from lenient.bench.report.results import COUNTED, MARKED, ablations, among, context, counted, heading, mean_std
 from lenient.bench.report.tables import Column, Row, Table, Value, marked
 
 WEIGHT = "class_prior_weight"
@@ -60,12 +60,16 @@ def sweeps(grid: Grid) -> list[Sweep]:
 
 
 def picture_rows(grid: Grid, chosen: Sequence[str] = ()) -> list[str]:
-    """Rows to look at: those chosen, else with the most and the least class prior, and the first that selects."""
+    """Rows to look at: those chosen, else with the most and the least class prior, with a class prior and no adversary
+    (the paper's fourth figure), and the first that selects."""
     if chosen:
         return [row for row in chosen if row in grid.rows]
-    found = [row for sweep in sweeps(grid)[:1] for row in (sweep.rows[0], sweep.rows[-1])]
-    selecting = [cell.row for cell in grid.cells if cell.method_settings.get("selection") == "mixture"]
-    return unique([*found, *[row for row in selecting if not grid.is_baseline(row)][:1]])
+    cells = [cell for cell in grid.cells if not grid.is_baseline(cell.row)]
+    ends = [row for sweep in sweeps(grid)[:1] for row in (sweep.rows[0], sweep.rows[-1])]
+    ends = ends or [row for trio in ablations(grid)[:1] for row in trio[:2] if row]
+    alone = [cell.row for cell in cells if cell.method_settings.get("beta") == 0 and weight_of(cell) > 0]
+    selecting = [cell.row for cell in cells if cell.method_settings.get("selection") == "mixture"]
+    return unique([*ends, *alone[:1], *selecting[:1]])
 
 
 def measured(grid: Grid, cell: Cell, key: str) -> float:
