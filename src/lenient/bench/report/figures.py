@@ -139,7 +139,7 @@ def _curves(
             place.label_outer()
         if fraction:
             axes[0, 0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}{THIN}%")
-        _legend(figure, list(axes.flat), across)
+        _legend(figure, list(axes.flat), across, names)
         return draw(figure), "; ".join(words) + "."
 
 
@@ -166,12 +166,13 @@ def _steps(axes: Axes) -> None:
     axes.set_xlabel("student step", loc="right", labelpad=1)
 
 
-def _legend(figure: Drawing, axes: Sequence[Axes], across: int) -> None:
-    """One legend for all axes, below them."""
+def _legend(figure: Drawing, axes: Sequence[Axes], across: int, order: Sequence[str] = ()) -> None:
+    """One legend for all axes, below them; its entries as they come, or in this order."""
     entries: dict[str, Any] = {}
     for place in axes:
         handles, labels = place.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
+    entries = {name: entries[name] for name in order or entries}
     figure.legend(handles=entries.values(), labels=entries, loc="outside lower left", ncols=across, fontsize=8)
 
 
