@@ -240,6 +240,13 @@ def test_a_method_can_be_named_in_settings(settings):
     assert resolve(Request(settings=settings)).method.name == "noise"
 
 
+def test_settings_and_recipes_may_be_written_by_dots(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("method: dafl\nmethod.student_lr: 0.3\nrhythm.steps_per_epoch: 9\n")
+    given = resolve(Request(recipes=[str(recipe)], settings={"method": "dafl", "rhythm.steps_per_epoch": 7}))
+    assert (given.method.name, given.method.student_lr, given.rhythm.steps_per_epoch) == ("dafl", 0.3, 7)
+
+
 def test_a_precision_may_be_written_as_a_number():
     assert resolve(Request(overrides=["precision=32"])).precision == "32"
 

@@ -81,7 +81,7 @@ def distill(
         student: a module to train in place, SOURCE:NAME, or `auto`.
         method: a name, or a method object of your own.
         output: the run folder; None keeps everything in memory.
-        settings: nested settings, the strongest word: {"method": {"tau": 0.6}}.
+        settings: the strongest word, nested or by dots: {"method": {"tau": 0.6}} or {"method.tau": 0.6}.
         eval_data: DATA to measure the student on; it never steers the run.
         facts: `arch`, `input_size`, `num_classes`, `mean`, `std` of the teacher, where they cannot be found.
 

@@ -66,6 +66,19 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def nested(values: Any) -> Any:
+    """Turn dotted keys (`method.tau: 0.6`) into nested ones; the two may be mixed. What is no mapping is left alone."""
+    if not isinstance(values, Mapping):
+        return values
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = nested(value)
+        for part in reversed(str(key).split(".")):
+            inner = {part: inner}
+        result = merge(result, inner)
+    return result
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 

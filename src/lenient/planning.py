@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from lenient import ranks
-from lenient.config import merge, parse, parse_overrides, read_yaml
+from lenient.config import merge, nested, parse, parse_overrides, read_yaml
 from lenient.errors import TeacherError, UsageError
 from lenient.methods import DEFAULT, METHODS, recipes
 from lenient.methods.contract import Method, MethodSettings
@@ -81,9 +81,10 @@ class Request:
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Let `method: NAME` stand for `method: {name: NAME}`."""
+    """Let `method: NAME` stand for `method: {name: NAME}`, and `method.tau: 0.6` for `method: {tau: 0.6}`."""
     method = values.get("method")
-    return {**values, "method": {"name": method}} if isinstance(method, str) else dict(values)
+    named: dict[str, Any] = nested({**values, "method": {"name": method}} if isinstance(method, str) else values)
+    return named
 
 
 def read_recipe(name: str, method: str) -> dict[str, Any]:

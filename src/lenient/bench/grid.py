@@ -9,23 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lenient.bench.real import REAL, RealSettings
-from lenient.config import Settings, merge, parse, parse_overrides, read_yaml
+from lenient.config import Settings, merge, nested, parse, parse_overrides, read_yaml
 from lenient.errors import UsageError
 from lenient.methods import METHODS
 from lenient.planning import Request, resolve
-
-
-def nested(values: Any) -> Any:
-    """Turn dotted keys (`method.tau: 0.6`) into nested ones; the two may be mixed. What is no mapping is left alone."""
-    if not isinstance(values, Mapping):
-        return values
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = nested(value)
-        for part in reversed(str(key).split(".")):
-            inner = {part: inner}
-        result = merge(result, inner)
-    return result
 
 
 def _several(value: Any) -> Any:
