@@ -110,9 +110,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             value: Any = _number_or(yaml.safe_load(text))
         except yaml.YAMLError:
             value = text
-        for part in reversed(key.strip().split(".")):
-            value = {part: value}
-        result = merge(result, value)
+        result = merge(result, nested({key.strip(): value}))
     return result
 
 
