@@ -15,9 +15,10 @@ help:  ## Show this list
 demo: $(VENV)/.installed  ## Distil a digits classifier without data, offline, in under two minutes
 	$(BIN)/lenient demo
 
-# One process per core, one thread each: many small tensors gain nothing from more threads.
+# One process per core, one thread each: many small tensors gain nothing from more threads. Whole files go to a process,
+# so that what a file's tests share is made once.
 test: $(VENV)/.installed-dev  ## Run the fast tests (ARGS="-k name" is handed to pytest)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Ray and submitit
 	$(PIP) -e '.[dev,ray,slurm]'

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from commands import python
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def run(*arguments: object, cwd: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = python(*arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -31,6 +31,12 @@ from lenient.teacher import FrozenTeacher
 from toys import CPU, QUICK, TinyNet, digits_like, distillation, settings, tiny_student, tiny_teacher
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have all but their figures, which take longer than these runs."""
+    monkeypatch.setattr("lenient.report.svg.draw", lambda figure: '<svg viewBox="0 0 1 1"></svg>')
+
+
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from commands import python
 from lenient.config import merge
 from lenient.errors import TeacherError, UsageError
 from lenient.loop import Distillation
@@ -224,21 +224,12 @@ NO_DATA = """
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_process_that_can_open_no_data_still_distils(name, tmp_path):
-    from pathlib import Path
-
     import lenient
 
     source = str(Path(lenient.__file__).parents[1])
     code = textwrap.dedent(NO_DATA).format(out=str(tmp_path / "run"), name=name, src=source)
     places = {name: str(tmp_path) for name in ("TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=str(Path(__file__).parent),
-        env=os.environ | places,
-        check=False,
-    )
+    done = python("-c", code, cwd=Path(__file__).parent, **places)
     assert "distilled" in done.stdout, done.stderr[-2000:]
     assert (tmp_path / "run" / "done").exists()
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
+from commands import python
 from lenient import ranks
 from lenient.models import save_network
 from lenient.run import RunFolder
@@ -92,22 +93,22 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(teacher: Path, folder: Path, *more: str, devices: int = 2) -> list[str]:
-    base = [sys.executable, "-m", "lenient", "distill", str(teacher), "--student", "lenient:resnet8-half"]
+    base = ["-m", "lenient", "distill", str(teacher), "--student", "lenient:resnet8-half"]
     quick = ["--preset", "smoke", "--device", "cpu", "--precision", "64", "--progress", "none", "-o", str(folder)]
     wide = ["-s", "generator.width=8", "-s", "generator.latent_dim=16"]
     return [*base, *quick, *wide, "--devices", str(devices), *more]
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_a_run_goes_on_with_another_number_of_devices_to_the_same_student(teacher: Path, tmp_path: Path) -> None:
-    assert run(command(teacher, tmp_path / "one", devices=1)).returncode in (0, 4)
+    assert python(*command(teacher, tmp_path / "one", devices=1), cwd=tmp_path).returncode in (0, 4)
     first = run(command(teacher, tmp_path / "many", "--steps", "10"))
     assert first.returncode in (0, 4), first.stderr
     assert "ranks" in (tmp_path / "many" / "env.json").read_text()
-    then = run(command(teacher, tmp_path / "many", "--steps", "20", "--resume", devices=1))
+    then = python(*command(teacher, tmp_path / "many", "--steps", "20", "--resume", devices=1), cwd=tmp_path)
     assert then.returncode in (0, 4), then.stderr
     assert "ranks was 2, is 1" in then.stderr
     students = [
@@ -122,7 +123,7 @@ def test_a_run_goes_on_with_another_number_of_devices_to_the_same_student(teache
 
 def test_where_one_rank_is_killed_the_others_end_with_an_error(teacher: Path, tmp_path: Path) -> None:
     words = command(teacher, tmp_path / "run", "--steps", "100000", "-s", "checkpoint_every=5")
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
     os.kill(int(children.split()[-1]), signal.SIGKILL)
@@ -134,7 +135,7 @@ def test_where_one_rank_is_killed_the_others_end_with_an_error(teacher: Path, tm
 
 def test_an_interrupt_stops_all_ranks_at_one_checkpoint(teacher: Path, tmp_path: Path) -> None:
     words = command(teacher, tmp_path / "run", "--steps", "100000", "-s", "checkpoint_every=5")
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=90)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from commands import lenient
 from toys import QUICK, tiny_teacher
 
 README = Path(__file__).parents[1] / "README.md"
@@ -17,10 +16,7 @@ COMMANDS = re.findall(r"^lenient [^#\n]*", "\n".join(re.findall(r"```bash\n(.*?)
 
 
 def options_of(command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "lenient", command, "--help"], capture_output=True, text=True, check=True
-    )
-    return done.stdout
+    return lenient(command, "--help", cwd=README.parent).stdout
 
 
 def test_links_lead_somewhere():

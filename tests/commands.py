@@ -1,0 +1,76 @@
+"""Python as a process of its own, without the seconds that importing torch takes each time.
+
+The processes are forked from one that has imported what commands need and has done nothing else. A test of what is
+imported, or of a process that others start, kill or join, starts its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+LIMIT = 600
+"""Seconds after which a process is killed."""
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["torch._dynamo", "torch.utils.tensorboard", "matplotlib.backends.backend_svg", "lenient.cli", "lenient.job"]
+)
+
+
+def lenient(
+    *words: object, cwd: Path, code: int | tuple[int, ...] = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `lenient WORDS` to its end, which must be one of the exit codes `code`, without a traceback."""
+    done = python("-m", "lenient", *words, cwd=cwd, **environment)
+    expected = code if isinstance(code, tuple) else (code,)
+    assert done.returncode in expected, f"{done.returncode}: {done.stdout[-1500:]} {done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def python(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python WORDS` to its end: `-m MODULE`, `-c CODE` or a file, and what they are told.
+
+    Args:
+        environment: what differs from that of the tests.
+    """
+    told = [str(word) for word in words]
+    with tempfile.TemporaryDirectory() as place:
+        said = [Path(place) / name for name in ("stdout", "stderr")]
+        process = _SERVER.Process(target=_run, args=(told, cwd, os.environ | environment, said))
+        process.start()
+        try:
+            process.join(LIMIT)
+        finally:
+            process.kill()
+            process.join()
+        assert process.exitcode is not None, "joined above"
+        return subprocess.CompletedProcess(told, process.exitcode, *(path.read_text(errors="replace") for path in said))
+
+
+def _run(words: Sequence[str], cwd: Path, environment: Mapping[str, str], said: Sequence[Path]) -> None:
+    for number, path in enumerate([Path(os.devnull), *said]):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.dup2(handle, number)
+        os.close(handle)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    how, *rest = words
+    sys.argv = [how] if how in ("-m", "-c") else [how, *rest]
+    sys.path[0] = str(cwd)
+    if how == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif how == "-c":
+        exec(rest[0], {"__name__": "__main__"})
+    else:
+        sys.path[0] = str(Path(how).parent)
+        runpy.run_path(how, run_name="__main__")
