@@ -18,6 +18,7 @@ from pathlib import Path
 LIMIT = 600
 """Seconds after which a process is killed."""
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when the server imports torch
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     ["torch._dynamo", "torch.utils.tensorboard", "matplotlib.backends.backend_svg", "lenient.cli", "lenient.job"]
