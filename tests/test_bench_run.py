@@ -282,12 +282,14 @@ def test_cost_goes_on_from_the_checkpoint_and_survives_a_line_cut_short(tmp_path
 # running
 
 
+FINISHED = {"real": "real", "ta": {"method": "ta-dfkd", "settings": {"method.student_steps": 2}}}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A grid of three rows, run whole."""
     place = tmp_path_factory.mktemp("bench")
-    rows = {"real": "real", "ta": {"method": "ta-dfkd", "settings": {"method.student_steps": 2}}}
-    write_grid(place, {"rows": rows})
+    write_grid(place, {"rows": FINISHED})
     said = run("run", "grid.yaml", "--jobs", 2, cwd=place)
     assert "3/3" in said
     return place
@@ -435,6 +437,7 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
 
 def test_a_cell_without_a_readable_checkpoint_starts_anew_on_retry(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    write_grid(tmp_path, {"rows": FINISHED})
     home = tmp_path / "runs" / "tiny"
     before = {record["id"]: record["curve"] for record in records(home)}
     cell = home / "cells" / next(iter(before))
