@@ -85,7 +85,8 @@ def training_curves(grid: Grid, key: str, teachers: Sequence[str]) -> Figure | N
         return None
     drawing, words = drawn
     text = "Accuracy on test images, which chose nothing: median over seeds, least to most shaded."
-    text += " The teachers, unless named, are those with which the methods end closest together and furthest apart."
+    if len(grid.teachers) > 1:
+        text += " The teachers, unless named, are those with which the methods end closest together and furthest apart."
     title = f"Figure 1. Training curves on {', '.join(teachers)}"
     return Figure(key, title, text, drawing, words, context(grid), len(panels) > 1)
 
