@@ -666,8 +666,8 @@ CLAIMS = (
 INTRODUCTION = f"""# What we found of the papers' claims
 
 Written by `benchmarks/claims.py` from the records beside this page; no result is typed. The papers ran ResNet-34 to
-ResNet-18 on CIFAR-10 and CIFAR-100 for hundreds of epochs; these are short runs of small networks on easier data. What
-does not hold here may hold there, and the other way round.
+ResNet-18 on CIFAR-10 and CIFAR-100 for hundreds of epochs; these are short runs of small networks, in all grids but one
+on easier data. What does not hold here may hold there, and the other way round.
 
 *Our weights* of TA-DFKD are the library's defaults: another balance of losses, a term that asks for all classes, and a
 generator that draws in the teacher's normalised space ([where we differ](../methods/ta-dfkd.md#where-we-differ)). They
