@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 import torch
 
 from commands import lenient
+from lenient.api import reopen
+from lenient.samples import write_samples
 from toys import TinyNet
 
 COMMANDS = ["demo", "train-teacher", "inspect", "distill", "evaluate", "report", "sample", "export", "methods"]
@@ -203,6 +206,16 @@ def test_sample(done_run, tmp_path):
     assert len(rows) == 5 == len(list((tmp_path / "s").glob("*.png")))
     assert sum(float(rows[0][str(digit)]) for digit in range(10)) == pytest.approx(1, abs=1e-4)
     assert "choose another" in lenient("sample", done_run, "-n", 5, "-o", "s", cwd=tmp_path, code=2).stderr
+
+
+def test_a_compiled_run_is_sampled_without_a_compiler(done_run, tmp_path, monkeypatch):
+    run = shutil.copytree(done_run, tmp_path / "run")
+    recipe = (run / "config.yaml").read_text()
+    assert "compile: false" in recipe
+    (run / "config.yaml").write_text(recipe.replace("compile: false", "compile: true"))
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    distillation, teacher = reopen(run)
+    write_samples(distillation, teacher, 5, tmp_path / "s", 0)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt2", "onnx", "hub"])

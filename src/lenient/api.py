@@ -140,6 +140,7 @@ def reopen(run: Path, device: str | None = None) -> tuple[Distillation, FrozenTe
         raise TeacherError(f"{source}: is not the teacher that {run} was made with")
     if device is not None:
         config["device"] = device
+    config["compile"] = False  # a few images are drawn before a compiler, if there is one here, has begun
     settings = decide(resolve(Request(settings=config)), Request(), network, network)
     runtime = settings.runtime()
     state = folder.load_checkpoint(runtime.device)
