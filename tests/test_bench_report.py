@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
+import io
 import json
 import math
 import re
@@ -18,18 +20,27 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from bench_fixtures import TA, K, make_grid, record
 from lenient.bench.report import Choice, Options, read_grid, write_bench_report
-from lenient.bench.report.figures import _picture_heading, gap_boxes, style, training_curves, two_teachers
+from lenient.bench.report.figures import (
+    _picture_heading,
+    gap_boxes,
+    image_grids,
+    style,
+    training_curves,
+    two_teachers,
+)
 from lenient.bench.report.measures import frechet, outside, project
-from lenient.bench.report.records import Grid, panels
+from lenient.bench.report.records import Failure, Grid, panels
 from lenient.bench.report.results import (
     ablation,
     ablations,
     beyond,
     catastrophic,
     context,
+    cost,
     gaps,
     in_percent,
     learning,
@@ -181,6 +192,36 @@ def test_values_on_fewer_runs_say_so_and_are_no_equals_over_teachers(partial: Gr
     assert shown(ablation(partial, "t", ("dafl", "ta-dfkd")), "dafl")[-2:] == [("90.00 (1/4)", "")] * 2
 
 
+def without(grid: Grid, row: str, *, teacher: str = "") -> Grid:
+    """The grid before a row, or its runs with one teacher, had finished."""
+    kept = [cell for cell in grid.cells if cell.row != row or teacher not in ("", cell.teacher)]
+    return replace(grid, cells=tuple(kept))
+
+
+def test_margins_over_part_of_the_untaught_students_say_so(partial: Grid) -> None:
+    grid = without(partial, "noise images", teacher="T2")
+    table = beyond(grid, "t")
+    assert table is not None
+    assert [text for text, _ in shown(table, "ta-dfkd")[:2]] == ["+70.00", "unknown"]
+    assert [row.name for row in table.rows] == ["dafl", "ta-dfkd"]
+    assert "Of the 4 runs of such students 2 are there" in table.caption
+    assert "such students 4" not in getattr(beyond(partial, "t"), "caption", "")
+    assert shown(beyond(without(partial, "dafl"), "t"), "dafl")[0] == ("missing", "")
+    assert beyond(without(partial, "noise images"), "t") is None
+
+
+def test_what_a_row_that_failed_costs_reads_failed(partial: Grid) -> None:
+    grid = without(partial, "dafl")
+    failed = tuple(Failure(wanted, "no") for wanted in grid.wanted if wanted.row == "dafl")
+    assert shown(cost(replace(grid, failed=failed), "t"), "dafl")[0] == ("failed", "")
+    assert shown(cost(grid, "t"), "dafl")[0] == ("missing", "")
+
+
+def test_figure_1_leaves_out_a_teacher_that_few_methods_have_got_to(partial: Grid) -> None:
+    assert two_teachers(partial, ()) == ["T1"]
+    assert two_teachers(without(partial, "dafl"), ()) == ["T1", "T2"]
+
+
 def test_features_measured_of_fewer_runs_say_so(partial: Grid) -> None:
     runs = partial.of("ta-dfkd", "T1")
     measured_once = replace(partial, features={"cells": {runs[0].wanted.id: {"fid": 5.0}}})
@@ -192,6 +233,25 @@ def test_a_baseline_is_not_marked_among_the_replays(tmp_path: Path) -> None:
     cells[2]["settings"] = cells[2]["settings"] | {"generator_lr": 0}
     table = learning(grid_of(tmp_path, cells), "t")
     assert [shown(table, row)[0][1] for row in ("meta-dfkd", "pre-dfkd", "mb-dfkd")] == ["", "best", "second"]
+
+
+def test_replays_are_ranked_where_they_have_met_every_teacher(tmp_path: Path) -> None:
+    cells = [one("mb-dfkd", 0, teacher, mean=0.6) for teacher in ("T1", "T2")]
+    cells += [one("pre-dfkd", 0, teacher, mean=0.7) for teacher in ("T1", "T2")] + [one("meta-dfkd", 0, mean=0.9)]
+    table = learning(grid_of(tmp_path, cells), "t")
+    assert [shown(table, row)[0][1] for row in ("meta-dfkd", "pre-dfkd", "mb-dfkd")] == ["", "best", "second"]
+    cells[-1] = one("meta-dfkd", 0, steps=1600, mean=0.9)
+    assert shown(learning(grid_of(tmp_path, cells), "t"), "meta-dfkd")[0] == ("other budget", "")
+
+
+def test_pictures_name_every_teacher_and_seed(partial: Grid) -> None:
+    png = io.BytesIO()
+    Image.new("L", (8, 8)).save(png, "png")
+    entry = {"png": base64.b64encode(png.getvalue()).decode(), "classes": ["0"], "class_prior_weight": 0.0}
+    entries = [entry | {"row": "a", "teacher": "T1", "seed": 0}, entry | {"row": "b", "teacher": "T2", "seed": 1}]
+    figure = image_grids(partial, "t", entries)
+    assert figure is not None
+    assert "T1, seed 0; T2, seed 1." in figure.text
 
 
 def test_chance_is_known_of_data_of_ones_own(tmp_path: Path) -> None:
@@ -624,7 +684,10 @@ def test_pictures_are_headed_by_their_row_and_its_class_prior() -> None:
         (["{grid}", "--features", "--rows", "x"], "--rows x: not in this grid"),
         (["{grid}", "--features", "--images", "1"], "--images 1: at least 2"),
         (["{grid}", "--map", "umap"], "--map umap: use tsne or pca"),
-        (["{grid}", "--inception", "x"], "--inception: measures images; give --features"),
+        (["{grid}", "--inception", "x"], "--inception: is about what --features measures"),
+        (["{grid}", "--rows", "dafl"], "--rows: is about what --features measures"),
+        (["{grid}", "--images", "10"], "--images: is about what --features measures"),
+        (["{grid}", "--map", "pca"], "--map: is about what --features measures"),
         (["{grid}/report/cells.json", "--features"], "--features needs the folder"),
         (["{grid}/report/cells.json", "--records", "x"], "--records: adds to the report of a grid's folder"),
         (["{grid}", "--records", "nowhere.json"], "--records nowhere.json: no such folder or file"),

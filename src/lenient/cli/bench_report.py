@@ -55,8 +55,11 @@ def report(
         raise UsageError(f"--map {projection}: use tsne or pca")
     if records is not None and not source.is_dir():
         raise UsageError(f"--records: adds to the report of a grid's folder; {source} is a report itself")
-    if inception and not features:
-        raise UsageError("--inception: measures images; give --features, too")
+    asked = {"--inception": inception, "--rows": rows, "--images": images != Options.images}
+    asked["--map"] = projection != Options.projection
+    alone = next((flag for flag, given in asked.items() if given and not features), None)
+    if alone is not None:
+        raise UsageError(f"{alone}: is about what --features measures; give that, too")
     chosen = Choice(teachers=_names(teachers), ablation=_names(ablation))
     options = None
     if features:

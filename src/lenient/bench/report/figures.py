@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lenient.bench.report.records import Cell, Grid
+from lenient.bench.report.records import Cell, Grid, unique
 from lenient.bench.report.results import REPLAY_METHODS, context, gap, heading, in_percent, teacher_means
 from lenient.bench.report.sweeps import Sweep, describe
 from lenient.report.numbers import THIN, exact, figures, scaled
@@ -61,16 +61,15 @@ def style(grid: Grid, row: str) -> dict[str, Any]:
 
 
 def two_teachers(grid: Grid, chosen: Sequence[str]) -> list[str]:
-    """The teachers of Figure 1: those chosen, else where the methods are closest together and furthest apart."""
+    """The teachers of Figure 1: those chosen, else where the methods are closest together and furthest apart, of
+    those with which most methods have runs."""
     if chosen:
         return list(chosen)
     methods = [row for row in grid.rows if not grid.is_baseline(row)]
     means = {row: teacher_means(grid, row) for row in methods}
-    spread = {}
-    for teacher in grid.teachers:
-        values = [means[row][teacher] for row in methods if teacher in means[row]]
-        if values:
-            spread[teacher] = max(values) - min(values)
+    ends = {teacher: [means[row][teacher] for row in methods if teacher in means[row]] for teacher in grid.teachers}
+    most = max(map(len, ends.values()), default=0)
+    spread = {teacher: max(values) - min(values) for teacher, values in ends.items() if values and len(values) == most}
     if len(spread) < 2:
         return list(spread)
     closest = min(spread, key=spread.__getitem__)
@@ -329,11 +328,11 @@ def image_grids(grid: Grid, key: str, entries: Sequence[Mapping[str, Any]]) -> F
             for side in place.spines.values():
                 side.set_visible(False)
             place.set_title(_picture_heading(entry, int(width / len(pictures) / 0.07)), fontsize=9, loc="left")
-        first, priors = entries[0], {entry.get("class_prior_weight") for entry in entries}
-        text = (
-            "The stored images of each class that the teacher is surest about; "
-            f"{first['teacher']}, seed {first['seed']}."
+        shown, priors = (
+            unique(f"{e['teacher']}, seed {e['seed']}" for e in entries),
+            {entry.get("class_prior_weight") for entry in entries},
         )
+        text = f"The stored images of each class that the teacher is surest about; {'; '.join(shown)}."
         words = "; ".join(f"{entry['row']}: {len(entry['classes'])} classes" for entry in entries)
         title = "Figure 3. Synthetic images" + (" with and without class prior" if len(priors) > 1 else "")
         return Figure(key, title, text, draw(figure), f"Images: {words}.", context(grid), len(entries) > 1)

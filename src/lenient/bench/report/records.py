@@ -156,6 +156,12 @@ class Grid:
             return row.lower().startswith(("noise", "real", "frozen"))
         return all(cell.method in NO_GENERATOR or cell.method_settings.get("generator_lr") == 0 for cell in cells)
 
+    def is_untaught(self, row: str) -> bool:
+        """Whether a row is a baseline whose student is taught nothing: by noise or by a frozen generator."""
+        cells = self.of(row)
+        real = all(cell.method == "real" for cell in cells) if cells else row.lower().startswith("real")
+        return self.is_baseline(row) and not real
+
     def teacher_accuracy(self, teacher: str) -> float:
         """The accuracy of a teacher, NaN while no cell of it has finished."""
         return next((cell.teacher_accuracy for cell in self.of(teacher=teacher)), math.nan)

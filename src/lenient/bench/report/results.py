@@ -213,7 +213,7 @@ def _over_teachers(grid: Grid, row: str) -> tuple[Value, Value]:
     text = counted(grid, row, worst, f"{in_percent(means[worst])}, {worst}")
     return (
         Value(counted(grid, row, None, in_percent(mean)), (100 * mean,), ranks[0]),
-        Value(text, (low, grid.teachers.index(worst) + 1), ranks[1]),
+        Value(text, (low, worst), ranks[1]),
     )
 
 
@@ -229,11 +229,10 @@ def margins(grid: Grid, cells: Sequence[Cell]) -> list[float]:
     """acc_last[k] of each run minus that of the best student with the same teacher and seed that was taught nothing,
     by noise images or by a frozen generator; runs without such a student are left out."""
     floors: dict[tuple[str, int], float] = {}
-    for row in filter(grid.is_baseline, grid.rows):
+    for row in filter(grid.is_untaught, grid.rows):
         for cell in grid.of(row):
-            if cell.method != "real":
-                place = (cell.teacher, cell.seed)
-                floors[place] = max(floors.get(place, -math.inf), cell.number("acc_last_k"))
+            place = (cell.teacher, cell.seed)
+            floors[place] = max(floors.get(place, -math.inf), cell.number("acc_last_k"))
     found = [cell.number("acc_last_k") - floors.get((cell.teacher, cell.seed), math.nan) for cell in cells]
     return [value for value in found if not math.isnan(value)]
 
@@ -243,27 +242,30 @@ def beyond(grid: Grid, key: str) -> Table | None:
 
     def middle(row: str, teacher: str | None, values: Sequence[float]) -> Value:
         if not values:
-            return Value("unknown")
+            return Value("unknown" if grid.of(row, teacher) else counted(grid, row, teacher, ""))
         points = 100 * statistics.median(values)
         text = among(grid, row, teacher, f"{points:+.2f}".replace("-", "−"), len(values))
         return Value(text, (points,), round(points, 2) if teacher is not None or whole(grid, row) else None)
 
     columns = [Column(heading(grid, teacher), better="high") for teacher in grid.teachers]
     columns += [Column("all runs", better="high"), Column("ahead", parts=("runs", "of"))]
-    rows = []
+    untaught, rows = [row for row in grid.rows if grid.is_untaught(row)], []
     for row in grid.rows:
-        if grid.is_baseline(row) and any(cell.method != "real" for cell in grid.of(row)):
+        if row in untaught:
             continue
         every = margins(grid, grid.of(row))
         ahead, count = sum(value > 0 for value in every), len(every)
         values = [middle(row, teacher, margins(grid, grid.of(row, teacher))) for teacher in grid.teachers]
         values += [middle(row, None, every), Value(f"{ahead} of {count}", (ahead, count))]
         rows.append(Row(row, tuple(values), grid.is_baseline(row)))
-    if all(value.text == "unknown" for row in rows for value in row.values[:-1]):
+    if not any(value.numbers for row in rows for value in row.values[:-1]):
         return None
+    done, wanted = (sum(entry.row in untaught for entry in entries) for entries in (grid.cells, grid.wanted))
+    so_far = f"Of the {wanted} runs of such students {done} are there: more can only lower this."
     notes = (
         f"{last_k(grid)} minus that of the best student of noise or of a frozen generator with the same teacher and "
         "seed: medians, in points of %. A method teaches only where this is clearly above 0.",
+        *([so_far] if done < wanted else []),
         MARKED,
         COUNTED,
     )
@@ -368,7 +370,8 @@ def learning(grid: Grid, key: str) -> Table | None:
         if not own and not any(cell.row == row for cell in cells):
             continue
         wanted = sum(entry.row == row for entry in grid.wanted)
-        values = [_curve_value(own, *what) for what in (("mean", 100.0), ("variance", 1e4), ("acc_max", 100.0))]
+        fair = {cell.teacher for cell in own} == set(grid.teachers)
+        values = [_curve_value(own, *what, fair) for what in (("mean", 100.0), ("variance", 1e4), ("acc_max", 100.0))]
         rows.append(Row(row, (*values, Value(f"{len(own)} of {wanted}", (len(own), wanted))), grid.is_baseline(row)))
     columns = (
         Column("mean (%)", better="high"),
@@ -384,9 +387,12 @@ def learning(grid: Grid, key: str) -> Table | None:
     return marked(Table(key, title, columns, tuple(rows), (*notes, ORACLE, MARKED), context(grid)))
 
 
-def _curve_value(cells: Sequence[Cell], key: str, unit: float) -> Value:
+def _curve_value(cells: Sequence[Cell], key: str, unit: float, fair: bool) -> Value:
+    """The mean over runs; ranked only where it is `fair` to, that is, where there is a run with every teacher."""
     mean = mean_std([unit * cell.number(key) for cell in cells])[0]
-    return Value("missing") if math.isnan(mean) else Value(f"{mean:.2f}", (mean,), round(mean, 2))
+    if math.isnan(mean):
+        return Value("unknown" if cells else "other budget")
+    return Value(f"{mean:.2f}", (mean,), round(mean, 2) if fair else None)
 
 
 COSTS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -407,7 +413,8 @@ def cost(grid: Grid, key: str) -> Table:
         values = []
         for name, _, show in COSTS:
             known = [n for n in (cell.number(f"cost.{name}") for cell in cells) if not math.isnan(n)]
-            values.append(_known(statistics.median(known), show) if known else Value("unknown" if cells else "missing"))
+            none = Value("unknown" if cells else counted(grid, row, None, ""))
+            values.append(_known(statistics.median(known), show) if known else none)
         rows.append(Row(row, (*values, Value(str(len(cells)), (len(cells),))), grid.is_baseline(row)))
     notes = (
         "Medians over the finished runs of a row. Images: drawn, from a generator, from noise or from real ones; "

@@ -7,7 +7,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lenient.bench.report.records import Cell, Grid, unique
 from lenient.bench.report.results import COUNTED, MARKED, ablations, among, context, counted, heading, mean_std
@@ -133,7 +132,7 @@ def _table(
             columns.append(Column(name or group, group if name else "", ("mean", "std"), "low"))
             values.append([_value(grid, row, teacher, field, unit, digits) for row in rows])
     found = [Row(row, tuple(column[place] for column in values)) for place, row in enumerate(rows)]
-    skipped = grid.features.get("skipped", {})
+    skipped = _skipped(grid)
     not_measured = [f"Not measured: {len(skipped)} cells, listed below."] if skipped else []
     words = (*notes, "Mean ± standard deviation over seeds.", *not_measured, MARKED, COUNTED)
     return marked(Table(key, title, tuple(columns), tuple(found), words, context(grid)))
@@ -151,11 +150,15 @@ def _value(grid: Grid, row: str, teacher: str, field: str, unit: float, digits: 
     return Value(among(grid, row, teacher, text, len(known)), (mean, std), round(mean, digits))
 
 
+def _skipped(grid: Grid) -> dict[str, str]:
+    """Ids of this grid's cells without features, and why; a panel of a report has its own ones only."""
+    known = {cell.wanted.id for cell in grid.cells}
+    return {name: str(reason) for name, reason in grid.features.get("skipped", {}).items() if name in known}
+
+
 def skipped_table(grid: Grid, key: str) -> Table | None:
     """The cells whose features could not be had, and why."""
-    skipped: Mapping[str, Any] = grid.features.get("skipped", {})
-    known = {cell.wanted.id for cell in grid.cells}
-    rows = tuple(Row(name, (Value(str(reason)),)) for name, reason in sorted(skipped.items()) if name in known)
+    rows = tuple(Row(name, (Value(reason),)) for name, reason in sorted(_skipped(grid).items()))
     if not rows:
         return None
     columns = (Column("reason", words=True),)

@@ -18,12 +18,13 @@ Mark = Literal["best", "second", ""]
 class Value:
     """What stands in one place of a table.
 
-    `text` is what people read; `numbers` are the column's parts for programs, in the table's units; `rank` is what the
-    column is ranked by, rounded as printed so that what looks equal is equal; None is never marked.
+    `text` is what people read; `numbers` are the column's parts for programs, in the table's units (a name where a part
+    is one); `rank` is what the column is ranked by, rounded as printed so that what looks equal is equal; None is never
+    marked.
     """
 
     text: str
-    numbers: tuple[float, ...] = ()
+    numbers: tuple[float | str, ...] = ()
     rank: float | None = None
     mark: Mark = ""
 
@@ -156,7 +157,9 @@ def comma_separated(table: Table) -> str:
     return buffer.getvalue()
 
 
-def _exact(number: float) -> str:
+def _exact(number: float | str) -> str:
+    if isinstance(number, str):
+        return number
     if math.isnan(number):
         return ""
     return f"{number:.0f}" if number == round(number) else f"{number:.10g}"
