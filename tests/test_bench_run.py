@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ import yaml
 
 from commands import lenient
 from lenient.bench import running, tasks
-from lenient.bench.cell import Meter, read_costs
+from lenient.bench.cell import Meter, read_costs, run_cell
 from lenient.bench.cells import cell_id, cells_of
 from lenient.bench.grid import Grid, load_grid, settings_of
 from lenient.bench.launchers import _slurm_outcome, make_launcher
@@ -581,6 +582,22 @@ def test_only_what_the_machine_refused_is_gone_on_with(tmp_path, monkeypatch, er
     assert ("--retry" in left["reason"]) == isinstance(error, MachineError)
 
 
+def test_a_retry_goes_on_where_only_an_input_was_missing(finished, tmp_path):
+    """A run that had to be given up stays given up, though: the next retry is not to go on with it."""
+    home = shutil.copytree(finished, tmp_path / "g") / "runs" / "tiny"
+    folder = home / "cells" / records(home)[0]["id"]
+    spec = json.loads((folder / "spec.json").read_text())
+    for changes in ({"data": "mnist", "data_root": str(tmp_path)}, {"teacher": {"path": "gone.safetensors"}}):
+        with pytest.raises(MachineError, match=r"--data-root|gone\.safetensors") as error:
+            run_cell(folder, spec | changes)
+        assert not isinstance(error.value, DamagedError)
+    tasks._fail(folder, "no data", 2, resume=True)
+    assert json.loads((folder / "failed.json").read_text())["resume"]
+    tasks._fail(folder, "diverged", 4)
+    tasks._fail(folder, "no data", 2, resume=True)
+    assert not json.loads((folder / "failed.json").read_text())["resume"]
+
+
 def test_a_process_without_a_word_fails_with_its_last_one(tmp_path):
     task = Task("lenient.bench.none", tmp_path / "cell", "a cell")
     write_json(task.spec, {})
@@ -597,6 +614,9 @@ def test_a_teacher_that_cannot_be_trained_is_said_so(tmp_path):
     )
     said = run("run", "grid.yaml", cwd=tmp_path, code=1)
     assert "teacher T failed: keep_above: no epoch is above 1.0" in said
+    status = status_of(load_grid(tmp_path / "grid.yaml"), tmp_path / "runs" / "tiny")
+    assert status.over  # `status --watch` ends
+    assert status.counts["failed"] == 1
 
 
 def test_students_are_checked_before_any_cell(tmp_path):
@@ -622,12 +642,15 @@ def test_launchers_that_are_not_there_are_named(tmp_path, monkeypatch):
     [
         ("slurm", "submitit", {"cpus_per_task": "all"}, "launcher_options: cpus_per_task: 'all' is no number of cores"),
         ("slurm", "submitit", {"cluster": "local", "slurm_partitoin": "gpu"}, "launcher_options: "),
+        ("slurm", "submitit", {"cluster": "local", "timeout_min": "long"}, "launcher_options: "),
+        ("slurm", "submitit", {}, "launcher_options: .*srun"),
         ("ray", "ray", {"num_cpus": [1]}, r"launcher_options: num_cpus: \[1\] is no number of cores"),
         ("ray", "ray", {"slurm_partition": "gpu"}, "launcher_options: "),
     ],
 )
-def test_launcher_options_are_refused_in_one_line(tmp_path, kind, package, options, words):
+def test_launcher_options_are_refused_in_one_line(tmp_path, monkeypatch, kind, package, options, words):
     pytest.importorskip(package, reason=f"needs the extra {kind}")
+    monkeypatch.setenv("PATH", "")  # no Slurm here, be it installed or not
     with pytest.raises(UsageError, match=words) as refused:
         make_launcher(kind, None, options, tmp_path)
     assert "\n" not in str(refused.value)
@@ -640,6 +663,24 @@ def test_a_slurm_job_that_cannot_start_says_why(tmp_path):
     job = executor.submit(importlib.import_module, "a_package_that_is_not_there")
     with pytest.raises(MachineError, match=r"--launcher slurm: .*No module named 'a_package_that_is_not_there'"):
         _slurm_outcome(job)
+
+
+def test_jobs_that_slurm_refuses_are_said_so(tmp_path, monkeypatch):
+    """A stand-in for sbatch, which knows no such partition."""
+    pytest.importorskip("submitit", reason="needs the extra slurm")
+    for name, text in (("srun", "exit 0"), ("sbatch", "echo 'error: invalid partition\n specified: gpu' >&2; exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    slurm = make_launcher("slurm", None, {"slurm_partition": "gpu"}, tmp_path)
+    with pytest.raises(UsageError, match=r"launcher_options: Slurm refused .*invalid partition specified: gpu\)$"):
+        slurm.run([Task("lenient.bench.none", tmp_path / "cell", "a cell")], lambda *_: None, threading.Event())
+
+
+def test_a_slurm_job_that_was_too_often_at_its_limit_was_cut():
+    submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
+    error = submitit.core.utils.FailedJobError("Job not requeued because: timed-out too many times.")
+    assert _slurm_outcome(SimpleNamespace(exception=lambda: error)) == "cut"
 
 
 @pytest.mark.slow

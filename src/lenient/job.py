@@ -24,7 +24,7 @@ from lenient.models import batch_norm_layers, check_classifier, load_network, ne
 from lenient.models.card import Network
 from lenient.planning import Request, decide, flatten, pick_student, resolve
 from lenient.report import write_report
-from lenient.run import RunFolder, disk_errors, environment, fingerprint
+from lenient.run import RESUME, RunFolder, disk_errors, environment, fingerprint
 from lenient.runtime import Runtime, memory_errors
 from lenient.settings import DistillSettings
 from lenient.teacher import FrozenTeacher
@@ -104,7 +104,7 @@ class Job:
             if resume:
                 raise UsageError("--resume: name the run with -o DIR")
             self.settings = self._decide()
-            self.data = self._load_data()
+            self.load_data()
             return
         if ranks.is_main():
             self.folder = RunFolder.create(path, overwrite=overwrite, resume=resume)
@@ -115,7 +115,7 @@ class Job:
                 self.settings = self._decide()
             else:
                 self._take_over(old, path)
-            self.data = self._load_data()
+            self.load_data()
             if self.folder is not None:
                 if old is None:  # only now that nothing is left to refuse
                     self.folder.empty()
@@ -288,12 +288,18 @@ class Job:
         self.folder.open_logs(state["metrics_bytes"] if state else 0)
         log.info("%s from step %d of %d", "going on" if state else "starting", run.step, self.settings.steps)
 
-    def _load_data(self) -> ImageSet | None:
-        if self.eval_data is None or not ranks.is_main():
-            return None
+    def load_data(self) -> None:
+        """Read the evaluation data, unless that is done; `open` does it by itself.
+
+        Raises:
+            UsageError: it is not where it should be, or cannot be read.
+        """
+        if self.data is not None or self.eval_data is None or not ranks.is_main():
+            return
         from lenient.data import load_data
 
-        return load_data(self.eval_data, split="test", root=self.data_root, input_size=self.teacher.card.input_size)
+        size = self.teacher.card.input_size
+        self.data = load_data(self.eval_data, split="test", root=self.data_root, input_size=size)
 
     def _evaluate(self, runtime: Runtime) -> Evaluate | None:
         if self.data is None:
@@ -389,7 +395,7 @@ class Job:
         self.student = Network(self.student.module, replace(self.student.card, notes=notes))
         write_student(path / "student", self.student)
         if images is not None:
-            with disk_errors(path):
+            with disk_errors(path, RESUME):
                 save_file(images, path / "samples" / "images.safetensors")
         self.folder.write_metrics("end", result.summary)
         write_report(path)

@@ -27,6 +27,7 @@ from lenient.errors import DamagedError, MachineError, UsageError
 
 log = logging.getLogger("lenient")
 
+RESUME = "go on with --resume"
 FOLDERS = ("checkpoints", "samples", "student")
 OWNED = (*FOLDERS, "tensorboard")
 FILES = ("config.yaml", "env.json", "metrics.jsonl", "train.log", "report.json", "report.html", "done")
@@ -51,7 +52,7 @@ class RunFolder:
             MachineError: it cannot be written.
         """
         folder = cls(path)
-        with disk_errors(path):
+        with disk_errors(path, RESUME):
             holds_run = is_run(path)
             names = set(os.listdir(path)) if path.exists() else set()
             ours = {".lock", *OWNED, *FILES, *(f".{name}.tmp" for name in FILES)} if ".lock" in names else set()
@@ -75,7 +76,7 @@ class RunFolder:
 
     def empty(self) -> None:
         """Remove what a run leaves behind, and nothing else; the folder stays locked."""
-        with disk_errors(self.path):
+        with disk_errors(self.path, RESUME):
             for name in OWNED:  # checkpoints first: none may be left for a run that is not theirs
                 shutil.rmtree(self.path / name, ignore_errors=True)
             for name in FOLDERS:
@@ -126,7 +127,7 @@ class RunFolder:
 
     def open_logs(self, metrics_bytes: int | None = None) -> None:
         """Open `metrics.jsonl`, cut back to `metrics_bytes` where given, and send the package's log to `train.log`."""
-        with disk_errors(self.path):
+        with disk_errors(self.path, RESUME):
             self._metrics = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 - open until close()
             if metrics_bytes is not None:
                 self._metrics.truncate(metrics_bytes)
@@ -139,7 +140,7 @@ class RunFolder:
     def write_metrics(self, event: str, values: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`; non-finite numbers become null."""
         assert self._metrics is not None, "open_logs first"
-        with disk_errors(self.path):
+        with disk_errors(self.path, RESUME):
             self._metrics.write(json.dumps({"event": event, **_plain(values)}) + "\n")
             self._metrics.flush()
 
@@ -150,7 +151,7 @@ class RunFolder:
         folder = self.path / "checkpoints"
         temporary, last, previous = (folder / name for name in ("writing.tmp", "last.pt", "previous.pt"))
         assert self._metrics is not None, "open_logs first"
-        with disk_errors(self.path):
+        with disk_errors(self.path, RESUME):
             os.fsync(self._metrics.fileno())
             state["metrics_bytes"] = self._metrics.tell()
             written = io.BytesIO()  # torch's own file writer hides why the disk refused
@@ -186,7 +187,7 @@ class RunFolder:
         return None
 
     def _replace(self, name: str, content: bytes) -> None:
-        with disk_errors(self.path):
+        with disk_errors(self.path, RESUME):
             temporary = self.path / f".{name}.tmp"
             with open(temporary, "wb") as file:
                 file.write(content)
@@ -223,13 +224,13 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of the disk into one line that names the flag to change."""
+def disk_errors(path: Path, then: str = "try again") -> Iterator[None]:
+    """Turn errors of the disk into one line that names the flag to change, and says what to do `then`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise MachineError(f"-o {path}: the disk is full; free some space and go on with --resume") from error
+            raise MachineError(f"-o {path}: the disk is full; free some space and {then}") from error
         raise MachineError(f"-o {path}: cannot be written ({error.strerror}); choose another folder") from error
 
 

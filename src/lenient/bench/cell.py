@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lenient.bench.record import cell_record, commit
 from lenient.bench.tasks import main, read_json, write_json
 from lenient.config import parse
 from lenient.data import load_data
+from lenient.errors import LenientError, MachineError
 from lenient.job import Job, load_teacher
 from lenient.memory import peak, reset_peak
 from lenient.methods.contract import Method
@@ -75,6 +77,15 @@ def read_costs(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+@contextmanager
+def inputs() -> Iterator[None]:
+    """What cannot be read now, with another `--data-root` perhaps can: that is no reason to give the run up."""
+    try:
+        yield
+    except LenientError as error:
+        raise MachineError(str(error)) from error
+
+
 def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
     """Run the cell or go on with it; return False where it was asked to stop.
 
@@ -83,7 +94,8 @@ def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
     """
     running = commit()
     path = (folder / spec["teacher"]["path"]).resolve()
-    network = load_teacher(path)
+    with inputs():
+        network = load_teacher(path)
     failure = read_json(folder / "failed.json")
     anew = failure is not None and not failure.get("resume")
     # what is no part of a cell's id may have changed since, and is as it was
@@ -92,7 +104,8 @@ def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
     method: Method | None = None
     if spec["method"] == REAL:
         own = parse(RealSettings, settings.pop("method"))
-        images = load_data(spec["data"], split="train", root=spec["data_root"], input_size=network.card.input_size)
+        with inputs():
+            images = load_data(spec["data"], split="train", root=spec["data_root"], input_size=network.card.input_size)
         method = RealImages(images, own)
     job = Job(
         network,
@@ -103,6 +116,8 @@ def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
         eval_data=spec["data"],
         data_root=spec["data_root"],
     )
+    with inputs():
+        job.load_data()
     job.open(folder / "run", resume=not anew, overwrite=anew)
     if anew:
         (folder / "cost.jsonl").unlink(missing_ok=True)

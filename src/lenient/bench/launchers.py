@@ -208,9 +208,10 @@ class Slurm:
         parameters: dict[str, Any] = {"name": "lenient", "cpus_per_task": 1} | dict(options)
         self.jobs, self.threads = jobs, _threads(parameters, "cpus_per_task")
         try:
-            self.executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", None))
+            # by itself submitit takes this machine where there is no Slurm
+            self.executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", "slurm"))
             self.executor.update_parameters(**parameters)
-        except (NameError, TypeError, RuntimeError, ValueError) as error:
+        except (NameError, TypeError, RuntimeError, ValueError, AssertionError) as error:
             raise UsageError(f"launcher_options: {str(error).strip().splitlines()[0]}") from None
 
     def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
@@ -221,8 +222,7 @@ class Slurm:
             room = (self.jobs or len(tasks)) - len(running)
             batch = [waiting.popleft() for _ in range(min(room, len(waiting)))] if not stop.is_set() else []
             if batch:
-                with self.executor.batch():  # one array of jobs
-                    jobs = [self.executor.submit(call, task, self.threads, os.getcwd()) for task in batch]
+                jobs = self._submit(call, batch)
                 running.update(zip(jobs, batch, strict=True))
             if stop.is_set():
                 for job in running:
@@ -232,12 +232,24 @@ class Slurm:
                 finished(running.pop(job), "interrupted" if stop.is_set() else _slurm_outcome(job))
             time.sleep(PAUSE)
 
+    def _submit(self, call: CellCall, batch: Sequence[Task]) -> list[Any]:
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        try:
+            with self.executor.batch():  # one array of jobs
+                return [self.executor.submit(call, task, self.threads, os.getcwd()) for task in batch]
+        except (FailedJobError, FailedSubmissionError) as error:
+            why = " ".join(str(error).split()) or "without a word"
+            raise UsageError(f"launcher_options: Slurm refused the jobs ({why})") from None
+
 
 def _slurm_outcome(job: Any) -> Outcome:
     """A job without a result was killed, with its node or by a limit: what it wrote is still there."""
     from submitit.core.utils import FailedJobError
 
     error = job.exception()
+    if error is not None and "Job not requeued" in str(error):  # too often at its limit of time
+        return "cut"
     if isinstance(error, FailedJobError):  # the node could not run it: it would not the next time
         trace = [line.strip() for line in str(error).splitlines() if line.strip()]
         ends = [number for number, line in enumerate(trace) if set(line) == {"-"}]

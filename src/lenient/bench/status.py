@@ -55,20 +55,22 @@ def status_of(grid: Grid, home: Path, jobs: int | None = None) -> Status:
     """Look at the folder `home`; `jobs`, cells at a time, is otherwise what is running now."""
     teachers: dict[str, float | None] = {}
     brought: list[dict[str, Any]] = []
-    failures = []
+    failures, hopeless = [], set[str]()
     for training in trainings(grid):
         found = training.teachers(home)
         if found is None:
             teachers |= dict.fromkeys(training.expected)
             task = training.task(home)
-            failures += _failure(task.name, task.folder)
+            reasons = _failure(task.name, task.folder)
+            failures += reasons
+            hopeless |= set(training.expected if reasons else ())
         else:
             brought += found
             teachers |= {teacher["label"]: teacher["accuracy"] for teacher in found}
     places = {(row, teacher): Place() for row in grid.rows for teacher in teachers}
     for (_, teacher), place in places.items():
         if teachers[teacher] is None:
-            place.counts["missing"] = len(grid.students) * len(grid.seeds)
+            place.counts["failed" if teacher in hopeless else "missing"] = len(grid.students) * len(grid.seeds)
     cells = cells_of(grid, brought, None)
     records = [record for cell in cells if (record := _look(cell, home, places[cell.row, cell.teacher])) is not None]
     for cell in cells:

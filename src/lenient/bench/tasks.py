@@ -86,7 +86,9 @@ def state(folder: Path) -> State:
         return "done"
     if _held(folder):
         return "running"
-    return "failed" if (folder / "failed.json").exists() else "missing"
+    if (folder / "failed.json").exists():
+        return "failed"
+    return "done" if (folder / "done").exists() else "missing"  # it may have ended between two looks
 
 
 @contextmanager
@@ -158,7 +160,12 @@ def _attempt(work: Callable[[Path, Any], bool], spec: Path) -> int:
 
 
 def _fail(folder: Path, reason: str, code: int, *, resume: bool = False) -> int:
-    """Leave the reason; `resume`: what there is may be gone on with, any other failure would come again from there."""
+    """Leave the reason; `resume`: what there is may be gone on with, any other failure would come again from there.
+
+    A reason that is still there is that of an attempt before, whose run no other has taken up since.
+    """
+    before = read_json(folder / "failed.json")
+    resume = resume and (before is None or bool(before.get("resume")))
     for flag in ("--resume", "--overwrite"):  # those of a single run; here one flag does both
         reason = reason.replace(flag, "--retry")
     write_json(folder / "failed.json", {"reason": " ".join(reason.split()), "exit_code": code, "resume": resume})

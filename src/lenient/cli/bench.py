@@ -74,7 +74,7 @@ def run(
     with _display(progress) as tell:
         whole = run_grid(plan, home, place, data_root=data_root or None, retry=retry, records=records, tell=tell)
     if not whole:
-        print("lenient: interrupted; checkpoints are written, the same command goes on", file=sys.stderr)
+        print("lenient: interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         raise typer.Exit(130)
     if progress != "none":
         print(f"all cells are done: {home}")
