@@ -34,7 +34,7 @@ format: $(VENV)/.installed-dev  ## Format the code and repair what can be repair
 	$(BIN)/ruff check --fix-only src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
 
-results: $(VENV)/.installed-dev  ## Draw docs/results again from the records of its cells
+results: $(VENV)/.installed-dev  ## Draw the grids in docs/results again from the records of their cells
 	for cells in $$(find docs/results -name cells.json); do $(BIN)/lenient bench report $$cells || exit; done
 	$(BIN)/python benchmarks/claims.py docs/results grids
 

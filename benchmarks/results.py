@@ -67,7 +67,10 @@ def markdown() -> str:
         "| data | method | teacher | student | teacher's accuracy | student's accuracy | verdict | minutes | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [row(key, runs) for key, runs in sorted(groups.items())]
+    for key, runs in sorted(groups.items()):
+        if any("noise_student" in run for run in runs):
+            lines.append(noise_row(key, [run for run in runs if "noise_student" in run]))
+        lines.append(row(key, runs))
     machines = {(run["machine"]["device_name"], run["machine"]["threads"]) for runs in groups.values() for run in runs}
     said = "; ".join(f"{name}, {threads} thread(s)" for name, threads in sorted(machines))
     return "\n".join(lines) + f"\n\nMedian (least to most) over seeds; last step, test images. Machine: {said}.\n"
@@ -75,19 +78,31 @@ def markdown() -> str:
 
 def row(key: tuple[str, ...], runs: list[dict[str, Any]]) -> str:
     """Return one line of the table."""
-    data, method, teacher, student = key
-    share = runs[0]["student"]["params"] / runs[0]["teacher"]["params"]
     verdicts = ", ".join(sorted({run["verdict"] for run in runs}))
     minutes = statistics.median(run["seconds"] for run in runs) / 60
+    accuracies = [run["student"]["accuracy"] for run in runs]
+    return line(key, runs, accuracies, verdicts, f"{minutes:.1f}")
+
+
+def noise_row(key: tuple[str, ...], runs: list[dict[str, Any]]) -> str:
+    """Return the line of the noise students that the demo trains beside its own."""
+    data, _, *networks = key
+    return line((data, "noise", *networks), runs, [run["noise_student"]["accuracy"] for run in runs], "", "")
+
+
+def line(key: tuple[str, ...], runs: list[dict[str, Any]], accuracies: list[float], verdicts: str, minutes: str) -> str:
+    """Write one line, with the networks' sizes."""
+    data, method, teacher, student = key
+    share = runs[0]["student"]["params"] / runs[0]["teacher"]["params"]
     cells = (
         data,
         method,
         f"{teacher} ({runs[0]['teacher']['params']:,})",
         f"{student} ({runs[0]['student']['params']:,}, {share:.0%})",
         spread([run["teacher"]["accuracy"] for run in runs]),
-        spread([run["student"]["accuracy"] for run in runs]),
+        spread(accuracies),
         verdicts,
-        f"{minutes:.1f}",
+        minutes,
         str(len(runs)),
     )
     return f"| {' | '.join(cells)} |"

@@ -28,7 +28,7 @@ def _text(value: Any) -> Any:
 
 
 class RhythmSettings(Settings):
-    """How steps group into epochs, which only schedules and evaluation count in."""
+    """How steps group into epochs: schedules, evaluation, the memory bank and CuDFKD's climb count in them."""
 
     steps_per_epoch: int = Field(100, ge=1)
     """Student steps in one epoch (paper: 360)."""

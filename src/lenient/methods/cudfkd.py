@@ -36,7 +36,7 @@ class CuDFKDSettings(StreamSettings):
     bn_weight: float = Field(1.0, ge=0)
     """Weight of the batch-norm statistics (released code: 1); 0 for teachers without batch norm."""
     adversarial: AdversarialForm = "kl-agreeing"
-    """What the generator raises: KL where both networks name one class, or as released `js-coded-mean`."""
+    """What the generator raises: KL where both networks name one class; the released code has `js-coded-mean`, too."""
     temperature: float = Field(3.0, gt=0)
     """Softens predictions in the adversarial term (released code: 3)."""
     adversarial_start: float = Field(0.0, ge=0)
