@@ -20,8 +20,8 @@ demo: $(VENV)/.installed  ## Distil a digits classifier without data, offline, i
 test: $(VENV)/.installed-dev  ## Run the fast tests (ARGS="-k name" is handed to pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Ray and submitit
-	$(PIP) -e '.[dev,ray,slurm]'
+test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Ray, submitit, W&B and MLflow
+	$(PIP) -e '.[dev,ray,slurm,wandb,mlflow]'
 	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)
 
 check: $(VENV)/.installed-dev  ## Check format, lint, types and floors

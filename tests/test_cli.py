@@ -48,8 +48,8 @@ def test_help_names_every_flag(command, tmp_path):
     if command == "distill":
         for flag in ("--student", "--method", "--preset", "--epochs", "--steps", "--budget", "--batch-size", "--seed",
                      "--eval-data", "--data-root", "-c", "-s", "-o", "--resume", "--overwrite", "--select", "--device",
-                     "--precision", "--dry-run", "--print-config", "--progress", "--teacher-arch", "--input-size",
-                     "--num-classes", "--mean", "--std"):  # fmt: skip
+                     "--precision", "--dry-run", "--print-config", "--track", "--progress", "--teacher-arch",
+                     "--input-size", "--num-classes", "--mean", "--std"):  # fmt: skip
             assert flag in text, flag
 
 

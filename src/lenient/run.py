@@ -29,8 +29,8 @@ log = logging.getLogger("lenient")
 
 RESUME = "go on with --resume"
 FOLDERS = ("checkpoints", "samples", "student")
-OWNED = (*FOLDERS, "tensorboard")
-FILES = ("config.yaml", "env.json", "metrics.jsonl", "train.log", "report.json", "report.html", "done")
+OWNED = (*FOLDERS, "tensorboard", "wandb")
+FILES = ("config.yaml", "env.json", "metrics.jsonl", "train.log", "report.json", "report.html", "trackers.json", "done")
 
 
 class RunFolder:

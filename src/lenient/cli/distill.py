@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,16 +57,19 @@ def distill(
         bool, typer.Option("--dry-run", help="Check everything, time a few steps, write nothing.")
     ] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and stop.")] = False,
+    track: Annotated[list[str], typer.Option(metavar="NAME", help="Send the log to wandb or mlflow, too.")] = [],  # noqa: B006
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
     """Distil TEACHER into a smaller student without data; leaves student, report and all else in the run folder."""
     from lenient import ranks
+    from lenient.cli import trackers
     from lenient.cli.launch import launch
     from lenient.cli.progress import known
     from lenient.job import Job, load_teacher
     from lenient.planning import Request
 
     known(progress)
+    tracked = trackers.known(track)
     found = flags.facts(teacher_arch, input_size, num_classes, mean, std)
     network = load_teacher(teacher, **found)
     request = Request(
@@ -101,10 +105,12 @@ def distill(
             _dry_run(job, say)
         else:
             folder = Path(output) if output else _default_folder(teacher)
-            _run(job, folder, progress, say, resume=resume, overwrite=overwrite)
+            _run(job, folder, progress, tracked, say, resume=resume, overwrite=overwrite)
 
 
-def _run(job: Job, folder: Path, progress: str, say: Any, *, resume: bool, overwrite: bool) -> None:
+def _run(
+    job: Job, folder: Path, progress: str, tracked: Sequence[str], say: Any, *, resume: bool, overwrite: bool
+) -> None:
     from lenient import ranks
 
     _announce_trials(job, say, resume)
@@ -115,7 +121,7 @@ def _run(job: Job, folder: Path, progress: str, say: Any, *, resume: bool, overw
             raise typer.Exit(HealthError.exit_code)
         return
     say(f"machine   {_machine(job)}")
-    finish(run_job(job, progress), folder, say)
+    finish(run_job(job, progress, tracked), folder, say)
 
 
 def describe(job: Job, say: Any) -> None:
@@ -181,11 +187,11 @@ def _default_folder(teacher: str) -> Path:
     return Path("runs") / (stem or "run")
 
 
-def run_job(job: Job, progress: str) -> Result:
-    """Run with a progress display and the trackers that are installed."""
+def run_job(job: Job, progress: str, tracked: Sequence[str] = ()) -> Result:
+    """Run with a progress display, TensorBoard where it is installed, and the trackers asked for."""
     from lenient.cli.progress import observers
 
-    return job.run(observers(progress, job))
+    return job.run(observers(progress, job, tracked))
 
 
 def finish(result: Result, folder: Path, say: Any) -> None:

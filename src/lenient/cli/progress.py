@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lenient.errors import UsageError
@@ -24,8 +23,10 @@ def known(kind: str) -> str:
     return kind
 
 
-def observers(kind: str, job: Job) -> list[Observer]:
-    """Return the display asked for (`auto`: rich on a terminal), and TensorBoard where it is installed."""
+def observers(kind: str, job: Job, track: Sequence[str] = ()) -> list[Observer]:
+    """Return the display asked for (`auto`: rich on a terminal), and the trackers."""
+    from lenient.cli.trackers import trackers
+
     if kind == "auto":
         kind = "rich" if sys.stderr.isatty() else "plain"
     shown: list[Observer] = []
@@ -33,9 +34,7 @@ def observers(kind: str, job: Job) -> list[Observer]:
         shown.append(RichProgress())
     elif kind == "plain":
         shown.append(PlainProgress())
-    if job.folder is not None and find_spec("tensorboard") is not None:
-        shown.append(TensorBoard(str(job.folder.path / "tensorboard")))
-    return shown
+    return shown if job.folder is None else [*shown, *trackers(track, job.folder, job.settings)]
 
 
 def summary(values: Mapping[str, Any]) -> str:
@@ -127,31 +126,3 @@ class RichProgress:
     def stop(self) -> None:
         """Close the bar."""
         self.live.stop()
-
-
-class TensorBoard:
-    """Writes every number of a log line or evaluation to TensorBoard."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def start(self, total_steps: int, step: int) -> None:
-        """Open the writer; entries after `step`, of a run that was cut short, are dropped."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(self.folder, purge_step=step + 1)
-
-    def step(self, step: int, images: int) -> None:
-        """Nothing per step."""
-
-    def line(self, event: str, values: Mapping[str, Any]) -> None:
-        """Write the numbers."""
-        if event not in ("log", "eval"):
-            return
-        for name, value in values.items():
-            if isinstance(value, float) and name != "seconds":
-                self.writer.add_scalar(name if "/" in name else f"{event}/{name}", value, values["step"])
-
-    def stop(self) -> None:
-        """Close the writer."""
-        self.writer.close()
