@@ -185,3 +185,14 @@ def test_an_error_in_what_is_dropped_is_nobodys() -> None:
     ahead.begin(0)
     ahead.drop()
     assert (ahead.begun, torch.get_num_threads()) == (None, 5)
+
+
+def test_nothing_is_begun_beside_a_memorys_turn(opened: Any) -> None:
+    """Its turn would have fewer threads than after a resume, and come to other bits."""
+    run = opened("pre-dfkd", 1)
+    rhythm, preparation = run.game.rhythm, run.game.parts["supply"]
+    assert "memory" in {rhythm.player(turn) for turn in range(rhythm.length)}
+    for turn, following in pairwise(range(2 * rhythm.length)):
+        run.take_turn()
+        begun = rhythm.player(turn) == rhythm.player(following) == "student"
+        assert preparation._ahead.begun == (following if begun else None)

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -160,12 +161,33 @@ def test_modes_come_back_after_an_error(problem: tuple[Table, Table, ImageSet]) 
     assert model.training
 
 
+def test_a_batch_that_does_not_fit_into_memory_goes_in_halves(problem: tuple[Table, Table, ImageSet]) -> None:
+    first, second, data = problem
+
+    class Small(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) > 3:
+                raise torch.OutOfMemoryError
+            return self.inner(images)
+
+    assert evaluate(Small(first), data, teacher=second) == evaluate(first, data, teacher=second)
+    timed = latency(Small(nn.Identity()), (1, 2, 2), batch_sizes=(1, 64), repeats=1)
+    assert list(timed["milliseconds"]) == [1]
+
+
 def test_data_that_does_not_fit_is_refused() -> None:
     network = load_network("lenient:resnet8", input_size=(1, 8, 8), num_classes=3, seed=0)
     with pytest.raises(UsageError, match="toy holds 1x2x2 images, the network takes 1x8x8"):
         evaluate(network, toy(torch.arange(3), 3))
     card = Card(None, (1, 2, 2), 5, (0.5,), (0.5,))
     with pytest.raises(UsageError, match="toy has 3 classes, the network 5"):
+        evaluate(Network(nn.Identity(), card), toy(torch.arange(3), 3))
+    card = replace(card, num_classes=3, classes=("c0", "c2", "c1"))
+    with pytest.raises(UsageError, match="classes in another order: number 1 is 'c1', the network's 'c2'"):
         evaluate(Network(nn.Identity(), card), toy(torch.arange(3), 3))
     with pytest.raises(UsageError, match="no images"):
         evaluate(nn.Identity(), toy(torch.arange(0)))

@@ -322,7 +322,10 @@ def test_a_late_collapse_is_a_warning():
     monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
     line_of(monitor, *(turn_of(1.0, label) for label in range(4)))
     assert "coverage" not in failing(monitor.verdict())
-    line_of(monitor, turn_of(1.0, 2))
+    line_of(monitor, turn_of(1.0, 2))  # too few images to say so
+    assert "coverage" not in failing(monitor.verdict())
+    assert not any("at the end" in reason for reason in monitor.verdict()["reasons"])
+    line_of(monitor, *(turn_of(1.0, 2) for _ in range(3)))
     found = {check["name"]: check for check in monitor.verdict()["checks"]}
     assert found["coverage"]["status"] == "warning"
     assert found["coverage"]["text"].startswith("at the end of the run 25%")
@@ -347,3 +350,16 @@ def test_the_verdict_is_about_the_student_delivered(digits_teacher):
         made.delivery = Forgetful("ema", 0.9, made.student)
         said = {check["name"]: check["value"] for check in made.run().health["checks"]}
     assert said["probe agreement"] < 0.2
+
+
+def test_a_player_without_a_turn_does_not_stand_still():
+    """Close log lines: the generator has its turn once in many of them."""
+    monitor, module = HealthMonitor(4, HealthSettings(), torch.device("cpu")), torch.nn.Linear(2, 2)
+    for _ in range(5):
+        line_of(monitor, turn_of(1.0))  # the student's
+        monitor.moved({"generator": module})
+    assert monitor._players().status == "ok"
+    for _ in range(3):
+        line_of(monitor, turn_of(1.0))
+        monitor.moved({"student": module})
+    assert "student do not move" in monitor._players().text

@@ -15,17 +15,19 @@ from typing import Any, Literal
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from lenient.api import distill
 from lenient.config import merge
 from lenient.delivery import Delivery
-from lenient.errors import HealthError, MachineError, UsageError
+from lenient.errors import HealthError, MachineError, TeacherError, UsageError
 from lenient.export import export_pt2
 from lenient.job import Job, last_and_best
 from lenient.loop import Distillation, mixture_facts, run_loop, stop_on_signals
+from lenient.methods.contract import learning_rate
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models.card import Network
-from lenient.planning import PRESETS, Request, flatten, parse_budget, resolve
+from lenient.planning import PRESETS, Request, flatten, parse_budget, pick_student, resolve
 from lenient.run import RunFolder, disk_errors, fingerprint
 from lenient.teacher import FrozenTeacher
 from toys import CPU, QUICK, TinyNet, digits_like, distillation, settings, tiny_student, tiny_teacher
@@ -178,7 +180,7 @@ def test_a_finished_run_can_be_lengthened_but_not_shortened_or_changed(tmp_path)
         ({"steps": 4}, "can only be lengthened"),
         ({"batch_size": 4}, r"--resume: batch_size is 8 in .*, not 4; leave it out"),
         ({"settings": {"method": {"tau": 0.9}}}, "method.tau is 0.5"),
-        ({"student": "lenient:resnet8"}, "--resume: the student is"),
+        ({"student": "lenient:resnet8"}, "--resume: the student of .* was a Python object"),
     ):
         arguments = {"student": tiny_student()} | changes
         with pytest.raises(UsageError, match=words):
@@ -606,3 +608,63 @@ def test_repeated_nan_stops_with_the_terms_name(tmp_path):
     report = json.loads((tmp_path / "r" / "report.json").read_text())
     assert report["health"]["verdict"] == "failed"
     assert "non-finite" in report["health"]["reasons"][0]
+
+
+def test_a_longer_run_does_not_deliver_what_was_best_before_its_half():
+    student = TinyNet()
+    delivery = Delivery("proxy", 0.9, student)
+    delivery.judge(student, 0.9, 1.0)
+    again = Delivery("proxy", 0.9, student)
+    again.load_state_dict(delivery.state_dict(), 0.2)
+    assert not again.install(student)
+    again.load_state_dict(delivery.state_dict(), 0.6)
+    assert again.install(student)
+
+
+def test_a_student_learns_images_as_the_teacher_sees_them():
+    own = Network(TinyNet(), replace(tiny_student().card, mean=(0.1,), std=(0.9,)))
+    chosen, _ = pick_student(own, tiny_teacher(), 0)
+    assert (chosen.card.mean, chosen.card.std) == ((0.4,), (0.3,))
+
+
+def test_data_to_measure_on_has_to_fit_before_anything_is_replaced(tmp_path):
+    teacher = tiny_teacher(size=(8, 8))
+    distill(teacher, tiny_student(size=(8, 8)), output=tmp_path / "r", settings=QUICK)
+    with pytest.raises(UsageError, match="digits has 10 classes, the network 4: use other --eval-data"):
+        distill(teacher, tiny_student(size=(8, 8)), output=tmp_path / "r", overwrite=True, eval_data="digits")
+    assert (tmp_path / "r" / "done").exists()
+
+
+def test_what_a_folder_says_is_checked_and_not_what_the_flags_default_to(tmp_path):
+    """A teacher without batch norm: the default method could not be, the folder's can."""
+    teacher = Network(nn.Sequential(nn.Flatten(), nn.Linear(30, 4)), tiny_teacher().card)
+    plan = merge(QUICK, {"method": {"name": "dafl"}})
+    distill(teacher, tiny_student(), output=tmp_path / "r", settings=plan)
+    again = distill(teacher, tiny_student(), output=tmp_path / "r", resume=True, steps=9)
+    assert again.summary["steps"] == 9
+    with pytest.raises(TeacherError, match="no batch-norm layers"):
+        distill(teacher, tiny_student(), output=tmp_path / "s", settings=QUICK)
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_first_ranks_own_gpu_is_not_that_of_all(tmp_path, monkeypatch):
+    distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
+    recipe = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
+    (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump(recipe | {"device": "cuda:0"}))
+    monkeypatch.setattr("lenient.ranks.count", lambda: 2)
+    monkeypatch.setattr("lenient.job.resolve", lambda request: pytest.fail(str(request.settings["device"])))
+    job = Job.__new__(Job)
+    vars(job).update(teacher=tiny_teacher(), hash=fingerprint(tiny_teacher().module), eval_data=None, method=None)
+    vars(job).update(_wanted_student=tiny_student(), settings=settings(), request=Request())
+    with pytest.raises(pytest.fail.Exception, match=r"^cuda$"):
+        job._take_over(RunFolder(tmp_path / "r").read_config(), tmp_path / "r")
+
+
+def test_an_objective_without_a_term_yet_moves_nothing():
+    plan = {"name": "mad", "adversarial_weight": 0, "bn_weight": 0}
+    distillation(method=plan).run()
+
+
+def test_a_schedule_over_one_epoch_is_not_at_its_end():
+    assert learning_rate("cosine-early")(0, 1) == 1
+    assert 0 < learning_rate("cosine-early")(0, 2) < 1

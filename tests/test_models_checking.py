@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lenient.errors import TeacherError
 from lenient.models import Card, Network, batch_norm_layers, check_classifier, load_network
+from toys import TinyNet, tiny_card
 
 CARD = Card(None, (3, 8, 8), 5, (0.5,) * 3, (0.5,) * 3)
 
@@ -129,3 +130,20 @@ def test_batch_norms_of_all_libraries_are_listed_and_no_others() -> None:
     names = [name for name, _ in batch_norm_layers(module)]
     assert names == ["one", "two", "three", "sync", "act", "frozen"]
     assert len(batch_norm_layers(load_network("lenient:resnet8", input_size=(1, 8, 8), num_classes=2).module)) == 9
+
+
+def test_a_student_has_to_return_the_logits_themselves() -> None:
+    class Holder(TinyNet):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            return {"logits": super().forward(images)}
+
+    assert check_classifier(Network(Holder(), tiny_card())).card == tiny_card()
+    with pytest.raises(TeacherError, match="it returns a dict with logits in it"):
+        check_classifier(Network(Holder(), tiny_card()), plain=True)
+    with pytest.raises(TeacherError, match="leave its softmax out"):
+        check_classifier(Network(nn.Sequential(TinyNet(), nn.Softmax(1)), tiny_card()), plain=True)
+
+
+def test_one_value_per_image_is_answered_with_what_to_do() -> None:
+    with pytest.raises(TeacherError, match="as for a sigmoid: wrap it with a py: factory"):
+        check_classifier(Network(TinyNet(classes=1), tiny_card(classes=2)))

@@ -51,13 +51,19 @@ def test_numbers_have_the_names_of_their_events_and_a_failing_tracker_is_left_al
     assert [record.getMessage() for record in caplog.records] == ["kept failed and gets no more numbers: no network"]
 
 
-def test_a_tracker_that_cannot_be_reached_is_said_in_one_line(tmp_path):
+def test_a_tracker_that_cannot_be_reached_is_said_in_one_line(tmp_path, monkeypatch, caplog):
     class Away(Kept):
         def begin(self, step: int) -> None:
             raise RuntimeError("log in\nfirst")
 
+    tracker = Away(RunFolder(tmp_path), settings())
+    with caplog.at_level(logging.WARNING, "lenient"):  # one that nobody asked for ends no run
+        tracker.start(9, 0)
+    tracker.line("log", {"step": 1, "loss/student": 0.5})
+    assert [record.getMessage() for record in caplog.records] == ["kept cannot be used here: log in first"]
+    monkeypatch.setattr(trackers, "ASKED_FOR", ("kept",))
     with pytest.raises(UsageError, match=r"^--track kept: log in first$"):
-        Away(RunFolder(tmp_path), settings()).start(9, 0)
+        tracker.start(9, 0)
 
 
 def test_trackers_are_known_by_name_and_need_their_package(monkeypatch):

@@ -129,8 +129,8 @@ def reopen(run: Path, device: str | None = None) -> tuple[Distillation, FrozenTe
     """
     folder = RunFolder(run)
     config = folder.read_config()
-    if config is None:
-        raise UsageError(f"{run}: not a run folder; it has no config.yaml")
+    if config is None or "run" not in config:
+        raise UsageError(f"{run}: not a run folder; it has no config.yaml of a run")
     identity = config.pop("run")
     source, facts = identity["teacher"]["source"], identity["teacher"]["facts"]
     if source is None:
@@ -146,6 +146,8 @@ def reopen(run: Path, device: str | None = None) -> tuple[Distillation, FrozenTe
     state = folder.load_checkpoint(runtime.device)
     if state is None:
         raise UsageError(f"{run}: has no checkpoint yet; wait for the run to write one")
+    if identity["student"]["arch"] is None:
+        raise UsageError(f"{run}: its student was given as a Python object, which cannot be loaded again from here")
     student, _ = pick_student(identity["student"]["arch"], network, settings.seed)
     frozen = FrozenTeacher(network, runtime)
     with frozen:

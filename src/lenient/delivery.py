@@ -50,8 +50,8 @@ class Delivery:
         kept = None if self.kept is None else self.kept.state_dict()
         return {"best": self.best, "followed": self.followed, "kept": kept}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
-        self.best, self.followed = state["best"], state["followed"]
+    def load_state_dict(self, state: dict[str, Any], progress: float) -> None:
+        """Go on from a saved state, `progress` of the way: what was kept before halfway of a longer run is not."""
+        self.best, self.followed = state["best"] if progress >= 0.5 else -1.0, state["followed"]
         if self.kept is not None and state["kept"] is not None:
             self.kept.load_state_dict(state["kept"])

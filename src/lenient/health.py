@@ -19,6 +19,8 @@ from lenient.methods.contract import Turn
 from lenient.record import LayerStatistics, Response
 
 Status = Literal["ok", "warning", "failed"]
+FEW = 5
+"""Images a class, on average, below which the histogram of one log line says little."""
 DISCLAIMER = "Agreement on synthetic images is not accuracy on real ones: only a test set can tell that."
 
 
@@ -112,6 +114,7 @@ class HealthMonitor:
         self.alarms: dict[str, str] = {}
         self._fingerprints: dict[str, list[float]] = {}
         self._still: dict[str, int] = {}
+        self._played: dict[str, int] = {}
         self.lines = 0
         self.streak = torch.zeros((), device=device)
         self.skipped = torch.zeros((), device=device)
@@ -126,6 +129,7 @@ class HealthMonitor:
     @torch.no_grad()
     def observe(self, player: str, turn: Turn, bad: Tensor) -> None:
         """Count one turn; `bad` is 1 where it was skipped for non-finite numbers."""
+        self._played[player] = self._played.get(player, 0) + 1
         self.streak = (self.streak + bad) * bad
         self.skipped = self.skipped + bad
         seen = {f"loss/{name}": value for name, value in turn.parts.items()}
@@ -175,6 +179,9 @@ class HealthMonitor:
         if "loss/bn" in values:
             values["health/bn_distance"] = values["loss/bn"] / max(first_bn, 1e-12)
         self.latest.update({name: value for name, value in values.items() if math.isfinite(value)})
+        self.latest["health/window"] = sum(histogram)
+        if not streak:
+            self.culprits = {}
         if streak >= self.settings.patience:
             worst = max(culprits, key=lambda name: culprits[name], default="")
             term = worst.removeprefix("loss/") if culprits.get(worst) else "gradient"
@@ -211,7 +218,11 @@ class HealthMonitor:
 
     @torch.no_grad()
     def moved(self, modules: Mapping[str, nn.Module]) -> None:
-        """Note whether the weights of these players have moved since the last line."""
+        """Note whether the weights of these players have moved since the last line, of those that had a turn."""
+        modules = {name: module for name, module in modules.items() if name in self._played}
+        self._played = {}
+        if not modules:
+            return
         sizes = [torch.stack(torch._foreach_norm(list(module.parameters()))) for module in modules.values()]
         packed = torch.cat(sizes).tolist()
         for name, size in zip(modules, sizes, strict=True):
@@ -298,6 +309,9 @@ class HealthMonitor:
             check = _at_least(name, last, threshold, text)
             if progress >= 1:
                 late, check = check, _at_least(name, pooled, threshold, text)
+                few = self.latest.get("health/window", math.inf) < FEW * self.num_classes
+                if few:  # the last line's window says little
+                    late = check
                 if check.status == "ok" and late.status == "failed":
                     check = replace(late, status="warning", text=f"at the end of the run {late.text}")
             found.append(check)
@@ -332,6 +346,7 @@ class HealthMonitor:
             "alarms",
             "_fingerprints",
             "_still",
+            "_played",
             "lines",
             "sums",
             "counts",

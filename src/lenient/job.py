@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from lenient import ranks
 from lenient.errors import HealthError, UsageError
 from lenient.evaluation import latency, num_bytes, parameters
+from lenient.evaluation.running import check_fits
 from lenient.export import write_student
 from lenient.loop import Distillation, Evaluate, Observer, Result, check_batch_norms, run_loop
 from lenient.methods import method_class
@@ -37,7 +39,7 @@ log = logging.getLogger("lenient")
 
 SAMPLES, PER_CLASS, CLASSES_SHOWN = 512, 8, 20
 LAST_K = 10
-"""Evaluations averaged in `acc_last_k` (TA-DFKD: the last 10 of 200 on CIFAR-10), at most a fifth of them all."""
+"""Evaluations averaged in `acc_last_k` (TA-DFKD: the last 10 of 200 on CIFAR-10), at most a fifth, rounded up."""
 
 
 def load_teacher(
@@ -83,9 +85,6 @@ class Job:
         self.settings: DistillSettings = resolve(request)
         if method is not None:  # an object of the caller's own brings its settings along
             self.settings = self.settings.model_copy(update={"method": method.settings})
-        # before a folder is made for a run that cannot be
-        planned = method or method_class(self.settings.method.name)(self.settings.method)
-        check_batch_norms(planned, self.settings, batch_norm_layers(teacher.module))
         self.hash = fingerprint(teacher.module)
         self._wanted_student = student
         self.folder: RunFolder | None = None
@@ -99,7 +98,8 @@ class Job:
 
         Of several ranks the first one writes; the others read its checkpoint.
         """
-        self.share(ranks.count())
+        if not resume:  # before a folder is made for a run that cannot be
+            self._check("batch size" not in self.undecided)
         if path is None:
             if resume:
                 raise UsageError("--resume: name the run with -o DIR")
@@ -115,6 +115,7 @@ class Job:
                 self.settings = self._decide()
             else:
                 self._take_over(old, path)
+            self._check(True)
             self.load_data()
             if self.folder is not None:
                 if old is None:  # only now that nothing is left to refuse
@@ -124,6 +125,13 @@ class Job:
             if self.folder is not None:
                 self.folder.close()
             raise
+
+    def _check(self, size_known: bool) -> None:
+        """Refuse settings that cannot be; the batch size only where it is known by now."""
+        method = self.method or method_class(self.settings.method.name)(self.settings.method)
+        check_batch_norms(method, self.settings, batch_norm_layers(self.teacher.module))
+        if size_known:
+            self.share(ranks.count())
 
     def share(self, devices: int) -> int:
         """Return how many images of a batch each of several devices has.
@@ -185,19 +193,28 @@ class Job:
             if key in ("device", "steps") or asked[key] in (stored.get(key), "auto"):
                 continue
             raise UsageError(f"--resume: {key} is {stored.get(key)!r} in {path}, not {asked[key]!r}; leave it out")
-        wanted = self._wanted_student
-        arch = identity.get("student", {}).get("arch")
-        if isinstance(wanted, str) and wanted != "auto" and wanted != arch:
-            raise UsageError(f"--resume: the student is {arch} in {path}, not {wanted}; leave --student out")
+        wanted = self._student_of(identity.get("student"), path)
         steps = self._longer(old, path)
-        device = self.request.device or old["device"]
+        # what is stored is the first rank's own
+        stored_device = old["device"] if ranks.count() == 1 else str(old["device"]).split(":")[0]
+        device = self.request.device or stored_device
         if self.method is not None:
             old["method"] = self.method.settings
         self.settings = resolve(Request(settings={**old, "steps": steps, "device": device}))
         self.settings = decide(self.settings, Request(), self.teacher, self.student, self.method)
-        self.student, self.student_reason = pick_student(
-            arch if isinstance(wanted, str) and arch else wanted, self.teacher, self.settings.seed
-        )
+        self.student, self.student_reason = pick_student(wanted, self.teacher, self.settings.seed)
+
+    def _student_of(self, stored: dict[str, Any] | None, path: Path) -> nn.Module | Network | str:
+        """What to build a folder's student from."""
+        wanted = self._wanted_student
+        if stored is None or not isinstance(wanted, str):
+            return wanted
+        arch: str | None = stored.get("arch")
+        if arch is None:
+            raise UsageError(f"--resume: the student of {path} was a Python object; go on from Python, with that one")
+        if wanted not in ("auto", arch):
+            raise UsageError(f"--resume: the student is {arch} in {path}, not {wanted}; leave --student out")
+        return arch
 
     def _longer(self, old: dict[str, Any], path: Path) -> int:
         """Steps of a run that goes on: those planned, or more if a flag says so."""
@@ -263,8 +280,9 @@ class Job:
             self.student.module.to("cpu", torch.float32 if runtime.precision == "64" else None).eval()
             if not ranks.is_main():
                 return result
-            result.summary.update(self._summary(result, runtime))
             self._deliver(result, images)
+            result.summary.update(self._summary(result, runtime))
+            self._report(result)
             return result
         finally:
             if self.folder is not None:
@@ -279,7 +297,7 @@ class Job:
         environment_now = environment(runtime.device, runtime.precision)
         if state is not None:
             before = self.folder.read_env()
-            names = ("torch", "device", "ranks", "threads")
+            names = ("torch", "device", "device_name", "ranks", "threads")
             changed = [name for name in names if before.get(name) != environment_now[name]]
             for key in changed:
                 log.warning("--resume: %s was %s, is %s: not to the bit", key, before.get(key), environment_now[key])
@@ -292,14 +310,18 @@ class Job:
         """Read the evaluation data, unless that is done; `open` does it by itself.
 
         Raises:
-            UsageError: it is not where it should be, or cannot be read.
+            UsageError: it is not where it should be, cannot be read, or its classes are not the teacher's.
         """
         if self.data is not None or self.eval_data is None or not ranks.is_main():
             return
         from lenient.data import load_data
 
         size = self.teacher.card.input_size
-        self.data = load_data(self.eval_data, split="test", root=self.data_root, input_size=size)
+        try:
+            self.data = load_data(self.eval_data, split="test", root=self.data_root, input_size=size)
+            check_fits(self.teacher, self.data)
+        except UsageError as error:
+            raise UsageError(re.sub("--data(?!-root)", "--eval-data", str(error))) from None
 
     def _evaluate(self, runtime: Runtime) -> Evaluate | None:
         if self.data is None:
@@ -396,9 +418,13 @@ class Job:
         write_student(path / "student", self.student)
         if images is not None:
             with disk_errors(path, RESUME):
-                save_file(images, path / "samples" / "images.safetensors")
+                (path / "samples" / "images.safetensors").write_bytes(save(images))
+
+    def _report(self, result: Result) -> None:
+        if self.folder is None:
+            return
         self.folder.write_metrics("end", result.summary)
-        write_report(path)
+        write_report(self.folder.path)
         self.folder.mark_done()
 
 

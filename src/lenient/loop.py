@@ -119,11 +119,13 @@ class Distillation:
     def run(self, stop: threading.Event | None = None) -> Result:
         """Take turns until the student has made all its steps, or `stop` is set; then a checkpoint is written."""
         s = self.settings
-        for observer in self.observers:
-            observer.start(s.steps, self.step)
+        watching: list[Observer] = []
         started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
         self._written, self._written_step = time.monotonic(), self.step
         try:
+            for observer in self.observers:
+                observer.start(s.steps, self.step)
+                watching.append(observer)
             while self.step < s.steps:
                 stopped, due = ranks.any_rank(stop is not None and stop.is_set(), self._checkpoint_due())
                 if stopped or due:
@@ -136,7 +138,7 @@ class Distillation:
                     lap = self._after_step(turn, lap)
         finally:
             self.game.close()
-            for observer in self.observers:
+            for observer in watching:
                 observer.stop()
         self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here
         if self.delivery.install(self.student):
@@ -310,7 +312,7 @@ class Distillation:
         for name, part in self.game.parts.items():
             part.load_state_dict(state["parts"][name])
         self.health.load_state_dict(state["health"])
-        self.delivery.load_state_dict(state["delivery"])
+        self.delivery.load_state_dict(state["delivery"], self.step / self.settings.steps)
 
     def _result(self) -> Result:
         health = self.health.verdict()

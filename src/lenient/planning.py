@@ -199,9 +199,10 @@ def pick_student(spec: str | torch.nn.Module | Network, teacher: Network, seed: 
     if isinstance(spec, torch.nn.Module):
         spec = Network(spec, replace(teacher.card, arch=None, outputs="logits", notes=()))
     if isinstance(spec, Network):
-        card = replace(spec.card, input_size=teacher.card.input_size, num_classes=teacher.card.num_classes)
+        # it learns images as the teacher sees them, normalisation and all
+        card = replace(teacher.card, arch=spec.card.arch, outputs=spec.card.outputs, notes=spec.card.notes)
         try:
-            return check_classifier(Network(spec.module, card)), "given as a module"
+            return check_classifier(Network(spec.module, card), plain=True), "given as a module"
         except TeacherError as error:
             raise UsageError(f"the student does not fit the teacher: {error}") from error
     if spec == "auto":

@@ -271,8 +271,10 @@ def any_nonfinite(tensors: Iterable[Tensor]) -> Tensor:
     A tensor whose squares overflow, beyond 1e19 in float32, counts as infinite: the Euclidean norm is ten times as fast
     as the largest element on a CPU.
     """
-    tensors = [tensor.detach() for tensor in tensors]
-    norms = torch._foreach_norm([t for t in tensors if t.numel()])
+    tensors = [tensor.detach() for tensor in tensors if tensor.numel()]
+    if not tensors:
+        return torch.zeros(())
+    norms = torch._foreach_norm(tensors)
     return (~torch.isfinite(torch.stack([norm.float() for norm in norms]).sum())).float()
 
 

@@ -18,7 +18,8 @@ BATCH = 256
 def write_samples(run: Distillation, teacher: FrozenTeacher, count: int, folder: Path, seed: int = 0) -> float:
     """Write `count` PNG files and `labels.csv` (file, label, one probability per class); return the clipped share.
 
-    Images of other than one or three channels are written as one grey PNG per channel.
+    Images of other than one or three channels are written as one grey PNG per channel, which `labels.csv` calls by
+    their common name.
     """
     classes = teacher.card.classes or tuple(str(number) for number in range(teacher.card.num_classes))
     clipped = 0.0

@@ -39,7 +39,8 @@ def fastest_precision(teacher: Network, student: Network, device: torch.device, 
         network = Network(copy.deepcopy(student.module), student.card)
         module = runtime.place(network.module).train()
         small = SmallMaps(module, runtime)
-        images = runtime.images(torch.rand(min(max(batch_size // ranks.count(), 2), 256), *teacher.card.input_size))
+        size = (min(max(batch_size // ranks.count(), 2), 256), *teacher.card.input_size)
+        images = runtime.images(torch.rand(size, generator=torch.Generator().manual_seed(0)))
         with FrozenTeacher(teacher, runtime) as frozen:
 
             def work(

@@ -95,7 +95,8 @@ def distill(
         return
     say = print if progress != "none" else _silent
     if devices > 1 and not ranks.launched():
-        job.share(devices)  # refused here rather than by each of them
+        if not resume and "batch size" not in job.undecided:
+            job.share(devices)  # refused here rather than by each of them
         raise typer.Exit(launch(devices))
     with ranks.joined():
         if not ranks.is_main():
@@ -141,7 +142,8 @@ def describe(job: Job, say: Any) -> None:
     s = job.settings
     say(f"method    {s.method.name}, {s.steps} steps of {s.batch_size} images, seed {s.seed}")
     if ranks.count() > 1:
-        say(f"          on {ranks.count()} devices, {job.share(ranks.count())} images each")
+        each = "" if "batch size" in job.undecided else f", {s.batch_size // ranks.count()} images each"
+        say(f"          on {ranks.count()} devices{each}")
 
 
 def _announce_trials(job: Job, say: Any, resume: bool = False) -> None:

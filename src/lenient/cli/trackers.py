@@ -62,13 +62,17 @@ class Tracker(ABC):
         """Open at `step`; a run that is gone on with is the same one there.
 
         Raises:
-            UsageError: it cannot be reached.
+            UsageError: it was asked for and cannot be reached.
         """
         try:
             self.begin(step)
         except Exception as error:
-            raise UsageError(f"--track {self.name}: {' '.join(str(error).split()) or type(error).__name__}") from error
-        self.open = True
+            why = " ".join(str(error).split()) or type(error).__name__
+            if self.name in ASKED_FOR:
+                raise UsageError(f"--track {self.name}: {why}") from error
+            log.warning("%s cannot be used here: %s", self.name, why)
+        else:
+            self.open = True
 
     def step(self, step: int, images: int) -> None:  # noqa: B027 - no tracker has to
         """Nothing per step."""

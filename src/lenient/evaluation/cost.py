@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -38,7 +39,7 @@ def latency(
     """Time forward passes in eval mode on noise of `input_size` (C, H, W).
 
     Returns {"device": name, "threads": of torch on the CPU, "repeats": n, "milliseconds": {batch size: median per
-    pass}}; the `warmup` passes before are not timed.
+    pass}}; the `warmup` passes before are not timed. Batches that do not fit into memory are left out.
     """
     place = torch.device(device)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
@@ -47,9 +48,10 @@ def latency(
     precision = precision_of(module)
     with in_eval_mode(module, place), torch.inference_mode():
         for batch_size in batch_sizes:
-            images = torch.rand(batch_size, *input_size, generator=generator).to(place, precision)
-            times = [_seconds(module, images) for _ in range(warmup + repeats)]
-            timed[batch_size] = 1000 * statistics.median(times[warmup:])
+            with suppress(torch.OutOfMemoryError):
+                images = torch.rand(batch_size, *input_size, generator=generator).to(place, precision)
+                times = [_seconds(module, images) for _ in range(warmup + repeats)]
+                timed[batch_size] = 1000 * statistics.median(times[warmup:])
     return {"device": name, "threads": torch.get_num_threads(), "repeats": repeats, "milliseconds": timed}
 
 

@@ -52,6 +52,14 @@ def check_fits(network: Network | nn.Module, data: ImageSet) -> None:
         raise UsageError(
             f"{data.name} has {len(data.classes)} classes, the network {card.num_classes}: use other --data"
         )
+    if card.classes is not None and card.classes != data.classes and set(card.classes) == set(data.classes):
+        place = next(
+            number for number, pair in enumerate(zip(card.classes, data.classes, strict=True)) if len(set(pair)) > 1
+        )
+        raise UsageError(
+            f"{data.name} has the network's classes in another order: number {place} is {data.classes[place]!r}, the "
+            f"network's {card.classes[place]!r}; rename the folders so that they sort like the network's"
+        )
 
 
 def answers(
@@ -60,6 +68,16 @@ def answers(
     """Yield (float32 logits (B, K) of each classifier, labels (B,)) over the data in order, without gradients."""
     with torch.inference_mode():
         for images, labels in data.batches(batch_size, device=runtime.device):
-            with runtime.autocast():
-                outputs = [classifier(runtime.images(images)) for classifier in classifiers]
-            yield [output.float() for output in outputs], labels
+            yield _forward(classifiers, runtime.images(images), runtime), labels
+
+
+def _forward(classifiers: list[nn.Module], images: Tensor, runtime: Runtime) -> list[Tensor]:
+    """Return the logits of each classifier; a batch that does not fit into memory goes in halves."""
+    try:
+        with runtime.autocast():
+            return [classifier(images).float() for classifier in classifiers]
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+    halves = [_forward(classifiers, half, runtime) for half in images.chunk(2)]
+    return [torch.cat(parts) for parts in zip(*halves, strict=True)]

@@ -176,6 +176,8 @@ def learning_rate(schedule: Schedule, drops: Sequence[float] = ()) -> Callable[[
             return 1.0
         if schedule == "drops":
             return float(0.1 ** sum(epoch >= share * epochs for share in drops))
+        if epochs == 1:
+            return 1.0  # its last positive value
         done = min(epoch + (schedule == "cosine-early"), epochs) / epochs
         return 0.5 * (1 + math.cos(math.pi * done))
 

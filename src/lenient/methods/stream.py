@@ -229,6 +229,11 @@ def build_replay(stage: Stage, settings: StreamSettings, source: StreamSource) -
     if settings.replay == "none" or settings.replay_share == 0 or settings.replay_weight == 0:
         return NoReplay()
     size = max(round(settings.replay_share * stage.batch_size), 2)
+    if size % ranks.count():
+        raise UsageError(
+            f"-s method.replay_share: {settings.replay_share:g} of a batch is {size} old images, which do not divide "
+            f"among {ranks.count()} devices; give another share or --batch-size"
+        )
     if settings.replay == "bank":
         if size > stage.batch_size:
             raise UsageError("-s method.replay_share: a bank holds at most one batch for each read; give at most 1")

@@ -85,7 +85,8 @@ class GeneratorTurn:
                 record.answers["train"]["student"] = self.student.respond(record.inputs["train"])
         # (4) one objective
         total, parts = self.objective(record)
-        total.backward()
+        if parts:  # a term may have no weight before its time
+            total.backward()
         return Turn(parts, record, scores, verdict, stage.batch_size)
 
 
@@ -178,11 +179,10 @@ class Preparation:
         ahead.begin(turn)
 
     def _following(self, turn: int) -> int | None:
-        """Return the student's next turn, if there is one and the generator does not move before."""
+        """Return the next turn, if it is the student's. A memory's turn in between would go to fewer threads only where
+        the student's after it had been begun, and come to other bits there."""
         rhythm, turn = self.showing.rhythm, turn + 1
-        while (player := rhythm.player(turn)) not in ("student", "generator"):
-            turn += 1
-        more = player == "student" and rhythm.steps_before(turn) < self.showing.stage.steps
+        more = rhythm.player(turn) == "student" and rhythm.steps_before(turn) < self.showing.stage.steps
         return turn if more else None
 
     def renew(self) -> None:

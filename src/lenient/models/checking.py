@@ -17,11 +17,12 @@ from lenient.seeding import derive, untouched_global_rng
 _IMAGES = 4
 
 
-def check_classifier(network: Network) -> Network:
+def check_classifier(network: Network, *, plain: bool = False) -> Network:
     """Run four fixed images through the network in eval mode, and return it with its card confirmed or amended.
 
     Rows that are at least 0 and sum to 1 make the card's `outputs` "probabilities", with a note. The module's buffers
-    and the mode of each submodule are afterwards as before, and so are the global random streams.
+    and the mode of each submodule are afterwards as before, and so are the global random streams. With `plain`, which
+    students have to be, the network must return the logits themselves, as a tensor.
 
     Raises TeacherError, naming the flag to change, where the images do not fit the network, or its outputs are not
     finite logits (N, num_classes).
@@ -42,11 +43,15 @@ def check_classifier(network: Network) -> Network:
                 f"the network cannot take images of {shape} (channels x height x width): {one_line(error)}; "
                 "correct --input-size C,H,W"
             ) from error
+    if plain and not isinstance(output, Tensor):
+        raise TeacherError(f"it returns a {type(output).__name__} with logits in it; wrap it so that it returns them")
     values = _two_dimensional(to_logits(output), card.num_classes).float()
     if not bool(torch.isfinite(values).all()):
         raise TeacherError("the network gives NaN or infinite values for ordinary images: its weights are damaged, or "
                            "--mean/--std are not those it was trained with")  # fmt: skip
     if card.outputs == "logits" and _look_like_probabilities(values):
+        if plain:
+            raise TeacherError("it returns probabilities, and is to learn logits; leave its softmax out")
         note = "outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"
         card = replace(card, outputs="probabilities", notes=(*card.notes, note))
     return Network(network.module, card)
@@ -84,6 +89,9 @@ def _two_dimensional(values: Tensor, num_classes: int) -> Tensor:
         shape = ", ".join(["N", *(str(size) for size in values.shape[1:])])
         raise TeacherError(f"the network returns ({shape}) instead of logits (N, {num_classes}): it has no classifier "
                            "head; give it one with --num-classes or through a py: factory")  # fmt: skip
+    if values.shape[1] == 1:
+        raise TeacherError("the network returns one value per image, as for a sigmoid: wrap it with a py: factory "
+                           "whose network returns two logits, 0 and that value")  # fmt: skip
     if values.shape[1] != num_classes:
         raise TeacherError(
             f"the network returns {values.shape[1]} values per image, not {num_classes}: features instead of logits, "

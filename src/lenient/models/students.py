@@ -43,7 +43,8 @@ def build_student(
             built = build(parsed, wanted, pretrained=pretrained, new_head=True, label=LABEL)
         origin = _LEAK if pretrained else f"random weights, seed {seed}"
         notes = ("size, classes and normalisation: the teacher's", origin)
-        return check_classifier(Network(built.module, replace(_student_card(teacher_card, built.arch), notes=notes)))
+        network = Network(built.module, replace(_student_card(teacher_card, built.arch), notes=notes))
+        return check_classifier(network, plain=role == "student")
     except TeacherError as error:
         text = str(error)
         raise UsageError(text if text.startswith(LABEL) else f"{LABEL} {spec}: {text}") from error
