@@ -139,5 +139,6 @@ def make_run(run: Path, *, summary: dict[str, Any] | None = None, lines: list[di
     (run / "student").mkdir(exist_ok=True)
     card = {"arch": "lenient:resnet8", "input_size": [1, 8, 8], "classes": list(DIGITS)}
     (run / "student" / "config.json").write_text(json.dumps(card))
-    (run / "student" / "student.pt2").write_bytes(b"")
+    for name in ("model.safetensors", "student.pt2"):
+        (run / "student" / name).write_bytes(b"")
     return run

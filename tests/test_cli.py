@@ -15,13 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from commands import lenient
 from lenient.api import reopen
+from lenient.cli import main
 from lenient.samples import write_samples
 from toys import TinyNet
 
 COMMANDS = ["demo", "train-teacher", "inspect", "distill", "evaluate", "report", "sample", "export", "methods"]
+TRAIN = ["train-teacher", "--data", "digits", "--arch", "lenient:lenet5", "-o", "t.safetensors"]
 QUICK = ["--preset", "smoke", "--device", "cpu", "--precision", "32", "-s", "generator.width=4", "--progress", "plain"]
 # Twenty steps teach nothing: the verdict `failed` (4) is what these runs should end in.
 TAUGHT_NOTHING = 4
@@ -232,7 +235,7 @@ def test_export_check_fails_where_outputs_differ(done_run, tmp_path, monkeypatch
     from lenient.errors import MachineError
 
     true = export._read_back
-    monkeypatch.setattr(export, "_read_back", lambda kind, path: lambda x: true(kind, path)(x) * 1.01)
+    monkeypatch.setattr(export, "_read_back", lambda *given: lambda x: true(*given)(x) * 1.01)
     with pytest.raises(MachineError, match=r"--check: .* gives other outputs"):
         export.export(done_run, "pt2", tmp_path / "m.pt2", check=True)
 
@@ -260,13 +263,35 @@ def test_methods(tmp_path):
 
 
 def test_train_teacher_keeps_checkpoints(tmp_path):
-    arguments = ["train-teacher", "--data", "digits", "--arch", "lenient:lenet5", "-o", "t.safetensors"]
+    arguments = TRAIN
     said = lenient(*arguments, "--epochs", 4, "--keep", 2, "--keep-above", 0.05, cwd=tmp_path).stdout
     assert "held-out accuracy" in said
     assert len(list(tmp_path.glob("t-e*.safetensors"))) == 2
     assert (tmp_path / "t.safetensors").exists()
     again = lenient(*arguments, cwd=tmp_path, code=2)
     assert "--overwrite" in again.stderr
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix != ".safetensors"]
+
+
+def test_a_folder_of_classes_has_to_be_split_to_train_on(tmp_path):
+    for name in "ab":
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (8, 8)).save(tmp_path / "d" / name / f"{number}.png")
+    wanted = [*TRAIN, "--data", "imagefolder:d", "--input-size", "1,8,8", "--epochs", 1]
+    assert "give --split fit" in lenient(*wanted, cwd=tmp_path, code=2).stderr
+    lenient(*wanted, "--split", "fit", cwd=tmp_path)
+
+
+def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/a/teacher.pt")
+
+    monkeypatch.setattr("lenient.cli.app", refused)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 5
+    assert capsys.readouterr().err == "lenient: /a/teacher.pt: Permission denied\n"
 
 
 # bad input: (arguments, exit code, words)
@@ -343,6 +368,12 @@ BAD: list[tuple[list[str], int, str]] = [
     (["inspect", "timm:no_such_net"], 3, "no_such_net"),
     (["inspect", "torchvision:no_such_net"], 3, "no_such_net"),
     (["train-teacher", "--data", "digits", "--arch", "lenient:lenet5", "-o", "t.txt"], 2, ".safetensors"),
+    ([*TRAIN, "--precision", "fp16"], 2, "--precision fp16: there are 32, bf16"),
+    ([*TRAIN, "--keep", "-3"], 2, "--keep -3"),
+    ([*TRAIN, "--keep", "2", "--keep-above", "high"], 2, "--keep-above high: write numbers"),
+    ([*TRAIN, "--keep-above", "0.9"], 2, "--keep-above 0.9: give one accuracy, such as 0.9, with --keep N"),
+    ([*TRAIN[:-1], "/dev/null/t.safetensors"], 5, "cannot be written"),
+    (["sample", "nowhere", "-o", "nets.py"], 2, "is there and no empty folder"),
     (["distill", "DIGITS", "--steps", "0"], 2, "steps=0"),
     (["distill", "DIGITS", "--epochs", "0"], 2, "--epochs 0"),
     (["distill", "DIGITS", "--batch-size", "0"], 2, "batch_size=0"),

@@ -295,6 +295,25 @@ def test_class_folders_right_in_the_folder_serve_every_split(tmp_path: Path) -> 
     assert sizes == [20, 20, 18, 2]
 
 
+def test_stray_images_beside_the_class_folders_are_no_class(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        class_tree(tmp_path / part, {"a": 2, "b": 2}, size=(8, 8))
+        Image.new("L", (8, 8)).save(tmp_path / part / "overview.png")
+    assert load_data(f"imagefolder:{tmp_path}", split="test").classes == ("a", "b")
+
+
+def test_pixels_of_sixteen_bits_are_scaled_and_others_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    values = np.array([[0, 257 * 100], [257 * 200 + 100, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a" / "deep.png")
+    data = load_data(f"imagefolder:{tmp_path}", split="test", input_size=(1, 2, 2))
+    images, _ = next(data.batches(1))
+    assert (images[0, 0] * 255).round().tolist() == [[0, 100], [200, 255]]
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "a" / "deep.tif")
+    with pytest.raises(UsageError, match=r"deep\.tif: .*pixels are neither of 8 nor of 16 bits"):
+        list(load_data(f"imagefolder:{tmp_path}", split="test", input_size=(1, 2, 2)).batches(2))
+
+
 def test_images_are_scaled_to_cover_and_cropped_at_the_centre(tmp_path: Path) -> None:
     wide = Image.new("L", (60, 20))
     wide.paste(200, (20, 0, 40, 20))

@@ -128,23 +128,34 @@ def test_bare_summary_still_makes_a_page(tmp_path: Path) -> None:
     run.mkdir()
     write_metrics(run, [{"event": "end", "health": {"verdict": "ok"}}])
     html = page(run)
-    assert "torch.rand(1, C, H, W)" in html
+    assert "There is no student here" in html
     assert "holds no synthetic images" in html
     stored = json.loads((run / "report.json").read_text())
     assert stored["student"]["params"] is None
     assert stored["health"] == {"verdict": "ok", "reasons": [], "checks": []}
 
 
+def test_the_lines_that_load_the_student_are_of_files_that_are_there(tmp_path: Path) -> None:
+    html = page(make_run(tmp_path / "run"))
+    assert "student/student.pt2" in html
+    assert 'lenient.load("student/model.safetensors")' in html
+    run = make_run(tmp_path / "own", summary=summary_with(student={"arch": None}))
+    (run / "student" / "student.pt2").unlink()
+    html = page(run)
+    assert "student/student.pt2" not in html
+    assert "arch=&#34;py:FILE.py:FACTORY&#34;" in html
+
+
 @pytest.mark.parametrize("tail", ["", '{"event": "log", "ste', '{"event": "end"', "\n\n"])
 def test_unfinished_run(tmp_path: Path, tail: str) -> None:
     run = make_run(tmp_path / "run", summary={}, lines=logs(800))
-    (run / "student" / "student.pt2").unlink()
+    (run / "student" / "model.safetensors").unlink()
     with (run / "metrics.jsonl").open("a") as file:
         file.write(tail)
     html = page(run)
     stored = json.loads((run / "report.json").read_text())
     assert "<h2>Unfinished</h2>" in html
-    assert "No student was exported yet" in html
+    assert "There is no student here" in html
     assert "Agreement" in html
     assert stored["health"]["verdict"] == "unfinished"
     assert (stored["method"], stored["seed"], stored["steps"]) == ("ta-dfkd", 0, 800)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -47,8 +48,9 @@ def write_student(folder: Path, network: Network, extra: Mapping[str, Any] | Non
         (folder / "README.md").write_text(_readme(network, program.exists()))
 
 
-def export(source: Path, kind: str, output: Path, *, check: bool = False) -> float | None:
-    """Write the student of a run (or any network file) in another format.
+def export(source: Path, kind: str, output: Path, *, check: bool = False, arch: str | None = None) -> float | None:
+    """Write the student of a run (or any network file) in another format; `arch` says which network of one's own code
+    the weights belong to.
 
     Returns, with `check`, the largest difference between its logits and those of the source, relative to their range.
 
@@ -58,9 +60,9 @@ def export(source: Path, kind: str, output: Path, *, check: bool = False) -> flo
     """
     if kind not in FORMATS:
         raise UsageError(f"--format {kind}: unknown; there are {', '.join(FORMATS)}")
-    network = load_network(source)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    network = load_network(source, arch=arch)
     with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
         if kind == "safetensors":
             save_network(output, network)
         elif kind == "pt2":
@@ -69,7 +71,7 @@ def export(source: Path, kind: str, output: Path, *, check: bool = False) -> flo
             export_onnx(network, output)
         else:
             export_hub(source, network, output)
-    return _compare(network, kind, output) if check else None
+    return _compare(network, kind, output, arch) if check else None
 
 
 def export_pt2(network: Network, path: Path) -> None:
@@ -81,7 +83,9 @@ def export_pt2(network: Network, path: Path) -> None:
         warnings.simplefilter("ignore")
         with _traceable("pt2"):
             program = torch.export.export(classifier, (sample,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, path)
+    content = io.BytesIO()  # torch's own writer has errors of its own for a full disk
+    torch.export.save(program, content)
+    path.write_bytes(content.getvalue())
 
 
 def export_onnx(network: Network, path: Path) -> None:
@@ -111,10 +115,8 @@ def export_hub(source: Path, network: Network, folder: Path) -> None:
     text = (folder / "README.md").read_text()
     front = "---\nlibrary_name: lenient\ntags:\n- image-classification\n- knowledge-distillation\n- data-free\n---\n\n"
     channels, height, width = card.input_size
-    about = (
-        f"A classifier of {card.num_classes} classes for images of {height}x{width} pixels and {channels} channel(s), "
-        "distilled from a larger one without its training data.\n\n"
-    )
+    about = f"A classifier of {card.num_classes} classes for images of {height}x{width} pixels, {channels} channel(s)"
+    about += "".join(f"; {note}" for note in card.notes) + ".\n\n"
     (folder / "README.md").write_text(front + text.replace("\n\n", f"\n\n{about}", 1))
     report = source / "report.json"
     if report.is_file():
@@ -132,23 +134,23 @@ def _traceable(kind: str) -> Iterator[None]:
         ) from error
 
 
-def _compare(network: Network, kind: str, path: Path) -> float:
+def _compare(network: Network, kind: str, path: Path, arch: str | None) -> float:
     images = torch.rand(8, *network.card.input_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = _portable(network)(images)
-        found = _read_back(kind, path)(images)
+        found = _read_back(kind, path, arch)(images)
     difference = float((found - expected).abs().max() / (expected.abs().max() + 1e-12))
     if not difference <= TOLERANCE:
         raise MachineError(f"--check: {path} gives other outputs, by {difference:.1e} of their range")
     return difference
 
 
-def _read_back(kind: str, path: Path) -> nn.Module:
+def _read_back(kind: str, path: Path, arch: str | None) -> nn.Module:
     if kind == "pt2":
         return torch.export.load(path).module()
     if kind == "onnx":
         return _OnnxModule(path)
-    return _portable(load_network(path))
+    return _portable(load_network(path, arch=arch))
 
 
 class _OnnxModule(nn.Module):

@@ -46,3 +46,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # what no command knows a flag for
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"lenient: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(MachineError.exit_code)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lenient.cli import flags
+from lenient.cli.progress import PLAIN_SECONDS
 from lenient.errors import UsageError
+
+if TYPE_CHECKING:
+    from lenient.supervised import Progress
 
 
 def train_teacher(
@@ -40,6 +49,7 @@ def train_teacher(
     from lenient.config import merge, parse, parse_overrides
     from lenient.data import load_data
     from lenient.models import Network, save_network
+    from lenient.run import disk_errors
     from lenient.runtime import resolve_device
     from lenient.supervised import TeacherRecipe, default_recipe, train_classifier, untrained
 
@@ -47,25 +57,42 @@ def train_teacher(
         raise UsageError(f"-o {output}: name a file that ends in .safetensors")
     if output.exists() and not overwrite:
         raise UsageError(f"-o {output}: exists; choose another name, or --overwrite")
+    if precision not in ("32", "bf16"):
+        raise UsageError(f"--precision {precision}: there are 32, bf16")
+    if keep < 0:
+        raise UsageError(f"--keep {keep}: give how many checkpoints, from 1")
+    above = flags.numbers("--keep-above", keep_above)
+    if above is not None and (len(above) != 1 or not keep):
+        raise UsageError(f"--keep-above {keep_above}: give one accuracy, such as 0.9, with --keep N")
     given: dict[str, Any] = {"seed": seed} | ({"epochs": epochs} if epochs else {})
     recipe = parse(TeacherRecipe, merge(default_recipe(data), given, parse_overrides(setting)))
     size: Any = flags.whole_numbers("--input-size", input_size)
     images = load_data(data, split=split, root=data_root or None, input_size=size)
     test = load_data(data, split="holdout" if split == "fit" else "test", root=data_root or None, input_size=size)
+    if getattr(images.images, "paths", 0) == getattr(test.images, "paths", 1):
+        raise UsageError(f"--data {data}: has no test images of its own; give --split fit, which holds a tenth out")
     network = untrained(arch, images, seed)
+    kept_in = output.parent / f".{output.stem}-epochs"
+    with disk_errors(output):  # now, rather than when all is trained
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.with_suffix(".tmp").touch()
+        output.with_suffix(".tmp").unlink()
+        shutil.rmtree(kept_in, ignore_errors=True)  # what an earlier training that was cut short left
     print(f"{arch} on {len(images)} images of {data}, {recipe.epochs} epochs")
-    result = train_classifier(
-        network,
-        images,
-        recipe,
-        test=test,
-        device=resolve_device(device),
-        precision=precision,
-        on_epoch=_say,
-        keep=keep,
-        keep_above=float(keep_above) if keep_above else None,
-        keep_dir=output.parent / f".{output.stem}-epochs" if keep else None,
-    )
+    with _progress() as watch:
+        result = train_classifier(
+            network,
+            images,
+            recipe,
+            test=test,
+            device=resolve_device(device),
+            precision=precision,
+            on_epoch=_say,
+            on_progress=watch,
+            keep=keep,
+            keep_above=above[0] if above else None,
+            keep_dir=kept_in if keep else None,
+        )
     for note in result.notes:
         print(f"note: {note}")
     note = f"trained by lenient on {data}, its {split} images"
@@ -76,7 +103,28 @@ def train_teacher(
         kept.path.replace(place)
         print(f"{place}: epoch {kept.epoch}, accuracy {kept.accuracy:.2%}")
     if keep:
-        (output.parent / f".{output.stem}-epochs").rmdir()
+        shutil.rmtree(kept_in, ignore_errors=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """Yield what says how far it is: on a terminal in one live line, elsewhere in a line every half minute."""
+    from rich.console import Console
+
+    console, said = Console(stderr=True), time.monotonic()
+    with console.status("training") as status:
+
+        def watch(now: Progress) -> None:
+            nonlocal said
+            left = now.seconds / now.step * (now.steps - now.step)
+            where = f"epoch {now.epoch} of {now.epochs}, step {now.step} of {now.steps}"
+            words = f"{where}, loss {now.loss:.4f}, {left:.0f} s left"
+            status.update(words)
+            if not console.is_terminal and time.monotonic() - said >= PLAIN_SECONDS:
+                said = time.monotonic()
+                print(words, file=sys.stderr, flush=True)
+
+        yield watch
 
 
 def _say(epoch: Any) -> None:
@@ -95,8 +143,8 @@ def sample(
     from lenient.api import reopen
     from lenient.samples import write_samples
 
-    if output.exists() and any(output.iterdir()):
-        raise UsageError(f"-o {output}: the folder is not empty; choose another")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"-o {output}: is there and no empty folder; choose another")
     if count < 1:
         raise UsageError(f"-n {count}: must be at least 1")
     distillation, teacher = reopen(run, device or None)
@@ -113,9 +161,12 @@ def export(
         Path, typer.Option("-o", "--output", metavar="PATH", help="File (hub: folder).", show_default=False)
     ],
     check: Annotated[bool, typer.Option("--check", help="Read it back and compare its outputs.")] = False,
+    teacher_arch: Annotated[
+        str, typer.Option("--teacher-arch", metavar="SPEC", help="Architecture, for a student of your own code.")
+    ] = "",
 ) -> None:
     """Write the student of RUN in another format."""
     from lenient.export import export as write
 
-    difference = write(run, kind, output, check=check)
+    difference = write(run, kind, output, check=check, arch=teacher_arch or None)
     print(output if difference is None else f"{output}: outputs agree within {difference:.1e} of their range")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +76,8 @@ def evaluate(
     images = load_data(data, split=split, root=data_root or None, input_size=network.card.input_size)
     found: dict[str, Any] = measure(network, images, teacher=other, device=place).to_dict()
     found["latency"] = latency(network.module, network.card.input_size, device=place)
+    for note in network.card.notes:
+        print(f"note         {note}", file=sys.stderr)
     if as_json:
         print(json.dumps(found, indent=2))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import pickle
 import tarfile
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lenient.data.folder import SUFFIXES, class_folders, list_images, to_tensor
+from lenient.data.folder import SUFFIXES, class_folders, eight_bit, list_images, to_tensor
 from lenient.data.raw import Raw, broken, missing
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -64,7 +65,7 @@ def _read_archive(path: Path) -> Raw:
                 for member in archive
                 if member.isfile() and member.name.lower().endswith(SUFFIXES)
             }
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError) as error:
         raise broken(path, f"not a readable tar archive ({error})") from error
     if not found:
         raise broken(path, "holds no images in class folders")
@@ -84,7 +85,7 @@ def _decode_all(files: Iterable[tuple[str, bytes]]) -> Tensor:
     for name, content in files:
         try:
             with Image.open(io.BytesIO(content)) as opened:
-                image = to_tensor(opened.convert("RGB"))
+                image = to_tensor(eight_bit(opened).convert("RGB"))
         except OSError as error:
             raise broken(Path(name), f"not a readable image ({error})") from error
         if image.shape != (3, 32, 32):

@@ -44,10 +44,20 @@ class FolderImages:
         channels, height, width = self.input_size
         try:
             with Image.open(path) as opened:
-                image = opened.convert("RGB" if channels == 3 else "L")
+                image = eight_bit(opened).convert("RGB" if channels == 3 else "L")
         except (OSError, UnidentifiedImageError) as error:
             raise UsageError(f"{path}: not a readable image ({error}); remove or replace it") from error
         return to_tensor(cover(image, height, width))
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """Return a picture of 16 bits a pixel with 8; Pillow's own conversion makes all above 255 white."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() >= 2**16:
+        raise OSError("its pixels are neither of 8 nor of 16 bits")
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 def cover(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -82,7 +82,7 @@ def _image_folder(name: str, split: str, size: Size) -> ImageSet:
     top = Path(name.removeprefix("imagefolder:")).expanduser()
     if name == "imagefolder:" or not top.is_dir():
         raise UsageError(f"--data {name}: no such folder; it must hold train/<class>/ and test/<class>/")
-    flat = class_folders(top)
+    flat = [] if class_folders(top / "train") else class_folders(top)
     parts = [top] if flat else [top / part for part in (("test", "val") if split == "test" else ("train",))]
     classes = flat or class_folders(top / "train")
     folder = next((part for part in parts if class_folders(part)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def _read_idx(root: Path, name: str, dimensions: int) -> Tensor:
         raise missing("mnist", root, f"MNIST/raw/{name}[.gz] and the other three IDX files")
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise broken(path, f"cannot be read ({error})") from error
     start = 4 + 4 * dimensions
     head = struct.unpack(f">{1 + dimensions}I", content[:start]) if len(content) >= start else (0,)

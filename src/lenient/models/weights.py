@@ -137,7 +137,10 @@ def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _refuse_programs(path: Path) -> None:
     """Raise TeacherError for files that hold a traced or exported program instead of weights."""
-    names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    try:
+        names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    except zipfile.BadZipFile:
+        names = []  # whoever reads it says what is wrong
     kind = None
     if path.suffix == ".pt2" or any(
         name.endswith(("archive_format", "serialized_exported_program.json")) for name in names

@@ -224,9 +224,13 @@ def _flat(mapping: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]
 
 
 def _code(record: RunRecord) -> dict[str, str] | None:
-    """The shape to fill in to the lines that load the student; None when an unfinished run has no student yet."""
-    if not record.finished and not (record.path / "student" / "student.pt2").is_file():
+    """What to fill in to the lines that load the student; None where the run has none."""
+    folder = record.path / "student"
+    if not (folder / "model.safetensors").is_file():
         return None
+    arch = str(record.summary.get("student", {}).get("arch") or "py:")
+    own = ', arch="py:FILE.py:FACTORY"' if arch.startswith("py:") else ""
+    alone = "yes" if (folder / "student.pt2").is_file() else ""
     shape = ", ".join(map(str, record.input_size)) if record.input_size else "C, H, W"
     classes = record.summary.get("num_classes") or len(record.classes)
-    return {"shape": shape, "classes": str(classes) if classes else "classes"}
+    return {"shape": shape, "classes": str(classes) if classes else "classes", "alone": alone, "arch": own}
