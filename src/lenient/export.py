@@ -83,8 +83,8 @@ def export_pt2(network: Network, path: Path) -> None:
         warnings.simplefilter("ignore")
         with _traceable("pt2"):
             program = torch.export.export(classifier, (sample,), dynamic_shapes=({0: batch},))
-    content = io.BytesIO()  # torch's own writer has errors of its own for a full disk
-    torch.export.save(program, content)
+        content = io.BytesIO()  # torch's own writer has errors of its own for a full disk
+        torch.export.save(program, content)
     path.write_bytes(content.getvalue())
 
 
