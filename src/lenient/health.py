@@ -310,9 +310,7 @@ class HealthMonitor:
             if progress >= 1:
                 late, check = check, _at_least(name, pooled, threshold, text)
                 few = self.latest.get("health/window", math.inf) < FEW * self.num_classes
-                if few:  # the last line's window says little
-                    late = check
-                if check.status == "ok" and late.status == "failed":
+                if check.status == "ok" and late.status == "failed" and not few:
                     check = replace(late, status="warning", text=f"at the end of the run {late.text}")
             found.append(check)
         return found

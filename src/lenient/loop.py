@@ -120,12 +120,12 @@ class Distillation:
         """Take turns until the student has made all its steps, or `stop` is set; then a checkpoint is written."""
         s = self.settings
         watching: list[Observer] = []
-        started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
-        self._written, self._written_step = time.monotonic(), self.step
         try:
             for observer in self.observers:
                 observer.start(s.steps, self.step)
                 watching.append(observer)
+            started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
+            self._written, self._written_step = time.monotonic(), self.step
             while self.step < s.steps:
                 stopped, due = ranks.any_rank(stop is not None and stop.is_set(), self._checkpoint_due())
                 if stopped or due:

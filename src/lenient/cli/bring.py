@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,8 +76,7 @@ def train_teacher(
     kept_in = output.parent / f".{output.stem}-epochs"
     with disk_errors(output):  # now, rather than when all is trained
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.with_suffix(".tmp").touch()
-        output.with_suffix(".tmp").unlink()
+        tempfile.TemporaryFile(dir=output.parent).close()
         shutil.rmtree(kept_in, ignore_errors=True)  # what an earlier training that was cut short left
     print(f"{arch} on {len(images)} images of {data}, {recipe.epochs} epochs")
     with _progress() as watch:
@@ -110,16 +110,19 @@ def train_teacher(
 def _progress() -> Iterator[Callable[[Progress], None]]:
     """Yield what says how far it is: on a terminal in one live line, elsewhere in a line every half minute."""
     from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
 
-    console, said = Console(stderr=True), time.monotonic()
-    with console.status("training") as status:
+    console, text, said = Console(stderr=True), Text("training"), time.monotonic()
+    # lines for a file go there, those for the same terminal above the live one
+    with Live(text, console=console, transient=True, redirect_stdout=sys.stdout.isatty()):
 
         def watch(now: Progress) -> None:
             nonlocal said
             left = now.seconds / now.step * (now.steps - now.step)
             where = f"epoch {now.epoch} of {now.epochs}, step {now.step} of {now.steps}"
             words = f"{where}, loss {now.loss:.4f}, {left:.0f} s left"
-            status.update(words)
+            text.plain = words
             if not console.is_terminal and time.monotonic() - said >= PLAIN_SECONDS:
                 said = time.monotonic()
                 print(words, file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
@@ -94,7 +94,7 @@ class Tracker(ABC):
             self._safely(self.end)
         self.open = False
 
-    def _safely(self, action: Any) -> None:
+    def _safely(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:

@@ -53,12 +53,11 @@ def check_fits(network: Network | nn.Module, data: ImageSet) -> None:
             f"{data.name} has {len(data.classes)} classes, the network {card.num_classes}: use other --data"
         )
     if card.classes is not None and card.classes != data.classes and set(card.classes) == set(data.classes):
-        place = next(
-            number for number, pair in enumerate(zip(card.classes, data.classes, strict=True)) if len(set(pair)) > 1
-        )
+        pairs = zip(data.classes, card.classes, strict=True)
+        number, theirs, own = next((number, *pair) for number, pair in enumerate(pairs) if pair[0] != pair[1])
         raise UsageError(
-            f"{data.name} has the network's classes in another order: number {place} is {data.classes[place]!r}, the "
-            f"network's {card.classes[place]!r}; rename the folders so that they sort like the network's"
+            f"{data.name} has the network's classes in another order: number {number} is {theirs!r}, the network's "
+            f"{own!r}; rename the folders so that they sort like the network's"
         )
 
 

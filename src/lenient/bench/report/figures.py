@@ -328,10 +328,8 @@ def image_grids(grid: Grid, key: str, entries: Sequence[Mapping[str, Any]]) -> F
             for side in place.spines.values():
                 side.set_visible(False)
             place.set_title(_picture_heading(entry, int(width / len(pictures) / 0.07)), fontsize=9, loc="left")
-        shown, priors = (
-            unique(f"{e['teacher']}, seed {e['seed']}" for e in entries),
-            {entry.get("class_prior_weight") for entry in entries},
-        )
+        shown = unique(f"{entry['teacher']}, seed {entry['seed']}" for entry in entries)
+        priors = {entry.get("class_prior_weight") for entry in entries}
         text = f"The stored images of each class that the teacher is surest about; {'; '.join(shown)}."
         words = "; ".join(f"{entry['row']}: {len(entry['classes'])} classes" for entry in entries)
         title = "Figure 3. Synthetic images" + (" with and without class prior" if len(priors) > 1 else "")
