@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,8 @@ import yaml
 
 from commands import lenient
 from lenient.bench import running, tasks
-from lenient.bench.cell import Meter, read_costs, run_cell
+from lenient.bench.cell import Meter, read_costs
+from lenient.bench.cell import work as run_cell
 from lenient.bench.cells import cell_id, cells_of
 from lenient.bench.grid import Grid, load_grid, settings_of
 from lenient.bench.launchers import _slurm_outcome, make_launcher
@@ -75,14 +77,15 @@ def grid_of(folder: Path, *changes: dict[str, Any]) -> Grid:
     return load_grid(write_grid(folder, *changes))
 
 
-def bench(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
+def bench(*arguments: object, cwd: Path, start_new_session: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lenient", "bench", *map(str, arguments)],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=start_new_session,
     )
 
 
@@ -108,14 +111,11 @@ def records(home: Path) -> list[dict[str, Any]]:
 
 
 def process_of(cell: Path) -> int | None:
-    """The process that a cell runs in, by what it was started with."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"lenient.bench.cell" in words and str(cell / "spec.json").encode() in words:
-            return int(entry.name)
+    """The process that a cell runs in: the one that holds its lock."""
+    inode = f":{(cell / '.lock').stat().st_ino} "
+    for lock in Path("/proc/locks").read_text().splitlines():
+        if inode in lock and "FLOCK" in lock and "WRITE" in lock and "->" not in lock:
+            return int(lock.split()[4])
     return None
 
 
@@ -434,6 +434,32 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
     run("run", "grid.yaml", "-s", "settings.steps=300", *others, cwd=tmp_path)
     assert len(records(home)) == 1
     assert "going on from step" in (cell / "run" / "train.log").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_a_killed_fork_server_is_started_again_and_no_cell_runs_twice(tmp_path):
+    write_grid(tmp_path, {"seeds": 2})
+    process = bench("run", "grid.yaml", "-s", "settings.steps=60", cwd=tmp_path)
+    cell = wait_for(lambda: next(iter((tmp_path / "runs" / "tiny").glob("cells/*/run/metrics.jsonl")), None)).parents[1]
+    status = Path(f"/proc/{wait_for(lambda: process_of(cell))}/status").read_text()
+    os.kill(int(re.findall(r"PPid:\s+(\d+)", status)[0]), signal.SIGKILL)
+    said, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert "another launcher is at it" in said + errors  # its process went on by itself
+    assert len(records(tmp_path / "runs" / "tiny")) == 2
+    assert "going on from step" not in (cell / "run" / "train.log").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_a_terminals_ctrl_c_while_the_fork_server_imports_stops_as_ever(tmp_path):
+    write_grid(tmp_path)
+    process = bench("run", "grid.yaml", cwd=tmp_path, start_new_session=True)
+    begun = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_for(lambda: any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in begun.read_text().split()))
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
 
 
 def test_a_cell_without_a_readable_checkpoint_starts_anew_on_retry(finished, tmp_path):

@@ -86,7 +86,7 @@ def inputs() -> Iterator[None]:
         raise MachineError(str(error)) from error
 
 
-def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
+def work(folder: Path, spec: Mapping[str, Any]) -> bool:
     """Run the cell or go on with it; return False where it was asked to stop.
 
     Raises:
@@ -137,4 +137,4 @@ def run_cell(folder: Path, spec: Mapping[str, Any]) -> bool:
 
 
 if __name__ == "__main__":
-    main(run_cell)
+    main(work)

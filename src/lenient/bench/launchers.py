@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from lenient.bench.tasks import Outcome, Task, conclude, run_task, settled, start
+from lenient.bench.tasks import Outcome, Task, conclude, fork, run_task, settled
 from lenient.errors import MachineError, UsageError
 
 Finished = Callable[[Task, Outcome], None]
@@ -68,7 +67,7 @@ class Local:
     def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
         """See `Launcher`. A process that is killed is taken up once more, from its checkpoint."""
         waiting, self._again = deque(tasks), set[Task]()
-        running: dict[subprocess.Popen[bytes], Task] = {}
+        running: dict[BaseProcess, Task] = {}
         asked = False
         try:
             while running or (waiting and not stop.is_set()):
@@ -78,9 +77,9 @@ class Local:
                     asked = True
                     for process in running:
                         process.terminate()
-                for process in [process for process in running if process.poll() is not None]:
+                for process in [process for process in running if process.exitcode is not None]:
                     task = running.pop(process)
-                    outcome = conclude(task, process.returncode)
+                    outcome = conclude(task, process.exitcode or 0)
                     if outcome == "cut" and task not in self._again:
                         self._again.add(task)
                         waiting.appendleft(task)
@@ -89,13 +88,13 @@ class Local:
                 time.sleep(PAUSE)
         except BaseException as error:
             for process in running:  # a second Ctrl-C: at once; else with a checkpoint
-                process.send_signal(signal.SIGKILL if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+                process.kill() if isinstance(error, KeyboardInterrupt) else process.terminate()
             raise
 
-    def _begin(self, task: Task, running: dict[subprocess.Popen[bytes], Task], finished: Finished) -> None:
+    def _begin(self, task: Task, running: dict[BaseProcess, Task], finished: Finished) -> None:
         known = settled(task)
         if known is None:
-            running[start(task, self.threads)] = task
+            running[fork(task, self.threads)] = task
         else:
             finished(task, known)
 

@@ -1,14 +1,16 @@
 """One process of the bench and its folder: who holds it, how it ends, and what it leaves behind.
 
-A task is a folder with `spec.json`; `python -m MODULE FOLDER/spec.json` does it. At the end `done` is written, after
-everything else; what cannot be done leaves `failed.json`. The folder is locked for as long as the process lives, and
-the kernel releases the lock however it dies, so that no task runs twice at once and none is left half done unnoticed.
+A task is a folder with `spec.json`; `work` of the task's module does it, and `python -m MODULE FOLDER/spec.json`. At
+the end `done` is written, after everything else; what cannot be done leaves `failed.json`. The folder is locked for as
+long as the process lives, and the kernel releases the lock however it dies, so that no task runs twice at once and none
+is left half done unnoticed.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,9 +18,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +40,15 @@ LOCK_SECONDS = 2.0
 """How long a process waits for a lock, which `state` takes for an instant."""
 PARENT = "LENIENT_BENCH_PARENT"
 """Process id of the launcher; a task ends itself, with a checkpoint, when its launcher is gone."""
+OUTPUT = "output.log"
+"""The file in a task's folder that takes what its processes print."""
+LOST = 255
+"""What a forked process is said to have ended with where the server that would know was killed."""
+IMPORTED = (
+    *("torch._dynamo", "torch.export", "sklearn.datasets", "torchmetrics.functional.classification"),
+    *("matplotlib.backends.backend_svg", "lenient.bench.cell", "lenient.bench.teachers"),
+)
+"""What a cell comes to import, be it late: a dozen seconds of a core, as much as a small cell needs for itself."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +143,10 @@ def _take(handle: int, kind: int, seconds: float) -> bool:
 
 def main(work: Callable[[Path, Any], bool]) -> None:
     """Run `work(folder, spec)` as a process of its own and exit; it returns False where it was asked to stop."""
-    spec = Path(sys.argv[1]).absolute()
+    _main(work, Path(sys.argv[1]).absolute())
+
+
+def _main(work: Callable[[Path, Any], bool], spec: Path) -> None:
     _follow_parent()
     with locked(spec.parent) as mine:
         sys.exit(_attempt(work, spec) if mine else BUSY)
@@ -174,12 +191,14 @@ def _fail(folder: Path, reason: str, code: int, *, resume: bool = False) -> int:
 
 def _follow_parent() -> None:
     """Ask this very process to stop as soon as its launcher is gone: nobody waits for it, nor could stop it."""
-    parent = os.environ.pop(PARENT, None)
-    if parent is None:
+    parent, launcher = os.environ.pop(PARENT, None), multiprocessing.parent_process()
+    if parent is None and launcher is None:
         return
 
     def watch() -> None:
-        while os.getppid() == int(parent):
+        if launcher is not None:
+            launcher.join()
+        while parent is not None and os.getppid() == int(parent):
             time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -190,9 +209,9 @@ def _follow_parent() -> None:
 
 
 def start(task: Task, threads: int) -> subprocess.Popen[bytes]:
-    """Start a task in a session of its own, its words appended to `output.log`."""
+    """Start a task in a session of its own, its words appended to OUTPUT."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
-    with disk_errors(task.folder), open(task.folder / "output.log", "ab") as words:
+    with disk_errors(task.folder), open(task.folder / OUTPUT, "ab") as words:
         return subprocess.Popen(
             [sys.executable, "-m", task.module, str(task.spec)],
             stdin=subprocess.DEVNULL,
@@ -201,6 +220,42 @@ def start(task: Task, threads: int) -> subprocess.Popen[bytes]:
             env=environment,
             start_new_session=True,  # a terminal's Ctrl-C is the launcher's to pass on, once
         )
+
+
+def fork(task: Task, threads: int) -> BaseProcess:
+    """Start a task as `start` does, forked from a process that has imported what tasks need and done nothing else.
+
+    That process, the server, starts with the first task. Other systems than Linux do not fork safely: there each
+    process imports anew.
+    """
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    context.set_forkserver_preload(list(IMPORTED))
+    with disk_errors(task.folder):
+        (task.folder / OUTPUT).touch()
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    process: BaseProcess = context.Process(target=_forked, args=(task, environment), name=task.name)
+    before = dict(os.environ)
+    resource_tracker.ensure_running()  # which would let signals through again
+    os.environ.update(environment)  # the server's libraries read it once
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as long as the server imports, it would die
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        os.environ.clear()
+        os.environ.update(before)
+    return process
+
+
+def _forked(task: Task, environment: Mapping[str, str]) -> None:
+    os.setsid()  # a terminal's Ctrl-C is the launcher's to pass on, once
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    with open(task.folder / OUTPUT, "ab") as words:
+        os.dup2(words.fileno(), 1)
+        os.dup2(words.fileno(), 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    _main(import_module(task.module).work, task.spec)
 
 
 def settled(task: Task) -> Outcome | None:
@@ -217,10 +272,10 @@ def conclude(task: Task, code: int) -> Outcome:
         return "busy"
     if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
         return "interrupted"
-    if code < 0:
+    if code < 0 or code == LOST:
         return "cut"
     if not (task.folder / "failed.json").exists():
-        _fail(task.folder, _last_words(task.folder / "output.log") or f"exit code {code}", code)
+        _fail(task.folder, _last_words(task.folder / OUTPUT) or f"exit code {code}", code)
     return "failed"
 
 

@@ -113,7 +113,7 @@ def specification(training: Training, grid: Grid, data_root: str | None) -> dict
 # the process
 
 
-def make_teachers(folder: Path, spec: Mapping[str, Any]) -> bool:
+def work(folder: Path, spec: Mapping[str, Any]) -> bool:
     """Train or take in the teachers of one entry, measure them on test images, and write them down."""
     from lenient.data import load_data
     from lenient.evaluation import accuracy, parameters
@@ -187,4 +187,4 @@ def _train(folder: Path, spec: Mapping[str, Any], device: Any) -> list[dict[str,
 
 
 if __name__ == "__main__":
-    main(make_teachers)
+    main(work)
