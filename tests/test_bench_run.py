@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,11 +112,11 @@ def records(home: Path) -> list[dict[str, Any]]:
 
 
 def process_of(cell: Path) -> int | None:
-    """The process that a cell runs in: the one that holds its lock."""
-    inode = f":{(cell / '.lock').stat().st_ino} "
-    for lock in Path("/proc/locks").read_text().splitlines():
-        if inode in lock and "FLOCK" in lock and "WRITE" in lock and "->" not in lock:
-            return int(lock.split()[4])
+    """The process that a cell runs in: the one that has its lock open."""
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it may have ended
+            if os.readlink(handle) == str(cell / ".lock"):
+                return int(handle.parts[2])
     return None
 
 
