@@ -452,14 +452,24 @@ def test_a_killed_fork_server_is_started_again_and_no_cell_runs_twice(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
-def test_a_terminals_ctrl_c_while_the_fork_server_imports_stops_as_ever(tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "code", "words"),
+    [("SIGINT", 130, "interrupted"), ("SIGKILL", 5, "the process that forks cells was killed")],
+)
+def test_signals_while_the_fork_server_imports_leave_no_traceback(sent, code, words, tmp_path):
     write_grid(tmp_path)
     process = bench("run", "grid.yaml", cwd=tmp_path, start_new_session=True)
     begun = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(lambda: any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in begun.read_text().split()))
-    os.killpg(process.pid, signal.SIGINT)
+    server = wait_for(
+        lambda: [pid for pid in begun.read_text().split() if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
+    )[0]
+    if sent == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
+    else:
+        os.kill(int(server), signal.SIGKILL)
     _, errors = process.communicate(timeout=600)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
+    assert words in errors
     assert "Traceback" not in errors
 
 

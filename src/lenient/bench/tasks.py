@@ -141,12 +141,9 @@ def _take(handle: int, kind: int, seconds: float) -> bool:
 # the process itself
 
 
-def main(work: Callable[[Path, Any], bool]) -> None:
+def main(work: Callable[[Path, Any], bool], spec: Path | None = None) -> None:
     """Run `work(folder, spec)` as a process of its own and exit; it returns False where it was asked to stop."""
-    _main(work, Path(sys.argv[1]).absolute())
-
-
-def _main(work: Callable[[Path, Any], bool], spec: Path) -> None:
+    spec = spec or Path(sys.argv[1]).absolute()
     _follow_parent()
     with locked(spec.parent) as mine:
         sys.exit(_attempt(work, spec) if mine else BUSY)
@@ -227,6 +224,9 @@ def fork(task: Task, threads: int) -> BaseProcess:
 
     That process, the server, starts with the first task. Other systems than Linux do not fork safely: there each
     process imports anew.
+
+    Raises:
+        MachineError: no space for its words, or the server was killed as it started.
     """
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(list(IMPORTED))
@@ -240,6 +240,8 @@ def fork(task: Task, threads: int) -> BaseProcess:
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as long as the server imports, it would die
     try:
         process.start()
+    except EOFError:
+        raise MachineError("the process that forks cells was killed; the same command goes on") from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         os.environ.clear()
@@ -255,7 +257,7 @@ def _forked(task: Task, environment: Mapping[str, str]) -> None:
         os.dup2(words.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
-    _main(import_module(task.module).work, task.spec)
+    main(import_module(task.module).work, task.spec)
 
 
 def settled(task: Task) -> Outcome | None:
