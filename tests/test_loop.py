@@ -22,13 +22,14 @@ from lenient.config import merge
 from lenient.delivery import Delivery
 from lenient.errors import HealthError, MachineError, TeacherError, UsageError
 from lenient.export import export_pt2
+from lenient.files import disk_errors
 from lenient.job import Job, last_and_best
 from lenient.loop import Distillation, mixture_facts, run_loop, stop_on_signals
 from lenient.methods.contract import learning_rate
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models.card import Network
 from lenient.planning import PRESETS, Request, flatten, parse_budget, pick_student, resolve
-from lenient.run import RunFolder, disk_errors, fingerprint
+from lenient.run import RunFolder, fingerprint
 from lenient.teacher import FrozenTeacher
 from toys import CPU, QUICK, TinyNet, digits_like, distillation, settings, tiny_student, tiny_teacher
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from lenient.errors import MachineError, UsageError
+from lenient.files import disk_errors
 from lenient.models import load_network, save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.names import one_line
-from lenient.run import disk_errors
 
 log = logging.getLogger("lenient")
 

@@ -19,6 +19,7 @@ from lenient.errors import HealthError, UsageError
 from lenient.evaluation import latency, num_bytes, parameters
 from lenient.evaluation.running import check_fits
 from lenient.export import write_student
+from lenient.files import disk_errors
 from lenient.loop import Distillation, Evaluate, Observer, Result, check_batch_norms, run_loop
 from lenient.methods import method_class
 from lenient.methods.contract import Method
@@ -26,7 +27,7 @@ from lenient.models import batch_norm_layers, check_classifier, load_network, ne
 from lenient.models.card import Network
 from lenient.planning import Request, decide, flatten, pick_student, resolve
 from lenient.report import write_report
-from lenient.run import RESUME, RunFolder, disk_errors, environment, fingerprint
+from lenient.run import RESUME, RunFolder, environment, fingerprint
 from lenient.runtime import Runtime, memory_errors
 from lenient.settings import DistillSettings
 from lenient.teacher import FrozenTeacher

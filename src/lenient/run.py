@@ -3,7 +3,6 @@ time since the last checkpoint."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -13,8 +12,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +21,8 @@ import yaml
 from torch import nn
 
 from lenient import ranks
-from lenient.errors import DamagedError, MachineError, UsageError
+from lenient.errors import DamagedError, UsageError
+from lenient.files import disk_errors
 
 log = logging.getLogger("lenient")
 
@@ -221,17 +220,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 7) if value == value and abs(value) != float("inf") else None
     return value
-
-
-@contextmanager
-def disk_errors(path: Path, then: str = "try again") -> Iterator[None]:
-    """Turn errors of the disk into one line that names the flag to change, and says what to do `then`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise MachineError(f"-o {path}: the disk is full; free some space and {then}") from error
-        raise MachineError(f"-o {path}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from lenient.files import disk_errors
 from lenient.loop import Distillation
-from lenient.run import disk_errors
 from lenient.teacher import FrozenTeacher
 
 BATCH = 256

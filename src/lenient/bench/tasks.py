@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lenient.errors import DamagedError, LenientError, MachineError
-from lenient.run import disk_errors
+from lenient.files import disk_errors
 
 Outcome = Literal["done", "failed", "busy", "interrupted", "cut"]
 """How a process ended; `busy`: another one holds the folder; `interrupted`: asked to stop; `cut`: killed."""

@@ -49,8 +49,8 @@ def train_teacher(
     """Train a classifier on real data, to distil from. With --keep, FILE becomes FILE-e12.safetensors and so on."""
     from lenient.config import merge, parse, parse_overrides
     from lenient.data import load_data
+    from lenient.files import disk_errors
     from lenient.models import Network, save_network
-    from lenient.run import disk_errors
     from lenient.runtime import resolve_device
     from lenient.supervised import TeacherRecipe, default_recipe, train_classifier, untrained
 

@@ -1,0 +1,156 @@
+"""Files: read up to a limit, written whole or not at all and never through a link, held by one process at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from lenient.errors import MachineError
+
+LIMIT = 64 * 2**20
+"""Bytes of the largest file that is read whole, unless a caller says otherwise."""
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.lenient-tmp")
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe
+
+
+def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
+    """Return what a regular file holds.
+
+    Raises:
+        OSError: it cannot be read, is a folder, a device or a pipe, or holds more than `limit` bytes; `strerror` says
+            so in words.
+    """
+    with open(_regular(path, os.O_RDONLY), "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it holds more than {limit / 2**20:g} MiB", str(path))
+    return content
+
+
+def read_text(path: Path, limit: int = LIMIT) -> str:
+    """Return what a text file in UTF-8 holds; raises OSError as `read_bytes` does, and for other bytes."""
+    try:
+        return read_bytes(path, limit).decode()
+    except UnicodeDecodeError:
+        raise OSError(errno.EILSEQ, "it is not text in UTF-8", str(path)) from None
+
+
+def append(path: Path) -> IO[str]:
+    """Open a text file to write at its end, made where there is none; raises OSError for a link, a pipe or a device."""
+    return open(_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINKS), "a", encoding="utf-8")
+
+
+def _regular(path: Path, flags: int) -> int:
+    handle = os.open(path, flags | _NO_WAITING | getattr(os, "O_CLOEXEC", 0), 0o666)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+    raise OSError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write a file that is there complete or not at all; raises OSError."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that takes the place of `path` once the block has ended well: synced, then renamed.
+
+    A link there is replaced, not followed. Where the block raises, nothing has changed. A killed process leaves a file
+    that `sweep` removes.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.lenient-tmp")
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with open(handle, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote left in a folder; the caller holds its lock."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: Path, then: str = "try again") -> Iterator[None]:
+    """Turn errors of the disk into one line that names the flag to change, and says what to do `then`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise MachineError(f"-o {path}: the disk is full; free some space and {then}") from error
+        raise MachineError(f"-o {path}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+class Lock:
+    """A lock that one process holds through a file, released however it dies.
+
+    Where the file system or the system has no locks, a file beside it that names its process stands in (`soft`). One
+    whose process is gone is taken over, if that process ran on this machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: BaseFileLock = FileLock(path, thread_local=False, fallback_to_soft=False)
+
+    @property
+    def soft(self) -> bool:
+        """Whether only the presence of a file guards; known once the lock was taken."""
+        return isinstance(self._lock, SoftFileLock)
+
+    def take(self, seconds: float = 0.0) -> bool:
+        """Wait up to `seconds` for the lock; returns False where another process holds it.
+
+        Raises:
+            OSError: the file cannot be written, or is a link, a pipe or a device.
+        """
+        os.close(_regular(self._path, os.O_RDWR | os.O_CREAT | _NO_LINKS))
+        try:
+            self._lock.acquire(timeout=seconds)
+        except Timeout:
+            return False
+        except OSError:  # the file could be opened, so it is the lock that is refused, for one of a dozen reasons
+            if self.soft:
+                raise
+            self._lock = SoftFileLock(self._path.with_name(f"{self._path.name}.soft"), thread_local=False)
+            return self.take(seconds)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; without effect where it is not held."""
+        self._lock.release()
