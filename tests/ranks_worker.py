@@ -41,18 +41,22 @@ GAMES: dict[str, dict[str, Any]] = {
 }
 
 
-def play(game: str, steps: int = 20) -> dict[str, torch.Tensor]:
-    """Return the student's tensors after `steps`, and its answers to fixed images."""
+STEPS = 20
+
+
+def play(game: str) -> dict[str, torch.Tensor]:
+    """Return the student's tensors after `STEPS`, its answers to fixed images, and the gauges, all in float64."""
     runtime = Runtime(torch.device("cpu"), "64")
     method = {"name": game.split(",")[0], **GAMES[game]}
     student = tiny_student()
     with FrozenTeacher(tiny_teacher(), runtime) as teacher:
-        run = Distillation(teacher, student, settings(steps=steps, method=method), runtime)
+        run = Distillation(teacher, student, settings(steps=STEPS, method=method), runtime)
         run.run()
         probe = torch.linspace(-2, 2, 16 * 30, dtype=torch.float64).view(16, 1, 6, 5).sin()
         with torch.no_grad():
             answers = student.module.eval()(probe)
-    lines = {f"health/{name}": torch.tensor(value) for name, value in run.health.latest.items()}
+    latest = run.health.latest.items()
+    lines = {f"health/{name}": torch.tensor(value, dtype=torch.float64) for name, value in latest}
     return {**student.module.state_dict(), **lines, "answers": answers}
 
 

@@ -20,8 +20,8 @@ from lenient import ranks
 from lenient.models import save_network
 from lenient.run import RunFolder
 from lenient.runtime import _GlobalBatchNorm
-from ranks_worker import GAMES, play
-from toys import digits_like
+from ranks_worker import GAMES, STEPS, play
+from toys import QUICK, TA_QUICK, digits_like
 
 WORKER = Path(__file__).parent / "ranks_worker.py"
 
@@ -32,16 +32,32 @@ def together(number: int, output: Path, games: list[str]) -> dict[str, dict[str,
     return torch.load(output)
 
 
+def bound(name: str, adam: bool) -> float:
+    """How far rounding may part what is played by many ranks from what is played by one, absolutely and relatively.
+
+    Ranks sum in another order, which moves a sum of `terms` numbers about 1 by `terms` units in the last place of
+    float64. SGD carries that on, stretched at most by 1.4 at each of the steps, 1000 times in all. Adam divides by the
+    gradient's size plus 1e-8, so it takes what is left of a gradient that ought to be 0 (of biases before a batch norm)
+    for a direction and follows it. Gauges judge what a generator draws, which learns with Adam, and are summed in
+    float32 over the turns of a line. A fault of the ranks shows above 1e-3.
+    """
+    terms = QUICK["batch_size"] * 6 * 5
+    noise = terms * torch.finfo(torch.float64).eps
+    followed = TA_QUICK["generator_lr"] * 2 * STEPS * noise / 1e-8
+    if name.startswith("health/"):
+        return followed + 2 * STEPS * torch.finfo(torch.float32).eps
+    return followed if adam else 1000 * STEPS * noise
+
+
 @pytest.mark.parametrize(("number", "games"), [(2, list(GAMES)), (4, ["ta-dfkd", "meta-dfkd"])])
 def test_many_ranks_equal_one(tmp_path: Path, number: int, games: list[str]) -> None:
     for game, many in together(number, tmp_path / "many.pt", games).items():
         one = play(game)
         assert many.keys() == one.keys()
-        # Adam blows the rounding noise of weights without a gradient (biases before a batch norm) up to its own rate
         adam = any(name in game for name in ("generative", "pre-dfkd", "zskt", "cudfkd"))
         for name in ["answers"] if adam else one:
-            tolerance = 1e-8 if adam else 1e-9
-            assert torch.allclose(many[name], one[name], rtol=0, atol=tolerance, equal_nan=True), (game, name)
+            limit = bound(name, adam)
+            assert torch.allclose(many[name], one[name], rtol=limit, atol=limit, equal_nan=True), (game, name)
 
 
 def test_the_batch_norm_of_many_ranks_is_that_of_torch_and_can_be_derived_twice() -> None:
