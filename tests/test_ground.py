@@ -21,6 +21,7 @@ from lenient.runtime import (
     any_nonfinite,
     batch_mean,
     batch_moments,
+    check_optimizer,
     memory_errors,
     resolve_device,
 )
@@ -194,25 +195,63 @@ def test_any_nonfinite_sees_every_tensor():
     assert any_nonfinite([torch.tensor([float("-inf")]), *fine]) == 1
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adam"])
-def test_optimizers_skip_a_bad_turn_whole(kind):
+class Own(torch.optim.Optimizer):
+    """A user's own: momentum in a tensor that the first step makes."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["velocity"] = 0.5 * state.get("velocity", 0) + parameter.grad
+                parameter -= group["lr"] * state["velocity"]
+
+
+def optimizers():
     from lenient.methods.contract import adam, sgd
 
+    o = torch.optim
+    return {
+        "sgd": lambda m: sgd(m, 0.1, 0.9, 5e-4),
+        "adam": lambda m: adam(m, 0.1),
+        "plain SGD": lambda m: o.SGD(m.parameters(), 0.1, momentum=0.9),
+        "plain Adam": lambda m: o.Adam(m.parameters(), 0.1),
+        "AdamW, for each": lambda m: o.AdamW(m.parameters(), 0.1, foreach=True),
+        "RMSprop": lambda m: o.RMSprop(m.parameters(), 0.1, momentum=0.9, centered=True),
+        "Adagrad": lambda m: o.Adagrad(m.parameters(), 0.1),
+        "Adadelta": lambda m: o.Adadelta(m.parameters()),
+        "Rprop": lambda m: o.Rprop(m.parameters()),
+        "own": lambda m: Own(m.parameters(), 0.1),
+    }
+
+
+@pytest.mark.parametrize("kind", list(optimizers()))
+def test_optimizers_skip_a_bad_turn_whole(kind):
     layer = nn.Linear(3, 2)
-    optimizer = sgd(layer, 0.1, 0.9, 5e-4) if kind == "sgd" else adam(layer, 0.1)
+    optimizer = optimizers()[kind](layer)
+    check_optimizer("student", optimizer)
     for step, bad in enumerate((1.0, 0.0, 1.0, 0.0)):
         before = [p.detach().clone() for p in layer.parameters()]
         state = {k: v.clone() for s in optimizer.state.values() for k, v in s.items() if torch.is_tensor(v)}
         for p in layer.parameters():
             p.grad = torch.full_like(p, float("nan") if bad else 0.5)
-        optimizer.found_inf = torch.tensor(bad)
-        optimizer.step()
+        Guard([layer]).step(optimizer, torch.tensor(bad))
         after = [p.detach() for p in layer.parameters()]
         assert all(torch.isfinite(p).all() for p in after), step
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) == bool(bad)
-        if bad and state:
-            now = {k: v for s in optimizer.state.values() for k, v in s.items() if torch.is_tensor(v)}
+        now = {k: v for s in optimizer.state.values() for k, v in s.items() if torch.is_tensor(v)}
+        assert all(torch.isfinite(value).all() for value in now.values()), step
+        if bad and step:
             assert all(torch.equal(value, now[key]) for key, value in state.items())
+
+
+def test_an_optimizer_that_wants_the_loss_is_refused():
+    layer = nn.Linear(3, 2)
+    with pytest.raises(UsageError, match="the optimizer of the student: LBFGS computes losses in its own step"):
+        check_optimizer("student", torch.optim.LBFGS(layer.parameters()))
 
 
 def test_readback_returns_what_was_put_last():

@@ -23,7 +23,7 @@ from lenient.methods import method_class
 from lenient.methods.contract import Method, Player, Stage, Turn
 from lenient.models.card import Network
 from lenient.run import RunFolder
-from lenient.runtime import Guard, Runtime, memory_errors, one_batch
+from lenient.runtime import Guard, Runtime, check_optimizer, memory_errors, one_batch
 from lenient.seeding import Streams, untouched_global_rng
 from lenient.settings import DistillSettings
 from lenient.teacher import FrozenTeacher
@@ -104,7 +104,8 @@ class Distillation:
                 settings.rhythm.steps_per_epoch,
             )
         )
-        for player in self.game.players.values():
+        for name, player in self.game.players.items():
+            check_optimizer(name, player.optimizer)
             player.module.train()
         self.guard = Guard([player.module for player in self.game.players.values()])
         self.health = HealthMonitor(teacher.card.num_classes, settings.health, runtime.device)
@@ -173,8 +174,7 @@ class Distillation:
             bad = settle([*gradients, *turn.parts.values()])
         if player.clip_norm is not None:
             nn.utils.clip_grad_norm_(player.module.parameters(), player.clip_norm)
-        player.optimizer.found_inf = bad  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
-        player.optimizer.step()
+        self.guard.step(player.optimizer, bad)
         self.health.observe(name, turn, bad)
         self.turn += 1
         self.images += turn.drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,10 +12,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
 from lenient import ranks
 from lenient.errors import MachineError, UsageError
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
@@ -243,8 +247,8 @@ class Readback:
 class Guard:
     """Undoes what a turn with non-finite numbers did to the networks, without asking the host.
 
-    Gradients are left to the optimizer's own skip (`found_inf`); buffers, which a forward pass in training mode moves,
-    are put back by selection on the device.
+    Buffers, which a forward pass in training mode moves, are put back by selection on the device; `step` leaves weights
+    and the optimizer's state as they were.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -262,6 +266,57 @@ class Guard:
             return bad
 
         yield settle
+
+    @torch.no_grad()
+    def step(self, optimizer: Optimizer, bad: Tensor) -> None:
+        """Step, but leave weights and state as they are where `bad` is 1.
+
+        torch's fused optimizers skip by themselves. Others step with gradients of zero there, so that a first step
+        makes state without a NaN, and what they have moved is put back; counts that they keep on the host go on.
+        """
+        if skips_itself(optimizer):
+            optimizer.found_inf = bad  # type: ignore[attr-defined]
+            optimizer.step()
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = torch.where(bad > 0, torch.zeros_like(parameter.grad), parameter.grad)
+        weights = [parameter.clone() for parameter in parameters]
+        state = {key: value.clone() for key, value in _tensors_of(optimizer) if value.device == bad.device}
+        optimizer.step()
+        for parameter, old in zip(parameters, weights, strict=True):
+            parameter.copy_(torch.where(bad > 0, old, parameter))
+        for key, value in _tensors_of(optimizer):  # some optimizers put other tensors there
+            if key in state:
+                value.copy_(torch.where(bad > 0, state[key], value))
+
+
+def _tensors_of(optimizer: Optimizer) -> Iterator[tuple[tuple[Tensor, str], Tensor]]:
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if torch.is_tensor(value):
+                yield (parameter, name), value
+
+
+def skips_itself(optimizer: Optimizer) -> bool:
+    """Whether an optimizer is one of torch's that take `found_inf`: fused SGD, Adam, AdamW, Adagrad."""
+    own = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
+    return own and all(group.get("fused") for group in optimizer.param_groups)
+
+
+def check_optimizer(name: str, optimizer: Optimizer) -> None:
+    """Refuse an optimizer whose step the loop cannot take.
+
+    Raises:
+        UsageError: it wants a function that computes the loss anew (LBFGS).
+    """
+    wanted = list(inspect.signature(optimizer.step).parameters.values())
+    if any(parameter.default is parameter.empty and parameter.kind not in VARIADIC for parameter in wanted):
+        kind = type(optimizer).__name__
+        raise UsageError(
+            f"the optimizer of the {name}: {kind} computes losses in its own step; take SGD, Adam or RMSprop"
+        )
 
 
 @torch.no_grad()
