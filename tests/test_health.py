@@ -307,7 +307,8 @@ def line_of(monitor: HealthMonitor, *turns: Any) -> dict[str, Any]:
 def turn_of(bn: float, label: int = 0, classes: int = 4) -> Turn:
     logits = torch.nn.functional.one_hot(torch.full((8,), label), classes).float()
     scores = torch.zeros(8)
-    return Turn({"bn": torch.tensor(bn)}, record_of(logits, logits), scores, KeepAll()(scores), 8)
+    facts = {"statistics": torch.tensor(bn)}
+    return Turn({"bn": torch.tensor(bn)}, record_of(logits, logits), scores, KeepAll()(scores), 8, facts)
 
 
 def test_a_skipped_turn_does_not_hide_the_numbers_of_the_others():

@@ -18,6 +18,7 @@ from lenient.errors import TeacherError, UsageError
 from lenient.loop import Distillation
 from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
+from lenient.losses.objective import Objective
 from lenient.methods import METHODS, method_class, recipes
 from lenient.methods.contract import Rhythm, learning_rate
 from lenient.models.card import Network
@@ -138,6 +139,19 @@ def test_the_methods_sample_leaves_no_trace(name):
     assert same(before, weights(run))
     assert torch.equal(first, run.game.sample(4, "x", 0))
     assert all(player.module.training for player in run.game.players.values())
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_no_name_of_a_term_means_anything(name, monkeypatch):
+    named = take(distillation(method=BASE[name]), 6)
+    own = Objective.__init__
+    monkeypatch.setattr(Objective, "__init__", lambda self, terms: own(self, {f"my {k}": v for k, v in terms.items()}))
+    renamed = take(distillation(method=BASE[name]), 6)
+    assert same(weights(named), weights(renamed))
+    lines = [run.health.line()["values"] for run in (named, renamed)]
+    assert {key.replace("my ", "") for key in lines[1]} == set(lines[0])
+    assert any(key.startswith("loss/my ") for key in lines[1])
+    assert lines[0].get("health/bn_distance") == lines[1].get("health/bn_distance")
 
 
 class RefuseHost(TorchDispatchMode):

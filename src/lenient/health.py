@@ -19,6 +19,8 @@ from lenient.methods.contract import Turn
 from lenient.record import LayerStatistics, Response
 
 Status = Literal["ok", "warning", "failed"]
+STATISTICS = "health/statistics"
+"""What a turn says of its distance from the teacher's batch-norm statistics, whatever its term is called."""
 FEW = 5
 """Images a class, on average, below which the histogram of one log line says little."""
 DISCLAIMER = "Agreement on synthetic images is not accuracy on real ones: only a test set can tell that."
@@ -143,8 +145,8 @@ class HealthMonitor:
             self.histogram = self.histogram + class_counts(teacher, self.num_classes)
         if player == "generator":
             seen["health/kept_by_generator"] = turn.verdict.weight.mean()
-        if "loss/bn" in seen:
-            self.first_bn = torch.where(torch.isfinite(self.first_bn), self.first_bn, seen["loss/bn"].float())
+        if STATISTICS in seen:
+            self.first_bn = torch.where(torch.isfinite(self.first_bn), self.first_bn, seen[STATISTICS].float())
         values = torch.stack([value.detach().float() for value in seen.values()])
         finite = torch.isfinite(values)
         names = tuple(seen)  # one tensor for each kind of turn, under all its names
@@ -176,8 +178,8 @@ class HealthMonitor:
         self.seen = [old + new for old, new in zip(self.seen, histogram, strict=True)]
         values["health/coverage"], values["health/entropy"] = spread(histogram)
         values["health/nonfinite"] = skipped
-        if "loss/bn" in values:
-            values["health/bn_distance"] = values["loss/bn"] / max(first_bn, 1e-12)
+        if STATISTICS in values:
+            values["health/bn_distance"] = values.pop(STATISTICS) / max(first_bn, 1e-12)
         self.latest.update({name: value for name, value in values.items() if math.isfinite(value)})
         self.latest["health/window"] = sum(histogram)
         if not streak:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lenient.losses.distances import Distance, coded_js, js_divergence, kl_divergence, logit_l1
+from lenient.losses.objective import Needs
 from lenient.record import Record
 from lenient.runtime import batch_mean
 
@@ -21,6 +22,7 @@ mean absolute logit difference; its logarithm."""
 class _Adversary:
     def __init__(self, *, view: str = "train", detach_teacher: bool = False) -> None:
         self.view, self.detach_teacher = view, detach_teacher
+        self.needs = Needs(view, student=True)
 
     def logits(self, record: Record) -> tuple[Tensor, Tensor]:
         teacher = record.logits(self.view, "teacher")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lenient.losses.distances import Distance
+from lenient.losses.objective import Needs
 from lenient.record import Moment, Record
 from lenient.runtime import batch_mean, full
 
@@ -21,6 +22,7 @@ class Imitation:
 
     def __init__(self, distance: Distance, label: str, view: str = "train") -> None:
         self.distance, self.label, self.view = distance, label, view
+        self.needs = Needs(view, student=True)
 
     def per_sample(self, record: Record) -> Tensor:
         """Return the distance of each sample, (N,)."""
@@ -80,6 +82,7 @@ class AttentionTransfer:
 
     def __init__(self, view: str = "train") -> None:
         self.view = view
+        self.needs = Needs(view, student=True, blocks=True)
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term from the block activations in both answers."""

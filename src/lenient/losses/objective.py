@@ -13,10 +13,27 @@ from torch import Tensor
 from lenient.record import Moment, Record
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a term reads of a record besides the images and the teacher's logits; no name of a term means anything."""
+
+    view: str = "clean"
+    """Which view of the images its answers are to."""
+    student: bool = False
+    """The student's logits."""
+    statistics: bool = False
+    """The statistics of the teacher's batch norms: of all images as drawn (`clean`), of the selected ones (`train`)."""
+    features: bool = False
+    """The input of the teacher's classifying layer."""
+    blocks: bool = False
+    """The maps of teacher and student at the end of their blocks."""
+
+
 class Term(Protocol):
     """A loss on a record: returns a float32 scalar. `label` says in a word or two what it is, for the anatomy table."""
 
     label: str
+    needs: Needs
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""
@@ -55,13 +72,17 @@ class Objective:
     def __init__(self, terms: Mapping[str, tuple[Weight, Term]]) -> None:
         self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight != 0}
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.terms
+    def needs(self, moment: Moment | None = None) -> tuple[Needs, ...]:
+        """Return what its terms need, or those of them that have a weight at `moment`."""
+        return tuple(
+            term.needs
+            for weight, term in self.terms.values()
+            if moment is None or (weight(moment) if callable(weight) else weight) != 0
+        )
 
-    def active(self, name: str, moment: Moment) -> bool:
-        """Whether a term has a weight at `moment`."""
-        weight = self.terms[name][0] if name in self.terms else 0
-        return (weight(moment) if callable(weight) else weight) != 0
+    def names(self, asked: Callable[[Needs], bool]) -> tuple[str, ...]:
+        """Return the names of the terms with such needs."""
+        return tuple(name for name, (_, term) in self.terms.items() if asked(term.needs))
 
     def __call__(self, record: Record) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total, and every part unweighted and detached, for the log."""

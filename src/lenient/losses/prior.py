@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lenient.losses.objective import Needs
 from lenient.record import Record
 from lenient.runtime import batch_mean, full
 
@@ -26,6 +27,7 @@ class ClassPrior:
 
     def __init__(self, view: str = "clean") -> None:
         self.view = view
+        self.needs = Needs(view)
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""
@@ -39,6 +41,7 @@ class LabelPrior:
 
     def __init__(self, view: str = "clean") -> None:
         self.view = view
+        self.needs = Needs(view)
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""
@@ -59,6 +62,7 @@ class InformationEntropy:
 
     def __init__(self, temperature: float = 1.0, view: str = "clean") -> None:
         self.temperature, self.view = temperature, view
+        self.needs = Needs(view)
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""
@@ -76,6 +80,7 @@ class Activation:
 
     def __init__(self, view: str = "clean") -> None:
         self.view = view
+        self.needs = Needs(view, features=True)
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""
@@ -92,6 +97,7 @@ class EmbeddingNorm:
 
     def __init__(self, embedding: Callable[[Tensor], Tensor] | nn.Embedding, limit: float) -> None:
         self.embedding, self.limit = embedding, limit
+        self.needs = Needs()
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lenient.losses.objective import Needs
 from lenient.record import Record
 from lenient.runtime import batch_mean, batch_sum
 
@@ -25,6 +26,7 @@ class BatchNormStatistics:
 
     def __init__(self, view: str = "clean") -> None:
         self.view = view
+        self.needs = Needs(view, statistics=True)
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term from the statistics in the teacher's response."""
@@ -46,6 +48,7 @@ class ImageNorm:
         self, norms: Callable[[Tensor], list[Tensor]], label: str, *, view: str, whole_batch: bool = False
     ) -> None:
         self.norms, self.label, self.view, self.whole_batch = norms, label, view, whole_batch
+        self.needs = Needs(view)
 
     def __call__(self, record: Record) -> Tensor:
         """Return the term."""

@@ -101,7 +101,6 @@ class CuDFKD:
             objective,
             Objective({"student": (1.0, paced)}),
             order=("generator", "student"),
-            statistics="all" if self.needs_batch_norm else "none",
             student_mode=s.student_mode,
             draw_mode=s.draw_mode,
             generator_betas=(0.9, s.generator_beta2),

@@ -95,6 +95,5 @@ class MAD:
             objective,
             imitation,
             order=("generator", "student"),
-            statistics="all" if self.needs_batch_norm else "none",
             conditioning=s.conditional,
         )

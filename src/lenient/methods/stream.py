@@ -101,7 +101,6 @@ def stream_game(
     *,
     order: Sequence[Literal["student", "generator"]] = ("student", "generator"),
     same_batch: bool = False,
-    statistics: Literal["none", "all", "selected"] = "none",
     student_mode: Literal["train", "eval"] = "train",
     draw_mode: Literal["train", "eval"] = "train",
     conditioning: Conditioning = "none",
@@ -110,9 +109,8 @@ def stream_game(
     """Put a method together.
 
     `objective`: the generator's, or a function of the generator where terms need it; `imitation`: the student's.
-    `order`: who starts a cycle. `same_batch`: one draw of latents for a whole cycle. `statistics`: which images'
-    batch-norm statistics the objective reads. `student_mode`: in the generator's turn. `draw_mode`: of the generator
-    while it draws for the student.
+    `order`: who starts a cycle. `same_batch`: one draw of latents for a whole cycle. `student_mode`: in the generator's
+    turn. `draw_mode`: of the generator while it draws for the student.
     """
     s = settings
     source = build_source(stage, conditioning)
@@ -123,10 +121,9 @@ def stream_game(
     selection: Selection = MixtureSelection(s.tau, s.mixture) if s.selection == "mixture" else KeepAll()
     if not isinstance(objective, Objective):
         objective = objective(source.generator)
-    features = "activation" in objective
-    if features:
+    if any(need.features for need in objective.needs()):
         _ = stage.teacher.classifier  # refuses a teacher without one now, not in the first turn
-    blocks = common_blocks(stage) if "attention" in imitation else ((), ())
+    blocks = common_blocks(stage) if any(need.blocks for need in imitation.needs()) else ((), ())
     student = LiveStudent(stage.student, stage.runtime, blocks[1])
     optimizer = (
         sgd(stage.student, s.student_lr, s.student_momentum, s.student_weight_decay)
@@ -171,8 +168,6 @@ def stream_game(
         selection,
         latents,
         augmentation=s.augmentation,
-        statistics=statistics,
-        features=features,
         student_mode=student_mode,
     )
     students, generators = (learning_rate(name, s.drops) for name in (s.student_schedule, s.generator_schedule))

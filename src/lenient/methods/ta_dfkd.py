@@ -91,5 +91,4 @@ class TADFKD:
             }
         )
         imitation = Objective({"student": (1.0, Imitation(logit_l1, "L1"))})
-        statistics = s.bn_images if self.needs_batch_norm else "none"
-        return stream_game(stage, s, objective, imitation, statistics=statistics)
+        return stream_game(stage, s, objective, imitation)

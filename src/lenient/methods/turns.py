@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lenient import ranks
 from lenient.ahead import Ahead
-from lenient.losses.objective import Objective
+from lenient.losses.objective import Needs, Objective
 from lenient.losses.prior import confidence_score
 from lenient.methods.contract import Rhythm, Stage, Turn
 from lenient.record import Record, Response
@@ -51,9 +51,6 @@ class GeneratorTurn:
     selection: Selection
     latents: Latents
     augmentation: Augmentation = "none"
-    statistics: Literal["none", "all", "selected"] = "none"
-    """Which images batch-norm statistics are taken of: none, all as drawn, or the selected training view."""
-    features: bool = False
     student_mode: Literal["train", "eval"] = "train"
 
     def __call__(self, turn: int) -> Turn:
@@ -64,30 +61,40 @@ class GeneratorTurn:
         drawing = self.source.sample(stage.batch_size, *self.latents.key("generator-latents", turn))
         images = drawing.images
         clean = teacher.normalize(images)
-        answer = teacher.respond(clean, statistics=self.statistics == "all", features=self.features)
+        moment = stage.moment(self.latents.rhythm.steps_before(turn))
+        needs = self.objective.needs(moment)
+        answer = teacher.respond(clean, **_probes(needs, "clean"))
         # (2) select
         scores = ranks.gather(confidence_score(answer.logits.detach()))
         verdict = self.selection(scores)
         weight = ranks.mine(verdict.weight)
-        moment = stage.moment(self.latents.rhythm.steps_before(turn))
         answers = {"clean": {"teacher": answer}}
         record = Record(images, weight, {"clean": clean}, answers, drawing.labels, moment)
         # (3) the training view, and both networks' answers to it
         shown = augment(images, self.augmentation, stage.streams, "generator-view", turn)
-        same, selected = shown is images, self.statistics == "selected"
+        same, armed = shown is images, _probes(needs, "train")
         record.inputs["train"] = clean if same else teacher.normalize(shown)
         seen = answer
-        if selected or not same:
-            seen = teacher.respond(record.inputs["train"], statistics=selected, weight=weight)
+        if armed or not same:
+            seen = teacher.respond(record.inputs["train"], weight=weight, **armed)
         record.answers["train"] = {"teacher": seen}
-        if self.objective.active("adversarial", moment):
+        if any(need.student for need in needs):
             with mode(stage.student, self.student_mode):
                 record.answers["train"]["student"] = self.student.respond(record.inputs["train"])
         # (4) one objective
         total, parts = self.objective(record)
         if parts:  # a term may have no weight before its time
             total.backward()
-        return Turn(parts, record, scores, verdict, stage.batch_size)
+        matched = [parts[name] for name in self.objective.names(lambda need: need.statistics) if name in parts]
+        facts = {"statistics": torch.stack(matched).sum()} if matched else {}
+        return Turn(parts, record, scores, verdict, stage.batch_size, facts)
+
+
+def _probes(needs: Sequence[Needs], view: str) -> dict[str, Any]:
+    """Return what the teacher's answer to a view has to hold besides the logits."""
+    here = [need for need in needs if need.view == view]
+    wanted = {"statistics": any(n.statistics for n in here), "features": any(n.features for n in here)}
+    return {name: True for name, asked in wanted.items() if asked}
 
 
 @dataclass(frozen=True)
