@@ -13,6 +13,7 @@ import torch
 
 from lenient import distill, trials
 from lenient.ahead import Ahead
+from lenient.config import merge
 from lenient.loop import Distillation
 from lenient.methods.turns import Preparation
 from lenient.planning import Request, decide, resolve
@@ -164,10 +165,29 @@ class Trial:
         self.gain = gain
         self.threads: list[int] = []
 
-    def __call__(self, work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    def __call__(self, work: Callable[[], object], device: torch.device, repeats: int, **_: object) -> float:
         work()
         self.threads.append(torch.get_num_threads())
         return 1.0 if len(self.threads) == 1 else self.gain
+
+
+def test_a_long_stretch_of_one_player_is_never_tried_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator that starts 300 turns ahead of the student takes them once, in the run."""
+    torch.set_num_threads(2)
+    played: list[str] = []
+    turn = Distillation.take_turn
+    monkeypatch.setattr(Distillation, "take_turn", lambda run: played.append((taken := turn(run))[0]) or taken)
+    plan = {"overlap": "auto", "method": {"generator_steps": 300, "student_steps": 6}}
+    request = Request(budget="1s", settings=merge(QUICK, plan))
+    decide(resolve(request), request, tiny_teacher(), tiny_student())
+    assert 0 < played.count("generator") <= 20
+    assert played.count("student") <= 30
+
+
+def test_the_seconds_of_a_step_count_a_whole_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "seconds_of", lambda work, *_, **__: float(work.args[1]))  # a second a turn
+    plan = resolve(Request(settings=merge(QUICK, {"method": {"generator_steps": 300, "student_steps": 6}})))
+    assert trials.trial(plan, tiny_teacher(), tiny_student())["seconds_per_step"] == pytest.approx(306 / 6)
 
 
 def test_threads_are_shared_while_something_is_made() -> None:

@@ -339,16 +339,18 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """Return the median seconds of `work`, after one warm-up."""
+def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 3, *, warm_up: bool = True) -> float:
+    """Return the median seconds of `work`, after one time that does not count."""
     times = []
-    for _ in range(repeats + 1):
+    if warm_up:
+        work()
+    for _ in range(repeats):
         synchronize(device)
         start = time.perf_counter()
         work()
         synchronize(device)
         times.append(time.perf_counter() - start)
-    return sorted(times[1:])[repeats // 2]
+    return sorted(times)[repeats // 2]
 
 
 @contextmanager

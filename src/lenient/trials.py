@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 
@@ -79,8 +80,7 @@ def overlap_pays(settings: DistillSettings, teacher: Network, student: Network, 
             rhythm = run.game.rhythm
             if rhythm.count("student") < 4:  # else there are hardly steps between which the generator rests
                 return False
-            while rhythm.player(run.turn) == "generator":
-                run.take_turn()
+            run.turn = rhythm.first("student")
 
             def turns(run: Distillation = run) -> None:
                 run.take_turn()
@@ -94,27 +94,38 @@ def overlap_pays(settings: DistillSettings, teacher: Network, student: Network, 
 def trial(
     settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None
 ) -> dict[str, float]:
-    """Run a few turns on copies; return `seconds_per_step`, `peak_bytes` (device or process) and `steps`."""
+    """Run a few turns of each kind on copies; return `seconds_per_step`, `peak_bytes` (device or process) and `steps`.
+
+    A stretch of many equal turns, such as a generator's start ahead of the student's, is worked out from ten of them.
+    """
     runtime = settings.runtime()
     copied = Network(copy.deepcopy(student.module), student.card)
     memory.reset_peak(runtime.device)
     with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
         run = Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))
-        cycle = run.game.rhythm.length
-        steps = run.game.rhythm.turns_for(2) if cycle > 50 else cycle
+        rhythm = run.game.rhythm
         # late in the run, when weights have climbed and there is something to replay
-        run.turn = run.game.rhythm.turns_for(max(settings.steps * 4 // 5, 1)) // cycle * cycle
+        late = rhythm.turns_for(max(settings.steps * 4 // 5, 1)) // rhythm.length * rhythm.length
 
-        def turns() -> None:
-            for _ in range(steps):
+        def stretch(first: int, turns: int) -> None:
+            run.turn = late + first
+            for _ in range(turns):
                 name, turn = run.take_turn()
                 if name == "student" and run.game.replay is not None:
                     run.game.replay.observe("epoch_end", turn.record, torch.zeros((), device=runtime.device))
 
-        seconds = seconds_of(turns, runtime.device, repeats=1)
-        per_pass = sum(run.game.rhythm.player(turn) == "student" for turn in range(steps))
+        for first, taken, _ in rhythm.example():  # once unmeasured, since a first time takes longer
+            stretch(first, taken)
+        seconds = sum(
+            count / taken * seconds_of(partial(stretch, first, taken), runtime.device, repeats=1, warm_up=False)
+            for first, taken, count in rhythm.example()
+        )
     peak = memory.peak(runtime.device)
-    return {"seconds_per_step": seconds / max(per_pass, 1), "peak_bytes": float(peak), "steps": float(run.step)}
+    return {
+        "seconds_per_step": seconds / rhythm.count("student"),
+        "peak_bytes": float(peak),
+        "steps": float(run.step),
+    }
 
 
 def largest_batch(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> int:

@@ -157,6 +157,18 @@ class Rhythm:
         """Turns in one cycle."""
         return sum(count for _, count in self.cycle)
 
+    def first(self, player: str) -> int:
+        """Return the number of a player's first turn."""
+        return next(turn for turn in range(self.length) if self.player(turn) == player)
+
+    def example(self, at_most: int = 10) -> list[tuple[int, int, int]]:
+        """Return (first turn, turns to take, turns in all) for each stretch of a cycle: what a trial takes of it."""
+        found, start = [], 0
+        for _, count in self.cycle:
+            found.append((start, min(count, at_most), count))
+            start += count
+        return found
+
     def turns_for(self, steps: int) -> int:
         """Return how many turns it takes until the student has made `steps` steps."""
         per_cycle = self.count("student")
