@@ -147,6 +147,41 @@ def test_nan_weights_of_the_student_stop_the_run_with_the_terms_name(digits_teac
     assert json.loads((tmp_path / "r" / "report.json").read_text())["health"]["verdict"] == "failed"
 
 
+class Bursts(TADFKD):
+    """A method whose generator works alone for most of a cycle, on nothing but NaN."""
+
+    def build(self, stage: Any) -> Any:
+        game = super().build(stage)
+        own, self.played = game.turns["generator"], 0
+
+        def burst(turn: int) -> Turn:
+            self.played += 1
+            found = own(turn)
+            return replace(found, parts=dict.fromkeys(found.parts, torch.tensor(math.nan)))
+
+        return replace(game, turns={**game.turns, "generator": burst})
+
+
+def test_a_phase_without_the_student_stops_by_its_own_turns():
+    method = Bursts(settings_of(generator_steps=400, student_steps=4))
+    with pytest.raises(HealthError, match="non-finite numbers in the term"):
+        run(tiny_teacher(), method, log_every=15, steps=30)
+    assert 20 <= method.played <= 45
+
+
+def test_a_phase_without_the_student_logs_by_its_own_turns(tmp_path):
+    method = {"generator_steps": 130, "student_steps": 20, "student_lr": 0.05, "generator_lr": 0.01}
+    plan = merge(SHORT, {"method": method, "steps": 40, "log_every": 20})
+    distill(tiny_teacher(), "lenient:lenet5-half", settings=plan, output=tmp_path / "r")
+    lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    turns = [(line["step"], line["turn"]) for line in lines if line["event"] == "log"]
+    # the student's 20 steps come first in a cycle of 150 turns
+    assert turns == [(20, 20), *((20, turn) for turn in range(40, 141, 20)), (40, 170)]
+    alone = [line for line in lines if line["event"] == "log" and line["turn"] not in (20, 170)]
+    assert all("health/coverage" not in line and "health/kept_by_generator" in line for line in alone)
+    assert not [line for line in lines if line["event"] == "alarm" and line["name"] in ("coverage", "class entropy")]
+
+
 class Poisoned(TADFKD):
     """Every seventh turn the teacher's answers are NaN."""
 

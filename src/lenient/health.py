@@ -176,12 +176,13 @@ class HealthMonitor:
         self._reset()
         self.lines += 1
         self.seen = [old + new for old, new in zip(self.seen, histogram, strict=True)]
-        values["health/coverage"], values["health/entropy"] = spread(histogram)
+        if any(histogram):  # the student had a turn
+            values["health/coverage"], values["health/entropy"] = spread(histogram)
+            self.latest["health/window"] = sum(histogram)
         values["health/nonfinite"] = skipped
         if STATISTICS in values:
             values["health/bn_distance"] = values.pop(STATISTICS) / max(first_bn, 1e-12)
         self.latest.update({name: value for name, value in values.items() if math.isfinite(value)})
-        self.latest["health/window"] = sum(histogram)
         if not streak:
             self.culprits = {}
         if streak >= self.settings.patience:
@@ -234,7 +235,7 @@ class HealthMonitor:
             self._fingerprints[name] = norms
 
     def raise_alarms(self, progress: float) -> dict[str, str]:
-        """Return alarms that are new at this line; `progress` is the share of the run that is done, in [0, 1]."""
+        """Return alarms that are new at this line; `progress` is the share of all turns that is done, in [0, 1]."""
         fresh: dict[str, str] = {}
         for check in self.checks(progress):
             if check.status == "failed" and check.name not in self.alarms and progress > 0.1:
@@ -304,6 +305,8 @@ class HealthMonitor:
             ("coverage", s.coverage, "{value:.0%} of the classes appear among the accepted samples"),
             ("class entropy", s.class_entropy, "the classes of accepted samples are {value:.0%} evenly spread"),
         )
+        if not any(self.seen):  # the student has had no turn yet
+            return []
         run = spread(self.seen)
         now = (self.latest.get("health/coverage", run[0]), self.latest.get("health/entropy", run[1]))
         found = []

@@ -137,6 +137,10 @@ class Distillation:
                 self.seconds = time.monotonic() - started
                 if name == "student":
                     lap = self._after_step(turn, lap)
+                elif self.turn % s.log_every == 0 and self._student_rests(s.log_every):
+                    for observer in watching:
+                        observer.step(self.step, self.images)
+                    lap = self._log_line(lap)
         finally:
             self.game.close()
             for observer in watching:
@@ -146,12 +150,17 @@ class Distillation:
             self.health.question(self._students_word)  # the verdict is about the student that is delivered
         return self._result()
 
+    def _student_rests(self, turns: int) -> bool:
+        """Whether the student had none of the last so many turns: others then log, alarm and stop by their own."""
+        rhythm = self.game.rhythm
+        return rhythm.steps_before(self.turn) == rhythm.steps_before(max(self.turn - turns, 0))
+
     def _after_step(self, turn: Turn, lap: tuple[float, int]) -> tuple[float, int]:
         s = self.settings
         for observer in self.observers:
             observer.step(self.step, self.images)
         if self.step % s.log_every == 0 or self.step == s.steps:
-            lap = self._log_line(turn, lap)
+            lap = self._log_line(lap)
         if self.step % s.rhythm.steps_per_epoch == 0 or self.step == s.steps:
             self._epoch_end(turn)
         return lap
@@ -203,7 +212,7 @@ class Distillation:
 
     # log lines, evaluation
 
-    def _log_line(self, turn: Turn, lap: tuple[float, int]) -> tuple[float, int]:
+    def _log_line(self, lap: tuple[float, int]) -> tuple[float, int]:
         line = self.health.line()
         progress = self.step / self.settings.steps
         fresh = self.game.sample(min(64, self.settings.batch_size), "probe", self.turn)
@@ -226,8 +235,10 @@ class Distillation:
             **rates,
         }
         self.emit("log", values)
-        self.emit("classes", {"step": self.step, "histogram": line["histogram"]})
-        for name, message in self.health.raise_alarms(progress).items():
+        if any(line["histogram"]):
+            self.emit("classes", {"step": self.step, "histogram": line["histogram"]})
+        done = self.turn / self.game.rhythm.turns_for(self.settings.steps)
+        for name, message in self.health.raise_alarms(done).items():
             if ranks.is_main():
                 log.warning("alarm at step %d: %s", self.step, message)
             self.emit("alarm", {"step": self.step, "name": name, "message": message})
