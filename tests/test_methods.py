@@ -20,6 +20,7 @@ from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.methods import METHODS, method_class, recipes
+from lenient.methods.alone import AloneSettings, alone_game
 from lenient.methods.contract import Rhythm, learning_rate
 from lenient.models.card import Network
 from lenient.planning import Request, resolve
@@ -511,17 +512,77 @@ def test_a_teacher_without_batch_norm_is_refused_with_the_way_out():
     take(distillation(network, method={"bn_weight": 0.0}), 4)
 
 
+@pytest.mark.parametrize("name", [name for name in ALL if name != "noise"])
+def test_a_method_given_as_an_object_is_the_one_given_by_name(name):
+    kind = method_class(name)
+    plan = {key: value for key, value in QUICK.items() if key != "generator"}
+    own, named = (
+        resolve(request)
+        for request in (Request(settings=plan, own=kind.settings_type()), Request(settings=plan, method=name))
+    )
+    assert own == named, "the method's wishes beyond its own settings, such as its generator's output, count"
+
+
+def test_an_objects_run_is_that_of_its_name(tmp_path):
+    from lenient.api import distill
+
+    kind = method_class("cudfkd")
+    plan = {key: value for key, value in QUICK.items() if key != "generator"}
+    students = [
+        distill(tiny_teacher(), tiny_student(), method=method, epochs=1, settings=plan).student.state_dict()
+        for method in (kind(kind.settings_type()), "cudfkd")
+    ]
+    assert same(*students)
+
+
+@pytest.mark.parametrize("how", [{"settings": {"method.pace_start": 3}}, {"recipe": "digits"}])
+def test_settings_beside_a_method_object_are_refused(how):
+    from lenient.api import distill
+
+    kind = method_class("cudfkd")
+    with pytest.raises(UsageError, match=r"method\..*: the method was given as an object; give its settings to that"):
+        distill(tiny_teacher(), tiny_student(), method=kind(kind.settings_type()), steps=2, **how)
+
+
+class GreySettings(AloneSettings):
+    name: str = "grey"
+
+
+class Grey:
+    """A method of one's own: the student imitates the teacher on grey images."""
+
+    settings_type = GreySettings
+    needs_batch_norm = False
+
+    def __init__(self, settings: GreySettings) -> None:
+        self.settings, self.drawn = settings, 0
+
+    def build(self, stage):
+        def sample(count, name, turn):
+            self.drawn += count
+            return stage.runtime.images(torch.full((count, *stage.teacher.card.input_size), 0.5))
+
+        return alone_game(stage, self.settings, sample)
+
+
 def test_a_method_object_of_ones_own(tmp_path):
     from lenient.api import distill
 
-    class Grey(method_class("noise")):
-        """Imitate on grey images."""
-
-        def sample(self, count, name, turn):
-            return torch.full((count, *self.stage.teacher.card.input_size), 0.5)
-
-    result = distill(tiny_teacher(), tiny_student(), method=Grey(Grey.settings_type()), settings=QUICK)
-    assert result.summary["steps"] == 6
+    method = Grey(GreySettings())
+    result = distill(tiny_teacher(), tiny_student(), method=method, settings=QUICK, output=tmp_path / "r")
+    assert result.summary["method"] == "grey"
+    assert method.drawn >= QUICK["steps"] * QUICK["batch_size"]
+    images = torch.full((1, 1, 6, 5), (0.5 - 0.4) / 0.3)
+    teacher = tiny_teacher().module.eval()
+    with torch.no_grad():
+        nets = (result.student.eval(), tiny_student().module.eval())
+        distance = [float((net(images) - teacher(images)).abs().mean()) for net in nets]
+    assert distance[0] < distance[1]
+    again = Grey(GreySettings())
+    longer = distill(
+        tiny_teacher(), tiny_student(), method=again, settings=QUICK | {"steps": 8}, output=tmp_path / "r", resume=True
+    )
+    assert longer.summary["steps"] == 8
 
 
 def test_imitation_term_is_what_the_update_minimises():

@@ -80,12 +80,12 @@ class Job:
         eval_data: str | None = None,
         data_root: str | Path | None = None,
     ) -> None:
+        if method is not None:
+            request = replace(request, own=method.settings)
         self.teacher, self.request, self.method = teacher, request, method
         self.source, self.facts = source, dict(facts or {})
         self.eval_data, self.data_root = eval_data, data_root
         self.settings: DistillSettings = resolve(request)
-        if method is not None:  # an object of the caller's own brings its settings along
-            self.settings = self.settings.model_copy(update={"method": method.settings})
         self.hash = fingerprint(teacher.module)
         self._wanted_student = student
         self.folder: RunFolder | None = None
@@ -200,8 +200,9 @@ class Job:
         stored_device = old["device"] if ranks.count() == 1 else str(old["device"]).split(":")[0]
         device = self.request.device or stored_device
         if self.method is not None:
-            old["method"] = self.method.settings
-        self.settings = resolve(Request(settings={**old, "steps": steps, "device": device}))
+            del old["method"]
+        again = Request(settings={**old, "steps": steps, "device": device}, own=self.request.own)
+        self.settings = resolve(again)
         self.settings = decide(self.settings, Request(), self.teacher, self.student, self.method)
         self.student, self.student_reason = pick_student(wanted, self.teacher, self.settings.seed)
 

@@ -51,6 +51,8 @@ class Request:
     precision: str | None = None
     select: str | None = None
     compile: bool = False
+    own: MethodSettings | None = None
+    """Settings of a method that was given as an object: its defaults, and those that it asks for elsewhere, count."""
 
     def layers(self) -> list[dict[str, Any]]:
         """Return the settings asked for, weakest first: preset, recipes, flags, `-s`."""
@@ -59,6 +61,8 @@ class Request:
         if sum(value is not None for value in (self.steps, self.epochs, self.budget)) > 1:
             raise UsageError("--steps, --epochs and --budget: give one of them")
         named = None if self.method in (None, "auto") else self.method
+        if self.own is not None and self.own.name in METHODS:
+            named = self.own.name
         files = [read_recipe(name, named or DEFAULT) for name in self.recipes]
         for values in files:
             written = method_name(values)
@@ -133,15 +137,22 @@ def resolve(request: Request) -> DistillSettings:
         UsageError: unknown names, bad values.
     """
     merged = merge(*request.layers())
-    if isinstance(merged.get("method"), MethodSettings):
-        return parse(DistillSettings, merged)
     name = method_name(merged) or DEFAULT
-    if name not in METHODS:
+    if request.own is not None:
+        _refuse_for_an_object(merged.get("method", {}), request.own)
+        merged["method"] = request.own
+    elif name not in METHODS:
         raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
     settings = parse(DistillSettings, merged)
     if request.epochs is not None:
         settings = settings.model_copy(update={"steps": _epochs(request.epochs) * settings.rhythm.steps_per_epoch})
     return settings
+
+
+def _refuse_for_an_object(section: Mapping[str, Any], own: MethodSettings) -> None:
+    for key, value in flatten(section).items():
+        if key != "name" or value != own.name:
+            raise UsageError(f"method.{key}={value!r}: the method was given as an object; give its settings to that")
 
 
 def _epochs(epochs: int) -> int:
