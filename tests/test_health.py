@@ -24,6 +24,7 @@ from lenient.health import (
     bn_shift,
     class_counts,
     duplicate_rate,
+    pixel_span,
     spread,
 )
 from lenient.loop import Distillation
@@ -118,6 +119,30 @@ def test_a_wrong_mean_shows_in_the_batch_norm_distance(digits_teacher):
     health = run(wrong, steps=300).health
     assert health["verdict"] != "ok"
     assert any("check the teacher's --mean and --std first" in reason for reason in health["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"), [({"std": (0.07,)}, "contrast"), ({"std": (1.2,)}, "overshoot"), ({"mean": (0.8,)}, "overshoot")]
+)
+def test_constants_that_are_wrong_show_in_the_pixels(facts, name, digits_teacher):
+    """The student then copies the teacher where no real image lies, and agrees with it very well there."""
+    wrong = Network(digits_teacher.module, replace(digits_teacher.card, **facts))
+    health = run(wrong, steps=60).health
+    assert name in failing(health)
+    assert any("check --mean and --std" in reason for reason in health["reasons"])
+
+
+def test_the_span_of_pixels_is_that_of_their_middle_nine_tenths():
+    images = torch.linspace(-0.5, 1.5, 3 * 400_000).view(3, 1, 400, 1000)
+    assert pixel_span(images).tolist() == pytest.approx([-0.4, 1.4], abs=1e-3)
+    assert pixel_span(torch.full((1, 1, 1, 1), 0.25)).tolist() == [0.25, 0.25]
+
+
+def test_probe_images_of_one_class_are_said_to_be():
+    monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
+    alike = Response(torch.tensor([[9.0, 0, 0, 0]]).repeat(8, 1))
+    monitor.inspect(torch.rand(8, 1, 6, 5), alike, lambda images: torch.zeros(len(images), dtype=torch.long))
+    assert "all probe images are of one class" in " ".join(monitor.verdict()["reasons"])
 
 
 def test_nan_weights_of_the_teacher_are_refused(digits_teacher):

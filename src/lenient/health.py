@@ -41,6 +41,10 @@ class HealthSettings(Settings):
     """How far agreement on the probe set should be from chance (0) to perfect (1); under a third of it, failed."""
     excess: float = Field(0.2, ge=0)
     """Mean distance of pixels from the range [0, 1], at most."""
+    contrast: float = Field(0.5, ge=0, le=1)
+    """How much of the range from black (0) to white (1) the middle nine tenths of the pixels should span, at least."""
+    overshoot: float = Field(0.4, ge=0)
+    """How far beyond black or white the middle nine tenths of the pixels may reach."""
     duplicates: float = Field(0.5, ge=0, le=1)
     """Share of near-identical synthetic images, at most; above it, a warning."""
     nonfinite: float = Field(0.01, ge=0, le=1)
@@ -201,7 +205,9 @@ class HealthMonitor:
         """Offer fresh images (n, C, H, W) with the teacher's answer to the probe set; question the student on it."""
         self.probe.offer(images[:8], teachers_word.logits[:8].argmax(dim=1))
         excess = (images - images.clamp(0, 1)).abs().mean()
+        dark, bright = pixel_span(images)
         facts = {"health/duplicates": duplicate_rate(images), "health/excess": excess}
+        facts |= {"health/dark": dark, "health/bright": bright}
         if teachers_word.statistics:
             facts["health/bn_shift"] = bn_shift(teachers_word.statistics)
         return self.question(students_word, facts)
@@ -272,6 +278,8 @@ class HealthMonitor:
                 "; where that is much, check the teacher's --mean and --std first"
             )
             steps.append(_at_most("pixel range", now["health/excess"], s.excess, text))
+        if "health/dark" in now:
+            steps += self._constants(now["health/dark"], now["health/bright"])
         if "health/duplicates" in now:
             steps.append(
                 _at_most(
@@ -286,6 +294,8 @@ class HealthMonitor:
             gain = (now["health/probe_agreement"] - chance) / max(1 - chance, 1e-9)
             agreement = f"{now['health/probe_agreement']:.0%} of probe images (chance: {chance:.0%})"
             text = f"the student agrees with the teacher on {agreement}"
+            if chance > 1 - 1e-6:
+                text = "all probe images are of one class, so they say nothing about the student"
             steps.append(_at_least("probe agreement", gain, s.agreement, text, floor=s.agreement / 3))
         turns = max(now.get("health/turns", 0.0), 1.0)
         steps.append(
@@ -297,6 +307,21 @@ class HealthMonitor:
             )
         )
         return steps
+
+    def _constants(self, dark: float, bright: float) -> list[Check]:
+        """Images that fit the teacher lie between black and white and use what is there, unless --mean or --std is
+        wrong: then the student copies the teacher where no real image lies."""
+        span, beyond = bright - dark, max(-dark, bright - 1, 0.0)
+        checks = [
+            _at_least("contrast", span, self.settings.contrast, "", floor=-math.inf),
+            _at_most("overshoot", beyond, self.settings.overshoot, ""),
+        ]
+        cures = ("unless the training images had as little contrast, check --mean and --std", "check --mean and --std")
+        text = f"synthetic pixels span {dark:.2f} to {bright:.2f} (black is 0, white is 1)"
+        return [
+            replace(check, text=text if check.status == "ok" else f"{text}: {cure}")
+            for check, cure in zip(checks, cures, strict=True)
+        ]
 
     def _classes(self, progress: float) -> list[Check]:
         """Spread over the classes since the last line; at the end over the run, its last line worth a warning."""
@@ -394,6 +419,14 @@ def bn_shift(layers: Sequence[LayerStatistics]) -> Tensor:
         for layer in layers
     ]
     return torch.stack(shifts).mean()
+
+
+def pixel_span(images: Tensor) -> Tensor:
+    """Return the 5th and the 95th percentile of the pixels of images (N, C, H, W), (2,), of some 100,000 at most."""
+    pixels = images.float().flatten()
+    quantiles = torch.tensor([0.05, 0.95], device=images.device)
+    span: Tensor = pixels[:: -(-len(pixels) // 100_000)].quantile(quantiles)
+    return span
 
 
 def duplicate_rate(images: Tensor, tolerance: float = 0.02) -> Tensor:
