@@ -133,9 +133,22 @@ def test_constants_that_are_wrong_show_in_the_pixels(facts, name, digits_teacher
 
 
 def test_the_span_of_pixels_is_that_of_their_middle_nine_tenths():
-    images = torch.linspace(-0.5, 1.5, 3 * 400_000).view(3, 1, 400, 1000)
-    assert pixel_span(images).tolist() == pytest.approx([-0.4, 1.4], abs=1e-3)
-    assert pixel_span(torch.full((1, 1, 1, 1), 0.25)).tolist() == [0.25, 0.25]
+    one = torch.linspace(-0.5, 1.5, 400_000).view(1, 1, 400, 1000)
+    span = pixel_span(torch.cat([one, one / 4], dim=1))
+    torch.testing.assert_close(span, torch.tensor([[-0.4, -0.1], [1.4, 0.35]]), atol=1e-3, rtol=0)
+    assert pixel_span(torch.full((1, 1, 1, 1), 0.25)).tolist() == [[0.25], [0.25]]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seen"),
+    [(0, 1, set()), (0, 0.5, {"contrast"}), (-0.6, 0.4, {"overshoot"}), (0, 1.5, {"overshoot"})],
+)
+def test_a_channel_of_little_contrast_is_no_reason_and_one_beyond_white_is(low, high, seen):
+    monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
+    channel = torch.linspace(low, high, 8 * 100).view(8, 1, 10, 10)
+    images = torch.cat([channel, torch.full_like(channel, 0.4)], dim=1)
+    monitor.inspect(images, Response(torch.eye(4).repeat(2, 1)), lambda _: torch.arange(8) % 4)
+    assert failing(monitor.verdict()) & {"contrast", "overshoot"} == seen
 
 
 def test_probe_images_of_one_class_are_said_to_be():

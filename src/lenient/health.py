@@ -41,10 +41,11 @@ class HealthSettings(Settings):
     """How far agreement on the probe set should be from chance (0) to perfect (1); under a third of it, failed."""
     excess: float = Field(0.2, ge=0)
     """Mean distance of pixels from the range [0, 1], at most."""
-    contrast: float = Field(0.5, ge=0, le=1)
-    """How much of the range from black (0) to white (1) the middle nine tenths of the pixels should span, at least."""
+    contrast: float = Field(0.6, ge=0, le=1)
+    """How much of the range from black (0) to white (1) the middle nine tenths of a channel's pixels should span, at
+    least, in the channel that spans most."""
     overshoot: float = Field(0.4, ge=0)
-    """How far beyond black or white the middle nine tenths of the pixels may reach."""
+    """How far beyond black or white the middle nine tenths of a channel's pixels may reach."""
     duplicates: float = Field(0.5, ge=0, le=1)
     """Share of near-identical synthetic images, at most; above it, a warning."""
     nonfinite: float = Field(0.01, ge=0, le=1)
@@ -207,7 +208,7 @@ class HealthMonitor:
         excess = (images - images.clamp(0, 1)).abs().mean()
         dark, bright = pixel_span(images)
         facts = {"health/duplicates": duplicate_rate(images), "health/excess": excess}
-        facts |= {"health/dark": dark, "health/bright": bright}
+        facts |= {"health/dark": dark.amin(), "health/bright": bright.amax(), "health/contrast": (bright - dark).amax()}
         if teachers_word.statistics:
             facts["health/bn_shift"] = bn_shift(teachers_word.statistics)
         return self.question(students_word, facts)
@@ -278,8 +279,8 @@ class HealthMonitor:
                 "; where that is much, check the teacher's --mean and --std first"
             )
             steps.append(_at_most("pixel range", now["health/excess"], s.excess, text))
-        if "health/dark" in now:
-            steps += self._constants(now["health/dark"], now["health/bright"])
+        if "health/contrast" in now:
+            steps += self._constants(now["health/dark"], now["health/bright"], now["health/contrast"])
         if "health/duplicates" in now:
             steps.append(
                 _at_most(
@@ -308,12 +309,12 @@ class HealthMonitor:
         )
         return steps
 
-    def _constants(self, dark: float, bright: float) -> list[Check]:
+    def _constants(self, dark: float, bright: float, contrast: float) -> list[Check]:
         """Images that fit the teacher lie between black and white and use what is there, unless --mean or --std is
         wrong: then the student copies the teacher where no real image lies."""
-        span, beyond = bright - dark, max(-dark, bright - 1, 0.0)
+        beyond = max(-dark, bright - 1, 0.0)
         checks = [
-            _at_least("contrast", span, self.settings.contrast, "", floor=-math.inf),
+            _at_least("contrast", contrast, self.settings.contrast, "", floor=-math.inf),
             _at_most("overshoot", beyond, self.settings.overshoot, ""),
         ]
         cures = ("unless the training images had as little contrast, check --mean and --std", "check --mean and --std")
@@ -422,10 +423,11 @@ def bn_shift(layers: Sequence[LayerStatistics]) -> Tensor:
 
 
 def pixel_span(images: Tensor) -> Tensor:
-    """Return the 5th and the 95th percentile of the pixels of images (N, C, H, W), (2,), of some 100,000 at most."""
-    pixels = images.float().flatten()
+    """Return the 5th and the 95th percentile of each channel of images (N, C, H, W), (2, C), of 100,000 pixels each at
+    most."""
+    pixels = images.float().transpose(0, 1).flatten(1)
     quantiles = torch.tensor([0.05, 0.95], device=images.device)
-    span: Tensor = pixels[:: -(-len(pixels) // 100_000)].quantile(quantiles)
+    span: Tensor = pixels[:, :: -(-pixels.shape[1] // 100_000)].quantile(quantiles, dim=1)
     return span
 
 
