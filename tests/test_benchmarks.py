@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from commands import python
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -32,3 +34,13 @@ def test_settings_are_compared_cell_by_cell_and_the_page_follows(tmp_path):
     page = (tmp_path / "page.md").read_text()
     assert "| fast | `method.generator_lr=1e-2` | " in page
     assert "2 runs in `cells.json`" in page
+
+
+@pytest.mark.slow
+def test_the_sabotage_table_goes_on_where_it_stopped(tmp_path):
+    common = [BENCHMARKS / "sabotage.py", "-o", "runs.json"]
+    for count in (1, 2):
+        run(*common, "--at-most", count, cwd=tmp_path)
+        assert len(json.loads((tmp_path / "runs.json").read_text())["runs"]) == count
+    run(*common, "--table", "page.md", cwd=tmp_path)
+    assert "2 runs in `runs.json`" in (tmp_path / "page.md").read_text()
