@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import os
 import pickle
 import struct
@@ -15,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lenient.data import DATA_NAMES, ImageSet, load_data
+from commands import python
+from lenient.data import DATA_NAMES, ImageSet, cifar, load_data
 from lenient.data.folder import FolderImages
 from lenient.data.images import fitted
 from lenient.data.splits import held_out, scrambled
@@ -152,6 +154,62 @@ def test_a_cut_off_idx_file_is_named(tmp_path: Path) -> None:
         load_data("mnist", split="test", root=tmp_path)
 
 
+def labelled(root: Path, images: bytes | np.ndarray, labels: np.ndarray | None = None, suffix: str = "") -> None:
+    path = root / f"MNIST/raw/t10k-images-idx3-ubyte{suffix}"
+    if isinstance(images, bytes):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(gzip.compress(images) if suffix else images)
+    else:
+        write_idx(path, images)
+    write_idx(root / "MNIST/raw/t10k-labels-idx1-ubyte", np.zeros(3, np.uint8) if labels is None else labels)
+
+
+SQUARES = np.zeros((3, 28, 28), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (struct.pack(">4I", 0x803, 2**31, 28, 28), "2147483648x28x28 values are more than 256 MiB"),
+        (struct.pack(">4I", 0x803, *[2**32 - 1] * 3), "are more than 256 MiB"),
+        (struct.pack(">4I", 0x803, 10000, 28, 28) + bytes(99), "7839901 bytes are missing"),
+        (struct.pack(">4I", 0x803, 1, 28, 28) + bytes(785), "goes on after its last value"),
+        (struct.pack(">4I", 0x803, 3, 0, 28), "3x0x28 values are none"),
+        (struct.pack(">4I", 0xD03, 3, 28, 28) + bytes(9408), "its head"),
+        (b"\0\0\x08", "its head"),
+    ],
+)
+def test_the_head_of_an_idx_file_is_not_believed(head: bytes, words: str, suffix: str, tmp_path: Path) -> None:
+    labelled(tmp_path, head, suffix=suffix)
+    with pytest.raises(UsageError, match=f"t10k-images-idx3-ubyte{suffix}: not a whole IDX file .*{words}"):
+        load_data("mnist", split="test", root=tmp_path)
+
+
+def test_what_a_gzipped_file_unpacks_to_is_limited(tmp_path: Path) -> None:
+    labelled(tmp_path, struct.pack(">4I", 0x803, 2, 28, 28) + bytes(2**24), suffix=".gz")
+    with pytest.raises(UsageError, match="goes on after its last value"):
+        load_data("mnist", split="test", root=tmp_path)
+
+
+def test_labels_that_do_not_go_with_the_images_are_refused(tmp_path: Path) -> None:
+    labelled(tmp_path / "count", SQUARES, np.zeros(2, np.uint8))
+    with pytest.raises(UsageError, match="labels-idx1-ubyte: has 2 labels for 3 images"):
+        load_data("mnist", split="test", root=tmp_path / "count")
+    labelled(tmp_path / "range", SQUARES, np.array([1, 2, 10], np.uint8))
+    with pytest.raises(UsageError, match="labels-idx1-ubyte: has the label 10, not only 0 to 9"):
+        load_data("mnist", split="test", root=tmp_path / "range")
+
+
+def test_pipes_and_devices_are_no_data_files(tmp_path: Path) -> None:
+    for name in ("MNIST/raw/t10k-images-idx3-ubyte", "cifar10/test.tar.xz", "cifar-100-python/meta"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        os.mkfifo(tmp_path / name)
+    for data in ("mnist", "cifar10", "cifar100"):
+        with pytest.raises(UsageError, match="it is a pipe or a device"):
+            load_data(data, split="test", root=tmp_path)
+
+
 def real_root() -> Path:
     root = os.environ.get("LENIENT_DATA")
     if not root:
@@ -249,6 +307,121 @@ def test_a_cifar_batch_cannot_run_code(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "intruder-was-here").exists()
 
 
+ROWS = np.zeros((2, 3072), dtype=np.uint8)
+
+
+def memo(number: int) -> bytes:
+    return b"}r" + struct.pack("<I", number) + b"."
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"data": ROWS}, "does not have a label for each of its 2 images"),
+        ({"data": ROWS, "labels": [1]}, "a label for each"),
+        ({"data": ROWS, "labels": [1, 10]}, "not numbers from 0 to 9"),
+        ({"data": ROWS, "labels": [1, -1]}, "not numbers from 0 to 9"),
+        ({"data": ROWS, "labels": [1, "2"]}, "not numbers from 0 to 9"),
+        ({"data": ROWS[:, :3000], "labels": [1, 2]}, "not rows of 3 x 32 x 32 bytes"),
+        ({"data": ROWS.astype(np.float64), "labels": [1, 2]}, "of type 'f8' are not part"),
+        ({"data": [[1, 2]], "labels": [1]}, "not rows of"),
+        ({}, "not rows of"),
+        ([1, 2], "holds no table"),
+        (b"", "not a CIFAR batch"),
+        (b"\x80\x02}q", "not a CIFAR batch"),
+        (memo(2**31), "not a CIFAR batch .*remembers value 2147483648"),
+        (b"\x80\x04\x96" + struct.pack("<Q", 2**40) + b"a.", "not a CIFAR batch"),
+        (b"cnumpy\nndarray\n(J\0\0\0\x7ftR.", "not a CIFAR batch"),
+    ],
+)
+def test_damaged_cifar_batches_are_named_in_one_line(content: object, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "cifar-10-batches-py/test_batch"
+    path.parent.mkdir()
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol=2))
+    with pytest.raises(UsageError, match=f"test_batch: .*{words}") as caught:
+        load_data("cifar10", split="test", root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def packed(root: Path, content: bytes) -> None:
+    (root / "cifar10").mkdir(parents=True)
+    (root / "cifar10/test.tar.xz").write_bytes(lzma.compress(content, preset=0))
+
+
+def member(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (member("test/cat/0.png", 2**33) + bytes(2**20), "test/cat/0.png has 8589934592 bytes"),
+        (member("test/cat/0.txt", 2**33) + bytes(2**20), "unpacks to more than 256 MiB"),
+        (member("x", 2**33, tarfile.XHDTYPE) + bytes(2**20), "a head of"),
+        (member("x", 2**33, tarfile.GNUTYPE_LONGNAME) + bytes(2**20), "a head of"),
+        (member("test/cat/0.txt", 2**24) + bytes(2**23), "not a readable tar.xz"),
+        (member("test/.cat/0.png", 4) + bytes(2**12), "holds no images in class folders"),
+        (bytes(2**16), "holds no images|not a readable tar.xz"),
+        (b"no tar", "not a readable tar.xz"),
+    ],
+)
+def test_damaged_archives_are_named_in_one_line(content: bytes, words: str, tmp_path: Path) -> None:
+    packed(tmp_path, content)
+    with pytest.raises(UsageError, match=words) as caught:
+        load_data("cifar10", split="test", root=tmp_path)
+    assert "test.tar.xz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_archive_has_a_limit_unpacked_and_of_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cifar_archive(tmp_path)
+    monkeypatch.setattr(cifar, "MEMBERS", 5)
+    with pytest.raises(UsageError, match=r"test\.tar\.xz: .*more than 5 entries"):
+        load_data("cifar10", split="test", root=tmp_path)
+    monkeypatch.setattr(cifar, "LIMIT", 2000)
+    with pytest.raises(UsageError, match=r"test\.tar\.xz: .*unpacks to more than"):
+        load_data("cifar10", split="test", root=tmp_path)
+
+
+@pytest.mark.slow
+def test_no_bomb_takes_a_gibibyte(tmp_path: Path) -> None:
+    """Four archives that unpack to 4 GiB and say that they may."""
+    zeros = bytes(2**24)
+    labelled(tmp_path / "idx", SQUARES)
+    with gzip.open(tmp_path / "idx/MNIST/raw/t10k-images-idx3-ubyte", "wb") as plain:
+        plain.write(b"")
+    path = tmp_path / "idx/MNIST/raw/t10k-images-idx3-ubyte"
+    path.unlink()
+    with gzip.open(f"{path}.gz", "wb", compresslevel=1) as bomb:
+        bomb.write(struct.pack(">4I", 0x803, 2**28 // 784, 28, 28))
+        for _ in range(2**8):
+            bomb.write(zeros)
+    for place, head in (
+        ("text", member("test/cat/0.txt", 2**32)),
+        ("pax", member("x", 2**32, tarfile.XHDTYPE)),
+        ("picture", member("test/cat/0.png", 2**32)),
+    ):
+        (tmp_path / place / "cifar10").mkdir(parents=True)
+        with lzma.open(tmp_path / place / "cifar10/test.tar.xz", "wb", preset=0) as bomb:
+            bomb.write(head)
+            for _ in range(2**8):
+                bomb.write(zeros)
+    program = tmp_path / "measure.py"
+    program.write_text(
+        "import resource, sys; from lenient.data import load_data; from lenient.errors import UsageError\n"
+        "def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = most()\n"
+        "try: load_data(sys.argv[2], split='test', root=sys.argv[1])\n"
+        "except UsageError: print(most() - before)"
+    )
+    places = {"idx": "mnist", "text": "cifar10", "pax": "cifar10", "picture": "cifar10"}
+    taken = {p: int(python(program, tmp_path / p, name, cwd=tmp_path).stdout) / 2**30 for p, name in places.items()}
+    print({place: round(value, 3) for place, value in taken.items()})
+    assert max(taken.values()) < 1
+
+
 def test_pictures_of_another_size_are_refused_as_cifar(tmp_path: Path) -> None:
     class_tree(tmp_path / "cifar10/test", {"cat": 1}, size=(40, 30))
     with pytest.raises(UsageError, match=r"000\.png: is 40x30 pixels"):
@@ -339,6 +512,90 @@ def test_image_folder_errors_say_what_is_expected(tmp_path: Path) -> None:
     (tmp_path / "train/a/000.png").write_bytes(b"not an image")
     with pytest.raises(UsageError, match=r"000\.png: not a readable image"):
         next(load_data(f"imagefolder:{tmp_path}", split="train").batches(1))
+
+
+def test_sub_folders_count_and_what_no_image_is_is_left_out_with_a_count(tmp_path: Path) -> None:
+    class_tree(tmp_path / "test", {"cat": 2, "dog": 1}, size=(8, 8))
+    class_tree(tmp_path / "test/cat", {"more/deep": 2}, size=(8, 8))
+    class_tree(tmp_path / "test/fox/only", {"deeper": 1}, size=(8, 8))
+    (tmp_path / "test/notes").mkdir()
+    for name in ("cat/list.txt", "cat/more/list.TXT", "dog/README", "overview.png"):
+        (tmp_path / "test" / name).write_bytes(picture(1))
+    os.mkfifo(tmp_path / "test/dog/pipe.png")
+    (tmp_path / "test/dog/zero.png").symlink_to("/dev/zero")
+    (tmp_path / "test/dog/round.png").symlink_to("round.png")
+    for suffix in ("gif", "JFIF", "pgm", "tiff"):
+        Image.new("L", (8, 8)).save(
+            tmp_path / f"test/dog/z.{suffix}", {"JFIF": "jpeg", "pgm": "ppm"}.get(suffix, suffix)
+        )
+    data = load_data(f"imagefolder:{tmp_path}", split="test", input_size=(3, 8, 8))
+    assert data.classes == ("cat", "dog", "fox")
+    assert data.labels.bincount().tolist() == [4, 5, 1]
+    assert len(next(data.batches(99))[0]) == 10
+    (note,) = data.notes
+    assert "8 of its entries left out (no regular files: 3, .txt: 2" in note
+    for kind in ("outside of the class folders: 1", "others"):
+        assert kind in note
+
+
+def test_hidden_names_and_files_of_desktops_are_no_data_and_no_news(tmp_path: Path) -> None:
+    class_tree(
+        tmp_path / "train", {"cat": 2, "dog": 1, ".ipynb_checkpoints": 1, "__MACOSX": 1, "@eaDir": 1}, size=(8, 8)
+    )
+    class_tree(tmp_path / "train/cat", {".thumbnails": 3}, size=(8, 8))
+    for name in (".DS_Store", "cat/Thumbs.db", "cat/._000.png", "dog/desktop.ini"):
+        (tmp_path / "train" / name).write_bytes(b"no picture")
+    data = load_data(f"imagefolder:{tmp_path}", split="train")
+    assert data.classes == ("cat", "dog")
+    assert (len(data), data.notes) == (3, ())
+
+
+def test_only_links_to_files_and_to_whole_classes_are_followed(tmp_path: Path) -> None:
+    store, test = tmp_path / "store", tmp_path / "data/test"
+    class_tree(store, {"cat": 2}, size=(8, 8))
+    class_tree(store / "cat", {"deeper": 1}, size=(8, 8))
+    class_tree(test, {"dog": 1}, size=(8, 8))
+    (test / "cat").symlink_to(store / "cat")
+    (test / "dog/linked.png").symlink_to(store / "cat/000.png")
+    for name, target in (("round", ".."), ("out", store), ("itself", "itself"), ("gone", "nowhere")):
+        (test / "dog" / name).symlink_to(target)
+    data = load_data(f"imagefolder:{tmp_path / 'data'}", split="test")
+    assert data.labels.bincount().tolist() == [2, 2]
+    assert "5 of its entries left out (linked folders: 3, no regular files: 2)" in data.notes[0]
+
+
+def test_a_class_folder_is_no_class_in_itself_where_only_test_images_are(tmp_path: Path) -> None:
+    class_tree(tmp_path / "test", {"a": 1, "b": 1}, size=(8, 8))
+    assert load_data(f"imagefolder:{tmp_path}", split="test").classes == ("a", "b")
+    with pytest.raises(UsageError, match=r"no images for split 'train'; expected .*train/<class>"):
+        load_data(f"imagefolder:{tmp_path}", split="train")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([str(number) for number in range(12)], "output 2 stands for '10'; if it stands for '2'"),
+        (["class9", "class10"], "output 0 stands for 'class10'; if it stands for 'class9'"),
+        (["09", "10"], None),
+        (["9", "10", "cat"], None),
+        (["a9", "b10"], None),
+    ],
+)
+def test_folders_with_numbers_that_sort_as_text_are_noticed(
+    names: list[str], words: str | None, tmp_path: Path
+) -> None:
+    class_tree(tmp_path, dict.fromkeys(names, 1), size=(8, 8))
+    data = load_data(f"imagefolder:{tmp_path}", split="test")
+    assert data.classes == tuple(sorted(names))
+    assert [words in note for note in data.notes] == ([True] if words else [])  # type: ignore[operator]
+
+
+def test_odd_names_of_folders_are_read(tmp_path: Path) -> None:
+    odd = ["-n", "a b", "gr\u00fcn", "\u65e5\u672c", "two\nlines", "\U0001f600", "a:b", "\udcff"]
+    class_tree(tmp_path / "a folder\nwith\u00e9", dict.fromkeys(odd, 1), size=(8, 8))
+    data = load_data(f"imagefolder:{tmp_path}/a folder\nwith\u00e9", split="test", input_size=(3, 8, 8))
+    assert data.classes == tuple(sorted(odd))
+    assert len(next(data.batches(20))[0]) == len(odd)
 
 
 # --- batches ---

@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 from lenient.data import ImageSet
 from lenient.errors import UsageError
 from lenient.evaluation import accuracy, agreement, evaluate, in_eval_mode, latency, num_bytes, parameters
+from lenient.evaluation.order import other_order
 from lenient.models import Card, Network, PixelClassifier, load_network
 
 CLASSES = 7
@@ -191,6 +192,39 @@ def test_data_that_does_not_fit_is_refused() -> None:
         evaluate(Network(nn.Identity(), card), toy(torch.arange(3), 3))
     with pytest.raises(UsageError, match="no images"):
         evaluate(nn.Identity(), toy(torch.arange(0)))
+
+
+def test_answers_that_are_right_in_another_order_are_noticed() -> None:
+    labels = torch.arange(240) % 12
+    names = tuple(sorted((str(number) for number in range(12)), key=str))
+    outputs = torch.tensor([int(name) for name in names])
+    noise = torch.randint(0, 12, (240,), generator=torch.Generator().manual_seed(0))
+    answers = torch.where(torch.arange(240) % 10 == 0, noise, outputs[labels])
+    said = other_order(answers, labels, names)
+    assert said is not None
+    assert "class 2 ('10') is the network's output 10" in said
+    assert other_order(labels, labels, names) is None
+    data = replace(toy(labels, 12), classes=names)
+    found = evaluate(Table(torch.eye(12)[answers]), data)
+    assert found.note == said
+    assert found.to_dict()["note"] == said
+
+
+@pytest.mark.parametrize("count", [2, 10, 100])
+def test_chance_and_collapse_fit_no_other_order(count: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(400) % count
+    for answers in (
+        torch.randint(0, count, (400,), generator=generator),
+        torch.full((400,), count - 1),
+        labels // 2 * 2,
+    ):
+        assert other_order(answers, labels, [str(label) for label in range(count)]) is None
+    one = torch.zeros(1, dtype=torch.int64)
+    assert other_order(one + 1, one, ["a", "b"]) is None
+    swapped = other_order(1 - labels % 2, labels % 2, ["a", "b"])
+    assert swapped is not None
+    assert "accuracy is 0.0%, and 100.0%" in swapped
 
 
 def test_agreement_takes_logits_or_classes() -> None:

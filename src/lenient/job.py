@@ -324,6 +324,8 @@ class Job:
             check_fits(self.teacher, self.data)
         except UsageError as error:
             raise UsageError(re.sub("--data(?!-root)", "--eval-data", str(error))) from None
+        for note in self.data.notes:
+            log.warning("--eval-data %s", note)
 
     def _evaluate(self, runtime: Runtime) -> Evaluate | None:
         if self.data is None:
@@ -409,6 +411,8 @@ class Job:
 
         assert self.data is not None, "asked for without --eval-data"
         found = evaluate(network, self.data, teacher=teacher, device=runtime.device, precision=runtime.precision)
+        if network is self.teacher and found.note is not None:
+            log.warning("--eval-data %s: %s", self.eval_data, found.note)
         return {"accuracy": found.accuracy, "agreement": found.agreement, "ece": found.ece, "nll": found.nll}
 
     def _deliver(self, result: Result, images: dict[str, torch.Tensor] | None) -> None:

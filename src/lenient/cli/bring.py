@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +79,7 @@ def train_teacher(
         tempfile.TemporaryFile(dir=output.parent).close()
         shutil.rmtree(kept_in, ignore_errors=True)  # what an earlier training that was cut short left
     print(f"{arch} on {len(images)} images of {data}, {recipe.epochs} epochs")
+    _say_notes([*images.notes, *test.notes])
     with _progress() as watch:
         result = train_classifier(
             network,
@@ -93,8 +94,7 @@ def train_teacher(
             keep_above=above[0] if above else None,
             keep_dir=kept_in if keep else None,
         )
-    for note in result.notes:
-        print(f"note: {note}")
+    _say_notes(result.notes)
     note = f"trained by lenient on {data}, its {split} images"
     save_network(output, Network(network.module, replace(network.card, notes=(note,))))
     print(output)
@@ -128,6 +128,11 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
                 print(words, file=sys.stderr, flush=True)
 
         yield watch
+
+
+def _say_notes(notes: Iterable[str]) -> None:
+    for note in dict.fromkeys(notes):
+        print(f"note: {note}")
 
 
 def _say(epoch: Any) -> None:

@@ -76,7 +76,7 @@ def evaluate(
     images = load_data(data, split=split, root=data_root or None, input_size=network.card.input_size)
     found: dict[str, Any] = measure(network, images, teacher=other, device=place).to_dict()
     found["latency"] = latency(network.module, network.card.input_size, device=place)
-    for note in network.card.notes:
+    for note in [*network.card.notes, *images.notes, *filter(None, [found["note"]])]:
         print(f"note         {note}", file=sys.stderr)
     if as_json:
         print(json.dumps(found, indent=2))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from lenient.data.pictures import SUFFIXES, read_picture
 from lenient.errors import UsageError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+DESKTOP = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}
+"""What desktops leave in any folder, besides names with a leading dot."""
+
+LeftOut = Counter[str]
+"""How many entries of each kind are no images."""
 
 
 class FolderImages:
@@ -34,71 +39,112 @@ class FolderImages:
         """Decode the images at `index` (int64 (B,)) into uint8 (B, C, H, W), on a few threads."""
         paths = [self.paths[position] for position in index.tolist()]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return torch.stack(list(pool.map(self._decode, paths)))
+            return torch.stack(list(pool.map(lambda path: read_picture(path, self.input_size), paths)))
 
     def subset(self, index: Tensor) -> FolderImages:
         """Return the images at `index` (int64 positions), still undecoded."""
         return FolderImages([self.paths[position] for position in index.tolist()], self.input_size)
 
-    def _decode(self, path: Path) -> Tensor:
-        channels, height, width = self.input_size
-        try:
-            with Image.open(path) as opened:
-                image = eight_bit(opened).convert("RGB" if channels == 3 else "L")
-        except (OSError, UnidentifiedImageError) as error:
-            raise UsageError(f"{path}: not a readable image ({error}); remove or replace it") from error
-        return to_tensor(cover(image, height, width))
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """Return a picture of 16 bits a pixel with 8; Pillow's own conversion makes all above 255 white."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() >= 2**16:
-        raise OSError("its pixels are neither of 8 nor of 16 bits")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
-
-
-def cover(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Scale an image until it just covers height x width, then crop the centre."""
-    if image.size == (width, height):
-        return image
-    scale = max(width / image.width, height / image.height)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    scaled = image.resize(size, Image.Resampling.BILINEAR)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return scaled.crop((left, top, left + width, top + height))
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """Copy a grey or RGB image into uint8 (C, H, W)."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
-    return pixels.permute(2, 0, 1).contiguous() if pixels.ndim == 3 else pixels[None]
-
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the sorted names of the sub-folders that hold images directly; [] if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and _files(entry))
+    """Return the sorted names of the sub-folders that hold images at any depth; [] if there is no such folder."""
+    return [name for name in _sub_folders(folder, Counter()) if any(_images(folder / name, Counter()))]
 
 
-def list_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
-    """List the images of `folder/<class>/`, classes in the given order, files sorted, with int64 labels (N,)."""
-    unknown = sorted(set(class_folders(folder)) - set(classes))
+def list_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor, LeftOut]:
+    """List the images of `folder/<class>/`, sub-folders included, classes in the given order, files sorted.
+
+    Returns paths, int64 labels (N,), and what in the folder was left out. Links to files are followed, and those of
+    whole classes, but no others.
+
+    Raises:
+        UsageError: a folder with images is none of the classes, or one cannot be read.
+    """
+    left_out: LeftOut = Counter()
+    found = {name: sorted(_images(folder / name, left_out)) for name in _sub_folders(folder, left_out)}
+    left_out["folders without images"] += sum(not files for files in found.values())
+    unknown = [name for name, files in found.items() if files and name not in classes]
     if unknown:
         raise UsageError(f"{folder}: class folder {unknown[0]!r} is no training class; rename or remove it")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        files = _files(folder / name)
+        files = found.get(name, [])
         paths += files
         labels += [label] * len(files)
-    return paths, torch.tensor(labels, dtype=torch.int64)
+    return paths, torch.tensor(labels, dtype=torch.int64), +left_out
 
 
-def _files(folder: Path) -> list[Path]:
+def told(left_out: LeftOut) -> str:
+    """Say what was left out: `5 of its entries left out (.txt: 3, linked folders: 2)`."""
+    kinds = [f"{kind}: {count}" for kind, count in left_out.most_common(4)]
+    if len(left_out) > len(kinds):
+        kinds.append("others")
+    return f"{left_out.total()} of its entries left out ({', '.join(kinds)})"
+
+
+def order_of_numbers(classes: Sequence[str]) -> list[int] | None:
+    """Return the places of classes that are told apart by a number, in the order of numbers; None if that is theirs."""
+    parts = [re.fullmatch(r"(.*?)(\d+)", name, re.DOTALL) for name in classes]
+    numbers = [int(part[2]) for part in parts if part]
+    if len(numbers) < len(classes) or len({part[1] for part in parts if part}) > 1:
+        return None
+    order = sorted(range(len(classes)), key=lambda place: numbers[place])
+    return None if order == list(range(len(classes))) else order
+
+
+def _sub_folders(folder: Path, left_out: LeftOut) -> list[str]:
+    """Return the names of what may be classes, sorted."""
     if not folder.is_dir():
         return []
-    return sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES)
+    names = []
+    for entry in _entries(folder):
+        if _is(entry, "dir"):
+            names.append(entry.name)
+        elif _is_image(entry):
+            left_out["outside of the class folders"] += 1
+        else:
+            left_out[_kind(entry)] += 1
+    return sorted(names)
+
+
+def _images(folder: Path, left_out: LeftOut) -> Iterator[Path]:
+    """Yield the images below a class's folder, in no order. Behind a link only the first level is looked at."""
+    linked, waiting = folder.is_symlink(), [folder]
+    while waiting:
+        for entry in _entries(waiting.pop()):
+            if entry.is_dir(follow_symlinks=False) and not linked:
+                waiting.append(Path(entry.path))
+            elif _is_image(entry):
+                yield Path(entry.path)
+            else:
+                left_out[_kind(entry)] += 1
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder, but for hidden names and those of desktops."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (e for e in entries if not e.name.startswith(".") and e.name.lower() not in DESKTOP)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be read ({error.strerror}); change its permissions or move it") from error
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(SUFFIXES) and _is(entry, "file")
+
+
+def _is(entry: os.DirEntry[str], kind: str) -> bool:
+    try:
+        return entry.is_dir() if kind == "dir" else entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if _is(entry, "dir"):
+        return "linked folders"
+    if not _is(entry, "file"):
+        return "no regular files"
+    suffix = os.path.splitext(entry.name)[1].lower()
+    return suffix[:20] or "without an ending"

@@ -25,7 +25,8 @@ class ImageSet:
     `images` is uint8 (N, C, H, W), or `FolderImages`, which decodes when asked; `labels` is int64 (N,), indices into
     `classes`. `mean` and `std` are the constants to normalise with, in pixel units (real images lie in [0, 1]), one per
     channel of `input_size` = (C, H, W): the size in which `batches` hands images out, whatever the stored one is.
-    `title` names the data in tables ("CIFAR-10 (JPEG)").
+    `title` names the data in tables ("CIFAR-10 (JPEG)"). `notes` has a line for each thing that whoever uses the data
+    should know: what was left out, an order of classes that may be another than the network's.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ImageSet:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     input_size: tuple[int, int, int]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

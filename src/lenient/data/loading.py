@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lenient.data.cifar import read_cifar10, read_cifar100
-from lenient.data.folder import FolderImages, class_folders, list_images
+from lenient.data.folder import FolderImages, LeftOut, class_folders, list_images, order_of_numbers, told
 from lenient.data.images import ImageSet
 from lenient.data.raw import Raw
 from lenient.data.small import read_digits, read_mnist
@@ -21,6 +21,8 @@ Size = tuple[int, int, int]
 
 DATA_NAMES = ("digits", "mnist", "cifar10", "cifar100", "imagefolder:DIR")
 SPLITS = ("train", "fit", "holdout", "test")
+PARTS = ("train", "test", "val")
+"""Folders of an image folder that hold class folders."""
 HOLDOUT_SHARE, HOLDOUT_SALT = 0.1, 1
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 READERS: dict[str, Callable[[Path, bool], Raw]] = {
@@ -36,7 +38,8 @@ def load_data(name: str, *, split: str, root: str | Path | None = None, input_si
 
     Args:
         name: `digits`, `mnist`, `cifar10`, `cifar100`, or `imagefolder:DIR` (DIR/train and DIR/test or DIR/val with one
-            folder per class, or class folders right in DIR, which then are both "train" and "test").
+            folder per class, or class folders right in DIR, which then are both "train" and "test"). Classes are the
+            folders' names, sorted as text.
         split: `train` (all training images), `holdout` (a fixed tenth of each class of them, to choose settings on),
             `fit` (the other nine tenths) or `test`.
         root: where the files lie; None means the environment variable LENIENT_DATA, else `./data`. Not needed for
@@ -60,7 +63,7 @@ def load_data(name: str, *, split: str, root: str | Path | None = None, input_si
     raw = READERS[name](folder, split != "test")
     size = input_size or (raw.images.shape[1], raw.images.shape[2], raw.images.shape[3])
     mean, std = (_per_channel(values, size[0]) for values in (raw.mean, raw.std))
-    whole = ImageSet(name, raw.title, split, raw.images, raw.labels, raw.classes, mean, std, size)
+    whole = ImageSet(name, raw.title, split, raw.images, raw.labels, raw.classes, mean, std, size, raw.notes)
     return _part(whole)
 
 
@@ -82,18 +85,31 @@ def _image_folder(name: str, split: str, size: Size) -> ImageSet:
     top = Path(name.removeprefix("imagefolder:")).expanduser()
     if name == "imagefolder:" or not top.is_dir():
         raise UsageError(f"--data {name}: no such folder; it must hold train/<class>/ and test/<class>/")
-    flat = [] if class_folders(top / "train") else class_folders(top)
-    parts = [top] if flat else [top / part for part in (("test", "val") if split == "test" else ("train",))]
-    classes = flat or class_folders(top / "train")
-    folder = next((part for part in parts if class_folders(part)), None)
-    if folder is None:
-        expected = " or ".join(f"{part}/<class>/*.jpg|png" for part in parts)
+    known = {part: class_folders(top / part) for part in PARTS}
+    flat = [] if any(known.values()) else class_folders(top)
+    wanted = [part for part in (("test", "val") if split == "test" else ("train",)) if known[part]]
+    if not flat and not wanted:
+        parts = PARTS[1:] if split == "test" else PARTS[:1]
+        expected = " or ".join(f"{top / part}/<class>/*.jpg|png" for part in parts)
         raise UsageError(f"--data {name}: no images for split {split!r}; expected {expected}")
-    classes = classes or class_folders(folder)
-    paths, labels = list_images(folder, classes)
+    classes = flat or known["train"] or known[wanted[0]]
+    paths, labels, left_out = list_images(top if flat else top / wanted[0], classes)
+    notes = _notes(name if flat else f"{name}/{wanted[0]}", classes, left_out)
     mean, std = (_per_channel(values, size[0]) for values in IMAGENET)
     images = FolderImages(paths, size)
-    return _part(ImageSet(name, top.name, split, images, labels, tuple(classes), mean, std, size))
+    return _part(ImageSet(name, top.name, split, images, labels, tuple(classes), mean, std, size, notes))
+
+
+def _notes(name: str, classes: list[str], left_out: LeftOut) -> tuple[str, ...]:
+    notes = [f"{name}: {told(left_out)}"] if left_out else []
+    order = order_of_numbers(classes)
+    if order is not None:
+        place = next(place for place, other in enumerate(order) if place != other)
+        notes.append(
+            f"{name}: its folders sort as text, so that output {place} stands for {classes[place]!r}; if it stands "
+            f"for {classes[order[place]]!r}, give the folders leading zeros (01, 02, ...)"
+        )
+    return tuple(notes)
 
 
 def _check_size(size: Size) -> None:

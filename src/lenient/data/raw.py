@@ -8,6 +8,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lenient.errors import UsageError
+from lenient.models.names import one_line
+
+LIMIT = 2**28
+"""Bytes of the largest data file, as it is and unpacked; the largest of the known sets is 148 MiB."""
 
 
 class Raw(NamedTuple):
@@ -19,6 +23,7 @@ class Raw(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     title: str
+    notes: tuple[str, ...] = ()
 
 
 def missing(name: str, root: Path, expected: str) -> UsageError:
@@ -29,3 +34,9 @@ def missing(name: str, root: Path, expected: str) -> UsageError:
 def broken(path: Path, what: str) -> UsageError:
     """Return the error for a file that cannot be used."""
     return UsageError(f"{path}: {what}; fetch the file again or choose another --data-root")
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says, in one line: of those of the system and our own only the words."""
+    words = error.strerror if isinstance(error, OSError) else str(error) if isinstance(error, ValueError) else None
+    return words or one_line(error)

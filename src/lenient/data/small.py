@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import io
+import math
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lenient.data.raw import Raw, broken, missing
+from lenient.data.raw import LIMIT, Raw, broken, missing, said
 from lenient.data.splits import held_out
+from lenient.files import read_bytes
 
 DIGITS = tuple("0123456789")
 DIGITS_TEST_SHARE, DIGITS_SALT = 0.2, 0
+PART = 2**22
+"""Bytes that are decompressed at once."""
 
 
 def read_digits(root: Path, train: bool) -> Raw:
@@ -38,22 +44,48 @@ def read_mnist(root: Path, train: bool) -> Raw:
     """Read MNIST (1, 28, 28) from `<root>/MNIST/raw`, plain or gzipped, in its original order."""
     part = "train" if train else "t10k"
     images = _read_idx(root, f"{part}-images-idx3-ubyte", 3)[:, None]
-    labels = _read_idx(root, f"{part}-labels-idx1-ubyte", 1).long()
+    name = f"{part}-labels-idx1-ubyte"
+    labels = _read_idx(root, name, 1).long()
+    if len(images) != len(labels):
+        raise broken(root / "MNIST" / "raw" / name, f"has {len(labels)} labels for {len(images)} images")
+    if len(labels) and int(labels.max()) >= len(DIGITS):
+        raise broken(root / "MNIST" / "raw" / name, f"has the label {int(labels.max())}, not only 0 to 9")
     return Raw(images, labels, DIGITS, (0.1307,), (0.3081,), "MNIST")
 
 
 def _read_idx(root: Path, name: str, dimensions: int) -> Tensor:
     """Read an IDX file of unsigned bytes: magic number 0x0800 + dimensions, big-endian sizes, then the values."""
     folder = root / "MNIST" / "raw"
-    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    path = next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
     if path is None:
         raise missing("mnist", root, f"MNIST/raw/{name}[.gz] and the other three IDX files")
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise broken(path, f"cannot be read ({error})") from error
-    start = 4 + 4 * dimensions
-    head = struct.unpack(f">{1 + dimensions}I", content[:start]) if len(content) >= start else (0,)
-    if head[0] != 0x0800 + dimensions or len(content) != start + int(np.prod(head[1:])):
-        raise broken(path, f"not a whole IDX file of {dimensions}-dimensional bytes")
-    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=start).copy()).reshape(head[1:])
+        content = read_bytes(path, LIMIT)
+        file = io.BytesIO(content)
+        return torch.from_numpy(_values(gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file, dimensions))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise broken(path, f"not a whole IDX file ({said(error)})") from error
+
+
+def _values(file: io.BytesIO | gzip.GzipFile, dimensions: int) -> npt.NDArray[np.uint8]:
+    """Return what an IDX file holds. What its head promises is looked for before room is made for it.
+
+    Raises:
+        ValueError: it is of another kind, longer, shorter, or too long.
+    """
+    head = file.read(4 + 4 * dimensions)
+    if len(head) < 4 + 4 * dimensions or int.from_bytes(head[:4]) != 0x0800 + dimensions:
+        raise ValueError(f"its head is not that of {dimensions}-dimensional bytes")
+    shape = struct.unpack(f">{dimensions}I", head[4:])
+    size = math.prod(shape)
+    if size > LIMIT:
+        raise ValueError(f"{'x'.join(map(str, shape))} values are more than {LIMIT / 2**20:g} MiB")
+    if size == 0:
+        raise ValueError(f"{'x'.join(map(str, shape))} values are none")
+    parts = []
+    while size >= 0 and (part := file.read(min(size + 1, PART))):  # one byte more than there may be
+        parts.append(np.frombuffer(part, np.uint8))
+        size -= len(part)
+    if size:
+        raise ValueError(f"{size} bytes are missing" if size > 0 else "it goes on after its last value")
+    return np.concatenate(parts).reshape(shape)

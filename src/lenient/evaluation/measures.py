@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenient.errors import UsageError
+from lenient.evaluation.order import other_order
 from lenient.evaluation.running import answers, check_fits, classifier_of, in_eval_mode
 from lenient.models.card import Network
 from lenient.runtime import Runtime
@@ -28,7 +29,7 @@ class Measures:
 
     `nll` is the mean negative log-likelihood in nats; `ece` the expected calibration error over 15 equal bins of the
     top probability; `top5` is None for five classes or fewer, `agreement` without a teacher, and the entry of a class
-    without images.
+    without images. `note` says so where the classes seem to be in another order than the network's.
     """
 
     n: int
@@ -38,6 +39,7 @@ class Measures:
     ece: float
     agreement: float | None
     per_class_accuracy: dict[str, float | None]
+    note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; a number that is not finite becomes None."""
@@ -112,7 +114,7 @@ class _Tally:
 
     def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> None:
         confidence, predicted = logits.softmax(1).max(1)
-        facts = {"confidence": confidence, "right": predicted == labels, "labels": labels}
+        facts = {"confidence": confidence, "right": predicted == labels, "labels": labels, "predicted": predicted}
         facts["nll"] = F.cross_entropy(logits, labels, reduction="none")
         if logits.shape[1] > 5:
             facts["top5"] = (logits.topk(5, dim=1).indices == labels[:, None]).any(1)
@@ -140,4 +142,5 @@ class _Tally:
             ece=float(ece),
             agreement=mean.get("agrees"),
             per_class_accuracy=per_class,
+            note=other_order(found["predicted"], found["labels"], classes),
         )
