@@ -24,7 +24,7 @@ from lenient.errors import HealthError, MachineError, TeacherError, UsageError
 from lenient.export import export_pt2
 from lenient.files import disk_errors
 from lenient.job import Job, last_and_best
-from lenient.loop import Distillation, mixture_facts, run_loop, stop_on_signals
+from lenient.loop import Distillation, mixture_facts, run_loop
 from lenient.methods.contract import learning_rate
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models.card import Network
@@ -395,16 +395,21 @@ def test_fingerprints_tell_networks_apart():
 # signals
 
 
-def test_a_signal_stops_after_the_turn_and_a_second_one_at_once():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
-    try:
-        with stop_on_signals() as event:
-            os.kill(os.getpid(), signal.SIGINT)
-            assert event.wait(1)
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2"])
+def test_a_schedulers_warning_writes_a_checkpoint_and_goes_on(name, tmp_path):
+    saved = []
+
+    class Warned(StopAt):
+        def step(self, step, images):
+            saved.append(torch.load(path, weights_only=True)["step"] if path.exists() else None)
+            if step == self.at:
+                signal.raise_signal(getattr(signal, name))
+
+    path = tmp_path / "r/checkpoints/last.pt"
+    result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK, observers=[Warned(2)])
+    assert not result.interrupted
+    assert saved == [None, None, 2, 2, 2, 2]
+    assert result.summary["steps"] == 6
 
 
 def test_runs_in_threads_leave_signals_alone():

@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ log = logging.getLogger("lenient")
 FORMATS = ("safetensors", "pt2", "onnx", "hub")
 TOLERANCE = 1e-4
 """Largest difference of logits, relative to their range, at which `--check` calls two files equal."""
+OPSETS = (9, 23)
+"""Versions of ONNX's operators: below, batch norm means something else; above, torch knows none."""
+TORCH_OPSET = 18
+"""The least that torch writes by itself."""
 
 
 def write_student(folder: Path, network: Network, extra: Mapping[str, Any] | None = None) -> None:
@@ -48,9 +53,11 @@ def write_student(folder: Path, network: Network, extra: Mapping[str, Any] | Non
         (folder / "README.md").write_text(_readme(network, program.exists()))
 
 
-def export(source: Path, kind: str, output: Path, *, check: bool = False, arch: str | None = None) -> float | None:
+def export(
+    source: Path, kind: str, output: Path, *, check: bool = False, arch: str | None = None, opset: int | None = None
+) -> float | None:
     """Write the student of a run (or any network file) in another format; `arch` says which network of one's own code
-    the weights belong to.
+    the weights belong to, `opset` which version of ONNX's operators to use.
 
     Returns, with `check`, the largest difference between its logits and those of the source, relative to their range.
 
@@ -60,6 +67,8 @@ def export(source: Path, kind: str, output: Path, *, check: bool = False, arch: 
     """
     if kind not in FORMATS:
         raise UsageError(f"--format {kind}: unknown; there are {', '.join(FORMATS)}")
+    if opset is not None and kind != "onnx":
+        raise UsageError(f"--opset {opset}: is for --format onnx; leave it out for {kind}")
     network = load_network(source, arch=arch)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +77,7 @@ def export(source: Path, kind: str, output: Path, *, check: bool = False, arch: 
         elif kind == "pt2":
             export_pt2(network, output)
         elif kind == "onnx":
-            export_onnx(network, output)
+            export_onnx(network, output, opset)
         else:
             export_hub(source, network, output)
     return _compare(network, kind, output, arch) if check else None
@@ -88,24 +97,81 @@ def export_pt2(network: Network, path: Path) -> None:
     path.write_bytes(content.getvalue())
 
 
-def export_onnx(network: Network, path: Path) -> None:
-    """Write an ONNX file with input `images` (pixels in [0, 1], free batch) and output `logits`."""
+def export_onnx(network: Network, path: Path, opset: int | None = None) -> None:
+    """Write an ONNX file with input `images` (pixels in [0, 1], free batch) and output `logits`.
+
+    `opset` is the version of ONNX's operators; None means what torch takes by itself. Those below 18 are converted,
+    and then run by onnxruntime, where that is installed.
+
+    Raises:
+        UsageError: torch cannot trace the network, or it cannot be written with these operators.
+    """
     _need("onnx", "onnxscript")
+    if opset is not None and not OPSETS[0] <= opset <= OPSETS[1]:
+        raise UsageError(f"--opset {opset}: give {OPSETS[0]} to {OPSETS[1]}")
+    classifier, sample = _portable(network), torch.rand(2, *network.card.input_size)
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         with _traceable("onnx"):
             program = torch.onnx.export(
-                _portable(network),
-                (torch.rand(2, *network.card.input_size),),
+                classifier,
+                (sample,),
                 input_names=["images"],
                 output_names=["logits"],
                 dynamic_shapes=({0: batch},),
                 dynamo=True,
                 verbose=False,
+                opset_version=None if opset is None else max(opset, TORCH_OPSET),
             )
         assert program is not None
-        program.save(str(path))
+        if opset is None:
+            program.save(str(path))
+            return
+        with _convertible(opset):
+            converted = _with_opset(program.model_proto, opset)
+            if find_spec("onnxruntime") is not None:
+                _OnnxModule(converted.SerializeToString())(sample)
+    path.write_bytes(converted.SerializeToString())
+
+
+def opset_of(path: Path) -> int:
+    """Return the version of ONNX's own operators that a file uses."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    return _opset(model)
+
+
+def _opset(model: Any) -> int:
+    return next(int(entry.version) for entry in model.opset_import if entry.domain == "")
+
+
+def _with_opset(model: Any, opset: int) -> Any:
+    """Return an ONNX model with other operators, checked; raises errors of onnx where there is no way."""
+    import onnx
+    from onnx import version_converter
+
+    if _opset(model) != opset:
+        model = version_converter.convert_version(model, opset)
+        if opset < TORCH_OPSET:
+            for node in model.graph.node:  # what the converter leaves of means and sums
+                kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]
+                del node.attribute[:]
+                node.attribute.extend(kept)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@contextmanager
+def _convertible(opset: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(
+            f"--opset {opset}: this network cannot be written so ({one_line(error, 120)}); give {TORCH_OPSET} or leave "
+            "it out"
+        ) from error
 
 
 def export_hub(source: Path, network: Network, folder: Path) -> None:
@@ -149,17 +215,17 @@ def _read_back(kind: str, path: Path, arch: str | None) -> nn.Module:
     if kind == "pt2":
         return torch.export.load(path).module()
     if kind == "onnx":
-        return _OnnxModule(path)
+        return _OnnxModule(str(path))
     return _portable(load_network(path, arch=arch))
 
 
 class _OnnxModule(nn.Module):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: str | bytes) -> None:
         super().__init__()
         _need("onnxruntime")
         import onnxruntime
 
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.from_numpy(self.session.run(None, {"images": images.numpy()})[0])
@@ -170,8 +236,6 @@ def _portable(network: Network) -> nn.Module:
 
 
 def _need(*modules: str) -> None:
-    from importlib.util import find_spec
-
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
         raise UsageError(f"--format onnx: needs {', '.join(missing)}; pip install 'lenient[onnx]'")

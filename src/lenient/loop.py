@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +23,7 @@ from lenient.run import RunFolder
 from lenient.runtime import Guard, Runtime, check_optimizer, memory_errors, one_batch
 from lenient.seeding import Streams, untouched_global_rng
 from lenient.settings import DistillSettings
+from lenient.signals import save_on_signals, stop_on_signals
 from lenient.teacher import FrozenTeacher
 
 log = logging.getLogger("lenient")
@@ -117,8 +115,11 @@ class Distillation:
 
     # the loop
 
-    def run(self, stop: threading.Event | None = None) -> Result:
-        """Take turns until the student has made all its steps, or `stop` is set; then a checkpoint is written."""
+    def run(self, stop: threading.Event | None = None, save: threading.Event | None = None) -> Result:
+        """Take turns until the student has made all its steps, or `stop` is set; then a checkpoint is written.
+
+        Where `save` is set one is written, too, and the event cleared.
+        """
         s = self.settings
         watching: list[Observer] = []
         try:
@@ -128,7 +129,10 @@ class Distillation:
             started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
             self._written, self._written_step = time.monotonic(), self.step
             while self.step < s.steps:
-                stopped, due = ranks.any_rank(stop is not None and stop.is_set(), self._checkpoint_due())
+                asked = save is not None and save.is_set()
+                if save is not None and asked:
+                    save.clear()  # before it is written: a later signal asks for a later state
+                stopped, due = ranks.any_rank(stop is not None and stop.is_set(), asked or self._checkpoint_due())
                 if stopped or due:
                     self.checkpoint()
                 if stopped:
@@ -367,29 +371,7 @@ def mixture_facts(turn: Turn, bins: int = 40) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop after the current turn; a second one acts at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    old = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        event.set()
-        signal.signal(number, old[number])
-
-    for number in old:
-        signal.signal(number, handle)
-    try:
-        yield event
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
 def run_loop(distillation: Distillation) -> Result:
     """Run under signal handling, memory errors turned into words, and the caller's random streams untouched."""
-    with untouched_global_rng(), stop_on_signals() as stop, memory_errors():
-        return distillation.run(stop)
+    with untouched_global_rng(), stop_on_signals() as stop, save_on_signals() as save, memory_errors():
+        return distillation.run(stop, save)

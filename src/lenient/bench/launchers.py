@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from lenient.bench.tasks import Outcome, Task, conclude, fork, run_task, settled
 from lenient.errors import MachineError, UsageError
+from lenient.signals import passed_on
 
 Finished = Callable[[Task, Outcome], None]
 LAUNCHERS = ("local", "ray", "slurm")
@@ -66,8 +67,14 @@ class Local:
 
     def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
         """See `Launcher`. A process that is killed is taken up once more, from its checkpoint."""
-        waiting, self._again = deque(tasks), set[Task]()
         running: dict[BaseProcess, Task] = {}
+        with passed_on(lambda: [process.pid for process in list(running) if process.pid is not None]):
+            self._run(deque(tasks), running, finished, stop)
+
+    def _run(
+        self, waiting: deque[Task], running: dict[BaseProcess, Task], finished: Finished, stop: threading.Event
+    ) -> None:
+        self._again = set[Task]()
         asked = False
         try:
             while running or (waiting and not stop.is_set()):

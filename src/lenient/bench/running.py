@@ -15,9 +15,9 @@ from lenient.bench.report.records import read_records
 from lenient.bench.tasks import Outcome, Task, read_json, state, write_json
 from lenient.bench.teachers import Training, specification, trainings
 from lenient.errors import LenientError, MachineError, UsageError
-from lenient.loop import stop_on_signals
 from lenient.models import build_student
 from lenient.models.card import Card
+from lenient.signals import stop_on_signals
 
 Tell = Callable[[int, int, str], None]
 """Told of each process that ended: how many have, of how many, and what came of it in words."""

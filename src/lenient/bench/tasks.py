@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from lenient.errors import DamagedError, LenientError, MachineError
 from lenient.files import disk_errors
+from lenient.signals import end_on_signals
 
 Outcome = Literal["done", "failed", "busy", "interrupted", "cut"]
 """How a process ended; `busy`: another one holds the folder; `interrupted`: asked to stop; `cut`: killed."""
@@ -144,6 +145,7 @@ def _take(handle: int, kind: int, seconds: float) -> bool:
 def main(work: Callable[[Path, Any], bool], spec: Path | None = None) -> None:
     """Run `work(folder, spec)` as a process of its own and exit; it returns False where it was asked to stop."""
     spec = spec or Path(sys.argv[1]).absolute()
+    end_on_signals()
     _follow_parent()
     with locked(spec.parent) as mine:
         sys.exit(_attempt(work, spec) if mine else BUSY)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 import typer
 
 from lenient.cli import bench, bench_report, bring, demo, distill, look
 from lenient.errors import LenientError, MachineError
+from lenient.signals import end_on_signals
 
 app = typer.Typer(
     name="lenient",
@@ -34,19 +36,47 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Run a command; exit with 0, 1 unexpected, 2 usage, 3 teacher, 4 health, 5 machine, or 130 interrupted."""
+    _open_streams()
+    end_on_signals()
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            sys.stdout.flush()  # now, when a full disk can still be told
     except LenientError as error:
         if os.environ.get("RANK", "0") == "0" or isinstance(error, MachineError):  # all ranks find the rest alike
-            print(f"lenient: {error}", file=sys.stderr)
+            _tell(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("lenient: interrupted", file=sys.stderr)
+        _tell("interrupted")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # what no command knows a flag for
         where = "" if error.filename is None else f"{error.filename}: "
-        print(f"lenient: {where}{error.strerror or error}", file=sys.stderr)
+        _tell(f"{where}{error.strerror or error}")
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left cannot be written either
         sys.exit(MachineError.exit_code)
+
+
+def _tell(words: str) -> None:
+    """Print a line of ours; a terminal that is gone is no reason for another exit code."""
+    with suppress(OSError, ValueError):
+        print(f"lenient: {words}", file=sys.stderr, flush=True)
+
+
+def _open_streams() -> None:
+    """Let streams that were closed at the start (`>&-`) lead nowhere; else the next file would take their place."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process

@@ -172,9 +172,16 @@ def export(
     teacher_arch: Annotated[
         str, typer.Option("--teacher-arch", metavar="SPEC", help="Architecture, for a student of your own code.")
     ] = "",
+    opset: Annotated[
+        int,
+        typer.Option("--opset", metavar="N", help="ONNX operators of this version, 9 to 23.", show_default="torch's"),
+    ] = 0,
 ) -> None:
     """Write the student of RUN in another format."""
     from lenient.export import export as write
+    from lenient.export import opset_of
 
-    difference = write(run, kind, output, check=check, arch=teacher_arch or None)
+    difference = write(run, kind, output, check=check, arch=teacher_arch or None, opset=opset or None)
     print(output if difference is None else f"{output}: outputs agree within {difference:.1e} of their range")
+    if kind == "onnx":
+        print(f"opset {opset_of(output)}")

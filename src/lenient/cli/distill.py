@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -202,10 +203,12 @@ def finish(result: Result, folder: Path, say: Any) -> None:
 
     if result.interrupted:
         if ranks.is_main():
-            print(
-                f"lenient: interrupted; a checkpoint is written, go on with the same command and --resume -o {folder}",
-                file=sys.stderr,
-            )
+            with suppress(OSError, ValueError):  # the terminal may be what is gone
+                print(
+                    f"lenient: interrupted; a checkpoint is written, go on with the same command and --resume "
+                    f"-o {folder}",
+                    file=sys.stderr,
+                )
         raise typer.Exit(130)
     if not ranks.is_main():
         return

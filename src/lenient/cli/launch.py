@@ -20,6 +20,8 @@ def launch(devices: int) -> int:
     for name in list(logging.root.manager.loggerDict):  # the processes speak for themselves
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // devices, 1)))
     config = LaunchConfig(
         min_nodes=1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lenient.errors import UsageError
@@ -54,6 +55,11 @@ def summary(values: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _say(words: str) -> None:
+    with suppress(OSError, ValueError):  # the terminal is gone; the run goes on, or ends with a checkpoint
+        print(words, file=sys.stderr, flush=True)
+
+
 class PlainProgress:
     """One line per half minute, and one for each alarm and evaluation."""
 
@@ -74,18 +80,14 @@ class PlainProgress:
         self.last = now
         pace = (now - self.began) / max(step - self.first, 1)
         left = pace * (self.total - step)
-        print(
-            f"step {step}/{self.total}, {left:.0f} s left{', ' + self.words if self.words else ''}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _say(f"step {step}/{self.total}, {left:.0f} s left{', ' + self.words if self.words else ''}")
 
     def line(self, event: str, values: Mapping[str, Any]) -> None:
         """Remember the newest numbers; print alarms and accuracies."""
         if event == "log":
             self.words = summary(values)
         elif event == "alarm":
-            print(f"alarm at step {values['step']}: {values['message']}", file=sys.stderr, flush=True)
+            _say(f"alarm at step {values['step']}: {values['message']}")
         elif event == "eval":
             self.accuracy = values["accuracy"]
 
@@ -119,10 +121,15 @@ class RichProgress:
         if event == "log":
             self.words.plain = summary(values)
         elif event == "alarm":
-            self.live.console.print(f"alarm at step {values['step']}: {values['message']}", markup=False)
+            self._print(f"alarm at step {values['step']}: {values['message']}")
         elif event == "eval":
-            self.live.console.print(f"step {values['step']}: accuracy {values['accuracy']:.2%}", markup=False)
+            self._print(f"step {values['step']}: accuracy {values['accuracy']:.2%}")
 
     def stop(self) -> None:
         """Close the bar."""
-        self.live.stop()
+        with suppress(OSError, ValueError):
+            self.live.stop()
+
+    def _print(self, words: str) -> None:
+        with suppress(OSError, ValueError):
+            self.live.console.print(words, markup=False)

@@ -1,0 +1,113 @@
+"""Signals: which stop, which only warn, and which are left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lenient.models import load_network, save_network
+from lenient.signals import STOPS, WARNINGS, end_on_signals, passed_on, save_on_signals, stop_on_signals
+
+
+@pytest.fixture(autouse=True)
+def _as_at_a_start() -> Iterator[None]:
+    numbers = [getattr(signal, name) for name in (*STOPS, *WARNINGS)]
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_signal_asks_for_a_stop_and_a_second_one_acts_at_once(name: str) -> None:
+    end_on_signals()
+    with stop_on_signals() as event:
+        os.kill(os.getpid(), getattr(signal, name))
+        assert event.wait(1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(getattr(signal, name))
+
+
+def test_a_hang_up_that_was_ignored_at_the_start_stays_so() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    end_on_signals()
+    with stop_on_signals() as event:
+        signal.raise_signal(signal.SIGHUP)
+        assert not event.is_set()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_a_warning_asks_for_a_checkpoint_and_ends_nothing(name: str) -> None:
+    number = getattr(signal, name)
+    end_on_signals()
+    signal.raise_signal(number)  # while nothing runs
+    with save_on_signals() as event, stop_on_signals() as stop:
+        assert not event.is_set()
+        signal.raise_signal(number)
+        assert event.is_set()
+        assert not stop.is_set()
+    assert signal.getsignal(number) is signal.SIG_IGN
+
+
+def test_what_somebody_else_handles_is_left_alone() -> None:
+    seen = []
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: seen.append(number))
+    end_on_signals()
+    with save_on_signals() as event:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+    assert seen == [signal.SIGUSR1, signal.SIGTERM]
+    assert not event.is_set()
+
+
+def test_warnings_are_passed_on_and_the_dead_passed_over() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child, subprocess.Popen(["true"]) as dead:
+        dead.wait()
+        with passed_on(lambda: [dead.pid, child.pid]):
+            signal.raise_signal(signal.SIGUSR1)
+            assert child.wait(5) == -signal.SIGUSR1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "ignored"), [("SIGHUP", False), ("SIGTERM", False), ("SIGHUP", True), ("SIGUSR1", False)]
+)
+def test_four_ways_to_signal_a_command(name: str, ignored: bool, tmp_path: Path) -> None:
+    teacher = load_network("lenient:resnet8", num_classes=4, input_size=(3, 16, 16), seed=1)
+    save_network(tmp_path / "t.safetensors", teacher)
+    words = ["-m", "lenient", "distill", "t.safetensors", "--student", "lenient:resnet8-half", "--steps", "100000"]
+    words += ["--batch-size", "8", "--precision", "32", "-s", "overlap=false", "-s", "log_every=5", "-o", "run"]
+    start = ["nohup"] if ignored else []
+    process = subprocess.Popen([*start, sys.executable, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    metrics, checkpoint = tmp_path / "run/metrics.jsonl", tmp_path / "run/checkpoints/last.pt"
+    try:
+        wait_for(lambda: metrics.exists() and metrics.read_text().count('"log"') > 1)
+        process.send_signal(getattr(signal, name))
+        if ignored or name == "SIGUSR1":
+            before = metrics.read_text().count('"log"')
+            wait_for(lambda: metrics.read_text().count('"log"') > before + 2)
+            assert checkpoint.exists() == (not ignored)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+        assert checkpoint.exists()
+        assert process.stderr is not None
+        assert "a checkpoint is written" in process.stderr.read()
+    finally:
+        process.kill()
+
+
+def wait_for(condition: object, seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until
+        time.sleep(0.1)
