@@ -44,13 +44,13 @@ def test_every_opset_gives_the_same_outputs_or_a_line(student: Path) -> None:
             refused.append(opset)
         assert not words or f"--opset {opset}: this network cannot be written so" in words
     print(f"refused: {refused}")
-    assert max(refused, default=0) < 13
+    assert not refused
 
 
 def test_opsets_that_nobody_writes_are_refused(student: Path) -> None:
     pytest.importorskip("onnx")
-    for opset in (-1, 3, OPSETS[1] + 1, 10**9):
-        with pytest.raises(UsageError, match=f"--opset {opset}: give 9 to 23"):
+    for opset in (-1, 12, OPSETS[1] + 1, 10**9):
+        with pytest.raises(UsageError, match=f"--opset {opset}: give 13 to 23"):
             export(student, "onnx", student.with_suffix(".onnx"), opset=opset)
     with pytest.raises(UsageError, match="--opset 13: is for --format onnx"):
         export(student, "pt2", student.with_suffix(".pt2"), opset=13)

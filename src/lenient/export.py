@@ -27,10 +27,12 @@ log = logging.getLogger("lenient")
 FORMATS = ("safetensors", "pt2", "onnx", "hub")
 TOLERANCE = 1e-4
 """Largest difference of logits, relative to their range, at which `--check` calls two files equal."""
-OPSETS = (9, 23)
-"""Versions of ONNX's operators: below, batch norm means something else; above, torch knows none."""
+OPSETS = (13, 23)
+"""Versions of ONNX's operators: below, the converter knows no way; above, torch knows none."""
 TORCH_OPSET = 18
 """The least that torch writes by itself."""
+ARITHMETIC_OPSET = 14
+"""Where arithmetic came to take more types."""
 
 
 def write_student(folder: Path, network: Network, extra: Mapping[str, Any] | None = None) -> None:
@@ -152,15 +154,23 @@ def _with_opset(model: Any, opset: int) -> Any:
     import onnx
     from onnx import version_converter
 
-    if _opset(model) != opset:
-        model = version_converter.convert_version(model, opset)
-        if opset < TORCH_OPSET:
-            for node in model.graph.node:  # what the converter leaves of means and sums
-                kept = [attribute for attribute in node.attribute if attribute.name != "noop_with_empty_axes"]
-                del node.attribute[:]
-                node.attribute.extend(kept)
+    if opset != _opset(model):
+        model = version_converter.convert_version(model, max(opset, ARITHMETIC_OPSET))
+    if opset < ARITHMETIC_OPSET:  # the converter knows no way past it, though for floats nothing differs
+        next(entry for entry in model.opset_import if entry.domain == "").version = ARITHMETIC_OPSET - 1
+        _drop(model, "noop_with_empty_axes", "training_mode", "allowzero")
+    elif opset < TORCH_OPSET:
+        _drop(model, "noop_with_empty_axes")
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _drop(model: Any, *names: str) -> None:
+    """Take attributes away that older operators lack; torch writes them with their defaults."""
+    for node in model.graph.node:
+        kept = [attribute for attribute in node.attribute if attribute.name not in names]
+        del node.attribute[:]
+        node.attribute.extend(kept)
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def export(
     ] = "",
     opset: Annotated[
         int,
-        typer.Option("--opset", metavar="N", help="ONNX operators of this version, 9 to 23.", show_default="torch's"),
+        typer.Option("--opset", metavar="N", help="ONNX operators of this version, 13 to 23.", show_default="torch's"),
     ] = 0,
 ) -> None:
     """Write the student of RUN in another format."""
