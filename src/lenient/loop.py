@@ -129,13 +129,7 @@ class Distillation:
             started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
             self._written, self._written_step = time.monotonic(), self.step
             while self.step < s.steps:
-                asked = save is not None and save.is_set()
-                if save is not None and asked:
-                    save.clear()  # before it is written: a later signal asks for a later state
-                stopped, due = ranks.any_rank(stop is not None and stop.is_set(), asked or self._checkpoint_due())
-                if stopped or due:
-                    self.checkpoint()
-                if stopped:
+                if self._save_or_stop(stop, save):
                     return Result(self.student, self.history, {}, {}, self.folder, interrupted=True)
                 name, turn = self.take_turn()
                 self.seconds = time.monotonic() - started
@@ -153,6 +147,16 @@ class Distillation:
         if self.delivery.install(self.student):
             self.health.question(self._students_word)  # the verdict is about the student that is delivered
         return self._result()
+
+    def _save_or_stop(self, stop: threading.Event | None, save: threading.Event | None) -> bool:
+        """Write a checkpoint where one is due or asked for, by any rank; return whether to stop."""
+        asked = save is not None and save.is_set()
+        if save is not None and asked:
+            save.clear()  # before it is written: a later signal asks for a later state
+        stopped, due = ranks.any_rank(stop is not None and stop.is_set(), asked or self._checkpoint_due())
+        if stopped or due:
+            self.checkpoint()
+        return stopped
 
     def _student_rests(self, turns: int) -> bool:
         """Whether the student had none of the last so many turns: others then log, alarm and stop by their own."""
