@@ -157,7 +157,7 @@ def test_modes_come_back_after_an_error(problem: tuple[Table, Table, ImageSet]) 
     model, _, data = problem
     model.train()
     model.rows.data = model.rows.data[:3]
-    with pytest.raises(IndexError):
+    with pytest.raises(UsageError, match="cannot answer 50 images: IndexError"):
         evaluate(model, data)
     assert model.training
 

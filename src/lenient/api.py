@@ -15,11 +15,16 @@ from lenient.job import Job, load_teacher
 from lenient.loop import Distillation, Observer, Result
 from lenient.methods import fitting
 from lenient.methods.contract import Method
-from lenient.models import batch_norm_layers, choose_student, load_network
+from lenient.models import choose_student, load_network
 from lenient.models.card import Network, PixelClassifier
+from lenient.models.checking import advice, heard_batch_norms
 from lenient.planning import Request, decide, pick_student, resolve
 from lenient.run import RunFolder, fingerprint
 from lenient.teacher import FrozenTeacher
+
+WITHOUT_BATCH_NORM = (
+    "no batch-norm layers: ta-dfkd matches their statistics; -s method.bn_weight=0 goes without, unproven"
+)
 
 
 def load(path: str | Path, **facts: Any) -> PixelClassifier:
@@ -34,17 +39,16 @@ def load(path: str | Path, **facts: Any) -> PixelClassifier:
 def inspect(teacher: nn.Module | Network | str | Path, **facts: Any) -> dict[str, Any]:
     """Say what was found of a teacher, what can be done with it and what was assumed; `facts` as for `load_teacher`."""
     network = load_teacher(teacher, **facts)
-    layers = batch_norm_layers(network.module)
+    layers = heard_batch_norms(network)
+    faults = advice(network.behaviour)
     spec, reason = choose_student(network)
     return {
         **network.card.to_dict(),
         "params": parameters(network.module),
         "bytes": num_bytes(network.module),
         "batch_norm_layers": len(layers),
-        "methods": fitting(bool(layers)),
-        "advice": []
-        if layers
-        else ["no batch-norm layers: ta-dfkd matches their statistics; -s method.bn_weight=0 goes without, unproven"],
+        "methods": [] if faults else fitting(bool(layers)),
+        "advice": faults if faults or layers else [WITHOUT_BATCH_NORM],
         "student": spec,
         "student_reason": reason,
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lenient.models.lending import copied_module
 
 
 class Delivery:
@@ -18,7 +19,7 @@ class Delivery:
 
     def __init__(self, kind: str, decay: float, student: nn.Module) -> None:
         self.kind, self.decay, self.best, self.followed = kind, decay, -1.0, 0
-        self.kept = copy.deepcopy(student).requires_grad_(False) if kind != "last" else None
+        self.kept = copied_module(student).requires_grad_(False) if kind != "last" else None
 
     @torch.no_grad()
     def follow(self, student: nn.Module, bad: Tensor) -> None:

@@ -23,8 +23,9 @@ from lenient.files import disk_errors
 from lenient.loop import Distillation, Evaluate, Observer, Result, check_batch_norms, run_loop
 from lenient.methods import method_class
 from lenient.methods.contract import Method
-from lenient.models import batch_norm_layers, check_classifier, load_network, network_from_module
+from lenient.models import check_classifier, load_network, network_from_module
 from lenient.models.card import Network
+from lenient.models.checking import check_distillable, heard_batch_norms
 from lenient.planning import Request, decide, flatten, pick_student, resolve
 from lenient.report import write_report
 from lenient.run import RESUME, RunFolder, environment, fingerprint
@@ -130,7 +131,8 @@ class Job:
     def _check(self, size_known: bool) -> None:
         """Refuse settings that cannot be; the batch size only where it is known by now."""
         method = self.method or method_class(self.settings.method.name)(self.settings.method)
-        check_batch_norms(method, self.settings, batch_norm_layers(self.teacher.module))
+        check_distillable(self.teacher, gradient=getattr(method, "needs_gradient", True))
+        check_batch_norms(method, self.settings, heard_batch_norms(self.teacher))
         if size_known:
             self.share(ranks.count())
 

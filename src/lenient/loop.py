@@ -19,8 +19,9 @@ from lenient.health import HealthMonitor
 from lenient.methods import method_class
 from lenient.methods.contract import Method, Player, Stage, Turn
 from lenient.models.card import Network
+from lenient.models.lending import as_it_was, own_grad_mode
 from lenient.run import RunFolder
-from lenient.runtime import Guard, Runtime, check_optimizer, memory_errors, one_batch
+from lenient.runtime import Guard, Runtime, check_optimizer, in_parts, memory_errors, one_batch
 from lenient.seeding import Streams, untouched_global_rng
 from lenient.settings import DistillSettings
 from lenient.signals import save_on_signals, stop_on_signals
@@ -84,6 +85,7 @@ class Distillation:
         evaluate: Evaluate | None = None,
         observers: tuple[Observer, ...] = (),
     ) -> None:
+        runtime = student.behaviour.applied(runtime)
         self.teacher, self.settings, self.runtime = teacher, settings, runtime
         self.folder, self.evaluate, self.observers = folder, evaluate, observers
         self.streams = Streams(settings.seed, runtime.device)
@@ -255,13 +257,12 @@ class Distillation:
 
     def _students_word(self, images: Tensor) -> Tensor:
         """The student's labels in eval mode, a batch at a time, its buffers and mode untouched."""
-        self.student.eval()
-        with torch.no_grad(), self.runtime.autocast():
+        with as_it_was(self.student), own_grad_mode(), torch.no_grad(), self.runtime.autocast():
+            self.student.eval()
             labels = [
                 self.student(self.teacher.normalize(self.runtime.images(part))).argmax(dim=1)
-                for part in images.split(self.settings.batch_size)
+                for part in in_parts(images, self.settings.batch_size)
             ]
-        self.student.train()
         return torch.cat(labels)
 
     def _should_move(self, name: str, player: Player) -> bool:

@@ -19,7 +19,7 @@ from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
 from lenient.runtime import check_compiler, resolve_device
 from lenient.settings import DistillSettings
-from lenient.trials import fastest_precision, largest_batch, overlap_pays, trial
+from lenient.trials import check_precision, fastest_precision, largest_batch, overlap_pays, trial
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"steps": 20, "batch_size": 16, "log_every": 5, "rhythm": {"steps_per_epoch": 10}},
@@ -172,6 +172,9 @@ def decide(
     changes: dict[str, Any] = {"device": str(device)}
     if settings.precision == "auto":
         changes["precision"] = ranks.agree(fastest_precision(teacher, student, device, settings.batch_size))
+    runtime = settings.model_copy(update=changes).runtime()
+    learning = None if student is teacher else student  # only its images are drawn
+    check_precision(teacher, learning, runtime, settings.batch_size)
     if settings.compile:
         if ranks.count() > 1:
             raise UsageError("--compile: works on one device so far; leave it out, or --devices")

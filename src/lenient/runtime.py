@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -32,6 +33,10 @@ class Runtime:
     precision: str = "32"
     compile: bool = False
     overlap: bool = False
+    layout: torch.memory_format = torch.channels_last
+    """How images and the weights of convolutions lie in memory."""
+    copies: bool = False
+    """Whether a network is handed copies of its inputs, into which it may write."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,9 +56,16 @@ class Runtime:
         return torch.get_num_threads() // 2 if wanted else 0
 
     def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the device, its convolution weights laid out channels last."""
-        placed = module.to(self.device, torch.float64) if self.precision == "64" else module.to(self.device)
-        return placed.to(memory_format=torch.channels_last)
+        """Move a module to the device, in the runtime's type, its convolution weights in the runtime's layout."""
+        placed = module.to(self.device, self.dtype)
+        for tensor in chain(placed.parameters(), placed.buffers()):
+            tensor.data = self.placed(tensor.data)
+        return placed
+
+    def placed(self, tensor: Tensor) -> Tensor:
+        """Return a weight or buffer on the device; in the runtime's type and layout where it has such."""
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return self._laid(tensor, dtype) if tensor.dim() == 4 else tensor.to(self.device, dtype)
 
     def compiled(self, module: nn.Module, *, constant: bool = False) -> Callable[..., Any]:
         """Return the module's forward, compiled where that is asked for; the module itself stays as it is.
@@ -66,7 +78,27 @@ class Runtime:
 
     def images(self, images: Tensor) -> Tensor:
         """Lay a batch of images out as the networks want it."""
-        return images.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return self._laid(images, self.dtype)
+
+    def inputs(self, inputs: Tensor) -> Tensor:
+        """Return inputs (N, C, H, W) as one network takes them: contiguous, or a copy, where it needs that."""
+        laid = self._laid(inputs, inputs.dtype) if self.layout == torch.contiguous_format else inputs
+        return laid.clone() if self.copies and laid is inputs else laid
+
+    def _laid(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return (N, C, H, W) on the device in the runtime's layout. With one channel a tensor has both layouts, but
+        convolutions go by its strides: for the contiguous one these must be those of a new tensor."""
+        placed = tensor.to(self.device, dtype, memory_format=self.layout)
+        if self.layout != torch.contiguous_format or placed.stride() == _new_strides(placed.shape):
+            return placed
+        return placed.clone(memory_format=torch.contiguous_format)
+
+
+def _new_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.append(strides[-1] * max(size, 1))
+    return tuple(reversed(strides))
 
 
 def resolve_device(name: str) -> torch.device:
@@ -333,6 +365,13 @@ def any_nonfinite(tensors: Iterable[Tensor]) -> Tensor:
     return (~torch.isfinite(torch.stack([norm.float() for norm in norms]).sum())).float()
 
 
+def in_parts(values: Tensor, size: int) -> list[Tensor]:
+    """Split (N, ...) into parts of `size` and a rest; none of one, which not every network takes, if that can be."""
+    while size > 2 and values.shape[0] % size == 1:
+        size -= 1
+    return list(values.split(size))
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was asked to; only for timing and at log lines."""
     if device.type == "cuda":
@@ -353,13 +392,17 @@ def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 
     return sorted(times)[repeats // 2]
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch says by this error that memory does not suffice, on the device or on the CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def memory_errors(flag: str = "--batch-size") -> Iterator[None]:
     """Turn an out-of-memory error of torch into one line that names the flag to lower."""
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        text = str(error)
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
             raise MachineError(f"the batch does not fit into memory; lower {flag}") from error
         raise

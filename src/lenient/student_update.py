@@ -14,6 +14,7 @@ from lenient import ranks
 from lenient.config import Settings
 from lenient.convolution import SmallMaps
 from lenient.losses.objective import Objective
+from lenient.models.lending import own_grad_mode
 from lenient.models.probing import hooked
 from lenient.record import Record, Response
 from lenient.runtime import Runtime
@@ -32,9 +33,10 @@ class LiveStudent:
     ) -> Response:
         """Answer normalised inputs (N, C, H, W), with other parameters or buffers where `weights` names them."""
         heard: dict[nn.Module, Tensor] = {}
+        inputs = self.runtime.inputs(inputs)
         listen = hooked(self.blocks, lambda layer, _, output: heard.update({layer: output}))
         precision = self.runtime.autocast() if autocast else torch.autocast(inputs.device.type, enabled=False)
-        with listen, precision, self._small.products():
+        with listen, precision, own_grad_mode(), self._small.products():
             logits = (
                 self._plain(inputs)
                 if weights is None

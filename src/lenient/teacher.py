@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lenient import ranks
 from lenient.errors import TeacherError
 from lenient.models.card import Card, Network, to_logits
-from lenient.models.checking import batch_norm_layers
-from lenient.models.probing import classifying_layer, hooked, last_block_by_size, pooled
+from lenient.models.lending import frozen, own_grad_mode, unchanged
+from lenient.models.probing import batch_norm_layers, classifying_layer, hooked, last_block_by_size, pooled
 from lenient.record import LayerStatistics, Response
 from lenient.runtime import Runtime, batch_moments, full
 from lenient.seeding import untouched_global_rng
@@ -25,25 +25,25 @@ class FrozenTeacher:
     """A view of a classifier in eval mode and full precision whose weights get no gradient.
 
     Use it as a context manager: on leaving, the module has the tensors (device, dtype, strides, values), the mode of
-    each submodule, the `requires_grad` flags and the hooks that it came with.
+    each submodule, the `requires_grad` flags and the hooks that it came with. It is asked as its `behaviour`, which
+    `check_classifier` finds out, needs it: on contiguous tensors, on copies, its state put back after each forward.
     """
 
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self.module = network.module
         self.card: Card = network.card
-        self.runtime = runtime
+        self._behaviour = network.behaviour
+        self.runtime = network.behaviour.applied(runtime)
         self.forwards = 0
         """Images the teacher was asked about, for the report of costs."""
-        self._restore: list[Callable[[], None]] = []
+        self._loan = ExitStack()
         self._turn = threading.Lock()
 
     def __enter__(self) -> FrozenTeacher:
-        self._remember()
-        try:
+        with ExitStack() as loan:
+            loan.enter_context(frozen(self.module, self.runtime))
             self._settle()
-        except BaseException:
-            self.__exit__()
-            raise
+            self._loan = loan.pop_all()
         return self
 
     def twin(self) -> FrozenTeacher:
@@ -53,27 +53,21 @@ class FrozenTeacher:
         return other
 
     def _settle(self) -> None:
-        self.module.eval()
-        for tensor in [*self.module.parameters(), *self.module.buffers()]:
-            layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
-            dtype = self.runtime.dtype if tensor.is_floating_point() else tensor.dtype
-            tensor.data = tensor.data.to(self.runtime.device, dtype, memory_format=layout)
-            tensor.requires_grad_(False)
         shape = (1, self.card.input_size[0], 1, 1)
         self._mean, self._std = (
             torch.tensor(values, dtype=self.runtime.dtype, device=self.runtime.device).view(shape)
             for values in (self.card.mean, self.card.std)
         )
-        self.batch_norms = [module for _, module in batch_norm_layers(self.module)]
+        self.batch_norms = [] if self._behaviour.silent else [layer for _, layer in batch_norm_layers(self.module)]
         self._classifier: nn.Module | None = None
         self._lowered: dict[Tensor, tuple[Tensor, Tensor]] = {}  # weight: its data in full precision, and in bfloat16
         if self.runtime.precision == "bf16":
             self._lower()
-        self._plain = self.runtime.compiled(self.module, constant=True)
+        changing = bool(self._behaviour.changes)  # a compiled forward takes all tensors for constant
+        self._plain = self.module if changing else self.runtime.compiled(self.module, constant=True)
 
     def __exit__(self, *_: object) -> None:
-        while self._restore:
-            self._restore.pop()()
+        self._loan.close()
 
     @torch.no_grad()
     def _lower(self) -> None:
@@ -106,24 +100,6 @@ class FrozenTeacher:
         finally:
             self._use(lowered=True)
 
-    def _remember(self) -> None:
-        def put_back(tensor: Tensor, data: Tensor, requires_grad: bool) -> Callable[[], None]:
-            def restore() -> None:
-                tensor.data = data
-                tensor.requires_grad_(requires_grad)
-
-            return restore
-
-        for tensor in [*self.module.parameters(), *self.module.buffers()]:
-            self._restore.append(put_back(tensor, tensor.data, tensor.requires_grad))
-        modes = [(module, module.training) for module in self.module.modules()]
-
-        def restore_modes() -> None:
-            for module, training in modes:
-                module.training = training
-
-        self._restore.append(restore_modes)
-
     def normalize(self, images: Tensor) -> Tensor:
         """Turn pixel units into what the teacher was trained on: (images - mean) / std."""
         return (images - self._mean) / self._std
@@ -154,7 +130,7 @@ class FrozenTeacher:
         with self._in_full_precision():
             return last_block_by_size(self.module, self._example())
 
-    def _example(self, count: int = 1) -> Tensor:
+    def _example(self, count: int = 2) -> Tensor:
         return self.runtime.images(torch.zeros(count, *self.card.input_size))
 
     def respond(
@@ -188,7 +164,9 @@ class FrozenTeacher:
             probes.enter_context(hooked(blocks, lambda layer, _, output: heard.update({layer: output})))
             probes.enter_context(self.runtime.autocast())
             armed = statistics or features or blocks
-            output = (self.module if armed else self._plain)(inputs)
+            probes.enter_context(own_grad_mode())
+            probes.enter_context(unchanged(self.module, self._behaviour.changes))
+            output = (self.module if armed else self._plain)(self.runtime.inputs(inputs))
         if statistics and not gathered:
             raise TeacherError(
                 "the teacher has no batch-norm layer that kept statistics, which this method matches; "
@@ -196,7 +174,12 @@ class FrozenTeacher:
             )
         seen = pooled(heard[self.classifier]) if features else None
         answers = tuple(heard[block] for block in blocks)
-        return Response(to_logits(output, self.card.outputs), tuple(gathered), seen, answers)
+        return Response(self._logits(output), tuple(gathered), seen, answers)
+
+    def _logits(self, output: object) -> Tensor:
+        """Return the logits, of no more precision than the run's: the losses hold them against the student's."""
+        logits = to_logits(output, self.card.outputs)
+        return logits.to(self.runtime.dtype) if logits.dtype == torch.float64 else logits
 
     @contextmanager
     def _probes(self, gathered: list[LayerStatistics], weight: Tensor | None) -> Iterator[None]:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import logging
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from lenient import memory, ranks
 from lenient.convolution import SmallMaps
-from lenient.errors import MachineError, UsageError
+from lenient.errors import MachineError, TeacherError, UsageError
 from lenient.loop import Distillation
 from lenient.methods.contract import Method
+from lenient.models.behaviour import failure
 from lenient.models.card import Network
+from lenient.models.lending import copied_module
 from lenient.runtime import Runtime, memory_errors, seconds_of
 from lenient.seeding import untouched_global_rng
 from lenient.settings import DistillSettings
 from lenient.teacher import FrozenTeacher
+
+log = logging.getLogger("lenient")
 
 BF16_GAIN = 1.15
 """How much faster bfloat16 must be for `--precision auto` to take it."""
@@ -34,10 +40,15 @@ def fastest_precision(teacher: Network, student: Network, device: torch.device, 
     """Return `bf16` where one student step with the teacher's forward is clearly faster in it here, else `32`."""
     if device.type == "mps":
         return "32"
+    found = _failing(teacher, student, Runtime(device, "bf16"), batch_size)
+    if found is not None:
+        label = "teacher" if found[0] is teacher else "student"
+        log.info("precision 32: the %s cannot run in bf16 (%s)", label, found[1])
+        return "32"
     seconds: dict[str, float] = {}
     for precision in ("32", "bf16"):
-        runtime = Runtime(device, precision)
-        network = Network(copy.deepcopy(student.module), student.card)
+        runtime = student.behaviour.applied(Runtime(device, precision))
+        network = _copied(student)
         module = runtime.place(network.module).train()
         small = SmallMaps(module, runtime)
         size = (min(max(batch_size // ranks.count(), 2), 256), *teacher.card.input_size)
@@ -54,12 +65,46 @@ def fastest_precision(teacher: Network, student: Network, device: torch.device, 
                 with torch.no_grad():
                     frozen.respond(inputs)
                 with runtime.autocast(), small.products():
-                    loss = module(inputs).float().square().mean()
+                    loss = module(runtime.inputs(inputs)).float().square().mean()
                 loss.backward()
 
             with memory_errors():
                 seconds[precision] = seconds_of(work, device)
     return "bf16" if seconds["32"] > BF16_GAIN * seconds["bf16"] else "32"
+
+
+def check_precision(teacher: Network, student: Network | None, runtime: Runtime, batch_size: int) -> None:
+    """Make one pass through each network as a step of the run does.
+
+    Raises:
+        TeacherError: the teacher cannot run so on this device.
+        UsageError: the student cannot; or both can, but not in the precision that was asked for.
+    """
+    found = _failing(teacher, student, runtime, batch_size)
+    if found is None:
+        return
+    network, wrong = found
+    label = "teacher" if network is teacher else "student"
+    if runtime.precision == "bf16" and _failing(teacher, student, replace(runtime, precision="32"), batch_size) is None:
+        raise UsageError(f"--precision bf16: the {label} cannot run in it ({wrong}); use --precision 32")
+    kind = TeacherError if network is teacher else UsageError
+    raise kind(f"the {label} cannot run on {runtime.device} in precision {runtime.precision}: {wrong}")
+
+
+def _failing(
+    teacher: Network, student: Network | None, runtime: Runtime, batch_size: int
+) -> tuple[Network, str] | None:
+    """Return the first network that cannot make its part of a step, and why."""
+    count = max(2, batch_size // ranks.count())
+    for network in (teacher, student):
+        wrong = None if network is None else failure(network, runtime, count, training=network is student)
+        if network is not None and wrong is not None:
+            return network, wrong
+    return None
+
+
+def _copied(network: Network) -> Network:
+    return replace(network, module=copied_module(network.module))
 
 
 def overlap_pays(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> bool:
@@ -74,7 +119,7 @@ def overlap_pays(settings: DistillSettings, teacher: Network, student: Network, 
         runtime = plan.runtime()
         if overlap and not runtime.threads_ahead:
             return False
-        copied = Network(copy.deepcopy(student.module), student.card)
+        copied = _copied(student)
         with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
             run = Distillation(frozen, copied, plan, runtime, method=copy.deepcopy(method))
             rhythm = run.game.rhythm
@@ -99,7 +144,7 @@ def trial(
     A stretch of many equal turns, such as a generator's start ahead of the student's, is worked out from ten of them.
     """
     runtime = settings.runtime()
-    copied = Network(copy.deepcopy(student.module), student.card)
+    copied = _copied(student)
     memory.reset_peak(runtime.device)
     with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
         run = Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))

@@ -29,6 +29,7 @@ class RealImages:
 
     settings_type: ClassVar[type[MethodSettings]] = RealSettings
     needs_batch_norm = False
+    needs_gradient = False
 
     def __init__(self, images: ImageSet, settings: RealSettings | None = None) -> None:
         self.images, self.settings = images, settings or RealSettings()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from lenient.errors import UsageError
+from lenient.errors import LenientError, UsageError
 from lenient.models.card import Card, Network, PixelClassifier
-from lenient.runtime import Runtime
+from lenient.models.lending import as_it_was, own_grad_mode
+from lenient.models.lending import in_eval_mode as to_eval
+from lenient.models.names import one_line
+from lenient.runtime import Runtime, out_of_memory
 
 if TYPE_CHECKING:  # costs can be measured where real data must not be reachable
     from lenient.data import ImageSet
@@ -25,19 +29,12 @@ def classifier_of(network: Network | nn.Module) -> nn.Module:
 
 @contextmanager
 def in_eval_mode(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """Put a module into eval mode on a device; afterwards each submodule has its mode, each tensor its device again."""
-    modes = [(part, part.training) for part in module.modules()]
-    stored = [(tensor, tensor.data) for tensor in chain(module.parameters(), module.buffers())]
-    try:
-        module.eval()
-        for tensor, data in stored:
-            tensor.data = data.to(device)
+    """Put a module into eval mode on a device; afterwards it is as it was."""
+    with as_it_was(module):
+        to_eval(module)
+        for tensor in chain(module.parameters(), module.buffers()):
+            tensor.data = tensor.data.to(device)
         yield module
-    finally:
-        for tensor, data in stored:
-            tensor.data = data
-        for part, training in modes:
-            part.training = training
 
 
 def check_fits(network: Network | nn.Module, data: ImageSet) -> None:
@@ -64,19 +61,49 @@ def check_fits(network: Network | nn.Module, data: ImageSet) -> None:
 def answers(
     classifiers: list[nn.Module], data: ImageSet, batch_size: int, runtime: Runtime
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Yield (float32 logits (B, K) of each classifier, labels (B,)) over the data in order, without gradients."""
-    with torch.inference_mode():
-        for images, labels in data.batches(batch_size, device=runtime.device):
-            yield _forward(classifiers, runtime.images(images), runtime), labels
+    """Yield (float32 logits (B, K) of each classifier, labels (B,)) over the data in order, without gradients.
+
+    No batch is of one image, which not every network takes, unless there is but one. Images come to each classifier
+    in the order of dimensions that it takes.
+
+    Raises:
+        UsageError: a classifier does not take the images.
+    """
+    while batch_size > 2 and len(data) % batch_size == 1:
+        batch_size -= 1
+    asked = [_Asked(classifier, runtime) for classifier in classifiers]
+    for images, labels in data.batches(batch_size, device=runtime.device):
+        with torch.no_grad(), own_grad_mode():
+            logits = [one.logits(images) for one in asked]
+        yield logits, labels
 
 
-def _forward(classifiers: list[nn.Module], images: Tensor, runtime: Runtime) -> list[Tensor]:
-    """Return the logits of each classifier; a batch that does not fit into memory goes in halves."""
-    try:
-        with runtime.autocast():
-            return [classifier(images).float() for classifier in classifiers]
-    except torch.OutOfMemoryError:
-        if len(images) == 1:
-            raise
-    halves = [_forward(classifiers, half, runtime) for half in images.chunk(2)]
-    return [torch.cat(parts) for parts in zip(*halves, strict=True)]
+class _Asked:
+    """A classifier, asked in channels-last order as long as it takes that."""
+
+    def __init__(self, classifier: nn.Module, runtime: Runtime) -> None:
+        self.classifier, self.runtime = classifier, runtime
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the answer in float32; a batch that does not fit into memory goes in halves."""
+        try:
+            return self._forward(images)
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        except Exception as error:
+            if isinstance(error, LenientError) or out_of_memory(error):
+                raise
+            return self._contiguous(images, error)
+        return torch.cat([self.logits(half) for half in images.chunk(2)])
+
+    def _contiguous(self, images: Tensor, error: Exception) -> Tensor:
+        if self.runtime.layout == torch.contiguous_format:
+            raise UsageError(f"the network cannot answer {len(images)} images: {one_line(error, 160)}") from error
+        self.runtime = replace(self.runtime, layout=torch.contiguous_format)
+        return self.logits(images)
+
+    def _forward(self, images: Tensor) -> Tensor:
+        with self.runtime.autocast():
+            answer: Tensor = self.classifier(self.runtime.images(images))
+        return answer.float()

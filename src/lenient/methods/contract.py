@@ -110,7 +110,10 @@ class Game:
 
 
 class Method(Protocol):
-    """One published method: its settings, and how its game is built from parts."""
+    """One published method: its settings, and how its game is built from parts.
+
+    A method that never differentiates through the teacher may say so with `needs_gradient = False`.
+    """
 
     settings_type: ClassVar[type[MethodSettings]]
     settings: Any

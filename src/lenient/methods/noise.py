@@ -27,6 +27,7 @@ class Noise:
 
     settings_type: ClassVar[type[MethodSettings]] = NoiseSettings
     needs_batch_norm = False
+    needs_gradient = False
 
     def __init__(self, settings: NoiseSettings) -> None:
         self.settings = settings

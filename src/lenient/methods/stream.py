@@ -250,7 +250,7 @@ def common_blocks(stage: Stage) -> tuple[tuple[nn.Module, ...], tuple[nn.Module,
         TeacherError: they share none.
     """
     teacher = stage.teacher.blocks()
-    example = stage.runtime.images(torch.zeros(1, *stage.teacher.card.input_size))
+    example = stage.runtime.images(torch.zeros(2, *stage.teacher.card.input_size))
     with mode(stage.student, "eval"):
         student = last_block_by_size(stage.student, example)
     sizes = sorted(set(teacher) & set(student), reverse=True)

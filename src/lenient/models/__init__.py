@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lenient.models.card import Card, Network, PixelClassifier, to_logits
-    from lenient.models.checking import batch_norm_layers, check_classifier
+    from lenient.models.checking import check_classifier
     from lenient.models.families import choose_student
     from lenient.models.files import read_card, save_network
     from lenient.models.loading import load_network, network_from_module
+    from lenient.models.probing import batch_norm_layers
     from lenient.models.students import build_student
 
 _HOMES = {
@@ -21,7 +22,7 @@ _HOMES = {
     "Network": "card",
     "PixelClassifier": "card",
     "to_logits": "card",
-    "batch_norm_layers": "checking",
+    "batch_norm_layers": "probing",
     "check_classifier": "checking",
     "choose_student": "families",
     "read_card": "files",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lenient.errors import TeacherError
+from lenient.runtime import Runtime
 
 Outputs = Literal["logits", "probabilities"]
 Size = tuple[int, int, int]
@@ -94,12 +95,44 @@ class Card:
             ) from error
 
 
+@dataclass(frozen=True)
+class Behaviour:
+    """What a network does with images beside answering; the defaults are those of a well-behaved one."""
+
+    contiguous: bool = False
+    """Whether it fails, or answers otherwise, on images and weights in channels-last order."""
+    writes: bool = False
+    """Whether a forward writes into the images."""
+    changes: tuple[str, ...] = ()
+    """Parameters and buffers that a forward in eval mode changes."""
+    single: bool = True
+    """Whether it takes one image alone."""
+    random: bool = False
+    """Whether it answers the same images differently each time."""
+    depends: bool = False
+    """Whether an image's answer depends on the other images of the batch."""
+    batch_norms: tuple[str, ...] = ()
+    """Batch-norm layers that normalise by the batch in eval mode."""
+    silent: bool = False
+    """Whether it has batch-norm layers with statistics, but calls none of them."""
+    blocked: str = ""
+    """Why no gradient goes from the answers to the images, in words; empty where it does."""
+    unasked: bool = False
+    """Whether it was asked in part only, because a forward takes long here."""
+
+    def applied(self, runtime: Runtime) -> Runtime:
+        """Return a run's runtime as this network needs it."""
+        layout = torch.contiguous_format if self.contiguous else runtime.layout
+        return replace(runtime, layout=layout, copies=self.writes)
+
+
 @dataclass
 class Network:
-    """A module with the card that says how to use it."""
+    """A module with the card that says how to use it, and its behaviour, which `check_classifier` finds out."""
 
     module: nn.Module
     card: Card
+    behaviour: Behaviour = Behaviour()
 
 
 class PixelClassifier(nn.Module):
@@ -142,6 +175,8 @@ def to_logits(output: object, outputs: Outputs = "logits") -> Tensor:
     if not isinstance(found, Tensor):
         kind = type(output).__name__
         raise TeacherError(f"the network returns a {kind}, not logits: wrap it with a py: factory returning logits")
+    if not found.is_floating_point():
+        found = found.float()
     if outputs == "probabilities":
         return found.clamp_min(max(1e-12, torch.finfo(found.dtype).tiny)).log()
     return found

@@ -1,48 +1,39 @@
-"""Asking a network once, before anything depends on it, whether it is the classifier that its card describes."""
+"""Judging a network before anything depends on it: is it the classifier that its card describes, can a run use it?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from lenient.errors import TeacherError
-from lenient.models.card import Network, precision_of, to_logits
+from lenient.errors import MachineError, TeacherError
+from lenient.models.behaviour import IMAGES, ask, example_images
+from lenient.models.card import Behaviour, Network, precision_of, to_logits
+from lenient.models.lending import as_it_was, in_eval_mode, own_grad_mode, uncompiled
 from lenient.models.names import one_line
-from lenient.seeding import derive, untouched_global_rng
-
-_IMAGES = 4
+from lenient.models.probing import batch_norm_layers
+from lenient.runtime import Runtime, out_of_memory
+from lenient.seeding import untouched_global_rng
 
 
 def check_classifier(network: Network, *, plain: bool = False) -> Network:
-    """Run four fixed images through the network in eval mode, and return it with its card confirmed or amended.
+    """Run a few fixed images through the network in eval mode, and return it with card and behaviour as found.
 
-    Rows that are at least 0 and sum to 1 make the card's `outputs` "probabilities", with a note. The module's buffers
-    and the mode of each submodule are afterwards as before, and so are the global random streams. With `plain`, which
-    students have to be, the network must return the logits themselves, as a tensor.
+    Rows that are at least 0 and sum to 1 make the card's `outputs` "probabilities", with a note; each habit of the
+    forward that a run has to know of gives a note, too. What `torch.compile` has wrapped is unwrapped. The module is
+    afterwards as before (see `as_it_was`), and so are the global random streams. With `plain`, which students have to
+    be, the network must return the logits themselves, as a tensor, and be fit to learn.
 
-    Raises TeacherError, naming the flag to change, where the images do not fit the network, or its outputs are not
-    finite logits (N, num_classes).
+    Raises TeacherError, naming the flag to change, where the images do not fit the network, its outputs are not
+    finite logits (N, num_classes), or it is of a kind that no run can use; MachineError where memory does not suffice.
     """
+    network = replace(network, module=uncompiled(network.module))
     card = network.card
     if card.num_classes < 2:
         raise TeacherError(f"--num-classes: {card.num_classes} is too few; a classifier has 2 or more")
-    device, dtype = _home(network.module)
-    images = _images(card.input_size).to(device, dtype)
-    mean, std = (torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1) for values in (card.mean, card.std))
-    with untouched_global_rng(), _as_it_was(network.module), torch.no_grad():
-        network.module.eval()
-        try:
-            output = network.module((images - mean) / std)
-        except Exception as error:
-            shape = "x".join(str(value) for value in card.input_size)
-            raise TeacherError(
-                f"the network cannot take images of {shape} (channels x height x width): {one_line(error)}; "
-                "correct --input-size C,H,W"
-            ) from error
+    _refuse_kinds(network.module, plain)
+    output = _answer(network)
     if plain and not isinstance(output, Tensor):
         raise TeacherError(f"it returns a {type(output).__name__} with logits in it; wrap it so that it returns them")
     values = _two_dimensional(to_logits(output), card.num_classes).float()
@@ -54,38 +45,158 @@ def check_classifier(network: Network, *, plain: bool = False) -> Network:
             raise TeacherError("it returns probabilities, and is to learn logits; leave its softmax out")
         note = "outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"
         card = replace(card, outputs="probabilities", notes=(*card.notes, note))
-    return Network(network.module, card)
+    network = _asked(replace(network, card=card))
+    if plain:
+        for fault in (_unusable(network.behaviour), _without_gradient(network.behaviour)):
+            if fault:
+                raise TeacherError(fault)
+    return network
 
 
-def batch_norm_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the layers that hold running statistics of the batch, with their names, in the order of registration.
+def check_distillable(teacher: Network, *, gradient: bool = True) -> None:
+    """Refuse a checked teacher whose answers nobody can learn from; with `gradient` also one that gives images none.
 
-    That is any module with tensors `running_mean` and `running_var`: torch's BatchNorm and SyncBatchNorm, timm's fused
-    ones, torchvision's frozen one; not InstanceNorm, which normalises each image by itself.
+    Raises:
+        TeacherError: in one line, what is wrong with its forward.
     """
-    instance = nn.modules.instancenorm._InstanceNorm
-    return [
-        (name, part)
-        for name, part in module.named_modules()
-        if isinstance(getattr(part, "running_mean", None), Tensor)
-        and isinstance(getattr(part, "running_var", None), Tensor)
-        and not isinstance(part, instance)
-    ]
+    for fault in (_unusable(teacher.behaviour), _without_gradient(teacher.behaviour) if gradient else ""):
+        if fault:
+            raise TeacherError(f"the teacher cannot be distilled: {fault}")
 
 
-def _images(input_size: tuple[int, int, int]) -> Tensor:
-    """Return the same few images of noise in [0, 1] each time: coarse, fine, dark and bright."""
-    generator = torch.Generator().manual_seed(derive(0, "check_classifier"))
-    images = torch.rand((_IMAGES, *input_size), generator=generator)
-    images[2] *= 0.1
-    images[3] = 1 - 0.1 * images[3]
-    coarse = torch.rand((1, input_size[0], 4, 4), generator=generator)
-    images[:1] = nn.functional.interpolate(coarse, size=input_size[1:])
-    return images
+def advice(behaviour: Behaviour) -> list[str]:
+    """Return, in one line each, why a network with this behaviour cannot be distilled; nothing where it can."""
+    faults = (_unusable(behaviour), _without_gradient(behaviour))
+    return [f"cannot be distilled: {fault}" for fault in faults if fault]
+
+
+def heard_batch_norms(network: Network) -> list[tuple[str, nn.Module]]:
+    """Return the batch-norm layers whose inputs a checked network lets a run hear; see `batch_norm_layers`."""
+    return [] if network.behaviour.silent else batch_norm_layers(network.module)
+
+
+def _answer(network: Network) -> object:
+    """Return what the module says about a few images, in its own precision, where it is."""
+    module, card = network.module, network.card
+    device, dtype = _home(module)
+    images = example_images(card.input_size).to(device, dtype)
+    mean, std = (torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1) for values in (card.mean, card.std))
+    inputs = (images - mean) / std
+    with untouched_global_rng(), as_it_was(module), own_grad_mode(), torch.no_grad():
+        in_eval_mode(module)
+        try:
+            return module(inputs.clone())
+        except Exception as error:
+            raise TeacherError(_reason(module, inputs, error)) from error
+
+
+def _reason(module: nn.Module, inputs: Tensor, error: Exception) -> str:
+    """Say why a forward failed, with what to do about it where that is known."""
+    shape = "x".join(str(value) for value in inputs.shape[1:])
+    said = one_line(error, 160)
+    text = str(error).lower()
+    if isinstance(error, TypeError) and "argument" in text:
+        return f"its forward does not take a batch of images alone ({said}): wrap it with a py: factory"
+    if any(word in text for word in ("cuda", "nvidia", "same device", "device type", "mps")):
+        return f"its forward makes tensors on a device of its own ({said}): let it take that of the images"
+    for count in (1, 2):
+        try:
+            module(inputs[:count].clone())
+        except Exception:
+            continue
+        return f"it takes batches of {count} only ({said}): the size of a batch is built in; let it take any number"
+    start = f"the network cannot take images of {shape} (channels x height x width): {said}"
+    sizes = ("size", "shape", "channel", "dimension", "kernel", "index", "input", "resolution", "height", "width")
+    return f"{start}; correct --input-size C,H,W" if any(word in text for word in sizes) else start
+
+
+def _asked(network: Network) -> Network:
+    """Return the network with its behaviour, and notes on what of it a run has to know."""
+    device, _ = _home(network.module)
+    try:
+        behaviour = ask(network, Runtime(device))
+    except TeacherError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise MachineError(f"memory does not suffice for {IMAGES} images of the network's size") from error
+        raise TeacherError(
+            f"the network cannot run in float32 ({one_line(error, 160)}): let its forward take the type of the images"
+        ) from error
+    new = [note for note in _notes(behaviour) if note not in network.card.notes]
+    card = replace(network.card, notes=(*network.card.notes, *new)) if new else network.card
+    return Network(network.module, card, behaviour)
+
+
+def _notes(behaviour: Behaviour) -> list[str]:
+    b = behaviour
+    found = {
+        "its forward needs contiguous tensors (view instead of reshape?), and gets them": b.contiguous,
+        "its forward writes into the images: it is handed a copy": b.writes,
+        f"its forward changes {_some(b.changes)} in eval mode: put back after each forward": b.changes,
+        "it takes no image alone, only batches": not b.single,
+        "an image's answer depends on the other images of the batch: "
+        f"{_some(b.batch_norms)} normalises by the batch in eval mode": b.depends and b.batch_norms,
+        "its batch-norm layers are never called, so that their statistics cannot be matched": b.silent,
+        "a forward takes long here: its behaviour was looked at in part only": b.unasked,
+    }
+    return [note for note, holds in found.items() if holds]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def _unusable(behaviour: Behaviour) -> str:
+    if behaviour.random:
+        return ("it answers the same images differently each time: a dropout or noise that stays on in eval mode? "
+                "Give F.dropout training=self.training")  # fmt: skip
+    if behaviour.depends and not behaviour.batch_norms:
+        return ("an image's answer depends on the other images of the batch: a softmax or mean over dimension 0, which "
+                "is the batch? Take dimension 1")  # fmt: skip
+    return ""
+
+
+def _without_gradient(behaviour: Behaviour) -> str:
+    if not behaviour.blocked:
+        return ""
+    return (
+        f"no gradient reaches the images: {behaviour.blocked}; take no_grad, inference_mode, detach, argmax and "
+        "rounding out of its forward"
+    )
+
+
+def _refuse_kinds(module: nn.Module, plain: bool) -> None:
+    """Refuse, before it is run, what no run can use."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise TeacherError(f"its {name} has no values yet: send one batch through the network first")
+        if tensor.is_meta:
+            raise TeacherError(f"its {name} is on the meta device and has no values: load the weights first")
+    for name, part in module.named_modules():
+        if "torch.ao.nn" in type(part).__module__ and ".quantized" in type(part).__module__:
+            raise TeacherError(f"its layer {name} is quantised ({type(part).__name__}), which has no gradient: "
+                               "give the network as it was before")  # fmt: skip
+    if plain and isinstance(module, torch.jit.ScriptModule):
+        raise TeacherError("it is a TorchScript program; give the module that was scripted")
+    if plain and not _trains(module):
+        raise TeacherError("it is an exported program, which cannot be trained; give the module that was exported")
+
+
+def _trains(module: nn.Module) -> bool:
+    with as_it_was(module):
+        try:
+            module.train()
+        except NotImplementedError:
+            return False
+    return True
 
 
 def _two_dimensional(values: Tensor, num_classes: int) -> Tensor:
-    if values.dim() != 2 or values.shape[0] != _IMAGES:
+    if values.dim() >= 1 and values.shape[0] != IMAGES and values.shape[1:].numel() == num_classes:
+        raise TeacherError(f"the network returns {values.shape[0]} rows of logits for {IMAGES} images: the size of a "
+                           "batch is built in; let it take any number")  # fmt: skip
+    if values.dim() != 2 or values.shape[0] != IMAGES:
         shape = ", ".join(["N", *(str(size) for size in values.shape[1:])])
         raise TeacherError(f"the network returns ({shape}) instead of logits (N, {num_classes}): it has no classifier "
                            "head; give it one with --num-classes or through a py: factory")  # fmt: skip
@@ -108,17 +219,3 @@ def _look_like_probabilities(values: Tensor) -> bool:
 def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     tensor = next(module.parameters(), None)
     return (torch.device("cpu") if tensor is None else tensor.device), precision_of(module)
-
-
-@contextmanager
-def _as_it_was(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)

@@ -23,6 +23,24 @@ def hooked(layers: Sequence[nn.Module], hook: Hook) -> Iterator[None]:
             handle.remove()
 
 
+def batch_norm_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the layers that hold running statistics of the batch, with their names, in the order of registration.
+
+    That is any module with tensors `running_mean` and `running_var`: torch's BatchNorm and SyncBatchNorm, timm's fused
+    ones, torchvision's frozen one; not InstanceNorm, which normalises each image by itself, nor layers that only
+    programs (TorchScript, torch.export) run, in which no hook is called.
+    """
+    others = (nn.modules.instancenorm._InstanceNorm, torch.jit.ScriptModule)
+    return [
+        (name, part)
+        for name, part in module.named_modules()
+        if isinstance(getattr(part, "running_mean", None), Tensor)
+        and isinstance(getattr(part, "running_var", None), Tensor)
+        and not isinstance(part, others)
+        and type(part) is not nn.Module
+    ]
+
+
 def classifying_layer(module: nn.Module, example: Tensor, num_classes: int) -> nn.Module | None:
     """Return the linear layer or 1x1 convolution whose output, pooled, is the logits on `example` (1, C, H, W).
 

@@ -21,6 +21,7 @@ from lenient.errors import HealthError, UsageError
 from lenient.evaluation import accuracy
 from lenient.evaluation.running import check_fits
 from lenient.models.card import Card, Network, PixelClassifier
+from lenient.models.checking import check_classifier
 from lenient.models.students import build_student
 from lenient.runtime import Runtime, memory_errors
 from lenient.seeding import Streams, untouched_global_rng
@@ -101,6 +102,7 @@ def train_classifier(
     The module comes back in eval mode on the device it was on; the caller's global random state is as before.
 
     Raises:
+        TeacherError: the network is no classifier of such images.
         UsageError: the data does not fit the network, or `keep` cannot be done.
         HealthError: the loss became infinite or not a number.
         MachineError: a batch does not fit into memory.
@@ -111,7 +113,7 @@ def train_classifier(
         raise UsageError(f"{data.name}: {len(data)} training images are not enough to train on")
     if keep and test is None:
         raise UsageError("--keep needs held-out or test images to measure each epoch on")
-    runtime = Runtime(torch.device(device), precision)
+    runtime = check_classifier(network).behaviour.applied(Runtime(torch.device(device), precision))
     keeper = Keeper(network, recipe, keep, keep_above, keep_dir) if keep else None
     history: list[Epoch] = []
     with untouched_global_rng(), memory_errors("-s batch_size"), _placed(network.module, runtime):
@@ -230,13 +232,13 @@ def mixed(images: Tensor, targets: Tensor, alpha: float, generator: torch.Genera
 
 @contextmanager
 def _placed(module: nn.Module, runtime: Runtime) -> Iterator[None]:
-    """Train on the device in its layout; afterwards all tensors are where they were, contiguous, in eval mode."""
-    devices = [(tensor, tensor.device) for tensor in chain(module.parameters(), module.buffers())]
+    """Train on the device in its layout and type; afterwards all tensors are where they were, contiguous."""
+    homes = [(tensor, tensor.device, tensor.dtype) for tensor in chain(module.parameters(), module.buffers())]
     runtime.place(module)
     try:
         yield
     finally:
         module.eval()
         module.zero_grad(set_to_none=True)
-        for tensor, device in devices:
-            tensor.data = tensor.data.to(device).contiguous()
+        for tensor, device, dtype in homes:
+            tensor.data = tensor.data.to(device, dtype).contiguous()
