@@ -338,8 +338,13 @@ def test_a_batch_size_that_is_built_in_is_named():
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images) + torch.zeros(4, 1)[: len(images)]
 
-    with pytest.raises(TeacherError, match="takes batches of 2 only"):
-        found(OfTwo())
+    class OfFour(TinyNet):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.view(4, 1, 6, 5))
+
+    for kind, size in ((OfTwo, 2), (OfFour, 4)):
+        with pytest.raises(TeacherError, match=f"takes batches of {size} only"):
+            found(kind())
     with pytest.raises(TeacherError, match="1 rows of logits for 4 images: the size of a batch is built in"):
         found(First())
     with pytest.raises(TeacherError, match="the teacher cannot run on cpu in precision 32"):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenient.errors import TeacherError
 from lenient.models.card import Behaviour, Network, to_logits
 from lenient.models.lending import SMALL, frozen, own_grad_mode
 from lenient.models.names import one_line
@@ -27,6 +28,7 @@ IMAGES = 4
 """Images that a network is asked about when it is loaded."""
 SECONDS = 4.0
 """When asking has taken so long, the questions that are left are not asked."""
+BUILT_IN = "the size of a batch is built in; let it take any number"
 TOLERANCE = 1e-3
 """Difference of two answers, as a share of their largest value, up to which it is rounding."""
 
@@ -34,7 +36,7 @@ TOLERANCE = 1e-3
 def ask(network: Network, runtime: Runtime) -> Behaviour:
     """Ask a network on the runtime's device and in its precision; it is afterwards as it was.
 
-    Raises whatever its forward raises on a few contiguous images.
+    Raises whatever its forward raises on a few contiguous images, TeacherError where it takes just so many.
     """
     with untouched_global_rng():
         return _Questions(network, runtime).behaviour()
@@ -102,7 +104,7 @@ class _Questions:
         first = self._asked(self.contiguous, IMAGES, gradient=True)
         reordered = self._reordered(first)
         again = None if self._late else self._asked(self.contiguous, IMAGES).logits
-        few = None if self._late else self._asked(self.contiguous, 2).logits
+        few = None if self._late else self._few()
         alone, single = self._alone()
         random = again is not None and _differ(again, first.logits)
         parts = [part for part in (few, alone) if part is not None]
@@ -123,6 +125,14 @@ class _Questions:
     @property
     def _late(self) -> bool:
         return time.monotonic() - self.started > SECONDS
+
+    def _few(self) -> Tensor:
+        try:
+            return self._asked(self.contiguous, 2).logits
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise TeacherError(f"it takes batches of {IMAGES} only ({one_line(error, 100)}): {BUILT_IN}") from error
 
     def _alone(self) -> tuple[Tensor | None, bool]:
         """Return the answer to one image, and whether there is one."""
@@ -233,7 +243,7 @@ def _blocked(logits: Tensor, images: Tensor) -> str:
     except Exception as error:
         if out_of_memory(error):
             raise
-        return f"the backward pass fails ({one_line(error, 120)})"
+        return f"the backward pass fails ({one_line(error, 90)})"
     if gradient is None or not bool(gradient.count_nonzero()):
         return "the gradient of its answers with respect to the images is zero"
     return "" if bool(gradient.isfinite().all()) else "the gradient with respect to the images is not finite"

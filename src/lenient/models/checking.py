@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lenient.errors import MachineError, TeacherError
-from lenient.models.behaviour import IMAGES, ask, example_images
+from lenient.models.behaviour import BUILT_IN, IMAGES, ask, example_images
 from lenient.models.card import Behaviour, Network, precision_of, to_logits
 from lenient.models.lending import as_it_was, in_eval_mode, own_grad_mode, uncompiled
 from lenient.models.names import one_line
@@ -104,7 +104,7 @@ def _reason(module: nn.Module, inputs: Tensor, error: Exception) -> str:
             module(inputs[:count].clone())
         except Exception:
             continue
-        return f"it takes batches of {count} only ({said}): the size of a batch is built in; let it take any number"
+        return f"it takes batches of {count} only ({said}): {BUILT_IN}"
     start = f"the network cannot take images of {shape} (channels x height x width): {said}"
     sizes = ("size", "shape", "channel", "dimension", "kernel", "index", "input", "resolution", "height", "width")
     return f"{start}; correct --input-size C,H,W" if any(word in text for word in sizes) else start
