@@ -607,11 +607,11 @@ def test_a_folder_without_locks_is_refused(tmp_path, monkeypatch):
     ],
 )
 def test_only_what_the_machine_refused_is_gone_on_with(tmp_path, monkeypatch, error, resume):
-    def work(folder, spec):
+    def work(folder, spec, trust):
         raise error
 
     write_json(tmp_path / "spec.json", {})
-    assert tasks._attempt(work, tmp_path / "spec.json") == getattr(error, "exit_code", 1)
+    assert tasks._attempt(work, tmp_path / "spec.json", False) == getattr(error, "exit_code", 1)
     left = tasks.read_json(tmp_path / "failed.json")
     assert left["resume"] is resume
     assert "--resume" not in left["reason"]

@@ -346,7 +346,10 @@ def test_the_import_path_is_as_before(factory: str) -> None:
 
 def test_a_file_cannot_name_code_to_run(tmp_path: Path, factory: str) -> None:
     save_network(tmp_path / "net.safetensors", load_network(f"{factory}:build"))
-    with pytest.raises(TeacherError, match=r"runs code.*--teacher-arch py:"):
+    with pytest.raises(
+        TeacherError,
+        match=r"would run build\(\) of .*nets.py: to allow that, give --teacher-arch py:.*, or --trust-code",
+    ):
         load_network(tmp_path / "net.safetensors")
     load_network(tmp_path / "net.safetensors", arch=f"{factory}:build")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from lenient.methods.contract import Method
 from lenient.models import choose_student, load_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.checking import advice, heard_batch_norms
+from lenient.models.loading import outline
+from lenient.models.trust import Trusted, UntrustedError, require
 from lenient.planning import Request, decide, pick_student, resolve
 from lenient.run import RunFolder, fingerprint
 from lenient.teacher import FrozenTeacher
@@ -27,18 +30,29 @@ WITHOUT_BATCH_NORM = (
 )
 
 
-def load(path: str | Path, **facts: Any) -> PixelClassifier:
+def load(path: str | Path, *, trust_code: bool = False, **facts: Any) -> PixelClassifier:
     """Load a student (or any classifier that `lenient distill` takes) as a module that takes pixels in [0, 1].
 
-    `facts` are those of `load_teacher`. Raises TeacherError where it cannot be loaded.
+    `facts` are those of `load_teacher`; `trust_code` lets the file name code to run and places to visit.
+    Raises TeacherError where it cannot be loaded.
     """
-    network = load_network(str(path), **facts)
+    network = load_network(str(path), trust_code=trust_code, **facts)
     return PixelClassifier(network.module, network.card).eval()
 
 
-def inspect(teacher: nn.Module | Network | str | Path, **facts: Any) -> dict[str, Any]:
-    """Say what was found of a teacher, what can be done with it and what was assumed; `facts` as for `load_teacher`."""
-    network = load_teacher(teacher, **facts)
+def inspect(teacher: nn.Module | Network | str | Path, *, trust_code: bool = False, **facts: Any) -> dict[str, Any]:
+    """Say what was found of a teacher, what can be done with it and what was assumed.
+
+    `facts` are those of `load_teacher`; `trust_code` lets a file name code to run and places to visit. A run whose
+    student would need that is described by its files alone.
+    """
+    try:
+        network = load_teacher(teacher, trust_code=trust_code, **facts)
+    except UntrustedError as error:
+        if not isinstance(teacher, (str, Path)) or not Path(teacher).is_dir():
+            raise
+        network = outline(teacher)
+        network.card = replace(network.card, notes=(*network.card.notes, f"as its files say, nothing was run: {error}"))
     layers = heard_batch_norms(network)
     faults = advice(network.behaviour)
     spec, reason = choose_student(network)
@@ -75,6 +89,7 @@ def distill(
     compile: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    trust_code: bool = False,
     observers: Sequence[Observer] = (),
     **facts: Any,
 ) -> Result:
@@ -87,12 +102,14 @@ def distill(
         output: the run folder; None keeps everything in memory.
         settings: the strongest word, nested or by dots: {"method": {"tau": 0.6}} or {"method.tau": 0.6}.
         eval_data: DATA to measure the student on; it never steers the run.
+        trust_code: lets the teacher's file, and with `resume` the run, name code to run and places to visit; what is
+            named here needs no trust.
         facts: `arch`, `input_size`, `num_classes`, `mean`, `std` of the teacher, where they cannot be found.
 
     The other arguments are the flags of the command. Under torchrun all processes call this alike, share the batch,
     and end up with the same student; the first one writes. Raises the errors of `lenient.errors`.
     """
-    network = load_teacher(teacher, **facts)
+    network = load_teacher(teacher, trust_code=trust_code, **facts)
     own = None if method is None or isinstance(method, str) else method
     request = Request(
         method=method if isinstance(method, str) else None,
@@ -111,7 +128,15 @@ def distill(
     source = str(teacher) if isinstance(teacher, (str, Path)) else None
     with ranks.joined():
         job = Job(
-            network, student, request, method=own, source=source, facts=facts, eval_data=eval_data, data_root=data_root
+            network,
+            student,
+            request,
+            method=own,
+            source=source,
+            facts=facts,
+            eval_data=eval_data,
+            data_root=data_root,
+            trust_code=trust_code,
         )
         job.open(Path(output) if output is not None else None, resume=resume, overwrite=overwrite)
         return job.run(observers if ranks.is_main() else ())
@@ -124,22 +149,41 @@ def train_teacher(*args: Any, **kwargs: Any) -> Any:
     return train_classifier(*args, **kwargs)
 
 
-def reopen(run: Path, device: str | None = None) -> tuple[Distillation, FrozenTeacher]:
+def reopen(
+    run: Path,
+    device: str | None = None,
+    *,
+    teacher: str | None = None,
+    arch: str | None = None,
+    student: str | None = None,
+    trust_code: Trusted = False,
+) -> tuple[Distillation, FrozenTeacher]:
     """Rebuild a run's networks and parts from its folder, to draw more samples; enter the teacher before use.
+
+    Args:
+        run: its folder.
+        device: where; by default that of the run.
+        teacher: where the teacher is now, and `arch` which network; by default as the run says.
+        student: which network; it must be the run's.
+        trust_code: lets the run name code to run and places to visit; what is named here needs no trust.
 
     Raises:
         UsageError: not a run, or nothing to rebuild it from.
-        TeacherError: the teacher is no longer where it was, or is another one.
+        TeacherError: the teacher is no longer where it was, or is another one; UntrustedError: the run names code to
+            run, or a place to visit.
     """
     folder = RunFolder(run)
     config = folder.read_config()
     if config is None or "run" not in config:
         raise UsageError(f"{run}: not a run folder; it has no config.yaml of a run")
     identity = config.pop("run")
-    source, facts = identity["teacher"]["source"], identity["teacher"]["facts"]
+    said = folder.path / "config.yaml"
+    source = teacher or identity["teacher"]["source"]
     if source is None:
         raise UsageError(f"{run}: its teacher was given as a Python object, which cannot be loaded again from here")
-    network = load_teacher(source, **facts)
+    if teacher is None:
+        require(source, trust_code, where=said, what="its teacher", again="--teacher NAME", weights=True)
+    network = _load_again(source, identity["teacher"]["facts"], arch, said, trust_code)
     if fingerprint(network.module) != identity["teacher"]["sha256"]:
         raise TeacherError(f"{source}: is not the teacher that {run} was made with")
     if device is not None:
@@ -152,9 +196,22 @@ def reopen(run: Path, device: str | None = None) -> tuple[Distillation, FrozenTe
         raise UsageError(f"{run}: has no checkpoint yet; wait for the run to write one")
     if identity["student"]["arch"] is None:
         raise UsageError(f"{run}: its student was given as a Python object, which cannot be loaded again from here")
-    student, _ = pick_student(identity["student"]["arch"], network, settings.seed)
+    if student is None:
+        require(identity["student"]["arch"], trust_code, where=said, what="its student", again="--student NAME")
+    elif student != identity["student"]["arch"]:
+        raise UsageError(f"--student {student}: it is {identity['student']['arch']} in {run}; leave the flag out")
+    built, _ = pick_student(identity["student"]["arch"], network, settings.seed)
     frozen = FrozenTeacher(network, runtime)
     with frozen:
-        distillation = Distillation(frozen, student, settings, runtime)
+        distillation = Distillation(frozen, built, settings, runtime)
         distillation.load_state_dict(state)
     return distillation, frozen
+
+
+def _load_again(source: str, facts: Mapping[str, Any], arch: str | None, said: Path, trust: Trusted) -> Network:
+    """Load a run's teacher with the facts that its settings, in the file `said`, have."""
+    if arch is None and facts.get("arch") is not None:
+        arch = str(facts["arch"])
+        require(arch, trust, where=said, what="its teacher", again="--teacher-arch NAME")
+    told = {name: facts[name] for name in ("input_size", "num_classes", "mean", "std") if name in facts}
+    return load_teacher(source, arch=arch, trust_code=trust, **told)

@@ -21,6 +21,7 @@ from lenient.files import disk_errors
 from lenient.models import load_network, save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.names import one_line
+from lenient.models.trust import Trusted
 
 log = logging.getLogger("lenient")
 
@@ -56,10 +57,17 @@ def write_student(folder: Path, network: Network, extra: Mapping[str, Any] | Non
 
 
 def export(
-    source: Path, kind: str, output: Path, *, check: bool = False, arch: str | None = None, opset: int | None = None
+    source: Path,
+    kind: str,
+    output: Path,
+    *,
+    check: bool = False,
+    arch: str | None = None,
+    opset: int | None = None,
+    trust_code: Trusted = False,
 ) -> float | None:
     """Write the student of a run (or any network file) in another format; `arch` says which network of one's own code
-    the weights belong to, `opset` which version of ONNX's operators to use.
+    the weights belong to, and `trust_code` lets the file say it; `opset` which version of ONNX's operators to use.
 
     Returns, with `check`, the largest difference between its logits and those of the source, relative to their range.
 
@@ -71,7 +79,7 @@ def export(
         raise UsageError(f"--format {kind}: unknown; there are {', '.join(FORMATS)}")
     if opset is not None and kind != "onnx":
         raise UsageError(f"--opset {opset}: is for --format onnx; leave it out for {kind}")
-    network = load_network(source, arch=arch)
+    network = load_network(source, arch=arch, trust_code=trust_code)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         if kind == "safetensors":
@@ -82,7 +90,7 @@ def export(
             export_onnx(network, output, opset)
         else:
             export_hub(source, network, output)
-    return _compare(network, kind, output, arch) if check else None
+    return _compare(network, kind, output) if check else None
 
 
 def export_pt2(network: Network, path: Path) -> None:
@@ -210,23 +218,24 @@ def _traceable(kind: str) -> Iterator[None]:
         ) from error
 
 
-def _compare(network: Network, kind: str, path: Path, arch: str | None) -> float:
+def _compare(network: Network, kind: str, path: Path) -> float:
     images = torch.rand(8, *network.card.input_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = _portable(network)(images)
-        found = _read_back(kind, path, arch)(images)
+        found = _read_back(kind, path)(images)
     difference = float((found - expected).abs().max() / (expected.abs().max() + 1e-12))
     if not difference <= TOLERANCE:
         raise MachineError(f"--check: {path} gives other outputs, by {difference:.1e} of their range")
     return difference
 
 
-def _read_back(kind: str, path: Path, arch: str | None) -> nn.Module:
+def _read_back(kind: str, path: Path) -> nn.Module:
+    """Load what was written just now, which names what this process has built already."""
     if kind == "pt2":
         return torch.export.load(path).module()
     if kind == "onnx":
         return _OnnxModule(str(path))
-    return _portable(load_network(path, arch=arch))
+    return _portable(load_network(path, trust_code=True))
 
 
 class _OnnxModule(nn.Module):

@@ -26,6 +26,7 @@ from lenient.methods.contract import Method
 from lenient.models import check_classifier, load_network, network_from_module
 from lenient.models.card import Network
 from lenient.models.checking import check_distillable, heard_batch_norms
+from lenient.models.trust import Trusted, require
 from lenient.planning import Request, decide, flatten, pick_student, resolve
 from lenient.report import write_report
 from lenient.run import RESUME, RunFolder, environment, fingerprint
@@ -52,8 +53,11 @@ def load_teacher(
     num_classes: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    trust_code: Trusted = False,
 ) -> Network:
     """Load and check a teacher: a module, a file, a folder, or SOURCE:NAME; what is not given is found or assumed.
+
+    `trust_code` allows code and places that the file names, as in `load_network`.
 
     Raises:
         TeacherError: it cannot be loaded, or one real forward pass shows that it is not the classifier described.
@@ -63,7 +67,7 @@ def load_teacher(
     facts: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes, "mean": mean, "std": std}
     if isinstance(teacher, nn.Module):
         return check_classifier(network_from_module(teacher, **facts))
-    return check_classifier(load_network(teacher, arch=arch, **facts))
+    return check_classifier(load_network(teacher, arch=arch, trust_code=trust_code, **facts))
 
 
 class Job:
@@ -80,9 +84,11 @@ class Job:
         facts: Mapping[str, Any] | None = None,
         eval_data: str | None = None,
         data_root: str | Path | None = None,
+        trust_code: Trusted = False,
     ) -> None:
         if method is not None:
             request = replace(request, own=method.settings)
+        self.trust_code = trust_code
         self.teacher, self.request, self.method = teacher, request, method
         self.source, self.facts = source, dict(facts or {})
         self.eval_data, self.data_root = eval_data, data_root
@@ -218,6 +224,15 @@ class Job:
             raise UsageError(f"--resume: the student of {path} was a Python object; go on from Python, with that one")
         if wanted not in ("auto", arch):
             raise UsageError(f"--resume: the student is {arch} in {path}, not {wanted}; leave --student out")
+        if wanted != arch:
+            require(
+                arch,
+                self.trust_code,
+                where=path / "config.yaml",
+                what="its student",
+                again="--student NAME",
+                kind=UsageError,
+            )
         return arch
 
     def _longer(self, old: dict[str, Any], path: Path) -> int:

@@ -20,10 +20,11 @@ from lenient.bench.record import cell_record, commit
 from lenient.bench.tasks import main, read_json, write_json
 from lenient.config import parse
 from lenient.data import load_data
-from lenient.errors import LenientError, MachineError
+from lenient.errors import LenientError, MachineError, UsageError
 from lenient.job import Job, load_teacher
 from lenient.memory import peak, reset_peak
 from lenient.methods.contract import Method
+from lenient.models.trust import Trusted, require
 from lenient.planning import Request
 from lenient.run import RunFolder
 
@@ -86,16 +87,19 @@ def inputs() -> Iterator[None]:
         raise MachineError(str(error)) from error
 
 
-def work(folder: Path, spec: Mapping[str, Any]) -> bool:
+def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
     """Run the cell or go on with it; return False where it was asked to stop.
+
+    `trust`: what of the names in files may be used.
 
     Raises:
         The errors of `Job`: what makes the cell fail. A verdict `failed` is a result.
     """
     running = commit()
     path = (folder / spec["teacher"]["path"]).resolve()
+    require(spec["student"], trust, where=folder / "spec.json", what="its student", kind=UsageError)
     with inputs():
-        network = load_teacher(path)
+        network = load_teacher(path, trust_code=trust)
     failure = read_json(folder / "failed.json")
     anew = failure is not None and not failure.get("resume")
     # what is no part of a cell's id may have changed since, and is as it was
@@ -115,6 +119,7 @@ def work(folder: Path, spec: Mapping[str, Any]) -> bool:
         source=str(path),
         eval_data=spec["data"],
         data_root=spec["data_root"],
+        trust_code=trust,
     )
     with inputs():
         job.load_data()

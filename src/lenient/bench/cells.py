@@ -13,6 +13,7 @@ from typing import Any
 from lenient.bench.grid import Grid, settings_of
 from lenient.bench.tasks import Task, locked, read_json, state, write_json
 from lenient.errors import UsageError
+from lenient.models.trust import Trusted
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
@@ -36,10 +37,10 @@ class Cell:
         """Where it lies in the grid's folder."""
         return (home / "cells" / self.id).absolute()
 
-    def task(self, home: Path) -> Task:
+    def task(self, home: Path, trust: Trusted = False) -> Task:
         """Return its process."""
         name = f"{self.row}, {self.teacher}, {self.student}, seed {self.seed}"
-        return Task("lenient.bench.cell", self.folder(home), name)
+        return Task("lenient.bench.cell", self.folder(home), name, trust)
 
     def record(self, home: Path) -> dict[str, Any] | None:
         """Return what came of it, None where it is not done."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ from lenient.bench.real import REAL, RealSettings
 from lenient.config import Settings, merge, nested, parse, parse_overrides, read_yaml
 from lenient.errors import UsageError
 from lenient.methods import METHODS
+from lenient.models.trust import Trusted, require
 from lenient.planning import Request, resolve
 
 
@@ -152,6 +153,36 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
     except UsageError as error:
         raise UsageError(f"{path}: {str(error).removeprefix(f'-c {path}: ')}") from None
     return grid
+
+
+def trusted(grid: Grid, path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Trusted:
+    """Return what of the names in files the processes of the grid of the file `path` may use.
+
+    With `trust_code` that is all. Else it is what `overrides`, which the user typed, name.
+
+    Raises:
+        UsageError: the grid names code to run, or a place to visit, that nobody typed.
+    """
+    if trust_code:
+        return True
+    typed = frozenset(_texts(parse_overrides(overrides)))
+    for name in grid.students:
+        require(name, typed, where=path, what="its student", again="-s students=NAME", kind=UsageError)
+    for teacher in grid.teachers:
+        arch = teacher.arch if teacher.train is None else teacher.train.arch
+        if arch is not None:
+            require(arch, typed, where=path, what="its teacher", kind=UsageError)
+    return typed
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """Yield all texts in nested settings."""
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, Mapping):
+        yield from (text for value in values.values() for text in _texts(value))
+    elif isinstance(values, Sequence):
+        yield from (text for value in values for text in _texts(value))
 
 
 def _placed(grid: Grid, folder: Path) -> Grid:

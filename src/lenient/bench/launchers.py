@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -36,6 +37,46 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
+
+
+PLAIN = {
+    "ray": (
+        *("accelerator_type", "max_retries", "memory", "num_cpus", "num_gpus", "resources", "scheduling_strategy"),
+    ),
+    "slurm": (
+        *("cluster", "cpus_per_task", "gpus_per_node", "mem_gb", "name", "nodes", "tasks_per_node", "timeout_min"),
+        *("slurm_account", "slurm_array_parallelism", "slurm_constraint", "slurm_cpus_per_gpu", "slurm_cpus_per_task"),
+        *("slurm_exclude", "slurm_exclusive", "slurm_gpus_per_node", "slurm_gpus_per_task", "slurm_gres"),
+        *("slurm_mem", "slurm_mem_per_cpu", "slurm_mem_per_gpu", "slurm_nodelist", "slurm_ntasks_per_node"),
+        *("slurm_num_gpus", "slurm_partition", "slurm_qos", "slurm_reservation", "slurm_signal_delay_s", "slurm_time"),
+    ),
+}
+"""Options that ask for room on a cluster and nothing else; the others may run code where a task starts."""
+
+
+def check_options(kind: str, options: Mapping[str, Any], typed: Mapping[str, Any], where: object) -> None:
+    """Refuse options of a grid's file `where` that may run code, unless they are among those `typed` by the user.
+
+    Raises:
+        UsageError: names the option.
+    """
+    for name, value in options.items() if kind in PLAIN else ():
+        if name in typed and typed[name] == value:
+            continue
+        if name not in PLAIN[kind] or not _plain(value):
+            raise UsageError(
+                f"{where}: launcher_options: {name[:40]!r} may run code where {kind} starts a task: to allow that, "
+                "give -s launcher_options.KEY=VALUE, or --trust-code"
+            )
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is a number or one word, which no script can take for a line of its own."""
+    if isinstance(value, Mapping):
+        return all(_plain(name) and not isinstance(part, Mapping) and _plain(part) for name, part in value.items())
+    return (
+        value is None or isinstance(value, (bool, int, float)) or re.fullmatch(r"[\w.,:/+@%-]*", str(value)) is not None
+    )
 
 
 def make_launcher(kind: str, jobs: int | None, options: Mapping[str, Any], folder: Path) -> Launcher:

@@ -17,6 +17,7 @@ from lenient.bench.teachers import Training, specification, trainings
 from lenient.errors import LenientError, MachineError, UsageError
 from lenient.models import build_student
 from lenient.models.card import Card
+from lenient.models.trust import Trusted, require
 from lenient.signals import stop_on_signals
 
 Tell = Callable[[int, int, str], None]
@@ -33,13 +34,15 @@ def run_grid(
     data_root: str | None = None,
     retry: bool = False,
     records: Path | None = None,
+    trust: Trusted = False,
     tell: Tell,
 ) -> bool:
     """Run what is missing of a grid in the folder `home`; return False where it was asked to stop.
 
     Finished cells are skipped, those cut off go on from their checkpoints, and failed ones stay so unless `retry`.
     What another launcher is running is left to it and waited for; what that one leaves undone is done here. Cells that
-    `records`, the `cells.json` of a report, holds were run elsewhere and are not run again.
+    `records`, the `cells.json` of a report, holds were run elsewhere and are not run again. `trust` says what of the
+    names in the grid and in files may be used: see `lenient.bench.grid.trusted`.
 
     Raises:
         LenientError: cells failed, or a teacher did; the message says how many and why.
@@ -51,12 +54,12 @@ def run_grid(
     root = None if root is None else str(Path(root).absolute())
     with stop_on_signals() as stop:
         plan = trainings(grid)
-        _make_teachers(grid, plan, home, launcher, root, tell, stop)
+        _make_teachers(grid, plan, home, launcher, root, trust, tell, stop)
         if stop.is_set():
             return False
         teachers = [teacher for training in plan for teacher in training.teachers(home) or []]
         write_json(home / "teachers.json", teachers)
-        _check_students(grid, teachers)
+        _check_students(grid, teachers, trust)
         cells = cells_of(grid, teachers, root)
         _write_plan(grid, home, cells)
         if records is not None:
@@ -68,16 +71,23 @@ def run_grid(
                 )
             taken = sum(cell.take(home, elsewhere[cell.id]) for cell in known)
             tell(taken, len(cells), f"{len(known)} of these cells are in {records}, {taken} were missing here")
-        _run_cells(cells, home, launcher, retry, tell, stop)
+        _run_cells(cells, home, launcher, retry, trust, tell, stop)
         return not stop.is_set()
 
 
 def _make_teachers(
-    grid: Grid, plan: Sequence[Training], home: Path, launcher: Launcher, root: str | None, tell: Tell, stop: Any
+    grid: Grid,
+    plan: Sequence[Training],
+    home: Path,
+    launcher: Launcher,
+    root: str | None,
+    trust: Trusted,
+    tell: Tell,
+    stop: Any,
 ) -> None:
     tasks = []
     for training in plan:
-        task = training.task(home)
+        task = training.task(home, trust)
         if state(task.folder) != "done" and task not in tasks:
             write_json(task.spec, specification(training, grid, root))
             tasks.append(task)
@@ -137,12 +147,13 @@ def _reason(task: Task) -> str:
     return "no reason given" if failure is None else str(failure["reason"])
 
 
-def _check_students(grid: Grid, teachers: Sequence[dict[str, Any]]) -> None:
+def _check_students(grid: Grid, teachers: Sequence[dict[str, Any]], trust: Trusted) -> None:
     """A student that cannot be built is refused now rather than by each of its cells."""
     facts = teachers[0]["card"]
     card = Card(None, tuple(facts["input_size"]), facts["num_classes"], tuple(facts["mean"]), tuple(facts["std"]))
     for spec in grid.students:
         if spec != "auto":
+            require(spec, trust, where="the grid", what="its student", kind=UsageError)
             build_student(spec, card, seed=0)
 
 
@@ -157,7 +168,9 @@ def _write_plan(grid: Grid, home: Path, cells: Sequence[Cell]) -> None:
     write_json(home / "grid.json", values | {"cells": named})
 
 
-def _run_cells(cells: Sequence[Cell], home: Path, launcher: Launcher, retry: bool, tell: Tell, stop: Any) -> None:
+def _run_cells(
+    cells: Sequence[Cell], home: Path, launcher: Launcher, retry: bool, trust: Trusted, tell: Tell, stop: Any
+) -> None:
     waiting: dict[Task, Cell] = {}
     states = Counter[str]()
     for cell in cells:
@@ -166,7 +179,7 @@ def _run_cells(cells: Sequence[Cell], home: Path, launcher: Launcher, retry: boo
         if now == "done":
             cell.relabel(home)
         elif now != "failed" or retry:
-            task = cell.task(home)
+            task = cell.task(home, trust)
             write_json(task.spec, cell.spec)
             waiting[task] = cell
     done, outcomes = len(cells) - len(waiting), Counter[Outcome]()

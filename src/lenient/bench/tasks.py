@@ -1,6 +1,7 @@
 """One process of the bench and its folder: who holds it, how it ends, and what it leaves behind.
 
-A task is a folder with `spec.json`; `work` of the task's module does it, and `python -m MODULE FOLDER/spec.json`. At
+A task is a folder with `spec.json`; `work` of the task's module does it, and `python -m MODULE FOLDER/spec.json`, after
+which stand the names in it that may run code or visit places, or `--trust-code` for all. At
 the end `done` is written, after everything else; what cannot be done leaves `failed.json`. The folder is locked for as
 long as the process lives, and the kernel releases the lock however it dies, so that no task runs twice at once and none
 is left half done unnoticed.
@@ -29,10 +30,14 @@ from typing import Any, Literal
 
 from lenient.errors import DamagedError, LenientError, MachineError
 from lenient.files import disk_errors
+from lenient.models.trust import Trusted
 from lenient.signals import end_on_signals
 
 Outcome = Literal["done", "failed", "busy", "interrupted", "cut"]
 """How a process ended; `busy`: another one holds the folder; `interrupted`: asked to stop; `cut`: killed."""
+
+Work = Callable[[Path, Any, Trusted], bool]
+"""What a task's module does: folder, what `spec.json` holds, and what of the names in there it may use."""
 
 State = Literal["done", "running", "failed", "missing"]
 
@@ -43,6 +48,7 @@ PARENT = "LENIENT_BENCH_PARENT"
 """Process id of the launcher; a task ends itself, with a checkpoint, when its launcher is gone."""
 OUTPUT = "output.log"
 """The file in a task's folder that takes what its processes print."""
+TRUST_ALL = "--trust-code"
 LOST = 255
 """What a forked process is said to have ended with where the server that would know was killed."""
 IMPORTED = (
@@ -62,6 +68,8 @@ class Task:
     """An absolute path."""
     name: str
     """What people call it."""
+    trust: Trusted = False
+    """What of the names in files it may use; never read from a file itself."""
 
     @property
     def spec(self) -> Path:
@@ -142,16 +150,18 @@ def _take(handle: int, kind: int, seconds: float) -> bool:
 # the process itself
 
 
-def main(work: Callable[[Path, Any], bool], spec: Path | None = None) -> None:
-    """Run `work(folder, spec)` as a process of its own and exit; it returns False where it was asked to stop."""
-    spec = spec or Path(sys.argv[1]).absolute()
+def main(work: Work, spec: Path | None = None, trust: Trusted = False) -> None:
+    """Run `work(folder, spec, trust)` as a process of its own and exit; it returns False where it was asked to stop."""
+    if spec is None:
+        spec, *names = Path(sys.argv[1]).absolute(), *sys.argv[2:]
+        trust = frozenset(names) if TRUST_ALL not in names else True
     end_on_signals()
     _follow_parent()
     with locked(spec.parent) as mine:
-        sys.exit(_attempt(work, spec) if mine else BUSY)
+        sys.exit(_attempt(work, spec, trust) if mine else BUSY)
 
 
-def _attempt(work: Callable[[Path, Any], bool], spec: Path) -> int:
+def _attempt(work: Work, spec: Path, trust: Trusted) -> int:
     folder = spec.parent
     if (folder / "done").exists():
         return 0
@@ -159,7 +169,7 @@ def _attempt(work: Callable[[Path, Any], bool], spec: Path) -> int:
         import torch
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-        if not work(folder, read_json(spec)):
+        if not work(folder, read_json(spec), trust):
             return INTERRUPTED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -212,13 +222,18 @@ def start(task: Task, threads: int) -> subprocess.Popen[bytes]:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
     with disk_errors(task.folder), open(task.folder / OUTPUT, "ab") as words:
         return subprocess.Popen(
-            [sys.executable, "-m", task.module, str(task.spec)],
+            [sys.executable, "-m", task.module, str(task.spec), *_trust_words(task.trust)],
             stdin=subprocess.DEVNULL,
             stdout=words,
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,  # a terminal's Ctrl-C is the launcher's to pass on, once
         )
+
+
+def _trust_words(trust: Trusted) -> list[str]:
+    """Return how `main` is told of it."""
+    return sorted(trust) if isinstance(trust, frozenset) else [TRUST_ALL] if trust else []
 
 
 def fork(task: Task, threads: int) -> BaseProcess:
@@ -259,7 +274,7 @@ def _forked(task: Task, environment: Mapping[str, str]) -> None:
         os.dup2(words.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
-    main(import_module(task.module).work, task.spec)
+    main(import_module(task.module).work, task.spec, task.trust)
 
 
 def settled(task: Task) -> Outcome | None:

@@ -17,6 +17,7 @@ from lenient.bench.grid import Grid, TeacherSettings, TrainSettings
 from lenient.bench.tasks import Task, main, read_json, state, write_json
 from lenient.config import merge, parse
 from lenient.errors import UsageError
+from lenient.models.trust import Trusted, require
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Training:
         """Labels of the teachers that it is to bring."""
         return [f"{self.label}{self.first + number}" for number in range(self.keep)] if self.first else [self.label]
 
-    def task(self, folder: Path) -> Task:
+    def task(self, folder: Path, trust: Trusted = False) -> Task:
         """Return its process, in the grid's folder."""
-        return Task("lenient.bench.teachers", (folder / "teachers" / self.id).absolute(), f"teacher {self.label}")
+        place = (folder / "teachers" / self.id).absolute()
+        return Task("lenient.bench.teachers", place, f"teacher {self.label}", trust)
 
     def teachers(self, folder: Path) -> list[dict[str, Any]] | None:
         """Return what it has brought, None where it is not done: label, file, sha256, accuracy, ...
@@ -113,8 +115,11 @@ def specification(training: Training, grid: Grid, data_root: str | None) -> dict
 # the process
 
 
-def work(folder: Path, spec: Mapping[str, Any]) -> bool:
-    """Train or take in the teachers of one entry, measure them on test images, and write them down."""
+def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
+    """Train or take in the teachers of one entry, measure them on test images, and write them down.
+
+    `trust`: what of the names in files may be used.
+    """
     from lenient.data import load_data
     from lenient.evaluation import accuracy, parameters
     from lenient.models import load_network, save_network
@@ -122,18 +127,20 @@ def work(folder: Path, spec: Mapping[str, Any]) -> bool:
     from lenient.runtime import resolve_device
 
     (folder / "failed.json").unlink(missing_ok=True)
+    for name in filter(None, (spec["source"], spec["arch"])):
+        require(name, trust, where=folder / "spec.json", what="its teacher", weights=name == spec["source"])
     device = resolve_device(spec["device"])
     if spec["source"] is None:
         made = _train(folder, spec, device)
     else:
         from lenient.job import load_teacher
 
-        network = load_teacher(spec["source"], arch=spec["arch"])
+        network = load_teacher(spec["source"], arch=spec["arch"], trust_code=trust)
         path = folder / f"{Path(spec['name']).stem}.safetensors"
         save_network(path, network)
         made = [{"file": path.name, "epoch": None, "held_out_accuracy": None}]
     for teacher in made:
-        network = load_network(str(folder / teacher["file"]))
+        network = load_network(str(folder / teacher["file"]), trust_code=True)  # written here
         test = load_data(spec["data"], split="test", root=spec["data_root"], input_size=network.card.input_size)
         card = network.card.to_dict()
         teacher |= {

@@ -58,21 +58,28 @@ def run(
         ),
     ] = None,
     setting: Overrides = [],  # noqa: B006
+    trust_code: flags.TrustCode = False,
     data_root: flags.DataRoot = "",
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
     """Train the teachers of GRID, then run every cell that is missing; the same command goes on where it stopped."""
-    from lenient.bench.grid import load_grid
-    from lenient.bench.launchers import make_launcher
+    from lenient.bench.grid import load_grid, trusted
+    from lenient.bench.launchers import check_options, make_launcher
     from lenient.bench.running import run_grid
     from lenient.cli.progress import known
+    from lenient.config import parse_overrides
 
     known(progress)
     plan = load_grid(grid, setting)
+    trust = trusted(plan, grid, setting, trust_code)
+    if not trust_code:
+        check_options(launcher, plan.launcher_options, parse_overrides(setting).get("launcher_options") or {}, grid)
     home = home_of(plan, output)
     place = make_launcher(launcher, jobs, plan.launcher_options, home)
     with _display(progress) as tell:
-        whole = run_grid(plan, home, place, data_root=data_root or None, retry=retry, records=records, tell=tell)
+        whole = run_grid(
+            plan, home, place, data_root=data_root or None, retry=retry, records=records, trust=trust, tell=tell
+        )
     if not whole:
         print("lenient: interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         raise typer.Exit(130)

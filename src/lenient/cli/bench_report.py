@@ -45,6 +45,7 @@ def report(
             show_default=False,
         ),
     ] = None,
+    trust_code: flags.TrustCode = False,
     data_root: flags.DataRoot = "",
     device: flags.Device = "cpu",
 ) -> None:
@@ -71,6 +72,7 @@ def report(
             rows=_names(rows),
             teacher=next(iter(chosen.teachers), ""),
             inception=inception,
+            trust_code=trust_code,
         )
     print(write_bench_report(source, output, choice=chosen, features=options, records=records, say=print))
 

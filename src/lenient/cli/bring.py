@@ -146,6 +146,14 @@ def sample(
     count: Annotated[int, typer.Option("-n", "--count", metavar="N", help="Images.")] = 64,
     device: flags.Device = "",
     seed: Annotated[int, typer.Option(metavar="N", help="Draws other images.")] = 0,
+    teacher: Annotated[
+        str, typer.Option(metavar="TEACHER", help="The teacher of RUN.", show_default="as RUN says")
+    ] = "",
+    teacher_arch: flags.TeacherArch = "",
+    student: Annotated[
+        str, typer.Option(metavar="SPEC", help="The student's network.", show_default="as RUN says")
+    ] = "",
+    trust_code: flags.TrustCode = False,
 ) -> None:
     """Write synthetic images of RUN as PNG files, and the teacher's soft labels as labels.csv."""
     from lenient.api import reopen
@@ -155,8 +163,15 @@ def sample(
         raise UsageError(f"-o {output}: is there and no empty folder; choose another")
     if count < 1:
         raise UsageError(f"-n {count}: must be at least 1")
-    distillation, teacher = reopen(run, device or None)
-    clipped = write_samples(distillation, teacher, count, output, seed)
+    distillation, frozen = reopen(
+        run,
+        device or None,
+        teacher=teacher or None,
+        arch=teacher_arch or None,
+        student=student or None,
+        trust_code=trust_code,
+    )
+    clipped = write_samples(distillation, frozen, count, output, seed)
     print(f"{count} images in {output}; {clipped:.2%} of the values were clipped to 8 bit")
 
 
@@ -176,12 +191,15 @@ def export(
         int,
         typer.Option("--opset", metavar="N", help="ONNX operators of this version, 13 to 23.", show_default="torch's"),
     ] = 0,
+    trust_code: flags.TrustCode = False,
 ) -> None:
     """Write the student of RUN in another format."""
     from lenient.export import export as write
     from lenient.export import opset_of
 
-    difference = write(run, kind, output, check=check, arch=teacher_arch or None, opset=opset or None)
+    difference = write(
+        run, kind, output, check=check, arch=teacher_arch or None, opset=opset or None, trust_code=trust_code
+    )
     print(output if difference is None else f"{output}: outputs agree within {difference:.1e} of their range")
     if kind == "onnx":
         print(f"opset {opset_of(output)}")

@@ -58,6 +58,7 @@ def distill(
         bool, typer.Option("--dry-run", help="Check everything, time a few steps, write nothing.")
     ] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and stop.")] = False,
+    trust_code: flags.TrustCode = False,
     track: Annotated[list[str], typer.Option(metavar="NAME", help="Send the log to wandb or mlflow, too.")] = [],  # noqa: B006
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
@@ -72,7 +73,7 @@ def distill(
     known(progress)
     tracked = trackers.known(track)
     found = flags.facts(teacher_arch, input_size, num_classes, mean, std)
-    network = load_teacher(teacher, **found)
+    network = load_teacher(teacher, trust_code=trust_code, **found)
     request = Request(
         method=None if method == "auto" else method,
         preset=preset or None,
@@ -89,7 +90,14 @@ def distill(
         compile=compile_,
     )
     job = Job(
-        network, student, request, source=teacher, facts=found, eval_data=eval_data or None, data_root=data_root or None
+        network,
+        student,
+        request,
+        source=teacher,
+        facts=found,
+        eval_data=eval_data or None,
+        data_root=data_root or None,
+        trust_code=trust_code,
     )
     if print_config:
         _print_config(job)

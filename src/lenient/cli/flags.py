@@ -26,6 +26,9 @@ DataRoot = Annotated[
     str, typer.Option("--data-root", metavar="DIR", help="Where data sets lie (default: $LENIENT_DATA, else ./data).")
 ]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (untested).")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run code and visit places that files name; what you name needs no flag.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the destination.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where to write.", show_default=False)]

@@ -19,12 +19,13 @@ def inspect(
     num_classes: flags.NumClasses = 0,
     mean: flags.Mean = "",
     std: flags.Std = "",
+    trust_code: flags.TrustCode = False,
     as_json: flags.AsJson = False,
 ) -> None:
     """Say what was found of TEACHER, what can be done with it, and what was assumed."""
     from lenient.api import inspect as look
 
-    found = look(teacher, **flags.facts(teacher_arch, input_size, num_classes, mean, std))
+    found = look(teacher, trust_code=trust_code, **flags.facts(teacher_arch, input_size, num_classes, mean, std))
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -57,6 +58,7 @@ def evaluate(
     num_classes: flags.NumClasses = 0,
     mean: flags.Mean = "",
     std: flags.Std = "",
+    trust_code: flags.TrustCode = False,
     data_root: flags.DataRoot = "",
     split: Annotated[str, typer.Option(metavar="NAME", help="test, train, fit or holdout.")] = "test",
     device: flags.Device = "auto",
@@ -70,8 +72,8 @@ def evaluate(
     from lenient.runtime import resolve_device
 
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std)
-    network = load_teacher(model, **facts)
-    other = load_teacher(teacher) if teacher else None
+    network = load_teacher(model, trust_code=trust_code, **facts)
+    other = load_teacher(teacher, trust_code=trust_code) if teacher else None
     place = resolve_device(device)
     images = load_data(data, split=split, root=data_root or None, input_size=network.card.input_size)
     found: dict[str, Any] = measure(network, images, teacher=other, device=place).to_dict()

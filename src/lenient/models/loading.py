@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from lenient.models.facts import (
 )
 from lenient.models.files import card_of
 from lenient.models.names import SOURCES, Spec, nearest, one_line, parse_spec
+from lenient.models.programs import load_program, program_kind
 from lenient.models.sources import build
+from lenient.models.trust import Trusted, require
 from lenient.models.weights import align, put_weights, read_weights, state_of
 from lenient.seeding import derive, untouched_global_rng
 
@@ -48,6 +50,7 @@ def load_network(
     std: Sequence[float] | None = None,
     seed: int | None = None,
     pretrained: bool = True,
+    trust_code: Trusted = False,
 ) -> Network:
     """Load the classifier that `spec` names, with its weights, on the CPU.
 
@@ -58,13 +61,17 @@ def load_network(
     weights of networks that come without; the global random streams stay untouched. With `pretrained=False` networks
     of timm, torchvision and the Hub start at random too. Nothing runs the network here: see `check_classifier`.
 
-    Raises TeacherError where the network cannot be found, read or fitted, UsageError where a flag is not well formed.
+    `spec` and `arch` are taken to be typed by the user. Where a file itself names code or a place (`py:`, `hf-hub:`,
+    `local-dir:`) or is a program, that is used with `trust_code` only: True, or the names that may be.
+
+    Raises TeacherError where the network cannot be found, read or fitted, its subclass UntrustedError where that would
+    need trust, UsageError where a flag is not well formed.
     """
     flags = _flags(input_size, num_classes, mean, std)
     parsed = parse_spec(str(spec), LABEL)
     with seeded(0 if seed is None else seed, f"weights/{parsed}"):
         if parsed.source == "path":
-            return _from_path(Path(parsed.name).expanduser(), arch, flags)
+            return _from_path(Path(parsed.name).expanduser(), arch, flags, trust_code)
         if arch is None:
             return _from_name(parsed, flags, pretrained)
         if parsed.source != "py":
@@ -141,31 +148,88 @@ def _from_name(spec: Spec, flags: Facts, pretrained: bool) -> Network:
     return Network(built.module, make_card(layers, built.arch, f"{LABEL} {spec}", notes))
 
 
-def _from_path(path: Path, arch: str | None, flags: Facts) -> Network:
+def outline(path: str | Path) -> Network:
+    """Return a run's student as its files describe it, with its tensors by name, in a module that cannot be run.
+
+    That builds nothing, so nothing has to be trusted.
+
+    Raises TeacherError where the files are damaged, or do not say what they hold.
+    """
+    held = _read(Path(path))
+    if held.card is None:
+        raise TeacherError(_nameless(held.path))
+    module = nn.Module()
+    for name, value in held.state.items():
+        *parents, leaf = name.split(".")
+        part = module
+        for parent in parents:
+            inner = part._modules.get(parent) or nn.Module()
+            part._modules[parent] = inner
+            part = inner
+        if leaf.startswith(("running_", "num_batches_")) or not value.is_floating_point():
+            part._buffers[leaf] = value
+        else:
+            part._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+    return Network(module, held.card)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a file of weights holds."""
+
+    path: Path
+    state: Mapping[str, Tensor]
+    card: Card | None
+
+
+def _from_path(path: Path, arch: str | None, flags: Facts, trust: Trusted) -> Network:
+    if path.is_dir() and arch is None:
+        folder = _student_in(path)
+        config = _read_config(folder)
+        if config is not None and "architecture" in config:
+            return _from_name(Spec("local-dir", str(folder)), flags, pretrained=True)
+    kind = program_kind(path)
+    if kind is not None and trust is True and arch is None:
+        return _from_program(path, kind, flags)
+    held = _read(path)
+    if arch is not None:
+        return _fit(parse_spec(arch, "--teacher-arch"), held.state, flags, held.card, str(held.path))
+    known = None if held.card is None else held.card.arch
+    if known is None:
+        raise TeacherError(_nameless(held.path))
+    require(known, trust, where=held.path, again="--teacher-arch NAME")
+    return _fit(parse_spec(known, str(held.path)), held.state, flags, held.card, str(held.path))
+
+
+def _read(path: Path) -> _Held:
     config: dict[str, Any] | None = None
     if path.is_dir():
-        folder = path / "student" if (path / "student" / "model.safetensors").is_file() else path
+        folder = _student_in(path)
         config = _read_config(folder)
-        if config is not None and "architecture" in config and arch is None:
-            return _from_name(Spec("local-dir", str(folder)), flags, pretrained=True)
         path = _weights_in(folder, config)
     if not path.is_file():
         raise TeacherError(_no_file(path))
     state, metadata = read_weights(path)
     if metadata is None and config is not None and "input_size" in config:
         metadata = config
-    card = card_of(metadata, path)
-    if arch is not None:
-        return _fit(parse_spec(arch, "--teacher-arch"), state, flags, card, str(path))
-    known = None if card is None else card.arch
-    if known is None:
-        raise TeacherError(
-            f"{path}: holds weights, but not which network they belong to: give --teacher-arch, for example "
-            "--teacher-arch lenient:resnet18, timm:resnet18, torchvision:resnet18 or py:my_net.py:build"
-        )
-    if known.startswith("py:"):
-        raise TeacherError(f"{path}: belongs to {known}, which runs code: to allow that, give --teacher-arch {known}")
-    return _fit(parse_spec(known, str(path)), state, flags, card, str(path))
+    return _Held(path, state, card_of(metadata, path))
+
+
+def _student_in(folder: Path) -> Path:
+    """Return where a folder's network lies: of a run, its student's folder."""
+    return folder / "student" if (folder / "student" / "model.safetensors").is_file() else folder
+
+
+def _nameless(path: Path) -> str:
+    return (
+        f"{path}: holds weights, but not which network they belong to: give --teacher-arch, for example "
+        "--teacher-arch lenient:resnet18, timm:resnet18, torchvision:resnet18 or py:my_net.py:build"
+    )
+
+
+def _from_program(path: Path, kind: str, flags: Facts) -> Network:
+    program, found = load_program(path, kind)
+    return Network(program, make_card([flags, found], None, str(path)))
 
 
 def _fit(arch: Spec, state: Mapping[str, Tensor], flags: Facts, card: Card | None, where: str) -> Network:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lenient.errors import TeacherError
 from lenient.models.names import one_line
+from lenient.models.programs import LOADED, program_kind
 
 METADATA_KEY = "lenient"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -137,24 +138,14 @@ def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _refuse_programs(path: Path) -> None:
     """Raise TeacherError for files that hold a traced or exported program instead of weights."""
-    try:
-        names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-    except zipfile.BadZipFile:
-        names = []  # whoever reads it says what is wrong
-    kind = None
-    if path.suffix == ".pt2" or any(
-        name.endswith(("archive_format", "serialized_exported_program.json")) for name in names
-    ):
-        kind = "an exported program (torch.export)"
-    elif any("/code/" in name for name in names):
-        kind = "a TorchScript program"
-    elif path.suffix in (".onnx", ".tflite", ".h5", ".keras"):
-        kind = f"a {path.suffix[1:]} program"
-    if kind:
-        raise TeacherError(
-            f"{path}: is {kind}, whose layers cannot be looked into: give the weights (module.state_dict()) and "
-            "--teacher-arch"
-        )
+    kind = program_kind(path)
+    if kind is None:
+        return
+    loads = f", or --trust-code to run it as {LOADED[kind]} loads it" if kind in LOADED else ""
+    raise TeacherError(
+        f"{path}: is {kind}, whose layers cannot be looked into: give the weights (module.state_dict()) and "
+        f"--teacher-arch{loads}"
+    )
 
 
 def _unpickle(path: Path) -> object:

@@ -41,6 +41,8 @@ class Options:
     teacher: str = ""
     inception: str = ""
     """File of the Inception network's weights, or `download`; empty: the teacher's features alone."""
+    trust_code: bool = False
+    """Whether runs may name code to run and places to visit."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _one(
     from lenient.runtime import Runtime
     from lenient.teacher import FrozenTeacher
 
-    distillation, own = reopen(run_folder(folder, cell), options.device)
+    distillation, own = reopen(run_folder(folder, cell), options.device, trust_code=options.trust_code)
     # In full precision whatever the run's own was, so that real features are the same for all runs of a teacher.
     teacher = FrozenTeacher(Network(own.module, own.card), Runtime(own.runtime.device))
     key = (cell.data, str(cell.raw.get("teacher", {}).get("sha256") or cell.teacher))
