@@ -17,11 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lenient import processes
 from lenient.errors import MachineError, UsageError
 
 T = TypeVar("T")
-_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher such as torchrun leaves in the environment of each process."""
 
 
 def count() -> int:
@@ -41,7 +40,7 @@ def is_main() -> bool:
 
 def launched() -> bool:
     """Whether a launcher has started this process as one of several, be the group joined already or not."""
-    return count() > 1 or (all(name in os.environ for name in _LAUNCHED) and os.environ["WORLD_SIZE"] != "1")
+    return count() > 1 or processes.several()
 
 
 def place(device: torch.device) -> torch.device:

@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from lenient import processes
 from lenient.bench.tasks import Outcome, Task, conclude, fork, run_task, settled
 from lenient.errors import MachineError, UsageError
 from lenient.signals import passed_on
@@ -193,7 +194,7 @@ class Ray:
             return
         # the workers must find the same package as this process, be it installed there or not
         names = ("PYTHONPATH", "LENIENT_DATA")
-        carried = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
+        carried = {"env_vars": processes.safely({name: os.environ[name] for name in names if name in os.environ})}
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "runtime_env": carried}
         address = os.environ.get("RAY_ADDRESS")
         try:
@@ -283,7 +284,7 @@ class Slurm:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            with self.executor.batch():  # one array of jobs
+            with processes.safe_path(), self.executor.batch():  # one array of jobs, with this environment
                 return [self.executor.submit(call, task, self.threads, os.getcwd()) for task in batch]
         except (FailedJobError, FailedSubmissionError) as error:
             why = " ".join(str(error).split()) or "without a word"

@@ -28,6 +28,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
+from lenient import processes
 from lenient.errors import DamagedError, LenientError, MachineError
 from lenient.files import disk_errors
 from lenient.models.trust import Trusted
@@ -219,7 +220,7 @@ def _follow_parent() -> None:
 
 def start(task: Task, threads: int) -> subprocess.Popen[bytes]:
     """Start a task in a session of its own, its words appended to OUTPUT."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+    environment = processes.safely(os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())})
     with disk_errors(task.folder), open(task.folder / OUTPUT, "ab") as words:
         return subprocess.Popen(
             [sys.executable, "-m", task.module, str(task.spec), *_trust_words(task.trust)],
@@ -249,11 +250,11 @@ def fork(task: Task, threads: int) -> BaseProcess:
     context.set_forkserver_preload(list(IMPORTED))
     with disk_errors(task.folder):
         (task.folder / OUTPUT).touch()
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment = processes.safely(os.environ | {"OMP_NUM_THREADS": str(threads)})
     process: BaseProcess = context.Process(target=_forked, args=(task, environment), name=task.name)
     before = dict(os.environ)
-    resource_tracker.ensure_running()  # which would let signals through again
     os.environ.update(environment)  # the server's libraries read it once
+    resource_tracker.ensure_running()  # which would let signals through again
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as long as the server imports, it would die
     try:
         process.start()

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import typer
 
+from lenient import processes
 from lenient.cli import bench, bench_report, bring, demo, distill, look
 from lenient.errors import LenientError, MachineError
 from lenient.signals import end_on_signals
@@ -44,7 +45,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # now, when a full disk can still be told
     except LenientError as error:
-        if os.environ.get("RANK", "0") == "0" or isinstance(error, MachineError):  # all ranks find the rest alike
+        if processes.speaks() or isinstance(error, MachineError):  # all ranks find the rest alike
             _tell(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+from lenient import processes
+
 
 def launch(devices: int) -> int:
     """Run this very command in `devices` processes that know of each other; return the exit code for all.
@@ -34,7 +36,8 @@ def launch(devices: int) -> int:
         monitor_interval=0.2,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "lenient", *sys.argv[1:])
+        with processes.safe_path():
+            elastic_launch(config, sys.executable)("-m", "lenient", *sys.argv[1:])
     except SignalException:
         return 130
     except ChildFailedError as error:
