@@ -188,7 +188,7 @@ def _from_path(path: Path, arch: str | None, flags: Facts, trust: Trusted) -> Ne
         config = _read_config(folder)
         if config is not None and "architecture" in config:
             return _from_name(Spec("local-dir", str(folder)), flags, pretrained=True)
-    kind = program_kind(path)
+    kind = program_kind(path) if path.is_file() else None
     if kind is not None and trust is True and arch is None:
         return _from_program(path, kind, flags)
     held = _read(path)

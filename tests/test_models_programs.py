@@ -1,0 +1,143 @@
+"""Files that are programs: refused unread, and run only where the user trusts them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lenient.errors import TeacherError
+from lenient.export import export_pt2
+from lenient.models import PixelClassifier, check_classifier, load_network
+from lenient.models.programs import Program
+
+MEMBERS = (
+    "data/weights/model.pt",
+    "data/weights/weight_0",
+    "data/constants/model.pt",
+    "data/constants/tensor_0",
+    "data/constants/custom_obj_0",
+    "data/constants/opaque_obj_0",
+    "data/sample_inputs/model.pt",
+    "data/aotinductor/model/model.so",
+    "data.pkl",
+    "serialized_state_dict.pt",
+    "serialized_constants.pt",
+    "serialized_example_inputs.pt",
+)
+"""Members of an archive that torch's loaders of programs, of this version or an older one, unpickle or open."""
+
+
+class Trap:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    return tmp_path / "mark"
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(f"{path.stem}/{name}", content)
+            file.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["p.pt2", "p.pt", "p.pth", "p.bin", "p.ckpt"])
+@pytest.mark.parametrize("member", MEMBERS)
+def test_no_member_of_an_exported_program_is_unpickled(tmp_path: Path, mark: Path, member: str, name: str) -> None:
+    first = {"archive_format": b"pt2", "serialized_exported_program.json": b"{}", "version": b"8.1"}
+    path = archive(tmp_path / name, first | {member: pickle.dumps(Trap(mark))})
+    with pytest.raises(TeacherError, match="is an exported program") as caught:
+        load_network(path)
+    assert "--trust-code" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
+def test_so_many_disguises_are_tried() -> None:
+    assert len(MEMBERS) * 5 == 60
+
+
+@pytest.mark.parametrize("name", ["s.pt", "s.pth", "s.bin", "s.pkl"])
+def test_a_scripted_program_is_not_unpickled(tmp_path: Path, mark: Path, name: str) -> None:
+    trap = pickle.dumps(Trap(mark))
+    path = archive(tmp_path / name, {"code/__torch__.py": b"", "data.pkl": trap, "constants.pkl": trap})
+    with pytest.raises(TeacherError, match=r"is a TorchScript program.*--trust-code"):
+        load_network(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "keras", "h5", "tflite"])
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_program_of_another_framework_is_not_opened(tmp_path: Path, mark: Path, suffix: str, trust: bool) -> None:
+    path = tmp_path / f"p.{suffix}"
+    path.write_bytes(pickle.dumps(Trap(mark)))
+    with pytest.raises(TeacherError, match=f"is a {suffix} program"):
+        load_network(path, trust_code=trust, input_size=(1, 8, 8), num_classes=10)
+    assert not mark.exists()
+
+
+def test_data_outside_of_an_onnx_file_is_not_read(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    os.mkfifo(tmp_path / "secret")
+    tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=1)
+    tensor.external_data.add(key="location", value="../secret")
+    graph = onnx.helper.make_graph([], "g", [], [], [tensor])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "p.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(TeacherError, match="is a onnx program"):
+        load_network(folder / "p.onnx", trust_code=True)
+
+
+def test_our_own_program_answers_as_its_student_does(tmp_path: Path) -> None:
+    student = load_network("lenient:lenet5-half", input_size=(1, 8, 8), num_classes=10, mean=[0.3], std=[0.4])
+    student.module.eval()
+    export_pt2(student, tmp_path / "student.pt2")
+    with pytest.raises(TeacherError, match="--trust-code"):
+        load_network(tmp_path / "student.pt2")
+    found = check_classifier(load_network(tmp_path / "student.pt2", trust_code=True))
+    assert isinstance(found.module, Program)
+    assert (found.card.input_size, found.card.num_classes, found.card.arch) == ((1, 8, 8), 10, None)
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(found.module.train()(images), PixelClassifier(student.module, student.card)(images))
+    assert sum(p.numel() for p in found.module.parameters()) == sum(p.numel() for p in student.module.parameters())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_scripted_program_that_the_user_trusts_runs(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    torch.jit.trace(module, torch.rand(2, 1, 8, 8)).save(str(tmp_path / "s.pt"))
+    found = check_classifier(
+        load_network(tmp_path / "s.pt", trust_code=True, input_size=(1, 8, 8), num_classes=10, mean=[0], std=[1])
+    )
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(found.module(images), module(images))
+
+
+@pytest.mark.parametrize("name", ["p.pt2", "p.onnx"])
+def test_a_pipe_is_no_program(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)  # opening it would wait for the other end
+    with pytest.raises(TeacherError, match="no such file"):
+        load_network(tmp_path / name, trust_code=True)
+
+
+def test_a_damaged_program_is_one_line_though_trusted(tmp_path: Path) -> None:
+    (tmp_path / "p.pt2").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(TeacherError, match=r"torch\.export cannot load it") as caught:
+        load_network(tmp_path / "p.pt2", trust_code=True)
+    assert "\n" not in str(caught.value)
