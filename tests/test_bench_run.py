@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib
 import json
 import os
@@ -585,16 +586,39 @@ def test_a_stop_ends_the_wait(tmp_path):
     running._run_all([Task("none", tmp_path, "a cell")], Scripted("busy"), pytest.fail, lambda _: None, stop)
 
 
-def test_a_folder_without_locks_is_refused(tmp_path, monkeypatch):
+def test_a_folder_without_locks_is_guarded_by_a_file_with_one_warning(tmp_path, monkeypatch, caplog):
     def flock(handle, kind):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(tasks.fcntl, "flock", flock)
-    with (
-        pytest.raises(MachineError, match=r"-o: its file system has no locks \(No locks available\)"),
-        tasks.locked(tmp_path),
-    ):
-        pass
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for _ in range(2):
+        with tasks.locked(tmp_path) as mine:
+            assert mine
+            assert tasks.state(tmp_path) == "running"
+        assert tasks.state(tmp_path) == "missing"
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "only the file .lock.soft guards it" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["cells", "teachers", "grid.json", "cells/a", *(f"cells/a/{name}" for name in tasks.NAMES)]
+)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_grids_folder_with_a_link_or_a_pipe_by_one_of_our_names_is_refused(tmp_path, name, kind):
+    place = tmp_path / "home" / name.rstrip("/")
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path) if kind == "link" else os.mkfifo(place)
+    task = Task("none", tmp_path / "home" / "cells" / "a", "a cell")
+    with pytest.raises(UsageError, match=f"{re.escape(place.name)} is a {kind}"):
+        tasks.check_places(tmp_path / "home", [task])
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])
+def test_a_grid_is_named_for_a_folder_of_its_own(name):
+    field = Grid.model_fields["name"]
+    pattern = next(part.pattern for part in field.metadata if hasattr(part, "pattern"))
+    assert re.fullmatch(pattern, name) is None
+    assert re.fullmatch(pattern, "digits-2.1") is not None
 
 
 @pytest.mark.parametrize(

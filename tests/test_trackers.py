@@ -79,7 +79,9 @@ def test_trackers_are_known_by_name_and_need_their_package(monkeypatch):
 def test_names_are_remembered_beside_each_other(tmp_path):
     tracker = Kept(RunFolder(tmp_path), settings())
     assert tracker.remembered() == {}
-    (tmp_path / "trackers.json").write_text(json.dumps({"wandb": "a"}))
+    other = Kept(RunFolder(tmp_path), settings())
+    other.name = "wandb"  # type: ignore[misc]
+    other.remember("a")
     tracker.remember("b")
     assert tracker.remembered() == {"wandb": "a", "kept": "b"}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
-import shutil
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenient import files
 from lenient.errors import MachineError, UsageError
 from lenient.files import disk_errors
 from lenient.models import load_network, save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.names import one_line
 from lenient.models.trust import Trusted
+from lenient.run import FOLDERS
 
 log = logging.getLogger("lenient")
 
 FORMATS = ("safetensors", "pt2", "onnx", "hub")
+HUB = ("model.safetensors", "config.json", "student.pt2", "README.md", "report.json")
+"""Files of a folder for a model hub."""
 TOLERANCE = 1e-4
 """Largest difference of logits, relative to their range, at which `--check` calls two files equal."""
 OPSETS = (13, 23)
@@ -42,18 +47,19 @@ def write_student(folder: Path, network: Network, extra: Mapping[str, Any] | Non
     `student.pt2` takes pixels in [0, 1], (N, C, H, W), any N, and needs torch only. It is left out, with a warning in
     the log, for a network that `torch.export` cannot trace.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     save_network(folder / "model.safetensors", network)
     config = {**network.card.to_dict(), **(extra or {})}
     with disk_errors(folder):
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        files.write(folder / "config.json", json.dumps(config, indent=2) + "\n")
         program = folder / "student.pt2"
         program.unlink(missing_ok=True)
         try:
             export_pt2(network, program)
         except UsageError as error:
             log.warning("no student.pt2: %s", error)
-        (folder / "README.md").write_text(_readme(network, program.exists()))
+        files.write(folder / "README.md", _readme(network, program.exists()))
 
 
 def export(
@@ -65,6 +71,7 @@ def export(
     arch: str | None = None,
     opset: int | None = None,
     trust_code: Trusted = False,
+    overwrite: bool = False,
 ) -> float | None:
     """Write the student of a run (or any network file) in another format; `arch` says which network of one's own code
     the weights belong to, and `trust_code` lets the file say it; `opset` which version of ONNX's operators to use.
@@ -72,13 +79,16 @@ def export(
     Returns, with `check`, the largest difference between its logits and those of the source, relative to their range.
 
     Raises:
-        UsageError: unknown format, or the library that a format needs is not installed.
-        MachineError: the file read back gives other outputs.
+        UsageError: unknown format, the library that a format needs is not installed, or something lies at `output`
+            and is not to be replaced (`overwrite`) or cannot be: the source's own files, a folder, a pipe.
+        MachineError: the file read back gives other outputs, or the disk refuses.
     """
     if kind not in FORMATS:
         raise UsageError(f"--format {kind}: unknown; there are {', '.join(FORMATS)}")
     if opset is not None and kind != "onnx":
         raise UsageError(f"--opset {opset}: is for --format onnx; leave it out for {kind}")
+    with disk_errors(output):
+        _check_output(source, kind, output, overwrite)
     network = load_network(source, arch=arch, trust_code=trust_code)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +103,21 @@ def export(
     return _compare(network, kind, output) if check else None
 
 
+def _check_output(source: Path, kind: str, output: Path, overwrite: bool) -> None:
+    own, place = source.resolve(), output.resolve()
+    if place == own or any(own / folder in (place, *place.parents) for folder in FOLDERS):
+        raise UsageError(f"-o {output}: belongs to {source} itself; choose another name")
+    if kind != "hub":
+        names = [output, _external(output)] if kind == "onnx" else [output]
+        for name in names:
+            files.check_new(name, overwrite)
+        return
+    files.check_folder(output)
+    if not overwrite and output.exists() and any(output.iterdir()):
+        raise UsageError(f"-o {output}: holds files; choose a new folder, or replace its files with --overwrite")
+    files.check_kinds(output, HUB)
+
+
 def export_pt2(network: Network, path: Path) -> None:
     """Write a `torch.export` program that takes pixels in [0, 1] and a free number of images."""
     classifier = _portable(network)
@@ -104,7 +129,7 @@ def export_pt2(network: Network, path: Path) -> None:
             program = torch.export.export(classifier, (sample,), dynamic_shapes=({0: batch},))
         content = io.BytesIO()  # torch's own writer has errors of its own for a full disk
         torch.export.save(program, content)
-    path.write_bytes(content.getvalue())
+    files.write(path, content.getvalue())
 
 
 def export_onnx(network: Network, path: Path, opset: int | None = None) -> None:
@@ -136,13 +161,31 @@ def export_onnx(network: Network, path: Path, opset: int | None = None) -> None:
             )
         assert program is not None
         if opset is None:
-            program.save(str(path))
+            _save_program(program, path)
             return
         with _convertible(opset):
             converted = _with_opset(program.model_proto, opset)
             if find_spec("onnxruntime") is not None:
                 _OnnxModule(converted.SerializeToString())(sample)
-    path.write_bytes(converted.SerializeToString())
+    files.write(path, converted.SerializeToString())
+
+
+def _save_program(program: Any, path: Path) -> None:
+    # beside, under its own name, for weights of over 2 GiB go to a second file that the first one names
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as beside:
+        whole = Path(beside) / path.name
+        program.save(str(whole))
+        for written in (_external(whole), whole):
+            if written.exists():
+                with open(written, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(written, path.with_name(written.name))
+    files.sync_folder(path.parent)
+
+
+def _external(path: Path) -> Path:
+    """Where `torch.onnx` puts weights that do not fit in the file itself."""
+    return path.with_name(f"{path.name}.data")
 
 
 def opset_of(path: Path) -> int:
@@ -201,10 +244,10 @@ def export_hub(source: Path, network: Network, folder: Path) -> None:
     channels, height, width = card.input_size
     about = f"A classifier of {card.num_classes} classes for images of {height}x{width} pixels, {channels} channel(s)"
     about += "".join(f"; {note}" for note in card.notes) + ".\n\n"
-    (folder / "README.md").write_text(front + text.replace("\n\n", f"\n\n{about}", 1))
+    files.write(folder / "README.md", front + text.replace("\n\n", f"\n\n{about}", 1))
     report = source / "report.json"
     if report.is_file():
-        shutil.copyfile(report, folder / "report.json")
+        files.write(folder / "report.json", files.read_bytes(report))
 
 
 @contextmanager

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from lenient.errors import MachineError, UsageError
 
-from lenient.errors import MachineError
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of a system without locks; `lock_folder` says so where it matters
+    from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+log = logging.getLogger("lenient")
 
 LIMIT = 64 * 2**20
 """Bytes of the largest file that is read whole, unless a caller says otherwise."""
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.lenient-tmp")
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.lenient-tmp")
+"""Names of files that are being written, or were when a process was killed."""
+
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe
 
@@ -98,11 +106,16 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote left in a folder; the caller holds its lock."""
+def sweep(folder: Path, spare: str = "") -> None:
+    """Remove what processes that were killed while they wrote left in a folder; the caller holds its lock.
+
+    Args:
+        spare: a file that others write without the lock.
+    """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            spared = bool(spare) and entry.name.startswith(f".{spare}.")
+            if TEMPORARY.fullmatch(entry.name) and not spared and entry.is_file(follow_symlinks=False):
                 Path(entry.path).unlink(missing_ok=True)
 
 
@@ -117,6 +130,82 @@ def disk_errors(path: Path, then: str = "try again") -> Iterator[None]:
         raise MachineError(f"-o {path}: cannot be written ({error.strerror}); choose another folder") from error
 
 
+def check_kinds(folder: Path, names: Iterable[str]) -> None:
+    """Refuse names below a folder, "a/b" or "a/" for a folder, that are there and are neither files nor folders.
+
+    Raises:
+        UsageError: one of them, or a folder on the way to it, is a link, a pipe or a device, or a file where a folder
+            should be, or the other way round.
+    """
+    for name in names:
+        parts = name.rstrip("/").split("/")
+        for depth in range(1, len(parts) + 1):
+            place = folder.joinpath(*parts[:depth])
+            is_folder = depth < len(parts) or name.endswith("/")
+            kind = kind_of(place)
+            if kind is not None and kind != ("a folder" if is_folder else "a file"):
+                raise UsageError(f"-o {folder}: {'/'.join(parts[:depth])} is {kind} there; choose another folder")
+
+
+def kind_of(path: Path) -> str | None:
+    """Say in words what lies at a path, of a link that it is one; None where nothing does."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link"}
+    return kinds.get(stat.S_IFMT(mode), "a pipe or a device")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a place for a folder where something else is; a link to a folder is as good as the folder.
+
+    Raises:
+        UsageError: a file, a pipe, a device, or a link to one of these or to nothing.
+    """
+    kind = kind_of(path)
+    if kind is not None and not path.is_dir():
+        to = " to no folder" if kind == "a link" else ", not a folder"
+        raise UsageError(f"-o {path}: is {kind}{to}; choose another")
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """Refuse to write a file where something is, unless that is a file, or a link, which is not followed, to replace.
+
+    Raises:
+        UsageError: without `overwrite`, anything; with it, a folder, a pipe or a device.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        return
+    if kind not in ("a file", "a link"):
+        raise UsageError(f"-o {path}: is {kind}; choose another name")
+    if not overwrite:
+        raise UsageError(f"-o {path}: exists; choose another name, or replace it with --overwrite")
+
+
+LOCKS = (".lock", ".lock.soft")
+"""Files in a folder that one process holds."""
+_told = set[Path]()
+
+
+def lock_folder(folder: Path, seconds: float = 0.0) -> Lock | None:
+    """Take a folder, waiting up to `seconds`; None where another process has it.
+
+    Where only a file guards it, a warning says so, once.
+
+    Raises:
+        OSError: as `Lock.take`.
+    """
+    lock = Lock(folder / LOCKS[0])
+    if not lock.take(seconds):
+        return None
+    if lock.soft and folder not in _told:
+        _told.add(folder)
+        log.warning("-o %s: no locks on this file system; only the file %s guards it", folder, LOCKS[1])
+    return lock
+
+
 class Lock:
     """A lock that one process holds through a file, released however it dies.
 
@@ -126,7 +215,12 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock: BaseFileLock = FileLock(path, thread_local=False, fallback_to_soft=False)
+        self._lock: BaseFileLock = self._beside()
+        if not issubclass(FileLock, SoftFileLock):  # which it is where the system has no locks
+            self._lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+
+    def _beside(self) -> SoftFileLock:
+        return SoftFileLock(self._path.with_name(f"{self._path.name}.soft"), thread_local=False)
 
     @property
     def soft(self) -> bool:
@@ -147,7 +241,7 @@ class Lock:
         except OSError:  # the file could be opened, so it is the lock that is refused, for one of a dozen reasons
             if self.soft:
                 raise
-            self._lock = SoftFileLock(self._path.with_name(f"{self._path.name}.soft"), thread_local=False)
+            self._lock = self._beside()
             return self.take(seconds)
         return True
 

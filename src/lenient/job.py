@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from lenient import ranks
+from lenient import files, ranks
 from lenient.errors import HealthError, UsageError
 from lenient.evaluation import latency, num_bytes, parameters
 from lenient.evaluation.running import check_fits
@@ -320,9 +320,8 @@ class Job:
             changed = [name for name in names if before.get(name) != environment_now[name]]
             for key in changed:
                 log.warning("--resume: %s was %s, is %s: not to the bit", key, before.get(key), environment_now[key])
-        (self.folder.path / "done").unlink(missing_ok=True)
-        self.folder.write_env(environment_now)
         self.folder.open_logs(state["metrics_bytes"] if state else 0)
+        self.folder.write_env(environment_now)
         log.info("%s from step %d of %d", "going on" if state else "starting", run.step, self.settings.steps)
 
     def load_data(self) -> None:
@@ -440,8 +439,9 @@ class Job:
         self.student = Network(self.student.module, replace(self.student.card, notes=notes))
         write_student(path / "student", self.student)
         if images is not None:
+            self.folder.claim("samples/images.safetensors")
             with disk_errors(path, RESUME):
-                (path / "samples" / "images.safetensors").write_bytes(save(images))
+                files.write(path / "samples" / "images.safetensors", save(images))
 
     def _report(self, result: Result) -> None:
         if self.folder is None:

@@ -3,14 +3,12 @@ time since the last checkpoint."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
 import logging
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,77 +18,135 @@ import torch
 import yaml
 from torch import nn
 
-from lenient import ranks
+from lenient import files, ranks
 from lenient.errors import DamagedError, UsageError
 from lenient.files import disk_errors
+from lenient.manifest import MARKER, Manifest
 
 log = logging.getLogger("lenient")
 
 RESUME = "go on with --resume"
 FOLDERS = ("checkpoints", "samples", "student")
-OWNED = (*FOLDERS, "tensorboard", "wandb")
-FILES = ("config.yaml", "env.json", "metrics.jsonl", "train.log", "report.json", "report.html", "trackers.json", "done")
+LAST, PREVIOUS = "checkpoints/last.pt", "checkpoints/previous.pt"
+ALWAYS = (
+    *("done", LAST, "report.html", "report.json", "train.log", "metrics.jsonl"),
+    *(f"student/{name}" for name in ("model.safetensors", "config.json", "student.pt2", "README.md")),
+    *("env.json", "config.yaml"),
+)
+"""Files that every run may come to write, in the order in which they are removed: the settings last."""
+NAMES = (PREVIOUS, "samples/images.safetensors", "trackers.json", *ALWAYS)
+TREES = {
+    "tensorboard/": r"events\.out\.tfevents\..*",
+    "wandb/": r"(offline-)?run-.*|latest-run|debug(-internal|-cli.*)?\.log|settings|wandb-resume\.json",
+}
+"""Folders that trackers fill, and what they call their files."""
 
 
 class RunFolder:
     """One run's folder: `config.yaml`, `env.json`, `metrics.jsonl`, `train.log`, `checkpoints/`, `samples/`,
-    `student/`, `report.json`, `report.html`, `done`."""
+    `student/`, `report.json`, `report.html`, `done`; `.lenient.json` names those that runs wrote (`Manifest`)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._manifest = Manifest(path, "run", NAMES, TREES)
+        self._may_remove = False
         self._metrics: IO[str] | None = None
-        self._lock: IO[str] | None = None
-        self._log_handler: logging.Handler | None = None
+        self._lock: files.Lock | None = None
+        self._log_handler: logging.StreamHandler[IO[str]] | None = None
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool = False, resume: bool = False) -> RunFolder:
-        """Open the folder for one run and lock it.
+        """Open the folder for one run and lock it. Nothing is removed: see `empty`.
 
         Raises:
-            UsageError: it holds a run and neither `overwrite` nor `resume` was asked for, or another run is using it.
+            UsageError: it holds a run and neither `overwrite` nor `resume` was asked for; it holds what no run wrote
+                and has no marker of a run, or has one of our names; or another run is using it.
+            DamagedError: the marker, or a checkpoint that there was, is damaged or missing.
             MachineError: it cannot be written.
         """
         folder = cls(path)
+        folder._may_remove = overwrite and not resume
         with disk_errors(path, RESUME):
-            holds_run = is_run(path)
-            names = set(os.listdir(path)) if path.exists() else set()
-            ours = {".lock", *OWNED, *FILES, *(f".{name}.tmp" for name in FILES)} if ".lock" in names else set()
-            if not holds_run and names - ours:
-                raise UsageError(f"-o {path}: the folder holds other files; choose an empty one")
-            if holds_run and not (overwrite or resume):
-                raise UsageError(f"-o {path}: holds a run already; go on with --resume, or replace it with --overwrite")
+            folder._check(overwrite, resume)
             path.mkdir(parents=True, exist_ok=True)
-            folder._take_lock()
-            for name in FOLDERS:
-                (path / name).mkdir(exist_ok=True)
+            folder._lock = files.lock_folder(path)
+            if folder._lock is None:
+                raise UsageError(f"-o {path}: another run is writing here; choose another folder")
+            try:
+                folder._check(overwrite, resume)  # again, for nobody can change it any more
+                folder._prepare()
+            except BaseException:
+                folder.close()
+                raise
         return folder
 
-    def _take_lock(self) -> None:
-        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 - held open for as long as the run lasts
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise UsageError(f"-o {self.path}: another run is writing here; choose another folder") from None
+    @classmethod
+    def check(cls, path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+        """Raise what `create` would, without writing anything and whoever holds it."""
+        with disk_errors(path, RESUME):
+            cls(path)._check(overwrite, resume)
+
+    def _check(self, overwrite: bool, resume: bool) -> None:
+        path, manifest = self.path, self._manifest
+        files.check_folder(path)
+        files.check_kinds(path, (MARKER, *files.LOCKS, *(f"{name}/" for name in FOLDERS), *NAMES, *TREES))
+        if not manifest.read():
+            if not _is_empty(path):
+                raise UsageError(f"-o {path}: the folder holds other files; choose an empty one")
+            return
+        strangers = [name for name in manifest.strangers() if name not in TREES]
+        if strangers:
+            raise UsageError(f"-o {path}: {strangers[0]} is there, and no run wrote it; move it elsewhere")
+        left = manifest.left()
+        if left and not (overwrite or resume):
+            raise UsageError(f"-o {path}: holds a run already; go on with --resume, or replace it with --overwrite")
+        # the name of the second checkpoint is entered once the first is complete
+        if resume and PREVIOUS in manifest.named and not {LAST, PREVIOUS} & set(left):
+            raise DamagedError(f"{path / LAST}: is missing, and so is the one before; start again with --overwrite")
+
+    def _prepare(self) -> None:
+        """Claim what every run writes, and make its folders; the folder is locked."""
+        self._manifest.claim(*ALWAYS)
+        for name in FOLDERS:
+            (self.path / name).mkdir(exist_ok=True)
+        for folder in (self.path, *(self.path / name for name in FOLDERS)):
+            files.sweep(folder)
 
     def empty(self) -> None:
-        """Remove what a run leaves behind, and nothing else; the folder stays locked."""
+        """Make room for a new run: where `overwrite` was asked for, remove what the run before wrote.
+
+        Raises:
+            DamagedError: it was not asked for, so what is there belongs to a run whose settings cannot be read.
+        """
+        left = self._manifest.left()
+        if left and not self._may_remove:
+            what = "is damaged" if "config.yaml" in left else "is missing"
+            raise DamagedError(f"{self.path / 'config.yaml'}: {what}, nothing to go on with; replace with --overwrite")
         with disk_errors(self.path, RESUME):
-            for name in OWNED:  # checkpoints first: none may be left for a run that is not theirs
-                shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in FOLDERS:
-                (self.path / name).mkdir()
-            for name in reversed(FILES):
-                (self.path / name).unlink(missing_ok=True)
+            if left:
+                self._manifest.remove()
+            self._prepare()
+
+    def claim(self, name: str) -> None:
+        """Enter a name of `NAMES` or `TREES` in the manifest before it is first written.
+
+        Raises:
+            UsageError: something is there that no run wrote.
+        """
+        with disk_errors(self.path, RESUME):
+            self._manifest.read()
+            self._manifest.claim(name)
 
     def close(self) -> None:
         """Release the log files and the lock."""
         if self._log_handler is not None:
             log.removeHandler(self._log_handler)
+            self._log_handler.stream.close()
             self._log_handler.close()
-        for handle in (self._metrics, self._lock):
-            if handle is not None:
-                handle.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._lock is not None:
+            self._lock.release()
         self._metrics = self._lock = self._log_handler = None
 
     # settings and environment
@@ -125,13 +181,26 @@ class RunFolder:
     # metrics and log
 
     def open_logs(self, metrics_bytes: int | None = None) -> None:
-        """Open `metrics.jsonl`, cut back to `metrics_bytes` where given, and send the package's log to `train.log`."""
+        """Open `metrics.jsonl`, cut back to `metrics_bytes` where given, and send the package's log to `train.log`.
+
+        A run that goes on is no longer done.
+
+        Raises:
+            DamagedError: `metrics.jsonl` is shorter than that, so it has lost lines of the run.
+        """
+        metrics = self.path / "metrics.jsonl"
         with disk_errors(self.path, RESUME):
-            self._metrics = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115 - open until close()
+            size = metrics.stat().st_size if metrics.exists() else 0
+            if metrics_bytes is not None and not 0 <= metrics_bytes <= size:
+                raise DamagedError(
+                    f"{metrics}: has {size} bytes, the checkpoint says {metrics_bytes}; start again with --overwrite"
+                )
+            self._metrics, words = files.append(metrics), files.append(self.path / "train.log")
+            (self.path / "done").unlink(missing_ok=True)
             if metrics_bytes is not None:
                 self._metrics.truncate(metrics_bytes)
                 self._metrics.seek(0, os.SEEK_END)  # else `tell` goes on from the old end
-            self._log_handler = logging.FileHandler(self.path / "train.log")
+        self._log_handler = logging.StreamHandler(words)
         self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._log_handler)
         log.setLevel(logging.INFO)
@@ -146,23 +215,24 @@ class RunFolder:
     # checkpoints
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint to a temporary file, sync, and rename; the one before is kept as `previous.pt`."""
-        folder = self.path / "checkpoints"
-        temporary, last, previous = (folder / name for name in ("writing.tmp", "last.pt", "previous.pt"))
+        """Write a checkpoint whole or not at all; the one before is kept as `previous.pt`."""
+        last, previous = self.path / LAST, self.path / PREVIOUS
         assert self._metrics is not None, "open_logs first"
         with disk_errors(self.path, RESUME):
             os.fsync(self._metrics.fileno())
             state["metrics_bytes"] = self._metrics.tell()
             written = io.BytesIO()  # torch's own file writer hides why the disk refused
             torch.save(state, written)
-            with open(temporary, "wb") as file:
+            before = last.exists()
+            if before:
+                self._manifest.claim(PREVIOUS)
+            with files.replacing(last) as file:
                 file.write(written.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
-            if last.exists():
-                os.replace(last, previous)
-            os.replace(temporary, last)
-            _sync_folder(folder)
+                if before:
+                    os.replace(last, previous)
+            self._manifest.claim(PREVIOUS)  # which says that there is a checkpoint: see `_check`
 
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
         """Return the newest readable checkpoint, or None where there is none yet.
@@ -187,29 +257,23 @@ class RunFolder:
 
     def _replace(self, name: str, content: bytes) -> None:
         with disk_errors(self.path, RESUME):
-            temporary = self.path / f".{name}.tmp"
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
+            files.write(self.path / name, content)
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder holds a run: a `config.yaml` that names the teacher it was made with."""
-    try:
-        config = yaml.safe_load((path / "config.yaml").read_text())
-        return bool(config["run"]["teacher"]["sha256"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
-        return False
+def discard(path: Path) -> None:
+    """Remove what a run wrote in a folder, where there is one; raises as `RunFolder.create` with `overwrite` does."""
+    if files.kind_of(path) is not None:
+        folder = RunFolder.create(path, overwrite=True)
+        try:
+            folder.empty()
+        finally:
+            folder.close()
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _is_empty(path: Path) -> bool:
+    """Whether a folder holds nothing, or what a process that was killed while it made the folder leaves."""
+    names = os.listdir(path) if path.exists() else []
+    return all(name in files.LOCKS or files.TEMPORARY.fullmatch(name) for name in names)
 
 
 def _plain(value: Any) -> Any:

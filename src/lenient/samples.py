@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import torch
 from PIL import Image
 
+from lenient.errors import UsageError
 from lenient.files import disk_errors
 from lenient.loop import Distillation
 from lenient.teacher import FrozenTeacher
 
 BATCH = 256
+MOST = 10_000_000
+"""Images that are written at a time: more files than that are no use in one folder."""
+BLOCK = 4096
+"""Bytes that a file takes at least, on most disks."""
 
 
 def write_samples(run: Distillation, teacher: FrozenTeacher, count: int, folder: Path, seed: int = 0) -> float:
@@ -20,12 +26,20 @@ def write_samples(run: Distillation, teacher: FrozenTeacher, count: int, folder:
 
     Images of other than one or three channels are written as one grey PNG per channel, which `labels.csv` calls by
     their common name.
+
+    Args:
+        folder: new or empty; no file that is there is replaced.
+
+    Raises:
+        UsageError: the images will not fit on the disk.
+        MachineError: it cannot be written.
     """
     classes = teacher.card.classes or tuple(str(number) for number in range(teacher.card.num_classes))
     clipped = 0.0
     with disk_errors(folder), teacher:
+        _check_space(count, teacher.card.input_size, len(classes), folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "labels.csv", "w", newline="") as file:
+        with open(folder / "labels.csv", "x", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["file", "label", *classes])
             for start in range(0, count, BATCH):
@@ -41,10 +55,27 @@ def write_samples(run: Distillation, teacher: FrozenTeacher, count: int, folder:
     return clipped / count
 
 
+def _check_space(count: int, size: tuple[int, int, int], classes: int, folder: Path) -> None:
+    """Refuse more than the disk can take: noise, the worst that may come, does not shrink in a PNG."""
+    channels, height, width = size
+    pictures, each = (1, 3 * height * width) if channels == 3 else (channels, height * width)
+    needed = count * (pictures * -(-each // BLOCK) * BLOCK + 10 * classes)
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UsageError(
+            f"-n {count}: up to {needed / 2**30:,.1f} GiB, and -o {folder} has {free / 2**30:,.1f} GiB left"
+        )
+
+
 def _write_png(image: torch.Tensor, path: Path) -> None:
     if image.shape[0] == 3:
-        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path)
+        _save(image.permute(1, 2, 0), path)
         return
     for number, channel in enumerate(image):
-        place = path if image.shape[0] == 1 else path.with_name(f"{path.stem}-{number}.png")
-        Image.fromarray(channel.contiguous().numpy()).save(place)
+        _save(channel, path if image.shape[0] == 1 else path.with_name(f"{path.stem}-{number}.png"))
+
+
+def _save(pixels: torch.Tensor, path: Path) -> None:
+    with open(path, "xb") as file:
+        Image.fromarray(pixels.contiguous().numpy()).save(file, format="PNG")

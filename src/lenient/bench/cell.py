@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from lenient import files
 from lenient.bench.cells import LEFT_OUT
 from lenient.bench.real import REAL, RealImages, RealSettings
 from lenient.bench.record import cell_record, commit
@@ -63,7 +64,7 @@ class Meter:
             "cpu_seconds": self.seconds + time.process_time() - self.began,
             "peak_bytes": max(self.bytes, peak(self.device)),
         }
-        with open(self.path, "a") as file:
+        with files.append(self.path) as file:
             file.write(json.dumps(cost) + "\n")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from lenient.bench.grid import Grid, settings_of
 from lenient.bench.tasks import Task, locked, read_json, state, write_json
 from lenient.errors import UsageError
 from lenient.models.trust import Trusted
+from lenient.run import discard
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
@@ -58,7 +58,7 @@ class Cell:
         with locked(folder) as mine:
             if not mine or (folder / "done").exists():
                 return False
-            shutil.rmtree(folder / "run", ignore_errors=True)
+            discard(folder / "run")
             for name in ("cost.jsonl", "failed.json"):
                 (folder / name).unlink(missing_ok=True)
             write_json(folder / "cell.json", record)

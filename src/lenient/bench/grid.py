@@ -109,7 +109,7 @@ def _entry(model: type[Settings], value: Any, where: str) -> Settings:
 class Grid(Settings):
     """A grid of distillations. A cell is one (row, teacher, student, seed)."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")
     """Names the folder: runs/NAME unless -o says otherwise."""
     data: str
     """DATA that students are measured on, that teachers are trained on, and that the row `real` learns from."""

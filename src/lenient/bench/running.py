@@ -12,7 +12,7 @@ from lenient.bench.cells import Cell, cells_of
 from lenient.bench.grid import Grid
 from lenient.bench.launchers import Finished, Launcher
 from lenient.bench.report.records import read_records
-from lenient.bench.tasks import Outcome, Task, read_json, state, write_json
+from lenient.bench.tasks import Outcome, Task, check_places, read_json, state, write_json
 from lenient.bench.teachers import Training, specification, trainings
 from lenient.errors import LenientError, MachineError, UsageError
 from lenient.models import build_student
@@ -54,6 +54,7 @@ def run_grid(
     root = None if root is None else str(Path(root).absolute())
     with stop_on_signals() as stop:
         plan = trainings(grid)
+        check_places(home, [training.task(home) for training in plan])
         _make_teachers(grid, plan, home, launcher, root, trust, tell, stop)
         if stop.is_set():
             return False
@@ -61,6 +62,7 @@ def run_grid(
         write_json(home / "teachers.json", teachers)
         _check_students(grid, teachers, trust)
         cells = cells_of(grid, teachers, root)
+        check_places(home, [cell.task(home) for cell in cells])
         _write_plan(grid, home, cells)
         if records is not None:
             known = [cell for cell in cells if cell.id in elsewhere]

@@ -9,7 +9,6 @@ is left half done unnoticed.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -19,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,7 +27,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from lenient import processes
+from lenient import files, processes
 from lenient.errors import DamagedError, LenientError, MachineError
 from lenient.files import disk_errors
 from lenient.models.trust import Trusted
@@ -45,11 +44,15 @@ State = Literal["done", "running", "failed", "missing"]
 INTERRUPTED, BUSY = 130, 75
 LOCK_SECONDS = 2.0
 """How long a process waits for a lock, which `state` takes for an instant."""
+LOOK_SECONDS = 0.1
+"""How long `state` waits, for another look may have it for an instant."""
 PARENT = "LENIENT_BENCH_PARENT"
 """Process id of the launcher; a task ends itself, with a checkpoint, when its launcher is gone."""
 OUTPUT = "output.log"
 """The file in a task's folder that takes what its processes print."""
 TRUST_ALL = "--trust-code"
+NAMES = ("spec.json", OUTPUT, "done", "failed.json", "cell.json", "cost.jsonl", "teacher.json", *files.LOCKS, "run/")
+"""What lies in the folders of tasks."""
 LOST = 255
 """What a forked process is said to have ended with where the server that would know was killed."""
 IMPORTED = (
@@ -85,13 +88,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a file that is there complete or not at all, as it was or as it is now."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with open(temporary, "w") as file:
-            json.dump(value, file)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        files.write(path, json.dumps(value) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -115,37 +112,43 @@ def state(folder: Path) -> State:
     return "done" if (folder / "done").exists() else "missing"  # it may have ended between two looks
 
 
+def check_places(home: Path, tasks: Iterable[Task] = ()) -> None:
+    """Refuse a grid's folder where one of our names is a link, a pipe or a device; raises UsageError."""
+    with disk_errors(home):
+        files.check_folder(home)
+        files.check_kinds(home, ("cells/", "teachers/", "teachers.json", "grid.json"))
+        for task in tasks:
+            files.check_kinds(task.folder.parent, [f"{task.folder.name}/"])
+            files.check_kinds(task.folder, NAMES)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
     """Hold the folder's lock; yields False where another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
-        yield _take(handle.fileno(), fcntl.LOCK_EX, LOCK_SECONDS)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = files.lock_folder(folder, LOCK_SECONDS)
+    if lock is None:
+        yield False
+        return
+    try:
+        files.sweep(folder, spare="spec.json")  # which launchers write without the lock
+        yield True
+    finally:
+        lock.release()
 
 
 def _held(folder: Path) -> bool:
-    try:
-        with open(folder / ".lock") as handle:
-            return not _take(handle.fileno(), fcntl.LOCK_SH, 0)
-    except FileNotFoundError:
+    if not (folder / files.LOCKS[0]).exists():
         return False
-
-
-def _take(handle: int, kind: int, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    lock = files.Lock(folder / files.LOCKS[0])
+    try:
+        if not lock.take(LOOK_SECONDS):
             return True
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                return False
-            time.sleep(0.05)
-        except OSError as error:
-            why = error.strerror
-            raise MachineError(
-                f"-o: its file system has no locks ({why}), cells might run twice; choose another"
-            ) from None
+    except OSError:  # a folder that nobody here may write to, as of somebody else
+        return False
+    lock.release()
+    return False
 
 
 # the process itself
@@ -221,7 +224,7 @@ def _follow_parent() -> None:
 def start(task: Task, threads: int) -> subprocess.Popen[bytes]:
     """Start a task in a session of its own, its words appended to OUTPUT."""
     environment = processes.safely(os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())})
-    with disk_errors(task.folder), open(task.folder / OUTPUT, "ab") as words:
+    with disk_errors(task.folder), files.append(task.folder / OUTPUT) as words:
         return subprocess.Popen(
             [sys.executable, "-m", task.module, str(task.spec), *_trust_words(task.trust)],
             stdin=subprocess.DEVNULL,
@@ -249,7 +252,7 @@ def fork(task: Task, threads: int) -> BaseProcess:
     context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(list(IMPORTED))
     with disk_errors(task.folder):
-        (task.folder / OUTPUT).touch()
+        files.append(task.folder / OUTPUT).close()
     environment = processes.safely(os.environ | {"OMP_NUM_THREADS": str(threads)})
     process: BaseProcess = context.Process(target=_forked, args=(task, environment), name=task.name)
     before = dict(os.environ)
@@ -270,7 +273,7 @@ def fork(task: Task, threads: int) -> BaseProcess:
 def _forked(task: Task, environment: Mapping[str, str]) -> None:
     os.setsid()  # a terminal's Ctrl-C is the launcher's to pass on, once
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    with open(task.folder / OUTPUT, "ab") as words:
+    with files.append(task.folder / OUTPUT) as words:
         os.dup2(words.fileno(), 1)
         os.dup2(words.fileno(), 2)
     os.environ.clear()

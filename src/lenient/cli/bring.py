@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import sys
 import tempfile
 import time
@@ -49,15 +49,14 @@ def train_teacher(
     """Train a classifier on real data, to distil from. With --keep, FILE becomes FILE-e12.safetensors and so on."""
     from lenient.config import merge, parse, parse_overrides
     from lenient.data import load_data
-    from lenient.files import disk_errors
+    from lenient.files import check_new, disk_errors
     from lenient.models import Network, save_network
     from lenient.runtime import resolve_device
     from lenient.supervised import TeacherRecipe, default_recipe, train_classifier, untrained
 
     if output.suffix != ".safetensors":
         raise UsageError(f"-o {output}: name a file that ends in .safetensors")
-    if output.exists() and not overwrite:
-        raise UsageError(f"-o {output}: exists; choose another name, or --overwrite")
+    check_new(output, overwrite)
     if precision not in ("32", "bf16"):
         raise UsageError(f"--precision {precision}: there are 32, bf16")
     if keep < 0:
@@ -73,37 +72,45 @@ def train_teacher(
     if getattr(images.images, "paths", 0) == getattr(test.images, "paths", 1):
         raise UsageError(f"--data {data}: has no test images of its own; give --split fit, which holds a tenth out")
     network = untrained(arch, images, seed)
-    kept_in = output.parent / f".{output.stem}-epochs"
     with disk_errors(output):  # now, rather than when all is trained
         output.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output.parent).close()
-        shutil.rmtree(kept_in, ignore_errors=True)  # what an earlier training that was cut short left
+    if keep and not overwrite:
+        _refuse_kept(output)
     print(f"{arch} on {len(images)} images of {data}, {recipe.epochs} epochs")
     _say_notes([*images.notes, *test.notes])
-    with _progress() as watch:
-        result = train_classifier(
-            network,
-            images,
-            recipe,
-            test=test,
-            device=resolve_device(device),
-            precision=precision,
-            on_epoch=_say,
-            on_progress=watch,
-            keep=keep,
-            keep_above=above[0] if above else None,
-            keep_dir=kept_in if keep else None,
-        )
-    _say_notes(result.notes)
-    note = f"trained by lenient on {data}, its {split} images"
-    save_network(output, Network(network.module, replace(network.card, notes=(note,))))
-    print(output)
-    for kept in result.kept:
-        place = output.with_name(f"{output.stem}-e{kept.epoch:03d}.safetensors")
-        kept.path.replace(place)
-        print(f"{place}: epoch {kept.epoch}, accuracy {kept.accuracy:.2%}")
-    if keep:
-        shutil.rmtree(kept_in, ignore_errors=True)
+    # a folder that is nobody's yet; nothing else in the place is touched
+    with tempfile.TemporaryDirectory(prefix=f".{output.stem}-epochs-", dir=output.parent) as kept_in:
+        with _progress() as watch:
+            result = train_classifier(
+                network,
+                images,
+                recipe,
+                test=test,
+                device=resolve_device(device),
+                precision=precision,
+                on_epoch=_say,
+                on_progress=watch,
+                keep=keep,
+                keep_above=above[0] if above else None,
+                keep_dir=Path(kept_in) if keep else None,
+            )
+        _say_notes(result.notes)
+        note = f"trained by lenient on {data}, its {split} images"
+        save_network(output, Network(network.module, replace(network.card, notes=(note,))))
+        print(output)
+        for kept in result.kept:
+            place = output.with_name(f"{output.stem}-e{kept.epoch:03d}.safetensors")
+            kept.path.replace(place)
+            print(f"{place}: epoch {kept.epoch}, accuracy {kept.accuracy:.2%}")
+
+
+def _refuse_kept(output: Path) -> None:
+    """Refuse to keep checkpoints where there are some: which epochs will be kept is not known before."""
+    name = re.compile(re.escape(output.stem) + r"-e\d{3,}\.safetensors")
+    there = next((place for place in sorted(output.parent.iterdir()) if name.fullmatch(place.name)), None)
+    if there is not None:
+        raise UsageError(f"--keep: {there} exists; choose another -o, or replace it with --overwrite")
 
 
 @contextmanager
@@ -157,12 +164,12 @@ def sample(
 ) -> None:
     """Write synthetic images of RUN as PNG files, and the teacher's soft labels as labels.csv."""
     from lenient.api import reopen
-    from lenient.samples import write_samples
+    from lenient.samples import MOST, write_samples
 
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if (output.is_symlink() or output.exists()) and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"-o {output}: is there and no empty folder; choose another")
-    if count < 1:
-        raise UsageError(f"-n {count}: must be at least 1")
+    if not 1 <= count <= MOST:
+        raise UsageError(f"-n {count}: give a number from 1 to {MOST}")
     distillation, frozen = reopen(
         run,
         device or None,
@@ -192,13 +199,21 @@ def export(
         typer.Option("--opset", metavar="N", help="ONNX operators of this version, 13 to 23.", show_default="torch's"),
     ] = 0,
     trust_code: flags.TrustCode = False,
+    overwrite: flags.Overwrite = False,
 ) -> None:
     """Write the student of RUN in another format."""
     from lenient.export import export as write
     from lenient.export import opset_of
 
     difference = write(
-        run, kind, output, check=check, arch=teacher_arch or None, opset=opset or None, trust_code=trust_code
+        run,
+        kind,
+        output,
+        check=check,
+        arch=teacher_arch or None,
+        opset=opset or None,
+        overwrite=overwrite,
+        trust_code=trust_code,
     )
     print(output if difference is None else f"{output}: outputs agree within {difference:.1e} of their range")
     if kind == "onnx":

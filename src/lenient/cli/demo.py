@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from lenient.cli import flags
-from lenient.errors import UsageError
 
 TEACHER, STUDENT = "lenient:wrn-10-2", "lenient:resnet8-half"
 FOLDER = Path("runs/demo")
@@ -27,22 +26,23 @@ def demo(
     from lenient.cli.distill import describe, duration, finish, run_job
     from lenient.cli.progress import known
     from lenient.data import load_data
+    from lenient.files import check_new
     from lenient.job import Job
     from lenient.models import save_network
     from lenient.planning import Request
-    from lenient.run import is_run
+    from lenient.run import RunFolder
     from lenient.supervised import TeacherRecipe, default_recipe, train_classifier, untrained
 
     known(progress)
     overwrite = overwrite or output == FOLDER
-    if not overwrite and is_run(output):  # said now rather than after the teacher's training
-        raise UsageError(f"-o {output}: holds a run already; choose another folder, or replace it with --overwrite")
+    teacher_file = output.parent / f"{output.name}-teacher.safetensors"
+    RunFolder.check(output, overwrite=overwrite)  # said now rather than after the teacher's training
+    check_new(teacher_file, overwrite)
     started = time.monotonic()
     print("1. A teacher, trained on 1,438 real scans of handwritten digits (8x8 pixels)")
     images = load_data("digits", split="train")
     teacher = untrained(TEACHER, images, seed)
     train_classifier(teacher, images, TeacherRecipe(**default_recipe("digits"), seed=seed))
-    teacher_file = output.parent / f"{output.name}-teacher.safetensors"
     save_network(teacher_file, teacher)
     del images
     print(f"   {teacher_file} ({duration(time.monotonic() - started)}). The training images are gone now.")

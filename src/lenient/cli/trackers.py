@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
+from lenient import files
 from lenient.errors import UsageError
 from lenient.planning import flatten
 from lenient.run import RunFolder
@@ -57,6 +58,7 @@ class Tracker(ABC):
 
     def __init__(self, folder: RunFolder, settings: DistillSettings) -> None:
         self.folder, self.settings, self.open = folder.path, settings, False
+        self.claim = folder.claim
 
     def start(self, total_steps: int, step: int) -> None:
         """Open at `step`; a run that is gone on with is the same one there.
@@ -108,7 +110,8 @@ class Tracker(ABC):
 
     def remember(self, name: str) -> None:
         """Keep the name that this tracker has the run under."""
-        (self.folder / "trackers.json").write_text(json.dumps(self.remembered() | {self.name: name}))
+        self.claim("trackers.json")
+        files.write(self.folder / "trackers.json", json.dumps(self.remembered() | {self.name: name}))
 
     @abstractmethod
     def begin(self, step: int) -> None:
@@ -132,6 +135,7 @@ class TensorBoard(Tracker):
         """Open the writer; entries after `step`, of a run that was cut short, are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
+        self.claim("tensorboard/")
         self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, numbers: Mapping[str, float], step: int) -> None:
@@ -153,6 +157,7 @@ class WeightsAndBiases(Tracker):
         """Open the run with the resolved settings."""
         import wandb
 
+        self.claim("wandb/")
         name = self.remembered().get(self.name) or secrets.token_hex(4)
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),

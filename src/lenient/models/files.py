@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lenient import files
 from lenient.errors import MachineError, TeacherError
 from lenient.models.card import Card, Network
 from lenient.models.weights import METADATA_KEY, read_metadata
@@ -27,22 +27,14 @@ def save_network(path: str | Path, network: Network) -> None:
     state = {name: value for name, value in network.module.state_dict().items() if isinstance(value, torch.Tensor)}
     tensors = {name: value.detach().to("cpu").contiguous().clone() for name, value in state.items()}
     content = save(tensors, {METADATA_KEY: json.dumps(network.card.to_dict() | {"format": 1}, sort_keys=True)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MachineError(f"{path}: its folder cannot be made ({error.strerror or error})") from error
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        files.write(path, content)
     except OSError as error:
         raise MachineError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_card(path: str | Path) -> Card | None:
@@ -61,13 +53,3 @@ def card_of(metadata: dict[str, Any] | None, where: object) -> Card | None:
         return Card.from_dict(metadata)
     except TeacherError as error:
         raise TeacherError(f"{where}: {error}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can open folders."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

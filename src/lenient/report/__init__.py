@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from lenient.errors import MachineError
+from lenient import files
+from lenient.errors import MachineError, UsageError
 from lenient.report.collect import collect
 from lenient.report.page import render
 
@@ -40,18 +39,16 @@ def without_nonfinite(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half of it."""
+    """Write a text file so that a reader sees the old one or the new one, never half of it.
+
+    Raises:
+        UsageError: a folder, a link, a pipe or a device is there.
+        MachineError: it cannot be written.
+    """
+    kind = files.kind_of(path)
+    if kind not in (None, "a file"):
+        raise UsageError(f"{path}: is {kind}, not a file to replace; move it elsewhere")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        files.write(path, text)
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error.strerror or error}") from error
