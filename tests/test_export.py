@@ -1,14 +1,18 @@
-"""ONNX files with the operators asked for."""
+"""Exports: ONNX with the operators asked for; what is there is replaced when asked for, whole or not at all."""
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from lenient.errors import UsageError
-from lenient.export import OPSETS, export, opset_of
+from lenient import files
+from lenient.errors import MachineError, UsageError
+from lenient.export import HUB, OPSETS, export, opset_of, write_student
 from lenient.models import load_network, save_network
+from toys import digits_like
 
 
 @pytest.fixture
@@ -55,3 +59,75 @@ def test_opsets_that_nobody_writes_are_refused(student: Path) -> None:
     with pytest.raises(UsageError, match="--opset 13: is for --format onnx"):
         export(student, "pt2", student.with_suffix(".pt2"), opset=13)
     assert not student.with_suffix(".onnx").exists()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    write_student(run / "student", digits_like())
+    return run
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt2", "onnx"])
+@pytest.mark.parametrize("there", ["a file", "a link", "a folder", "a pipe or a device"])
+def test_what_is_there_is_not_replaced_unasked(source: Path, tmp_path: Path, kind: str, there: str) -> None:
+    other = tmp_path / "other"
+    other.write_text("precious")
+    path = tmp_path / "out"
+    {"a file": path.touch, "a folder": path.mkdir, "a link": lambda: path.symlink_to(other)}.get(
+        there, lambda: os.mkfifo(path)
+    )()
+    with pytest.raises(UsageError, match=r"exists; choose another name, or replace|is a (folder|pipe)"):
+        export(source, kind, path)
+    if there in ("a folder", "a pipe or a device"):
+        with pytest.raises(UsageError, match=f"is {there}; choose another name"):
+            export(source, kind, path, overwrite=True)
+    assert files.kind_of(path) == there
+    assert other.read_text() == "precious"
+
+
+def test_with_overwrite_a_file_is_replaced_and_a_link_is_not_followed(source: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (tmp_path / "out").symlink_to(other)
+    export(source, "safetensors", tmp_path / "out", overwrite=True)
+    assert other.read_text() == "precious"
+    assert (tmp_path / "out").read_bytes() == (source / "student" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["", "student", "student/model.safetensors", "student/new", "checkpoints/last.pt"])
+@pytest.mark.parametrize("kind", ["safetensors", "hub"])
+def test_the_runs_own_files_are_never_a_destination(source: Path, name: str, kind: str) -> None:
+    with pytest.raises(UsageError, match="belongs to"):
+        export(source, kind, source / name, overwrite=True)
+
+
+def test_a_folder_for_a_hub_keeps_what_we_do_not_write(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match="holds files"):
+        export(source, "hub", tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+    export(source, "hub", tmp_path, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", *HUB} - {"report.json"}
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "README.md").symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(UsageError, match=r"README\.md is a link"):
+        export(source, "hub", tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt2"])
+def test_a_full_disk_leaves_the_file_that_was_there(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tmp_path / "out"
+    path.write_text("before")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(MachineError):
+        export(source, kind, path, overwrite=True)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
