@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lenient.errors import LenientError, UsageError
+from lenient.errors import DamagedError, LenientError, UsageError
 from lenient.report import write_report
 from lenient.report.cards import NOT_ACCURACY
 from report_fixtures import DIGITS, SUMMARY, events, logs, make_images, make_run, summary_with, write_metrics
@@ -204,7 +204,7 @@ def test_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
 def test_damaged_file_is_named(tmp_path: Path, file: str, text: str) -> None:
     run = make_run(tmp_path / "run")
     (run / file).write_text(text)
-    with pytest.raises(UsageError, match=f"{Path(file).name} is damaged"):
+    with pytest.raises(DamagedError, match=f"{Path(file).name} is damaged"):
         write_report(run)
 
 

@@ -21,8 +21,9 @@ from lenient.models.card import Network, PixelClassifier
 from lenient.models.checking import advice, heard_batch_norms
 from lenient.models.loading import outline
 from lenient.models.trust import Trusted, UntrustedError, require
-from lenient.planning import Request, decide, pick_student, resolve
+from lenient.planning import Request, decide, pick_student, resolve, settings_of
 from lenient.run import RunFolder, fingerprint
+from lenient.runtime import memory_errors
 from lenient.teacher import FrozenTeacher
 
 WITHOUT_BATCH_NORM = (
@@ -169,18 +170,21 @@ def reopen(
 
     Raises:
         UsageError: not a run, or nothing to rebuild it from.
+        DamagedError: a file of the run is.
         TeacherError: the teacher is no longer where it was, or is another one; UntrustedError: the run names code to
             run, or a place to visit.
     """
     folder = RunFolder(run)
     config = folder.read_config()
-    if config is None or "run" not in config:
+    if config is None:
         raise UsageError(f"{run}: not a run folder; it has no config.yaml of a run")
     identity = config.pop("run")
     said = folder.path / "config.yaml"
     source = teacher or identity["teacher"]["source"]
     if source is None:
         raise UsageError(f"{run}: its teacher was given as a Python object, which cannot be loaded again from here")
+    if identity["student"]["arch"] is None:
+        raise UsageError(f"{run}: its student was given as a Python object, which cannot be loaded again from here")
     if teacher is None:
         require(source, trust_code, where=said, what="its teacher", again="--teacher NAME", weights=True)
     network = _load_again(source, identity["teacher"]["facts"], arch, said, trust_code)
@@ -189,22 +193,18 @@ def reopen(
     if device is not None:
         config["device"] = device
     config["compile"] = False  # a few images are drawn before a compiler, if there is one here, has begun
-    settings = decide(resolve(Request(settings=config)), Request(), network, network)
-    runtime = settings.runtime()
-    state = folder.load_checkpoint(runtime.device)
-    if state is None:
-        raise UsageError(f"{run}: has no checkpoint yet; wait for the run to write one")
-    if identity["student"]["arch"] is None:
-        raise UsageError(f"{run}: its student was given as a Python object, which cannot be loaded again from here")
     if student is None:
         require(identity["student"]["arch"], trust_code, where=said, what="its student", again="--student NAME")
     elif student != identity["student"]["arch"]:
         raise UsageError(f"--student {student}: it is {identity['student']['arch']} in {run}; leave the flag out")
-    built, _ = pick_student(identity["student"]["arch"], network, settings.seed)
-    frozen = FrozenTeacher(network, runtime)
-    with frozen:
-        distillation = Distillation(frozen, built, settings, runtime)
-        distillation.load_state_dict(state)
+    with settings_of(said):
+        settings = decide(resolve(Request(settings=config)), Request(), network, network)
+        built, _ = pick_student(identity["student"]["arch"], network, settings.seed)
+    frozen = FrozenTeacher(network, settings.runtime())
+    with frozen, memory_errors():
+        distillation = Distillation(frozen, built, settings, frozen.runtime)
+        if distillation.resume(folder) is None:
+            raise UsageError(f"{run}: has no checkpoint yet; wait for the run to write one")
     return distillation, frozen
 
 

@@ -107,6 +107,9 @@ class ProbeSet:
         """Go on from a saved state."""
         self.stride, self.offered = state["stride"], state["offered"]
         self.images, self.ranges, self.labels = (list(state[name]) for name in ("images", "ranges", "labels"))
+        groups = [(len(image), len(label)) for image, label in zip(self.images, self.labels, strict=True)]
+        if len(self.ranges) != len(groups) or any(images != labels for images, labels in groups) or self.stride < 1:
+            raise ValueError("the probe set has images without labels, or no pace")
 
 
 class HealthMonitor:
@@ -385,7 +388,13 @@ class HealthMonitor:
         return {"probe": self.probe.state_dict(), **{name: getattr(self, name) for name in plain}, **tensors}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state; raises ValueError where numbers or tensors are none."""
+        for name in ("sums", "counts", "culprits"):
+            for key, value in state[name].items():
+                if not isinstance(key, tuple) or not isinstance(value, Tensor) or value.shape != (len(key),):
+                    raise ValueError(f"health.{name}: one number for each name is expected")
+        if not all(isinstance(value, (int, float)) for value in state["latest"].values()):
+            raise ValueError("health.latest: numbers are expected")
         for name, value in state.items():
             if name == "probe":
                 self.probe.load_state_dict(value)

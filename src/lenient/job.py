@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lenient import files, ranks
-from lenient.errors import HealthError, UsageError
+from lenient.errors import DamagedError, HealthError, MachineError, UsageError
 from lenient.evaluation import latency, num_bytes, parameters
 from lenient.evaluation.running import check_fits
 from lenient.export import write_student
@@ -26,12 +27,14 @@ from lenient.methods.contract import Method
 from lenient.models import check_classifier, load_network, network_from_module
 from lenient.models.card import Network
 from lenient.models.checking import check_distillable, heard_batch_norms
+from lenient.models.names import one_line
 from lenient.models.trust import Trusted, require
-from lenient.planning import Request, decide, flatten, pick_student, resolve
+from lenient.planning import Request, decide, flatten, pick_student, resolve, settings_of
 from lenient.report import write_report
 from lenient.run import RESUME, RunFolder, environment, fingerprint
 from lenient.runtime import Runtime, memory_errors
 from lenient.settings import DistillSettings
+from lenient.stored import Report, read_json
 from lenient.teacher import FrozenTeacher
 from lenient.trials import trial
 
@@ -125,14 +128,19 @@ class Job:
                 self._take_over(old, path)
             self._check(True)
             self.load_data()
-            if self.folder is not None:
-                if old is None:  # only now that nothing is left to refuse
-                    self.folder.empty()
-                self.folder.write_config({**self.settings.model_dump(mode="json"), "run": self._identity()})
+            self._claim(anew=old is None)
         except BaseException:
             if self.folder is not None:
                 self.folder.close()
             raise
+
+    def _claim(self, *, anew: bool) -> None:
+        """Write the settings, and empty the folder for a new run: only now that nothing is left to refuse."""
+        if self.folder is None:
+            return
+        if anew:
+            self.folder.empty()
+        self.folder.write_config({**self.settings.model_dump(mode="json"), "run": self._identity()})
 
     def _check(self, size_known: bool) -> None:
         """Refuse settings that cannot be; the batch size only where it is known by now."""
@@ -210,7 +218,8 @@ class Job:
         if self.method is not None:
             del old["method"]
         again = Request(settings={**old, "steps": steps, "device": device}, own=self.request.own)
-        self.settings = resolve(again)
+        with settings_of(path / "config.yaml"):
+            self.settings = resolve(again)
         self.settings = decide(self.settings, Request(), self.teacher, self.student, self.method)
         self.student, self.student_reason = pick_student(wanted, self.teacher, self.settings.seed)
 
@@ -260,12 +269,12 @@ class Job:
 
     @property
     def verdict(self) -> str | None:
-        """The verdict of the complete run in the folder, None where there is none."""
-        report = self.folder.path / "report.json" if self.folder is not None else None
-        if report is None or not report.exists():
+        """The verdict of the complete run in the folder, None where there is none; raises DamagedError."""
+        if self.folder is None:
             return None
-        verdict: str = json.loads(report.read_text())["health"]["verdict"]
-        return verdict
+        report = self.folder.path / "report.json"
+        found = read_json(report, Report, f"`lenient report {self.folder.path}` writes it again")
+        return None if found is None else str(found["health"]["verdict"])
 
     def trial(self) -> dict[str, float]:
         """Measure a few turns on copies: `seconds_per_step`, `peak_bytes`."""
@@ -295,7 +304,7 @@ class Job:
                     raise
                 if result.interrupted:
                     return result
-                images = self._samples(run) if self.settings.report.images and self.folder is not None else None
+                images = self._images(run)
             self.student.module.to("cpu", torch.float32 if runtime.precision == "64" else None).eval()
             if not ranks.is_main():
                 return result
@@ -308,14 +317,15 @@ class Job:
                 self.folder.close()
 
     def _begin(self, run: Distillation, runtime: Runtime) -> None:
-        state = self._source.load_checkpoint(runtime.device) if self._source is not None else None
-        if state is not None:
-            run.load_state_dict(state)
+        state = None
+        if self._source is not None:
+            metrics = self._source.path / "metrics.jsonl"
+            state = run.resume(self._source, metrics.stat().st_size if metrics.is_file() else 0)
         if self.folder is None:
             return
         environment_now = environment(runtime.device, runtime.precision)
         if state is not None:
-            before = self.folder.read_env()
+            before = self._environment_before()
             names = ("torch", "device", "device_name", "ranks", "threads")
             changed = [name for name in names if before.get(name) != environment_now[name]]
             for key in changed:
@@ -323,6 +333,14 @@ class Job:
         self.folder.open_logs(state["metrics_bytes"] if state else 0)
         self.folder.write_env(environment_now)
         log.info("%s from step %d of %d", "going on" if state else "starting", run.step, self.settings.steps)
+
+    def _environment_before(self) -> dict[str, Any]:
+        assert self.folder is not None, "there is a checkpoint"
+        try:
+            return self.folder.read_env()
+        except DamagedError as error:
+            log.warning("%s: whether the machine is another one is not known", error)
+            return {}
 
     def load_data(self) -> None:
         """Read the evaluation data, unless that is done; `open` does it by itself.
@@ -365,7 +383,15 @@ class Job:
         summary = {"method": self.settings.method.name, "seed": self.settings.seed, "steps": run.step, "health": health}
         summary |= {"images_synthesized": run.images, "seconds": run.seconds, **self._sizes()}
         self.folder.write_metrics("end", summary)
-        write_report(self.folder.path)
+        with _optional("report"):
+            write_report(self.folder.path)
+
+    def _images(self, run: Distillation) -> dict[str, torch.Tensor] | None:
+        if not self.settings.report.images or self.folder is None:
+            return None
+        with _optional("synthetic images in the report"):
+            return self._samples(run)
+        return None
 
     def _samples(self, run: Distillation) -> dict[str, torch.Tensor]:
         """Synthetic images for the report: up to 8 a class, of those the teacher is surest about."""
@@ -407,20 +433,24 @@ class Job:
 
     def _summary(self, result: Result, runtime: Runtime) -> dict[str, Any]:
         summary = self._sizes()
-        timed = {
-            name: latency(network.module, network.card.input_size, device=runtime.device, repeats=10)
-            for name, network in (("teacher", self.teacher), ("student", self.student))
-        }
-        summary["latency"] = {
-            **{name: {str(k): v for k, v in t["milliseconds"].items()} for name, t in timed.items()},
-            "device": timed["student"]["device"],
-            "threads": timed["student"]["threads"],
-        }
+        with _optional("latency"):
+            summary["latency"] = self._latency(runtime)
         if self.data is not None:
             summary["eval_data"] = self.eval_data
             summary["teacher"] |= {"accuracy": self._measure(self.teacher, runtime)["accuracy"]}
             summary["student"] |= self._measure(self.student, runtime, self.teacher) | last_and_best(result.history)
         return summary
+
+    def _latency(self, runtime: Runtime) -> dict[str, Any]:
+        timed = {
+            name: latency(network.module, network.card.input_size, device=runtime.device, repeats=10)
+            for name, network in (("teacher", self.teacher), ("student", self.student))
+        }
+        return {
+            **{name: {str(k): v for k, v in t["milliseconds"].items()} for name, t in timed.items()},
+            "device": timed["student"]["device"],
+            "threads": timed["student"]["threads"],
+        }
 
     def _measure(self, network: Network, runtime: Runtime, teacher: Network | None = None) -> dict[str, Any]:
         from lenient.evaluation import evaluate
@@ -447,8 +477,28 @@ class Job:
         if self.folder is None:
             return
         self.folder.write_metrics("end", result.summary)
-        write_report(self.folder.path)
+        with _optional("report"):
+            write_report(self.folder.path)
         self.folder.mark_done()
+
+
+@contextmanager
+def _optional(what: str) -> Iterator[None]:
+    """Do without what only describes a finished run, with a warning, where it cannot be made; a disk that gives out is
+    no such case."""
+    try:
+        yield
+    except MachineError as error:
+        if not isinstance(error, DamagedError):
+            raise
+        _warn(f"no {what}: {error}")
+    except Exception as error:
+        _warn(f"no {what}: {one_line(error)}")
+
+
+def _warn(text: str) -> None:
+    log.warning("%s", text)
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def last_and_best(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,17 +14,19 @@ from torch import Tensor, nn
 
 from lenient import ranks
 from lenient.delivery import Delivery
-from lenient.errors import TeacherError
+from lenient.errors import DamagedError, TeacherError
 from lenient.health import HealthMonitor
 from lenient.methods import method_class
 from lenient.methods.contract import Method, Player, Stage, Turn
 from lenient.models.card import Network
 from lenient.models.lending import as_it_was, own_grad_mode
+from lenient.models.names import one_line
 from lenient.run import RunFolder
 from lenient.runtime import Guard, Runtime, check_optimizer, in_parts, memory_errors, one_batch
 from lenient.seeding import Streams, untouched_global_rng
 from lenient.settings import DistillSettings
 from lenient.signals import save_on_signals, stop_on_signals
+from lenient.stored import ANEW, damaged
 from lenient.teacher import FrozenTeacher
 
 log = logging.getLogger("lenient")
@@ -322,17 +324,61 @@ class Distillation:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.turn, self.step, self.seconds = state["turn"], state["step"], state["seconds"]
-        self.images, self.teacher.forwards = state["images"], state["forwards"]
-        self.history = list(state["history"])
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it is not that of such a run: other players, shapes or kinds.
+        """
+        try:
+            self._load(state)
+        except ValueError:
+            raise
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(one_line(error)) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
+        fresh = self.state_dict() | {"history": [], "delivery": state["delivery"]}
+        like({key: state[key] for key in fresh}, fresh)
+        if state["step"] > state["turn"]:
+            raise ValueError(f"step {state['step']} is beyond turn {state['turn']}")
         for name, saved in state["players"].items():
-            self.game.players[name].module.load_state_dict(saved["module"])
-            self.game.players[name].optimizer.load_state_dict(saved["optimizer"])
+            player = self.game.players[name]
+            player.module.load_state_dict(saved["module"])
+            fits_optimizer(saved["optimizer"], player.optimizer)
+            player.optimizer.load_state_dict(saved["optimizer"])
         for name, part in self.game.parts.items():
             part.load_state_dict(state["parts"][name])
         self.health.load_state_dict(state["health"])
-        self.delivery.load_state_dict(state["delivery"], self.step / self.settings.steps)
+        self.delivery.load_state_dict(state["delivery"], state["step"] / self.settings.steps)
+        self.turn, self.step, self.seconds = state["turn"], state["step"], state["seconds"]
+        self.images, self.teacher.forwards = state["images"], state["forwards"]
+        self.history = list(state["history"])
+
+    def resume(self, folder: RunFolder, metrics_bytes: int | None = None) -> dict[str, Any] | None:
+        """Go on from the newest sound checkpoint in a folder and return it, None where there is none yet.
+
+        `metrics_bytes` is how many `metrics.jsonl` has, where the run writes on in it.
+
+        Raises:
+            DamagedError: there are checkpoints, and none fits this run; the message is about the newest.
+        """
+        first: DamagedError | None = None
+        try:
+            for path, state in folder.checkpoints(self.runtime.device):
+                try:
+                    if metrics_bytes is not None and state["metrics_bytes"] > metrics_bytes:
+                        raise ValueError(f"metrics.jsonl had {state['metrics_bytes']} bytes, now {metrics_bytes}")
+                    self.load_state_dict(state)
+                    if path.name != "last.pt":
+                        log.warning("last.pt is missing, damaged or of another run: going on from %s", path.name)
+                    return state
+                except ValueError as error:
+                    first = first or damaged(path, str(error), ANEW)
+        except DamagedError as error:
+            first = first or error
+        if first is not None:
+            raise first
+        return None
 
     def _result(self) -> Result:
         health = self.health.verdict()
@@ -346,6 +392,47 @@ class Distillation:
             "health": health,
         }
         return Result(self.student, self.history, health, summary, self.folder)
+
+
+def like(saved: Any, fresh: Any, where: str = "state") -> None:
+    """Check that what was saved has the kinds, keys and shapes of what a new run has; raises ValueError.
+
+    A tensor or list that is empty now may have any length, and what is None now may be anything but of a plain kind.
+    """
+    if isinstance(fresh, Tensor):
+        free = int(fresh.numel() == 0)
+        fits = isinstance(saved, Tensor) and saved.is_floating_point() == fresh.is_floating_point()
+        fits = fits and saved.dim() == fresh.dim() and saved.shape[free:] == fresh.shape[free:]
+    elif isinstance(fresh, Mapping):
+        fits = isinstance(saved, Mapping) and (not fresh or set(saved) == set(fresh))
+    elif isinstance(fresh, list):
+        fits = isinstance(saved, list) and (not fresh or len(saved) == len(fresh))
+    elif fresh is None:
+        fits = saved is None or isinstance(saved, (Tensor, Mapping))
+    else:
+        whole = type(saved) is int and 0 <= saved <= 10**15
+        fits = whole or (isinstance(fresh, float) and type(saved) is float)
+    if not fits:
+        raise ValueError(f"{where} is not what such a run has")
+    inner = fresh.items() if isinstance(fresh, Mapping) else enumerate(fresh) if isinstance(fresh, list) else ()
+    for key, value in inner:
+        if key != "optimizer":
+            like(saved[key], value, f"{where}.{key}")
+
+
+def fits_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Check that the tensors that an optimizer kept are as large as its parameters, and its rates numbers; raises
+    ValueError."""
+    fresh = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for group, own in zip(saved["param_groups"], fresh["param_groups"], strict=True):
+        for key, value in own.items():
+            if key != "params" and type(group[key]) is not type(value) and not isinstance(group[key], (int, float)):
+                raise ValueError(f"optimizer: {key} is of another kind")
+    for number, kept in saved["state"].items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[number].shape:
+                raise ValueError(f"optimizer: {name} has the shape {tuple(value.shape)}")
 
 
 def check_batch_norms(method: Method, settings: DistillSettings, layers: Sequence[object]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
 from lenient.runtime import check_compiler, resolve_device
 from lenient.settings import DistillSettings
+from lenient.stored import ANEW, damaged
 from lenient.trials import check_precision, fastest_precision, largest_batch, overlap_pays, trial
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -147,6 +149,15 @@ def resolve(request: Request) -> DistillSettings:
     if request.epochs is not None:
         settings = settings.model_copy(update={"steps": _epochs(request.epochs) * settings.rhythm.steps_per_epoch})
     return settings
+
+
+@contextmanager
+def settings_of(path: Path) -> Iterator[None]:
+    """Say of settings that a run's `config.yaml` holds, and that cannot be, that the file is damaged."""
+    try:
+        yield
+    except (UsageError, TeacherError) as error:
+        raise damaged(path, str(error).removeprefix("-s "), ANEW) from error
 
 
 def _refuse_for_an_object(section: Mapping[str, Any], own: MethodSettings) -> None:

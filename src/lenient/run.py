@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,10 +18,11 @@ import torch
 import yaml
 from torch import nn
 
-from lenient import files, ranks
+from lenient import files, ranks, stored
 from lenient.errors import DamagedError, UsageError
 from lenient.files import disk_errors
 from lenient.manifest import MARKER, Manifest
+from lenient.models.names import one_line
 
 log = logging.getLogger("lenient")
 
@@ -156,18 +157,16 @@ class RunFolder:
         self._replace("config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
     def read_config(self) -> dict[str, Any] | None:
-        """Return the settings of the run that the folder holds, or None."""
-        path = self.path / "config.yaml"
-        return yaml.safe_load(path.read_text()) if path.exists() else None
+        """Return the settings of the run that the folder holds, or None; raises DamagedError."""
+        return stored.read_config(self.path / "config.yaml")
 
     def write_env(self, facts: Mapping[str, Any]) -> None:
         """Write what may change numbers: versions, device, threads, precision."""
         self._replace("env.json", json.dumps(dict(facts), indent=2).encode())
 
     def read_env(self) -> dict[str, Any]:
-        """Return the recorded environment, empty if there is none."""
-        path = self.path / "env.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        """Return the recorded environment, empty if there is none; raises DamagedError."""
+        return stored.read_json(self.path / "env.json", stored.Environment, stored.ANEW) or {}
 
     def mark_done(self) -> None:
         """Say that the run is complete; nothing is written after this."""
@@ -234,26 +233,35 @@ class RunFolder:
                     os.replace(last, previous)
             self._manifest.claim(PREVIOUS)  # which says that there is a checkpoint: see `_check`
 
+    def checkpoints(self, device: torch.device) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yield the checkpoints that can be read, the newest first, each with its file; none where there is none yet.
+
+        What they hold fits `stored.CheckpointState`.
+
+        Raises:
+            DamagedError: at the end, where a checkpoint is damaged.
+        """
+        error = None
+        for name in ("last.pt", "previous.pt"):
+            path = self.path / "checkpoints" / name
+            try:
+                state = _read_checkpoint(path, device)
+            except FileNotFoundError:
+                continue
+            except DamagedError as found:
+                error = error or found
+                continue
+            yield path, state
+        if error is not None:
+            raise error
+
     def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
         """Return the newest readable checkpoint, or None where there is none yet.
 
         Raises:
             DamagedError: there are checkpoints, and none can be read.
         """
-        unreadable = None
-        for name in ("last.pt", "previous.pt"):
-            path = self.path / "checkpoints" / name
-            if not path.exists():
-                continue
-            try:
-                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-                return state
-            except Exception as error:
-                log.warning("checkpoint %s cannot be read (%s); trying the one before", path.name, error)
-                unreadable = path
-        if unreadable is not None:
-            raise DamagedError(f"{unreadable}: no checkpoint can be read; start again with --overwrite")
-        return None
+        return next((state for _, state in self.checkpoints(device)), None)
 
     def _replace(self, name: str, content: bytes) -> None:
         with disk_errors(self.path, RESUME):
@@ -274,6 +282,19 @@ def _is_empty(path: Path) -> bool:
     """Whether a folder holds nothing, or what a process that was killed while it made the folder leaves."""
     names = os.listdir(path) if path.exists() else []
     return all(name in files.LOCKS or files.TEMPORARY.fullmatch(name) for name in names)
+
+
+def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        raise stored.damaged(path, "it is no file", stored.ANEW)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever the bytes lead torch and pickle to
+        raise stored.damaged(path, one_line(error, 80), stored.ANEW) from error
+    stored.check(stored.CheckpointState, state, path, stored.ANEW)
+    return state
 
 
 def _plain(value: Any) -> Any:

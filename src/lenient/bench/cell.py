@@ -28,6 +28,9 @@ from lenient.methods.contract import Method
 from lenient.models.trust import Trusted, require
 from lenient.planning import Request
 from lenient.run import RunFolder
+from lenient.stored import Cost, Failed, check, read_lines
+
+COSTLESS = "remove it, and the cell goes on without its cost so far"
 
 
 class Meter:
@@ -69,14 +72,8 @@ class Meter:
 
 
 def read_costs(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a cost file; one that a kill has cut short is left out."""
-    found = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            continue
-    return found
+    """Return the lines of a cost file, without a last one that a kill has cut short; raises DamagedError."""
+    return [check(Cost, line, path, COSTLESS) for _, line in read_lines(path, COSTLESS)]
 
 
 @contextmanager
@@ -101,7 +98,7 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
     require(spec["student"], trust, where=folder / "spec.json", what="its student", kind=UsageError)
     with inputs():
         network = load_teacher(path, trust_code=trust)
-    failure = read_json(folder / "failed.json")
+    failure = read_json(folder / "failed.json", Failed)
     anew = failure is not None and not failure.get("resume")
     # what is no part of a cell's id may have changed since, and is as it was
     before = {} if anew else RunFolder(folder / "run").read_config() or {}

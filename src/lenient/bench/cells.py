@@ -14,6 +14,7 @@ from lenient.bench.tasks import Task, locked, read_json, state, write_json
 from lenient.errors import UsageError
 from lenient.models.trust import Trusted
 from lenient.run import discard
+from lenient.stored import CellRecord
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
@@ -46,7 +47,7 @@ class Cell:
         """Return what came of it, None where it is not done."""
         if state(self.folder(home)) != "done":
             return None
-        record: dict[str, Any] = read_json(self.folder(home) / "cell.json")
+        record: dict[str, Any] = read_json(self.folder(home) / "cell.json", CellRecord)
         return record
 
     def take(self, home: Path, record: Mapping[str, Any]) -> bool:

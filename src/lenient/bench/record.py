@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import lenient
-from lenient.report.collect import read_metrics
 from lenient.run import RunFolder
+from lenient.stored import ANEW, damaged, read_metrics
 
 LOGGED = {"kept": "health/kept", "gradient_cosine": "loss/gradient_cosine", "bn_distance": "health/bn_distance"}
 """What the record keeps of each log line, where the method has it, and its name there."""
@@ -31,10 +29,12 @@ def cell_record(
     test images; `agreement` is with the teacher on them. `log` has one list for each quantity, as long as `step`.
     """
     events = read_metrics(run / "metrics.jsonl")
-    end = next(event for event in reversed(events) if event["event"] == "end")
+    end = next((event for event in reversed(events) if event["event"] == "end"), None)
     curve = [[event["step"], event["accuracy"]] for event in events if event["event"] == "eval"]
     accuracies = [value for _, value in curve]
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = RunFolder(run).read_config()
+    if end is None or config is None or not accuracies:
+        raise damaged(run, "its settings, its end or its evaluations are missing", ANEW)
     machine = RunFolder(run).read_env()
     student, health = end["student"], end["health"]
     record = {

@@ -19,6 +19,7 @@ from lenient.models import build_student
 from lenient.models.card import Card
 from lenient.models.trust import Trusted, require
 from lenient.signals import stop_on_signals
+from lenient.stored import Failed
 
 Tell = Callable[[int, int, str], None]
 """Told of each process that ended: how many have, of how many, and what came of it in words."""
@@ -145,7 +146,7 @@ def _run_all(
 
 
 def _reason(task: Task) -> str:
-    failure = read_json(task.folder / "failed.json")
+    failure = read_json(task.folder / "failed.json", Failed)
     return "no reason given" if failure is None else str(failure["reason"])
 
 

@@ -13,6 +13,7 @@ from lenient.bench.cells import Cell, cells_of
 from lenient.bench.grid import Grid
 from lenient.bench.tasks import State, read_json, state
 from lenient.bench.teachers import trainings
+from lenient.stored import Failed
 
 STATES: tuple[State, ...] = ("done", "running", "failed", "missing")
 
@@ -94,5 +95,5 @@ def _look(cell: Cell, home: Path, place: Place) -> dict[str, Any] | None:
 def _failure(name: str, folder: Path) -> list[tuple[str, str]]:
     if state(folder) != "failed":
         return []
-    failure = read_json(folder / "failed.json")
+    failure = read_json(folder / "failed.json", Failed)
     return [] if failure is None else [(name, failure["reason"])]

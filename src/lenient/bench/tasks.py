@@ -27,11 +27,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from lenient import files, processes
+from pydantic import BaseModel
+
+from lenient import files, processes, stored
 from lenient.errors import DamagedError, LenientError, MachineError
 from lenient.files import disk_errors
 from lenient.models.trust import Trusted
 from lenient.signals import end_on_signals
+from lenient.stored import Failed, Stored
 
 Outcome = Literal["done", "failed", "busy", "interrupted", "cut"]
 """How a process ended; `busy`: another one holds the folder; `interrupted`: asked to stop; `cut`: killed."""
@@ -91,14 +94,9 @@ def write_json(path: Path, value: Any) -> None:
         files.write(path, json.dumps(value) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return what a file of ours holds, None where there is none."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise MachineError(f"{path}: is damaged; remove its folder and run again") from None
+def read_json(path: Path, model: type[BaseModel] = Stored) -> Any:
+    """Return what a file of ours holds, None where there is none; raises DamagedError where it does not fit `model`."""
+    return stored.read_json(path, model, "remove its folder and run again")
 
 
 def state(folder: Path) -> State:
@@ -194,7 +192,7 @@ def _fail(folder: Path, reason: str, code: int, *, resume: bool = False) -> int:
 
     A reason that is still there is that of an attempt before, whose run no other has taken up since.
     """
-    before = read_json(folder / "failed.json")
+    before = read_json(folder / "failed.json", Failed)
     resume = resume and (before is None or bool(before.get("resume")))
     for flag in ("--resume", "--overwrite"):  # those of a single run; here one flag does both
         reason = reason.replace(flag, "--retry")

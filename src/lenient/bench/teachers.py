@@ -18,6 +18,7 @@ from lenient.bench.tasks import Task, main, read_json, state, write_json
 from lenient.config import merge, parse
 from lenient.errors import UsageError
 from lenient.models.trust import Trusted, require
+from lenient.stored import BroughtTeachers, damaged
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ class Training:
         place = folder / "teachers" / self.id
         if state(place) != "done":
             return None
-        found = read_json(place / "teacher.json")["teachers"]
+        path, cure = place / "teacher.json", "remove its folder and run again"
+        found = (read_json(path, BroughtTeachers) or {}).get("teachers", [])
+        if (len(found) != max(self.keep, 1) and not self.first) or not found:
+            raise damaged(path, f"it has {len(found)} teachers", cure)
         labels = [f"{self.label}{self.first + number}" for number in range(len(found))] if self.first else [self.label]
         return [
             {"label": label, **teacher, "path": f"teachers/{self.id}/{teacher['file']}"}

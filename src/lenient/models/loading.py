@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lenient.errors import TeacherError, UsageError
+from lenient.files import read_text
 from lenient.models.card import Card, Network
 from lenient.models.factories import call_factory
 from lenient.models.facts import (
@@ -272,8 +273,8 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        config = json.loads(read_text(path))
+    except (ValueError, OSError, RecursionError) as error:
         raise TeacherError(f"{path}: damaged ({one_line(error)})") from error
     return config if isinstance(config, dict) else None
 

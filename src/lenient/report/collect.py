@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from lenient.errors import UsageError
+from lenient import stored
+from lenient.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Event = dict[str, Any]
+ANOTHER = "remove it, and the report is made without it"
 EVENTS = ("log", "classes", "mixture", "eval", "alarm")
 
 
@@ -47,14 +46,14 @@ class RunRecord:
 
 
 def collect(run: Path) -> RunRecord:
-    """Read the run folder; raise UsageError when it is none, or when its files are damaged."""
+    """Read the run folder; raise UsageError when it is none, DamagedError for a file that is damaged."""
     if not (run / "config.yaml").is_file() and not (run / "metrics.jsonl").is_file():
         raise UsageError(f"{run} is not a run folder (no config.yaml, no metrics.jsonl): give what `distill -o` wrote")
     path = run.resolve()
-    settings = _read_text(path / "config.yaml")
-    config = _read_yaml(path / "config.yaml", settings)
-    student_card = _read_json(path / "student" / "config.json")
-    lines = read_metrics(path / "metrics.jsonl")
+    config = stored.read_settings(path / "config.yaml") or {}
+    settings = stored.content(path / "config.yaml", stored.ANEW).decode() if config else ""
+    student_card = stored.read_json(path / "student" / "config.json", stored.StudentCard, ANOTHER) or {}
+    lines = stored.read_metrics(path / "metrics.jsonl")
     events = {kind: [line for line in lines if line["event"] == kind] for kind in EVENTS}
     end = _end(lines)
     summary = _complete(end or {}, config, student_card, events)
@@ -64,7 +63,7 @@ def collect(run: Path) -> RunRecord:
         path=path,
         name=path.name,
         settings=settings,
-        environment=_read_json(path / "env.json"),
+        environment=stored.read_json(path / "env.json", stored.Environment, ANOTHER) or {},
         events=events,
         summary=summary,
         finished=end is not None,
@@ -79,27 +78,6 @@ def collect(run: Path) -> RunRecord:
 def _selects(config: dict[str, Any]) -> bool:
     method = config.get("method")
     return isinstance(method, dict) and method.get("selection", "none") != "none"
-
-
-def read_metrics(path: Path) -> list[Event]:
-    """The events of a metrics file, in order. A last line cut short by a killed process is left out."""
-    try:
-        raw = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    lines = [(position, text) for position, text in enumerate(raw, start=1) if text.strip()]
-    events: list[Event] = []
-    for position, text in lines:
-        try:
-            event = json.loads(text)
-            if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-                raise ValueError("not an event")
-        except ValueError as error:
-            if position == lines[-1][0]:
-                break
-            raise UsageError(f"{path}, line {position} is damaged: it must be a JSON object with an 'event'") from error
-        events.append(event)
-    return events
 
 
 def _end(lines: list[Event]) -> Event | None:
@@ -151,30 +129,8 @@ def _size(value: Any) -> tuple[int, int, int] | None:
     return None
 
 
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty when the file is not there."""
-    try:
-        return _mapping(json.loads(_read_text(path) or "{}"))
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged: it must be a JSON object ({error})") from error
-
-
-def _read_yaml(path: Path, text: str) -> dict[str, Any]:
-    try:
-        return _mapping(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-
-
 def _read_samples(path: Path, config: dict[str, Any]) -> tuple[Samples | None, str]:
     """The stored synthetic images, or None and the reason in words."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if _mapping(config.get("report")).get("images") is False:
         return None, (
             "The setting report.images=false keeps synthetic images out of this report, "
@@ -183,14 +139,10 @@ def _read_samples(path: Path, config: dict[str, Any]) -> tuple[Samples | None, s
     if not path.is_file():
         return None, "This run folder holds no synthetic images (samples/images.safetensors)."
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        return None, f"The synthetic images could not be read: {error}."
-    images, labels, confidence = (tensors.get(name) for name in ("images", "labels", "confidence"))
-    if images is None or labels is None or images.ndim != 4 or len(labels) != len(images):
-        return None, "The synthetic images could not be read: images (N, C, H, W) and N labels are expected."
+        tensors = stored.read_samples(path)
+    except DamagedError as error:
+        return None, f"The synthetic images could not be read: {str(error).replace(str(path), path.name)}."
+    images, labels, confidence = tensors["images"], tensors["labels"], tensors.get("confidence")
     if not len(images):
         return None, "This run folder holds no synthetic images: the teacher had accepted none when they were stored."
-    if confidence is not None and confidence.shape != labels.shape:
-        confidence = None
     return Samples(images.astype("uint8"), labels.astype("int64"), confidence), ""

@@ -6,7 +6,6 @@ made again from that file alone.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -15,10 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lenient.errors import UsageError
+from lenient.errors import DamagedError, UsageError
 from lenient.report import without_nonfinite
 from lenient.report.numbers import known, number
+from lenient.stored import CellRecord, Failed, Stored, read_json
 
+RECORDS_LIMIT = 256 * 2**20
+"""Bytes of the largest file of records."""
 ACCURACIES = ("last", "acc_last_k", "acc_max")
 UNMEASURED = "finished, but its accuracy was not measured"
 NO_GENERATOR = ("noise", "real")
@@ -237,17 +239,17 @@ def read_records(source: Path) -> Grid:
     """Read what `--records` names; its errors say so."""
     try:
         return read_grid(source)
-    except UsageError as error:
-        raise UsageError(f"--records {error}") from None
+    except (UsageError, DamagedError) as error:
+        raise type(error)(f"--records {error}") from None
 
 
 def _read_folder(folder: Path) -> Grid:
-    finished = [_read_json(path) for path in sorted(folder.glob("cells/*/cell.json"))]
+    finished = [_read_json(path, CellRecord) for path in sorted(folder.glob("cells/*/cell.json"))]
     done = {record.get("id") for record in finished}
     failed = []
     for path in sorted(folder.glob("cells/*/failed.json")):
         with suppress(FileNotFoundError):  # it is being tried again
-            failed.append({"id": path.parent.name} | _read_json(path))
+            failed.append({"id": path.parent.name} | _read_json(path, Failed))
     failed = [entry for entry in failed if entry["id"] not in done]  # tried again since
     path = folder / "grid.json"
     plan: dict[str, Any] = _read_json(path) if path.is_file() else {}
@@ -329,14 +331,9 @@ def _public(raw: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _read_json(path: Path) -> Any:
-    """Read an object of JSON; raise FileNotFoundError where there is no file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError("no JSON object")
-        return found
-    except FileNotFoundError:
-        raise
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())})") from None
+def _read_json(path: Path, model: type[Stored] = Stored) -> dict[str, Any]:
+    """Read an object of JSON; raise FileNotFoundError where there is no file, DamagedError where it is none."""
+    found = read_json(path, model, "remove it and run again", RECORDS_LIMIT)
+    if found is None:
+        raise FileNotFoundError(path)
+    return found
