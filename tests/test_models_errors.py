@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
@@ -66,40 +65,6 @@ def test_damaged_descriptions_are_refused(tmp_path: Path) -> None:
     for text in ("{", "[]", "{}", '{"input_size": 3}'):
         save_file({"a": torch.zeros(1)}, tmp_path / "net.safetensors", {"lenient": text})
         assert "damaged" in one_line(tmp_path / "net.safetensors")
-
-
-class Bomb:
-    """A pickle that leaves a file behind if it is loaded as pickles are."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.touch, (Path(self.path),)  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize("plain", [True, False])
-def test_pickles_do_not_run_and_the_way_round_is_shown(tmp_path: Path, plain: bool) -> None:
-    path, trace = tmp_path / "net.pt", tmp_path / "trace"
-    if plain:
-        path.write_bytes(pickle.dumps(Bomb(trace)))
-    else:
-        torch.save({"state_dict": {}, "extra": Bomb(trace)}, path)
-    text = message(path, arch="lenient:resnet8", input_size=SIZE)
-    assert not trace.exists()
-    assert "would run code" in text.splitlines()[0]
-    assert "py:load_it.py:build" in text.splitlines()[0]
-    assert "weights_only=False" in text
-
-
-def test_the_way_round_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "net.pt"
-    torch.save(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3)), path)
-    text = message(path)
-    factory = "\n".join(line.removeprefix("    ") for line in text.splitlines()[1:])
-    (tmp_path / "load_it.py").write_text(factory)
-    monkeypatch.chdir(tmp_path)
-    assert load_network("py:load_it.py:build", input_size=SIZE).card.num_classes == 3
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], {"epoch": 3}, {"state_dict": {}}])

@@ -105,7 +105,8 @@ def distill(
         eval_data: DATA to measure the student on; it never steers the run.
         trust_code: lets the teacher's file, and with `resume` the run, name code to run and places to visit; what is
             named here needs no trust.
-        facts: `arch`, `input_size`, `num_classes`, `mean`, `std` of the teacher, where they cannot be found.
+        facts: `arch`, `input_size`, `num_classes`, `mean`, `std`, `checkpoint_key` of the teacher, where they cannot
+            be found.
 
     The other arguments are the flags of the command. Under torchrun all processes call this alike, share the batch,
     and end up with the same student; the first one writes. Raises the errors of `lenient.errors`.

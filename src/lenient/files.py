@@ -39,7 +39,7 @@ def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
         OSError: it cannot be read, is a folder, a device or a pipe, or holds more than `limit` bytes; `strerror` says
             so in words.
     """
-    with open(_regular(path, os.O_RDONLY), "rb") as file:
+    with reading(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"it holds more than {limit / 2**20:g} MiB", str(path))
@@ -52,6 +52,11 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
         return read_bytes(path, limit).decode()
     except UnicodeDecodeError:
         raise OSError(errno.EILSEQ, "it is not text in UTF-8", str(path)) from None
+
+
+def reading(path: Path) -> IO[bytes]:
+    """Open a regular file to be read part by part; raises OSError as `read_bytes` does."""
+    return open(_regular(path, os.O_RDONLY), "rb")
 
 
 def append(path: Path) -> IO[str]:

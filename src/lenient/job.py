@@ -56,6 +56,7 @@ def load_teacher(
     num_classes: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    checkpoint_key: str | None = None,
     trust_code: Trusted = False,
 ) -> Network:
     """Load and check a teacher: a module, a file, a folder, or SOURCE:NAME; what is not given is found or assumed.
@@ -70,7 +71,8 @@ def load_teacher(
     facts: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes, "mean": mean, "std": std}
     if isinstance(teacher, nn.Module):
         return check_classifier(network_from_module(teacher, **facts))
-    return check_classifier(load_network(teacher, arch=arch, trust_code=trust_code, **facts))
+    more: dict[str, Any] = {"checkpoint_key": checkpoint_key, "trust_code": trust_code}
+    return check_classifier(load_network(teacher, arch=arch, **more, **facts))
 
 
 class Job:

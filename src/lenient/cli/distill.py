@@ -26,6 +26,7 @@ def distill(
     num_classes: flags.NumClasses = 0,
     mean: flags.Mean = "",
     std: flags.Std = "",
+    checkpoint_key: flags.CheckpointKey = "",
     student: Annotated[str, typer.Option(metavar="SPEC", help="SOURCE:NAME, or auto.")] = "auto",
     method: Annotated[str, typer.Option(metavar="NAME", help=f"auto, {', '.join(METHODS)}.")] = "auto",
     preset: Annotated[str, typer.Option(metavar="NAME", help="smoke, fast, standard or paper.")] = "",
@@ -72,7 +73,7 @@ def distill(
 
     known(progress)
     tracked = trackers.known(track)
-    found = flags.facts(teacher_arch, input_size, num_classes, mean, std)
+    found = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
     network = load_teacher(teacher, trust_code=trust_code, **found)
     request = Request(
         method=None if method == "auto" else method,

@@ -22,6 +22,12 @@ InputSize = Annotated[str, typer.Option("--input-size", metavar="C,H,W", help="W
 NumClasses = Annotated[int, typer.Option("--num-classes", metavar="N", help="Number of classes (0: find out).")]
 Mean = Annotated[str, typer.Option("--mean", metavar="A,B,C", help="Normalisation mean per channel, pixels in [0, 1].")]
 Std = Annotated[str, typer.Option("--std", metavar="A,B,C", help="Normalisation standard deviation per channel.")]
+CheckpointKey = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint-key", metavar="KEY", help="Which network of a checkpoint, by dots, e.g. state_dict or model_ema."
+    ),
+]
 DataRoot = Annotated[
     str, typer.Option("--data-root", metavar="DIR", help="Where data sets lie (default: $LENIENT_DATA, else ./data).")
 ]
@@ -34,7 +40,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where to write.", show_default=False)]
 
 
-def facts(arch: str, input_size: str, num_classes: int, mean: str, std: str) -> dict[str, Any]:
+def facts(
+    arch: str, input_size: str, num_classes: int, mean: str, std: str, checkpoint_key: str = ""
+) -> dict[str, Any]:
     """Turn the teacher's flags into the arguments of `load_teacher`; what was not said is left out."""
     values: dict[str, Any] = {
         "arch": arch or None,
@@ -42,6 +50,7 @@ def facts(arch: str, input_size: str, num_classes: int, mean: str, std: str) -> 
         "num_classes": num_classes or None,
         "mean": numbers("--mean", mean),
         "std": numbers("--std", std),
+        "checkpoint_key": checkpoint_key or None,
     }
     return {name: value for name, value in values.items() if value is not None}
 

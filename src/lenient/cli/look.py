@@ -19,13 +19,15 @@ def inspect(
     num_classes: flags.NumClasses = 0,
     mean: flags.Mean = "",
     std: flags.Std = "",
+    checkpoint_key: flags.CheckpointKey = "",
     trust_code: flags.TrustCode = False,
     as_json: flags.AsJson = False,
 ) -> None:
     """Say what was found of TEACHER, what can be done with it, and what was assumed."""
     from lenient.api import inspect as look
 
-    found = look(teacher, trust_code=trust_code, **flags.facts(teacher_arch, input_size, num_classes, mean, std))
+    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
+    found = look(teacher, trust_code=trust_code, **facts)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -58,6 +60,7 @@ def evaluate(
     num_classes: flags.NumClasses = 0,
     mean: flags.Mean = "",
     std: flags.Std = "",
+    checkpoint_key: flags.CheckpointKey = "",
     trust_code: flags.TrustCode = False,
     data_root: flags.DataRoot = "",
     split: Annotated[str, typer.Option(metavar="NAME", help="test, train, fit or holdout.")] = "test",
@@ -71,7 +74,7 @@ def evaluate(
     from lenient.job import load_teacher
     from lenient.runtime import resolve_device
 
-    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std)
+    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
     network = load_teacher(model, trust_code=trust_code, **facts)
     other = load_teacher(teacher, trust_code=trust_code) if teacher else None
     place = resolve_device(device)

@@ -15,6 +15,12 @@ from lenient.runtime import Runtime
 
 Outputs = Literal["logits", "probabilities"]
 Size = tuple[int, int, int]
+MAX_CLASSES = 2**20
+MAX_INPUT = 2**23
+"""Values of one image, such as 3 x 1600 x 1600: a forward keeps some dozens of maps of that size."""
+
+
+_MAX_NOTES, _MAX_TEXT = 100, 1000
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,13 @@ class Card:
         channels = self.input_size[0] if self.input_size else 0
         if len(self.input_size) != 3 or min(self.input_size) < 1:
             raise TeacherError(f"--input-size: {list(self.input_size)} is not C,H,W with values from 1; e.g. 3,32,32")
-        if self.num_classes < 1:
-            raise TeacherError(f"--num-classes: {self.num_classes} is not a number of classes; give 2 or more")
+        if math.prod(self.input_size) > MAX_INPUT:
+            sizes = ",".join(f"{value:.6g}" if value > 10**9 else str(value) for value in self.input_size)
+            raise TeacherError(f"--input-size: {sizes[:60]} is too large; C x H x W is at most {MAX_INPUT}")
+        if not 1 <= self.num_classes <= MAX_CLASSES:
+            raise TeacherError(
+                f"--num-classes: {str(self.num_classes)[:20]} is not a number of classes; give 2 to {MAX_CLASSES}"
+            )
         for flag, values in (("--mean", self.mean), ("--std", self.std)):
             if len(values) != channels:
                 raise TeacherError(f"{flag}: {len(values)} values for {channels} channels; give one per channel")
@@ -77,22 +88,40 @@ class Card:
         Raises TeacherError where a value is missing or of the wrong kind.
         """
         try:
-            arch, classes = values.get("arch"), values.get("classes")
-            channels, height, width = (int(value) for value in values["input_size"])
+            arch, classes, notes = values.get("arch"), values.get("classes"), values.get("notes", ())
+            channels, height, width = (_whole(value) for value in values["input_size"])
             return cls(
-                arch=None if arch is None else str(arch),
+                arch=None if arch is None else _text(arch),
                 input_size=(channels, height, width),
-                num_classes=int(values["num_classes"]),
+                num_classes=_whole(values["num_classes"]),
                 mean=tuple(float(value) for value in values["mean"]),
                 std=tuple(float(value) for value in values["std"]),
-                classes=None if classes is None else tuple(str(name) for name in classes),
+                classes=None if classes is None else tuple(_text(name) for name in _list(classes)),
                 outputs=values.get("outputs", "logits"),
-                notes=tuple(str(note) for note in values.get("notes", ())),
+                notes=tuple(_text(note) for note in _list(notes)[:_MAX_NOTES]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise TeacherError(
-                f"the description of the network is damaged ({type(error).__name__}: {error})"
+                f"the description of the network is damaged ({type(error).__name__}: {str(error)[:100]}); save it again"
             ) from error
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
+        raise ValueError(f"{str(value)[:20] if isinstance(value, float) else type(value).__name__} is no whole number")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} instead of a text")
+    return value[:_MAX_TEXT]
+
+
+def _list(value: object) -> Sequence[object]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{type(value).__name__} instead of a list")
+    return value
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,15 @@ def call_factory(spec: Spec, wanted: Wanted, label: str) -> tuple[Any, ModuleTyp
     """Return what the factory gives, and the Python module it lives in.
 
     It is called with those of `num_classes` and `in_chans` that its signature names and that are known; for that call
-    and its import the folder of the file (of a package: the current folder) can be imported from.
+    and its import the folder of the file can be imported from, and after all else the current folder, which is the
+    root of the repository that the file is part of; of a package, the current folder comes first.
 
     Raises TeacherError where it cannot be found, or raises.
     """
     home_name, _, function = spec.name.rpartition(":")
     path = Path(home_name)
     is_file = path.suffix == ".py" or path.is_file()
-    with _importable(path.resolve().parent if is_file else Path.cwd()):
+    with _importable(path.resolve().parent if is_file else Path.cwd(), Path.cwd()):
         home = _load_file(path, spec, label) if is_file else _load_module(home_name, spec, label)
         factory = getattr(home, function, None)
         if not callable(factory):
@@ -119,13 +120,13 @@ def _load_module(name: str, spec: Spec, label: str) -> ModuleType:
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
+def _importable(first: Path, last: Path) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path[:] = [str(first), *before, str(last)]
     try:
         yield
     finally:
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
+        sys.path[:] = before
 
 
 def _mapping(config: object) -> object:

@@ -75,12 +75,12 @@ def facts_of_attributes(thing: object, origin: str) -> Facts:
 
 
 def facts_of_structure(module: nn.Module) -> Facts:
-    """Return the channels that the first convolution takes and the outputs of the last linear layer."""
-    conv, linear = first_conv(module), last_linear(module)
+    """Return the channels that the first convolution takes and the outputs of the layer that classifies."""
+    conv, head = first_conv(module), classifying(module)
     return Facts(
         "the shapes of its layers",
         channels=None if conv is None else conv[1].in_channels,
-        num_classes=None if linear is None else linear[1].out_features,
+        num_classes=None if head is None else outputs_of(head[1]),
     )
 
 
@@ -89,10 +89,16 @@ def first_conv(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
     return next(((name, part) for name, part in module.named_modules() if isinstance(part, nn.Conv2d)), None)
 
 
-def last_linear(module: nn.Module) -> tuple[str, nn.Linear] | None:
-    """Return the last linear layer with its name."""
-    found = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Linear)]
-    return found[-1] if found else None
+def classifying(module: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d] | None:
+    """Return the last linear layer with its name; of a network without any, the last convolution."""
+    linear = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    convolutions = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Conv2d)]
+    return next(reversed(linear or convolutions), None)
+
+
+def outputs_of(layer: nn.Linear | nn.Conv2d) -> int:
+    """Return how many values a layer gives for an image or a position."""
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def make_card(layers: Sequence[Facts], arch: str | None, label: str, notes: Sequence[str] = ()) -> Card:
@@ -195,8 +201,10 @@ def _strings(value: object) -> bool:
 
 
 def _floats(value: object) -> tuple[float, ...] | None:
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return (float(value),)
-    if isinstance(value, Sequence) and not isinstance(value, str) and value:
-        return tuple(float(item) for item in value) if all(isinstance(item, Real) for item in value) else None
-    return None
+    values = value if _sequence(value) else (value,)
+    if not all(isinstance(item, Real) and not isinstance(item, bool) for item in values):  # type: ignore[attr-defined]
+        return None
+    try:
+        return tuple(float(item) for item in values)  # type: ignore[attr-defined]
+    except OverflowError:
+        return None

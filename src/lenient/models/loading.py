@@ -13,28 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenient import files
 from lenient.errors import TeacherError, UsageError
-from lenient.files import read_text
+from lenient.models.archives import Entry
 from lenient.models.card import Card, Network
 from lenient.models.factories import call_factory
 from lenient.models.facts import (
     FLAGS,
     Facts,
+    classifying,
     facts_of_attributes,
     facts_of_card,
     facts_of_config,
     facts_of_structure,
     first_conv,
-    last_linear,
     make_card,
     wanted_of,
 )
 from lenient.models.files import card_of
+from lenient.models.fitting import check_fit, choose, put_weights
 from lenient.models.names import SOURCES, Spec, nearest, one_line, parse_spec
 from lenient.models.programs import load_program, program_kind
-from lenient.models.sources import build
+from lenient.models.rebuilding import check_maps, rebuilt
+from lenient.models.sources import MAX_CONFIG, build, draft, weights_in
 from lenient.models.trust import Trusted, require
-from lenient.models.weights import align, put_weights, read_weights, state_of
+from lenient.models.weights import Weights, open_weights, weights_of
 from lenient.seeding import derive, untouched_global_rng
 
 LABEL = "network"
@@ -49,6 +52,7 @@ def load_network(
     num_classes: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    checkpoint_key: str | None = None,
     seed: int | None = None,
     pretrained: bool = True,
     trust_code: Trusted = False,
@@ -58,7 +62,8 @@ def load_network(
     `spec` is a file, a folder with `model.safetensors` (or a run, which holds one), or `SOURCE:NAME`. `arch`
     (`--teacher-arch`) says which network the weights of a file belong to. What is given here (`input_size` as C,H,W in
     pixels; `mean` and `std` in pixel units, one per channel or one for all) goes before what the file says, and that
-    before what the architecture's own published weights say; the card's notes tell which it was. `seed` draws the
+    before what the architecture's own published weights say; the card's notes tell which it was. Of several networks in
+    one checkpoint `checkpoint_key` takes the one under this dotted name, such as "state_dict.model". `seed` draws the
     weights of networks that come without; the global random streams stay untouched. With `pretrained=False` networks
     of timm, torchvision and the Hub start at random too. Nothing runs the network here: see `check_classifier`.
 
@@ -71,16 +76,19 @@ def load_network(
     flags = _flags(input_size, num_classes, mean, std)
     parsed = parse_spec(str(spec), LABEL)
     with seeded(0 if seed is None else seed, f"weights/{parsed}"):
-        if parsed.source == "path":
-            return _from_path(Path(parsed.name).expanduser(), arch, flags, trust_code)
+        if parsed.source == "path" or (parsed.source == "local-dir" and pretrained and _is_ours(Path(parsed.name))):
+            return _from_path(Path(parsed.name).expanduser(), arch, flags, checkpoint_key, trust_code)
         if arch is None:
+            if checkpoint_key is not None:
+                raise UsageError(f"--checkpoint-key {checkpoint_key}: is for files, and {parsed} is none; leave it out")
             return _from_name(parsed, flags, pretrained)
         if parsed.source != "py":
             raise UsageError(f"--teacher-arch: {parsed} is an architecture itself; leave the flag out")
         content, _ = call_factory(parsed, wanted_of([flags]), LABEL)
         if isinstance(content, nn.Module | Network):
             raise UsageError(f"--teacher-arch: {parsed} returns a whole network; leave the flag out")
-        return _fit(parse_spec(arch, "--teacher-arch"), state_of(content, parsed), flags, None, str(parsed))
+        weights = weights_of(content, parsed)
+        return _fit(parse_spec(arch, "--teacher-arch"), weights, flags, None, str(parsed), checkpoint_key)
 
 
 def network_from_module(
@@ -156,11 +164,12 @@ def outline(path: str | Path) -> Network:
 
     Raises TeacherError where the files are damaged, or do not say what they hold.
     """
-    held = _read(Path(path))
-    if held.card is None:
-        raise TeacherError(_nameless(held.path))
+    with _held(Path(path)) as held:
+        if held.card is None:
+            raise TeacherError(_nameless(held.path))
+        state = {name: entry.read() for name, entry in held.weights.entries.items()}
     module = nn.Module()
-    for name, value in held.state.items():
+    for name, value in state.items():
         *parents, leaf = name.split(".")
         part = module
         for parent in parents:
@@ -176,44 +185,48 @@ def outline(path: str | Path) -> Network:
 
 @dataclass(frozen=True)
 class _Held:
-    """What a file of weights holds."""
+    """What a file of weights holds; its tensors can be read as long as it is open."""
 
     path: Path
-    state: Mapping[str, Tensor]
+    weights: Weights
     card: Card | None
 
 
-def _from_path(path: Path, arch: str | None, flags: Facts, trust: Trusted) -> Network:
-    if path.is_dir() and arch is None:
+def _from_path(path: Path, arch: str | None, flags: Facts, key: str | None, trust: Trusted) -> Network:
+    if path.is_dir() and arch is None and key is None:
         folder = _student_in(path)
         config = _read_config(folder)
         if config is not None and "architecture" in config:
             return _from_name(Spec("local-dir", str(folder)), flags, pretrained=True)
     kind = program_kind(path) if path.is_file() else None
     if kind is not None and trust is True and arch is None:
-        return _from_program(path, kind, flags)
-    held = _read(path)
-    if arch is not None:
-        return _fit(parse_spec(arch, "--teacher-arch"), held.state, flags, held.card, str(held.path))
-    known = None if held.card is None else held.card.arch
-    if known is None:
-        raise TeacherError(_nameless(held.path))
-    require(known, trust, where=held.path, again="--teacher-arch NAME")
-    return _fit(parse_spec(known, str(held.path)), held.state, flags, held.card, str(held.path))
+        program, found = load_program(path, kind)
+        return Network(program, make_card([flags, found], None, str(path)))
+    with _held(path) as held:
+        said = str(held.path)
+        if arch is not None:
+            return _fit(parse_spec(arch, "--teacher-arch"), held.weights, flags, held.card, said, key)
+        known = None if held.card is None else held.card.arch
+        if known is None:
+            return _whole(held.weights, flags, held.path)
+        require(known, trust, where=held.path, again="--teacher-arch NAME")
+        return _fit(parse_spec(known, said), held.weights, flags, held.card, said, key)
 
 
-def _read(path: Path) -> _Held:
+@contextmanager
+def _held(path: Path) -> Iterator[_Held]:
     config: dict[str, Any] | None = None
     if path.is_dir():
         folder = _student_in(path)
         config = _read_config(folder)
-        path = _weights_in(folder, config)
-    if not path.is_file():
+        path = weights_in(folder, config)
+    if not path.exists():
         raise TeacherError(_no_file(path))
-    state, metadata = read_weights(path)
-    if metadata is None and config is not None and "input_size" in config:
-        metadata = config
-    return _Held(path, state, card_of(metadata, path))
+    with open_weights(path) as weights:
+        metadata = weights.metadata
+        if metadata is None and config is not None and "input_size" in config:
+            metadata = config
+        yield _Held(path, weights, card_of(metadata, path))
 
 
 def _student_in(folder: Path) -> Path:
@@ -224,71 +237,80 @@ def _student_in(folder: Path) -> Path:
 def _nameless(path: Path) -> str:
     return (
         f"{path}: holds weights, but not which network they belong to: give --teacher-arch, for example "
-        "--teacher-arch lenient:resnet18, timm:resnet18, torchvision:resnet18 or py:my_net.py:build"
+        "lenient:resnet18, timm:resnet18, torchvision:resnet18 or py:my_net.py:build"
     )
 
 
-def _from_program(path: Path, kind: str, flags: Facts) -> Network:
-    program, found = load_program(path, kind)
-    return Network(program, make_card([flags, found], None, str(path)))
+def _whole(weights: Weights, flags: Facts, path: Path) -> Network:
+    """Return the network that a file holds as a whole, where it can be put together of torch's own layers."""
+    name, thing = next(iter(weights.networks.items()), ("", None))
+    if thing is None:
+        raise TeacherError(_nameless(path))
+    kind = thing.name[-60:]
+    if len(weights.networks) > 1 or (module := rebuilt(thing)) is None:
+        raise TeacherError(
+            f"{path}: holds a whole {kind}, whose code is not run: give --teacher-arch with the function or class that "
+            f"makes one, for example py:my_net.py:{kind.rpartition('.')[2]}"
+        )
+    made = make_card([flags, facts_of_structure(module)], None, str(path))
+    check_maps(module, made.input_size, path)
+    note = f"put together from the layers that the file describes{f' under {name[-60:]!r}' if name else ''}"
+    return Network(module, replace(made, notes=(note, *made.notes)))
 
 
-def _fit(arch: Spec, state: Mapping[str, Tensor], flags: Facts, card: Card | None, where: str) -> Network:
+def _fit(arch: Spec, weights: Weights, flags: Facts, card: Card | None, where: str, key: str | None) -> Network:
     """Build `arch` in the shape that the flags, the file's card and its tensors ask for, and put the tensors in."""
     if arch.source == "path":
         raise UsageError(f"--teacher-arch {arch}: names no network; for example lenient:resnet18 or py:my_net.py:build")
     known = [flags] if card is None else [flags, facts_of_card(card, METADATA)]
-    built = build(arch, wanted_of(known), label="--teacher-arch")
-    state = align(state, built.module)
-    tensors = _facts_of_tensors(built.module, state)
+    built = draft(arch, wanted_of(known), label="--teacher-arch")
+    chosen = choose(weights, list(built.module.state_dict()), where, key)
+    tensors = _facts_of_tensors(built.module, chosen.state)
     wanted, own = wanted_of([*known, tensors]), wanted_of([facts_of_structure(built.module)])
     if (wanted.channels, wanted.num_classes) != (own.channels, own.num_classes):
+        built = draft(arch, wanted, label="--teacher-arch")
+    check_fit(built.module, chosen.state, where, str(arch))
+    if any(tensor.is_meta for tensor in built.module.state_dict().values() if isinstance(tensor, Tensor)):
         built = build(arch, wanted, label="--teacher-arch")
-    if any(value.dtype == torch.float64 for value in state.values()):
+    if any(entry.dtype == torch.float64 for entry in chosen.state.values()):
         built.module.double()
-    put_weights(built.module, state, where, str(arch))
+    put_weights(built.module, chosen.state, where, str(arch))
     guesses = [replace(facts, assumed=True) for facts in built.configs]
     layers = [*known, tensors, *built.attributes, facts_of_structure(built.module), *guesses]
-    notes = () if card is None else card.notes
-    made = make_card(layers, str(arch), where, notes)
-    if card is not None and replace(made, notes=()) == replace(card, notes=()):
+    made = make_card(layers, str(arch), where, (*(() if card is None else card.notes), *chosen.notes))
+    if card is not None and replace(made, notes=()) == replace(card, notes=()) and not chosen.notes:
         made = card
     return Network(built.module, made)
 
 
-def _facts_of_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> Facts:
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder was written by `export --format hub`, and not by timm."""
+    config = _read_config(folder.expanduser())
+    return config is not None and "architecture" not in config and "input_size" in config
+
+
+def _facts_of_tensors(module: nn.Module, state: Mapping[str, Entry]) -> Facts:
     """Return channels and classes from the shapes that a file has where `module` has its first and last layer."""
-    conv, linear = first_conv(module), last_linear(module)
+    conv, head = first_conv(module), classifying(module)
     inputs = None if conv is None else state.get(f"{conv[0]}.weight")
-    outputs = None if linear is None else state.get(f"{linear[0]}.weight")
+    outputs = None if head is None else state.get(f"{head[0]}.weight")
+    dimensions = None if head is None else head[1].weight.dim()
     return Facts(
         "the shapes of the file's tensors",
-        channels=inputs.shape[1] * conv[1].groups if conv and inputs is not None and inputs.dim() == 4 else None,
-        num_classes=outputs.shape[0] if outputs is not None and outputs.dim() == 2 else None,
+        channels=inputs.shape[1] * conv[1].groups if conv and inputs is not None and len(inputs.shape) == 4 else None,
+        num_classes=outputs.shape[0] if outputs is not None and len(outputs.shape) == dimensions else None,
     )
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        config = json.loads(read_text(path))
-    except (ValueError, OSError, RecursionError) as error:
-        raise TeacherError(f"{path}: damaged ({one_line(error)})") from error
+        config = json.loads(files.read_text(path, MAX_CONFIG))
+    except (ValueError, RecursionError, OSError) as error:
+        raise TeacherError(f"{path}: damaged ({getattr(error, 'strerror', None) or one_line(error, 100)})") from error
     return config if isinstance(config, dict) else None
-
-
-def _weights_in(folder: Path, config: Mapping[str, Any] | None) -> Path:
-    if config is not None and "model_type" in config:
-        raise TeacherError(
-            f"{folder}: was written by Hugging Face transformers: give a py: factory that returns the model, with "
-            "--input-size, --num-classes, --mean and --std"
-        )
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
-    raise TeacherError(f"{folder}: no model.safetensors in this folder; give a run, its student/ or a file of weights")
 
 
 def _no_file(path: Path) -> str:

@@ -15,8 +15,11 @@ from lenient.errors import LenientError, TeacherError
 from lenient.models.factories import build_from_factory
 from lenient.models.facts import Facts, Wanted, facts_of_attributes, facts_of_config, first_conv
 from lenient.models.names import NETS, WIDE, Spec, nearest, one_line
+from lenient.models.weights import INDEX
 
 DEFAULT_SIZE = (32, 32)
+MAX_CONFIG = 4 * 2**20
+"""Bytes of a `config.json`, which may name 20,000 classes."""
 
 
 @dataclass
@@ -57,6 +60,34 @@ def build(spec: Spec, wanted: Wanted, *, pretrained: bool = False, new_head: boo
         doing = "load the pretrained" if pretrained else "build the"
         raise TeacherError(f"{label} {spec}: could not {doing} network ({one_line(error)}){hint}") from error
     raise TeacherError(f"{label} {spec}: a path does not say how to build the network; give e.g. lenient:resnet8")
+
+
+def draft(spec: Spec, wanted: Wanted, *, label: str) -> Built:
+    """Build a network to compare shapes with: without memory for its weights, where its source is not one's own code.
+
+    Errors are those of `build`.
+    """
+    if spec.source not in ("lenient", "timm", "torchvision"):
+        return build(spec, wanted, label=label)
+    try:
+        with torch.device("meta"):
+            return build(spec, wanted, label=label)
+    except TeacherError:  # one that looks at its weights while it is built has none to look at
+        return build(spec, wanted, label=label)
+
+
+def weights_in(folder: Path, config: Mapping[str, Any] | None) -> Path:
+    """Return the file of weights in a folder; raises TeacherError where there is none, or who else wrote the folder."""
+    if config is not None and "model_type" in config:
+        raise TeacherError(
+            f"{folder}: was written by Hugging Face transformers: give a py: factory that returns the model, with "
+            "--input-size, --num-classes, --mean and --std"
+        )
+    names = ("model.safetensors", "pytorch_model.bin", f"model.safetensors{INDEX}", f"pytorch_model.bin{INDEX}")
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise TeacherError(f"{folder}: no model.safetensors in this folder; give a run, its student/ or a file of weights")
 
 
 def _lenient(spec: Spec, wanted: Wanted, label: str) -> nn.Module:

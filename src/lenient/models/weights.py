@@ -1,60 +1,71 @@
-"""Reading weights from files without running code from them, and putting them into a module."""
+"""Reading weights from files without running code from them."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import pickle
-import pickletools
 import re
-import warnings
-import zipfile
-from collections.abc import Mapping
-from pathlib import Path, PosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lenient import files
 from lenient.errors import TeacherError
+from lenient.models.archives import Entry, opened
 from lenient.models.names import one_line
+from lenient.models.pickles import Thing, UnreadableError
 from lenient.models.programs import LOADED, program_kind
 
 METADATA_KEY = "lenient"
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.")
-_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+INDEX = ".index.json"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl")
+_MAX_HEADER, _MAX_INDEX, _MAX_SHARDS = 16 * 2**20, 16 * 2**20, 1000
+_MAX_DEPTH, _MAX_PARTS = 50, 1_000_000
+_KINDS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+          "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+          "C64": torch.complex64}  # fmt: skip
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Return the tensors of a file by name, and the metadata that `save_network` wrote there, if any.
+@dataclass
+class Weights:
+    """What a file, or a factory, holds: all its tensors by dotted names, whatever they lie in."""
 
-    Raises TeacherError for a file that is damaged, of another kind, or that could only be read by running code from it.
+    entries: dict[str, Entry]
+    metadata: dict[str, Any] | None = None
+    """What `save_network` wrote beside them, if any."""
+    networks: dict[str, Thing] = field(default_factory=dict)
+    """Whole networks that were pickled, by name ("" where the file is one), outermost ones only."""
+
+
+# reading
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[Weights]:
+    """Yield what a file of weights holds, an index of shards included; tensors are read only when they are asked for.
+
+    Raises TeacherError for a file that is damaged, of another kind, or that is a program instead of weights.
     """
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    _refuse_programs(path)
-    if path.suffix not in _PICKLES:
-        kinds = f".safetensors, {', '.join(_PICKLES)}"
-        raise TeacherError(f"{path}: not a kind of file that weights are read from ({kinds}); convert it, or use py:")
-    return state_of(_unpickle(path), path), None
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Return tensors and our metadata (None where there is none) of a `.safetensors` file.
-
-    Raises TeacherError where either is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    metadata = read_metadata(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _strip({name: file.get_tensor(name) for name in file.keys()}), metadata  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise TeacherError(f"{path}: damaged or not a safetensors file ({one_line(error)})") from error
+    with refusals(path):
+        if path.name.endswith(INDEX):
+            yield _shards(path)
+            return
+        _refuse_programs(path)
+        if path.suffix != ".safetensors" and path.suffix not in _PICKLES:
+            kinds = f".safetensors, {', '.join(_PICKLES)}"
+            raise TeacherError(f"{path}: not a kind of file that weights are read from ({kinds}); convert it")
+        if _is_safetensors(path):
+            yield _safetensors(path)
+            return
+        if path.suffix == ".safetensors":
+            raise UnreadableError("it does not begin as a safetensors file")
+        with opened(path) as content:
+            yield weights_of(content, path)
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
@@ -62,78 +73,156 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 
     Raises TeacherError where the file or that text is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-        metadata = None if text is None else json.loads(text)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise TeacherError(f"{path}: damaged or not a safetensors file ({one_line(error)})") from error
-    if metadata is not None and not isinstance(metadata, dict):
-        raise TeacherError(f"{path}: its description under {METADATA_KEY!r} is damaged")
-    return metadata
+    with refusals(path):
+        if not _is_safetensors(path):
+            raise UnreadableError("it does not begin as a safetensors file")
+        return _safetensors(path).metadata
 
 
-def state_of(content: object, where: object) -> dict[str, Tensor]:
-    """Return the tensors by name in what a checkpoint holds, unwrapped and without the prefixes of wrappers.
+def weights_of(content: object, where: object) -> Weights:
+    """Return the tensors by name in what a checkpoint or a factory holds.
 
     Raises TeacherError where there are none.
     """
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    tensors: dict[str, Tensor] = {}
-    if isinstance(content, Mapping):
-        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        held = (
-            f"keys {sorted(map(str, content))[:5]}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        )
+    found = Weights({})
+    _Gathering(found).take(content, "", ())
+    if all(name.replace(".", "").isdigit() or not name for name in found.entries):
+        kind = content.name if isinstance(content, Thing) else f"a {type(content).__name__}"
+        held = f"keys {[str(key)[:40] for key in content][:5]}" if isinstance(content, Mapping) else kind
         raise TeacherError(f"{where}: holds no weights by name, but {held}; save module.state_dict() instead")
-    return _strip(tensors)
+    return found
 
 
-def align(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Return `state` under the names that `module` uses: without a first name that all keys share, such as "model."."""
-    own = module.state_dict().keys()
-    heads = {key.partition(".")[0] for key in state}
-    if len(heads) == 1 and not own & state.keys():
-        shorter = {key.partition(".")[2]: value for key, value in state.items()}
-        if own & shorter.keys():
-            return align(shorter, module)
-    known_auxiliary = any(key.startswith(_AUXILIARY) for key in own)
-    return {key: value for key, value in state.items() if known_auxiliary or not key.startswith(_AUXILIARY)}
+class _Gathering:
+    """Goes once through what a checkpoint holds and collects its tensors."""
+
+    def __init__(self, found: Weights) -> None:
+        self._found, self._left = found, _MAX_PARTS
+
+    def take(self, value: object, name: str, above: tuple[int, ...], *, inside: bool = False) -> None:
+        """Collect what is in `value`; `above` are the things it lies in, `inside` says that one is a network."""
+        self._left -= 1
+        if self._left < 0:
+            raise UnreadableError(f"it holds more than {_MAX_PARTS:,} values")
+        if isinstance(value, Entry):
+            self._found.entries[name] = value
+        elif isinstance(value, Tensor):
+            self._found.entries[name] = Entry(tuple(value.shape), value.dtype, value.detach)
+        elif isinstance(value, nn.Module):
+            self.take(value.state_dict(), name, above)
+        elif id(value) not in above and len(above) < _MAX_DEPTH:
+            network = module_parts(value) if isinstance(value, Thing) else None
+            if network is not None and isinstance(value, Thing) and not inside:
+                self._found.networks[name] = value
+            for key, part in _parts(value) if network is None else network:
+                self.take(part, f"{name}.{key}" if name else key, (*above, id(value)), inside=network is not None)
 
 
-def put_weights(module: nn.Module, state: Mapping[str, Tensor], where: object, arch: str) -> None:
-    """Copy aligned weights into `module`.
-
-    Raises TeacherError with the first missing, unknown and differently shaped names where they do not fit.
-    """
-    own = module.state_dict()
-    other = [key for key in state if key in own and own[key].shape != state[key].shape]
-    problems = [
-        f"{key!r} is {list(state[key].shape)} in the file, {list(own[key].shape)} in {arch}" for key in other[:3]
-    ]
-    fitting = {key: value for key, value in state.items() if key not in other}
-    missing, unknown = module.load_state_dict(fitting, strict=False)
-    missing = [key for key in missing if key not in other]
-    problems += [f"{len(keys)} {kind} (first {keys[0]!r})" for kind, keys in
-                 (("missing from the file", missing), ("not in the network", unknown)) if keys]  # fmt: skip
-    if problems:
-        flags = "--teacher-arch, --num-classes or --input-size"
-        raise TeacherError(f"{where}: does not fit {arch}: {'; '.join(problems)}; correct {flags}")
+def _parts(value: object) -> Iterable[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        return [(str(key), part) for key, part in value.items() if isinstance(key, str | int)]
+    if isinstance(value, list | tuple):
+        return [(str(index), part) for index, part in enumerate(value)]
+    return ()
 
 
-def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop what DataParallel and torch.compile put before each name."""
-    for prefix in _PREFIXES * 2:
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    return {key.replace("._orig_mod.", "."): value for key, value in tensors.items()}
+def module_parts(thing: Thing) -> list[tuple[str, object]] | None:
+    """Return parameters, buffers and parts of a pickled `nn.Module` in the order of its state dict, else None."""
+    state = thing.state
+    if not isinstance(state, Mapping):
+        return None
+    groups = [state.get(name) for name in ("_parameters", "_buffers", "_modules")]
+    if not all(isinstance(group, Mapping) for group in groups):
+        return None
+    left_out = state.get("_non_persistent_buffers_set")
+    names = left_out.items if isinstance(left_out, Thing) else []
+    if isinstance(left_out, Thing) and isinstance(left_out.made_of, tuple):
+        names = [*names, *(name for part in left_out.made_of if isinstance(part, list) for name in part)]
+    outside = {name for name in names if isinstance(name, str)}
+    return [(str(key), part) for group in groups for key, part in _parts(group) if key not in outside]
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file begins with the length of a header and a header; raises OSError where it is no file."""
+    with files.reading(path) as file:
+        start = file.read(9)
+        if len(start) < 9 or start[8:] != b"{":
+            if start.startswith(b"version h"):
+                raise UnreadableError("it is a pointer of Git LFS, which `git lfs pull` replaces by the file")
+            return False
+        if int.from_bytes(start[:8], "little") > _MAX_HEADER:
+            raise UnreadableError(f"its header is longer than {_MAX_HEADER >> 20} MiB")
+    return True
+
+
+def _safetensors(path: Path) -> Weights:
+    from safetensors import safe_open
+
+    file: Any = safe_open(path, framework="pt")
+    text = (file.metadata() or {}).get(METADATA_KEY)
+    try:
+        metadata = None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        metadata = 0
+    if metadata is not None and not isinstance(metadata, dict):
+        raise TeacherError(f"{path}: its description under {METADATA_KEY!r} is damaged")
+    entries = {}
+    for name in file.keys():  # noqa: SIM118
+        part = file.get_slice(name)
+        kind = _KINDS.get(part.get_dtype())
+        if kind is None:
+            raise TeacherError(f"{path}: its numbers are of type {part.get_dtype()}; convert them to F32 or F16")
+        entries[name] = Entry(tuple(part.get_shape()), kind, partial(file.get_tensor, name))
+    return Weights(entries, metadata)
+
+
+def _shards(path: Path) -> Weights:
+    """Read an index that says in which file beside it each tensor lies."""
+    try:
+        content = json.loads(files.read_text(path, _MAX_INDEX))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError("it is not an index in JSON") from error
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise UnreadableError("it has no weight_map from tensors to files")
+    names = sorted(set(places.values()))
+    if len(names) > _MAX_SHARDS:
+        raise UnreadableError(f"it names more than {_MAX_SHARDS} files")
+    entries: dict[str, Entry] = {}
+    for name in names:
+        if re.search(r"[/\\:\0]", name) or name in ("", ".", ".."):
+            raise TeacherError(f"{path}: names the file {name[:60]!r}, which is not beside it; mend the index")
+        entries |= _whole(path.with_name(name))
+    missing = next((key for key in places if key not in entries), None)
+    if missing is not None:
+        raise TeacherError(
+            f"{path}: names {missing[:60]!r}, which is not in {places[missing]!r}; fetch its files again"
+        )
+    return Weights({key: entries[key] for key in places})
+
+
+def _whole(path: Path) -> dict[str, Entry]:
+    """Return the tensors of one shard, read into memory."""
+    if path.name.endswith(INDEX):
+        raise TeacherError(f"{path}: an index that names an index; mend it")
+    with open_weights(path) as weights, refusals(path):
+        tensors = {name: entry.read() for name, entry in weights.entries.items()}
+    return {name: Entry(tuple(value.shape), value.dtype, value.clone) for name, value in tensors.items()}
+
+
+@contextmanager
+def refusals(path: object) -> Iterator[None]:
+    """Turn all that can be wrong with a file into one line that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except UnreadableError as error:
+        raise TeacherError(f"{path}: damaged or not a checkpoint: {error}; make or fetch it again") from error
+    except SafetensorError as error:
+        raise TeacherError(f"{path}: damaged or not a safetensors file ({one_line(error, 100)})") from error
+    except OSError as error:
+        raise TeacherError(f"{path}: cannot be read ({error.strerror or one_line(error, 100)})") from error
 
 
 def _refuse_programs(path: Path) -> None:
@@ -145,49 +234,4 @@ def _refuse_programs(path: Path) -> None:
     raise TeacherError(
         f"{path}: is {kind}, whose layers cannot be looked into: give the weights (module.state_dict()) and "
         f"--teacher-arch{loads}"
-    )
-
-
-def _unpickle(path: Path) -> object:
-    try:
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below if it matters
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|reduce for unrecognized function <?\w* ?([\w.]+)", str(error))
-        if found is None and not zipfile.is_zipfile(path) and not _names_code(path):
-            raise TeacherError(f"{path}: damaged or not a checkpoint that torch wrote") from error
-        name = next((group for group in found.groups() if group), None) if found else None
-        raise TeacherError(_refusal(path, name)) from error
-    except PermissionError as error:
-        raise TeacherError(f"{path}: cannot be read ({one_line(error)})") from error
-    except Exception as error:
-        raise TeacherError(f"{path}: damaged or not a checkpoint that torch wrote ({one_line(error, 120)})") from error
-
-
-def _harmless() -> list[Any]:
-    """Return the constructors beyond tensors that training scripts leave in checkpoints: they only hold data."""
-    scalar = np.float64(0).__reduce__()[0]
-    old_names = [(scalar, f"numpy.{home}.multiarray.scalar") for home in ("core", "_core")]
-    kinds = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")}
-    return [argparse.Namespace, PosixPath, np.dtype, *old_names, *kinds]
-
-
-def _names_code(path: Path) -> bool:
-    """Return whether a file is a pickle that calls something; it is only read, not loaded."""
-    try:
-        with open(path, "rb") as file:
-            return "REDUCE" in {operation.name for operation, _, _ in pickletools.genops(file)}
-    except ValueError:
-        return False
-
-
-def _refusal(path: Path, name: str | None) -> str:
-    what = f"({name}) " if name else ""
-    return (
-        f"{path}: holds more than tensors {what}and loading it would run code from it; if you trust it, use "
-        f"py:load_it.py:build with this load_it.py:\n"
-        f"    import torch\n\n"
-        f"    def build():\n"
-        f"        return torch.load({str(path)!r}, map_location='cpu', weights_only=False)"
     )

@@ -8,6 +8,8 @@ from lenient.errors import UsageError
 from lenient.models.card import Size
 from lenient.models.resnet import conv3x3, initialize
 
+MAX_DEPTH, MAX_WIDTH = 202, 32
+
 
 class WideBlock(nn.Module):
     """BN, ReLU, 3x3 convolution, twice; the shortcut is a 1x1 convolution of the activated input if shapes differ."""
@@ -40,8 +42,11 @@ class WideResNet(nn.Module):
         Raises UsageError for other numbers.
         """
         super().__init__()
-        if depth < 10 or depth % 6 != 4 or width < 1:
-            raise UsageError(f"lenient:wrn-{depth}-{width}: depth must be 6n + 4 (10, 16, 22, 28, 40), width from 1")
+        if not 10 <= depth <= MAX_DEPTH or depth % 6 != 4 or not 1 <= width <= MAX_WIDTH:
+            raise UsageError(
+                f"lenient:wrn-{depth}-{width}: depth must be 6n + 4 (10, 16, 22, 28, 40) up to {MAX_DEPTH}, "
+                f"width from 1 to {MAX_WIDTH}"
+            )
         self.conv = conv3x3(input_size[0], 16)
         stages: list[nn.Module] = []
         inputs = 16

@@ -1,0 +1,389 @@
+"""Checkpoints of training scripts: which tensors are taken, what is said of the rest, and that nothing of them runs."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import io
+import json
+import os
+import pickle
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lenient.errors import LenientError, TeacherError, UsageError
+from lenient.models import Card, load_network, save_network
+
+SIZE = (1, 8, 8)
+ARCH = {"arch": "lenient:resnet8-half", "input_size": SIZE}
+
+
+@functools.cache
+def state(seed: int = 1) -> dict[str, torch.Tensor]:
+    module = load_network("lenient:resnet8-half", input_size=SIZE, num_classes=3, seed=seed).module
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def under(prefix: str, seed: int = 1) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state(seed).items()}
+
+
+def load(content: object, path: Path, **more: Any) -> tuple[dict[str, torch.Tensor], str]:
+    torch.save(content, path)
+    found = load_network(path, **(ARCH | more))
+    return found.module.state_dict(), " | ".join(found.card.notes)
+
+
+def same(found: dict[str, torch.Tensor], seed: int = 1) -> bool:
+    return all(torch.equal(found[key], value) for key, value in state(seed).items())
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.module.", "student.encoder.", "_orig_mod.", "a.b._orig_mod.c."])
+def test_a_network_is_found_among_losses_metrics_and_optimizers(prefix: str, tmp_path: Path) -> None:
+    rest = {"criterion.weight": torch.ones(3), "train_acc.total": torch.tensor(1), "loss.centers": torch.ones(3, 4)}
+    content = {"state_dict": under(prefix) | rest, "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2, 2)}}}]}
+    found, notes = load(content, tmp_path / "net.ckpt")
+    assert same(found)
+    for name in ("criterion", "train_acc", "loss", "optimizer_states"):
+        assert name in notes
+
+
+@pytest.mark.parametrize(("raw", "averaged"), [("state_dict", "state_dict_ema"), ("model", "model_ema"), ("m", "ema")])
+def test_averaged_weights_are_taken_with_a_note_and_a_way_to_the_raw_ones(
+    raw: str, averaged: str, tmp_path: Path
+) -> None:
+    content = {raw: state(1), averaged: state(2)}
+    found, notes = load(content, tmp_path / "net.pth")
+    assert same(found, 2)
+    assert f"the averaged ones under {averaged!r}; for those under {raw!r} give --checkpoint-key" in notes
+    for key, seed in ((raw, 1), (averaged, 2)):
+        assert same(load(content, tmp_path / "net.pth", checkpoint_key=key)[0], seed)
+
+
+def test_averaged_weights_with_batch_norms_that_saw_nothing_are_left(tmp_path: Path) -> None:
+    """As torch's AveragedModel keeps them unless it is told otherwise."""
+    live = {key: value + 1 if key.endswith("num_batches_tracked") else value for key, value in state(1).items()}
+    found, notes = load({"model": live, "swa_model": under("module.", 2)}, tmp_path / "net.pth")
+    assert torch.equal(found["conv.weight"], state(1)["conv.weight"])
+    assert "raw ones" in notes
+
+
+def test_averaged_weights_alone_are_loaded(tmp_path: Path) -> None:
+    assert same(load({"ema": state(), "step": 1}, tmp_path / "net.pth")[0])
+
+
+def test_several_networks_ask_for_a_choice(tmp_path: Path) -> None:
+    content = {"student": state(1), "teacher": state(2)}
+    with pytest.raises(TeacherError, match=r"2 networks that fit: 'student', 'teacher'.*--checkpoint-key"):
+        load(content, tmp_path / "net.pth")
+    assert same(load(content, tmp_path / "net.pth", checkpoint_key="teacher")[0], 2)
+    with pytest.raises(TeacherError, match=r"--checkpoint-key techer: .* did you mean 'teacher'"):
+        load(content, tmp_path / "net.pth", checkpoint_key="techer")
+    with pytest.raises(UsageError, match="--checkpoint-key"):
+        load_network("lenient:resnet8", num_classes=3, input_size=SIZE, checkpoint_key="model")
+
+
+def test_layers_that_the_network_lacks_are_no_rest(tmp_path: Path) -> None:
+    for extra in ("stages.3.0.conv1.weight", "neck.weight"):
+        with pytest.raises(TeacherError, match="1 not in the network"):
+            load(state() | {extra: torch.ones(3, 3)}, tmp_path / "net.pt")
+
+
+def test_classes_of_a_head_that_is_a_convolution(tmp_path: Path) -> None:
+    from torchvision.models import squeezenet1_1
+
+    torch.save(squeezenet1_1(num_classes=5).state_dict(), tmp_path / "net.pt")
+    assert load_network(tmp_path / "net.pt", arch="torchvision:squeezenet1_1").card.num_classes == 5
+
+
+@pytest.mark.parametrize(("dtype", "word"), [(torch.complex64, "complex64"), (torch.int8, "int8")])
+def test_numbers_that_are_no_weights_are_refused(dtype: torch.dtype, word: str, tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=word):
+        load(state() | {"conv.weight": state()["conv.weight"].to(dtype)}, tmp_path / "net.pt")
+
+
+# whole networks, and objects of other kinds
+
+
+class Foreign(dict):  # type: ignore[type-arg]
+    """An object with a class of its own, a state and items."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.more = [Card(None, SIZE, 3, (0.0,), (1.0,))]
+
+
+def test_objects_in_hyper_parameters_are_read_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"state_dict": under("model."), "hyper_parameters": Foreign(lr=0.1), "rng": np.random.get_state()}
+    torch.save(content, tmp_path / "net.ckpt")
+    monkeypatch.setattr(builtins, "__import__", _only_known(builtins.__import__))
+    assert same(load_network(tmp_path / "net.ckpt", **ARCH).module.state_dict())  # type: ignore[arg-type]
+
+
+def _only_known(load_module: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(name: str, *more: Any) -> Any:
+        assert "checkpoints" not in name, f"imports {name}"
+        return load_module(name, *more)
+
+    return checked
+
+
+def test_a_pickled_network_of_torchs_own_layers_is_put_together(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    torch.save({"epoch": 3, "model": net, "ema": None}, tmp_path / "best.pt")
+    found = load_network(tmp_path / "best.pt", input_size=SIZE).module.eval()
+    images = torch.rand(2, *SIZE)
+    assert torch.equal(found(images), net(images))
+
+
+class Own(nn.Module):
+    """A network of a script."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 3)
+        self.register_buffer("scratch", torch.ones(2), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(images.flatten(1))  # type: ignore[no-any-return]
+
+
+def test_the_advice_for_a_pickled_network_of_ones_own_works(tmp_path: Path) -> None:
+    net = Own()
+    torch.save(net, tmp_path / "net.pt")
+    with pytest.raises(TeacherError, match=r"Own, whose code is not run: .*py:my_net.py:Own"):
+        load_network(tmp_path / "net.pt", input_size=SIZE)
+    code = "import torch\n\nclass Own(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    (tmp_path / "my_net.py").write_text(f"{code}        self.fc = torch.nn.Linear(64, 3)\n")
+    found = load_network(tmp_path / "net.pt", arch=f"py:{tmp_path}/my_net.py:Own", input_size=SIZE)
+    assert torch.equal(found.module.fc.weight, net.fc.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_described_layer_cannot_ask_for_all_memory(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=10_000), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    torch.save(net, tmp_path / "net.pt")
+    with pytest.raises(TeacherError, match="Conv2d whose maps take"):
+        load_network(tmp_path / "net.pt", input_size=SIZE)
+
+
+class Disguised:
+    """A pickle that leaves a file behind if it is loaded as pickles are."""
+
+    def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call, self.arguments
+
+
+def _disguises(trace: Path) -> dict[str, object]:
+    code = f"open({str(trace)!r}, 'w')"
+    shell = Disguised(os.system, f"touch {trace}")
+    held = np.empty(1, dtype=object)
+    held[0] = shell
+    return {
+        "system": shell,
+        "eval": Disguised(eval, code),
+        "partial": Disguised(functools.partial, os.system, f"touch {trace}"),
+        "getattr": Disguised(getattr, Disguised(__import__, "os"), "system"),
+        "nested": Disguised(torch.load, io.BytesIO(pickle.dumps(shell))),
+        "pickle in it": Disguised(pickle.loads, pickle.dumps(shell)),
+        "array": held,
+        "key": {1: shell},
+    }
+
+
+@pytest.mark.parametrize("name", _disguises(Path("x")))
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain", "storage"])
+def test_no_disguise_runs_code(name: str, form: str, tmp_path: Path) -> None:
+    trace, path = tmp_path / "trace", tmp_path / "net.pt"
+    content = {"state_dict": state(), "extra": _disguises(trace)[name]}
+    if form == "plain":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form != "legacy")
+    if form == "storage":  # a persistent id that is an object which calls
+        bomb = pickle.dumps(_disguises(trace)[name], protocol=2)
+        _repack(path, lambda member, data: bomb[:-1] + b"Q." if member.endswith("data.pkl") else data)
+    try:
+        assert same(load_network(path, **ARCH).module.state_dict())  # type: ignore[arg-type]
+    except TeacherError as error:
+        assert "weights_only" not in str(error)  # noqa: PT017
+        assert form in ("plain", "storage")
+    assert not trace.exists()
+
+
+def _repack(path: Path, change: Callable[[str, bytes], bytes]) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = [(info.filename, change(info.filename, archive.read(info))) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+
+
+# damage
+
+
+def _pickled(path: Path, data: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", data)
+
+
+def test_what_holds_itself_or_asks_for_too_much_ends_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    itself: dict[str, Any] = {"state_dict": state()}
+    itself["self"] = itself
+    assert same(load(itself, path)[0])
+    laughs: Any = ["x"]
+    for _ in range(30):
+        laughs = [laughs] * 10
+    for data in (
+        b"\x80\x02X\xff\xff\xff\x7fabc.",  # a text of 2 GiB
+        b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fabc.",  # bytes without end
+        b"\x80\x04\x96\xff\xff\xff\xff\x00\x00\x00\x00abc.",
+        b"\x80\x02]r\xff\xff\xff\xff.",  # a memo of 2**32
+        b"(" * 100_000 + b".",
+        b"]" + b"]a" * 100 + b".",
+        b"\x80\x02." + b"\x85" * 10,
+        pickle.dumps(laughs),
+    ):
+        _pickled(path, data)
+        with pytest.raises(TeacherError) as caught:
+            load_network(path, **ARCH)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "empty", "device", "pointer", "renamed"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_is_no_file_of_weights_ends_in_one_line(kind: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"net{suffix}"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "renamed":
+        path.write_bytes(b"<html>not found</html>")
+    else:
+        path.write_text("" if kind == "empty" else "version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(LenientError) as caught:
+        load_network(path, **ARCH)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_classes": float("inf")},
+        {"num_classes": 10**30},
+        {"num_classes": float("nan")},
+        {"num_classes": 10**9},
+        {"input_size": [3, 20_000, 20_000]},
+        {"input_size": [1, 10**30, 8]},
+        {"mean": [10**400]},
+        {"arch": "lenient:wrn-9994-999"},
+        {"arch": "lenient:wrn-202-32"},
+        {"classes": "abc"},
+        {"notes": 5},
+        {"arch": {}},
+    ],
+)
+def test_absurd_cards_end_in_one_line(change: dict[str, object], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    made = load_network("lenient:resnet8-half", num_classes=3, input_size=SIZE)
+    card = json.dumps(made.card.to_dict() | change)
+    save_file(made.module.state_dict(), tmp_path / "a.safetensors", {"lenient": card})
+    with pytest.raises(LenientError) as caught:
+        load_network(tmp_path / "a.safetensors")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).replace(str(tmp_path), "")) <= 300
+
+
+@pytest.mark.parametrize("name", ["../net.bin", "/etc/passwd", "..", "a\\b"])
+def test_shards_are_joined_and_stay_in_their_folder(name: str, tmp_path: Path) -> None:
+    keys = list(state())
+    halves = {"a.bin": keys[:20], "b.bin": keys[20:]}
+    for file, part in halves.items():
+        torch.save({key: state()[key] for key in part}, tmp_path / file)
+    index = {"weight_map": {key: file for file, part in halves.items() for key in part}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert same(load_network(tmp_path, **ARCH).module.state_dict())  # type: ignore[arg-type]
+    index["weight_map"][keys[0]] = name
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(TeacherError, match="not beside it"):
+        load_network(tmp_path, **ARCH)  # type: ignore[arg-type]
+
+
+def _saved(kind: str, path: Path) -> Path:
+    made = load_network("lenient:resnet8-half", num_classes=3, input_size=SIZE, seed=1)
+    if kind == "safetensors":
+        save_network(path / "net.safetensors", made)
+        return path / "net.safetensors"
+    content = {"state_dict": under("model."), "hyper_parameters": {"lr": 0.1}} if kind == "ckpt" else state()
+    torch.save(content, path / f"net.{kind[:4]}", _use_new_zipfile_serialization=kind != "pt-legacy")
+    return (path / f"net.{kind[:4]}").rename(path / ("net.ckpt" if kind == "ckpt" else "net.pt"))
+
+
+def _damaged(content: bytes, draw: random.Random) -> bytes:
+    data = bytearray(content)
+    way = draw.choice(["flip", "flips", "cut", "names", "numbers", "swap", "repeat", "front"])
+    front = min(len(data), 6000)
+    at = draw.randrange(len(data))
+    if way in ("flip", "flips", "front"):
+        for _ in range(20 if way == "flips" else 1):
+            data[draw.randrange(front if way == "front" else len(data))] ^= 1 << draw.randrange(8)
+    elif way == "cut":
+        del data[at:]
+    elif way == "names":
+        names = [index for index in range(len(data) - 8) if data[index : index + 4] in (b"PK\x01\x02", b"PK\x03\x04")]
+        start = draw.choice(names or [0])
+        for index in range(start + 4, min(start + 60, len(data))):
+            data[index] = data[index] if draw.random() < 0.9 else draw.randrange(256)
+    elif way == "numbers":
+        data[at : at + 4] = draw.choice([b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\0\0\0\0"])
+    elif way == "swap":
+        data[at : at + 16] = reversed(data[at : at + 16])
+    else:
+        data[at:at] = data[at : at + draw.randrange(1, 64)]
+    return bytes(data)
+
+
+def _try(kind: str, count: int, folder: Path) -> dict[str, int]:
+    path = _saved(kind, folder)
+    content, draw, counts = path.read_bytes(), random.Random(f"{kind}"), {"loaded": 0, "refused": 0}
+    for _ in range(count):
+        path.write_bytes(_damaged(content, draw))
+        try:
+            load_network(path, **ARCH)  # type: ignore[arg-type]
+            counts["loaded"] += 1
+        except LenientError as error:
+            text = str(error).replace(str(folder), "")
+            assert "\n" not in text
+            assert len(text) <= 300
+            assert "weights_only" not in text
+            counts["refused"] += 1
+    return counts
+
+
+KINDS = ["pt", "pt-legacy", "ckpt", "safetensors"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files_load_or_end_in_one_line(kind: str, tmp_path: Path) -> None:
+    assert _try(kind, 25, tmp_path)["refused"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_1600_damaged_files_load_or_end_in_one_line(kind: str, tmp_path: Path) -> None:
+    print(kind, _try(kind, 400, tmp_path))
