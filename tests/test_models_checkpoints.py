@@ -85,7 +85,7 @@ def test_several_networks_ask_for_a_choice(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"2 networks that fit: 'student', 'teacher'.*--checkpoint-key"):
         load(content, tmp_path / "net.pth")
     assert same(load(content, tmp_path / "net.pth", checkpoint_key="teacher")[0], 2)
-    with pytest.raises(TeacherError, match=r"--checkpoint-key techer: .* did you mean 'teacher'"):
+    with pytest.raises(TeacherError, match=r"--checkpoint-key techer: .*has no weights there .did you mean 'teacher'"):
         load(content, tmp_path / "net.pth", checkpoint_key="techer")
     with pytest.raises(UsageError, match="--checkpoint-key"):
         load_network("lenient:resnet8", num_classes=3, input_size=SIZE, checkpoint_key="model")

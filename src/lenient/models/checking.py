@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lenient.errors import MachineError, TeacherError
 from lenient.models.behaviour import BUILT_IN, IMAGES, ask, example_images
-from lenient.models.card import Behaviour, Network, precision_of, to_logits
+from lenient.models.card import Behaviour, Card, Network, precision_of, to_logits
 from lenient.models.lending import as_it_was, in_eval_mode, own_grad_mode, uncompiled
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
@@ -40,17 +40,29 @@ def check_classifier(network: Network, *, plain: bool = False) -> Network:
     if not bool(torch.isfinite(values).all()):
         raise TeacherError("the network gives NaN or infinite values for ordinary images: its weights are damaged, or "
                            "--mean/--std are not those it was trained with")  # fmt: skip
-    if card.outputs == "logits" and _look_like_probabilities(values):
-        if plain:
-            raise TeacherError("it returns probabilities, and is to learn logits; leave its softmax out")
-        note = "outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"
-        card = replace(card, outputs="probabilities", notes=(*card.notes, note))
-    network = _asked(replace(network, card=card))
+    network = _asked(replace(network, card=_with_outputs(card, values, plain)))
     if plain:
         for fault in (_unusable(network.behaviour), _without_gradient(network.behaviour)):
             if fault:
                 raise TeacherError(fault)
     return network
+
+
+def _with_outputs(card: Card, values: Tensor, plain: bool) -> Card:
+    """Return the card with what the range of outputs (N, num_classes) says of them."""
+    if card.outputs != "logits":
+        return card
+    if _look_like_probabilities(values):
+        if plain:
+            raise TeacherError("it returns probabilities, and is to learn logits; leave its softmax out")
+        note = "outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"
+        return replace(card, outputs="probabilities", notes=(*card.notes, note))
+    note = (
+        "WARNING: outputs lie between 0 and 1 and do not sum to 1, as those of a sigmoid for independent labels: "
+        "methods here are for one class of several; return the logits before it"
+    )
+    between = bool(((values >= 0) & (values <= 1)).all())
+    return replace(card, notes=(*card.notes, note)) if between and not plain and note not in card.notes else card
 
 
 def check_distillable(teacher: Network, *, gradient: bool = True) -> None:

@@ -32,6 +32,7 @@ from lenient.models.facts import (
 )
 from lenient.models.files import card_of
 from lenient.models.fitting import check_fit, choose, put_weights
+from lenient.models.inside import taken_outside
 from lenient.models.names import SOURCES, Spec, nearest, one_line, parse_spec
 from lenient.models.programs import load_program, program_kind
 from lenient.models.rebuilding import check_maps, rebuilt
@@ -65,7 +66,8 @@ def load_network(
     before what the architecture's own published weights say; the card's notes tell which it was. Of several networks in
     one checkpoint `checkpoint_key` takes the one under this dotted name, such as "state_dict.model". `seed` draws the
     weights of networks that come without; the global random streams stay untouched. With `pretrained=False` networks
-    of timm, torchvision and the Hub start at random too. Nothing runs the network here: see `check_classifier`.
+    of timm, torchvision and the Hub start at random too. A network of
+    the user's own is run up to its first layer, to see whether it normalises inside; see also `check_classifier`.
 
     `spec` and `arch` are taken to be typed by the user. Where a file itself names code or a place (`py:`, `hf-hub:`,
     `local-dir:`) or is a program, that is used with `trust_code` only: True, or the names that may be.
@@ -109,7 +111,7 @@ def network_from_module(
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, Mapping):
         facts.append(facts_of_config(config, f"the pretrained_cfg of {name}", assumed=True))
-    return Network(module, make_card(facts, None, name))
+    return taken_outside(Network(module, make_card(facts, None, name)), stated=mean is not None)
 
 
 @contextmanager
@@ -154,7 +156,8 @@ def _from_name(spec: Spec, flags: Facts, pretrained: bool) -> Network:
     rest = [*built.configs, *structure] if published else [*structure, *built.configs]
     layers = [flags, *built.attributes, *rest]
     notes = () if published or spec.source == "py" else (f"random weights: {spec} was not trained",)
-    return Network(built.module, make_card(layers, built.arch, f"{LABEL} {spec}", notes))
+    made = Network(built.module, make_card(layers, built.arch, f"{LABEL} {spec}", notes))
+    return taken_outside(made, stated=flags.mean is not None) if spec.source == "py" else made
 
 
 def outline(path: str | Path) -> Network:
@@ -280,7 +283,8 @@ def _fit(arch: Spec, weights: Weights, flags: Facts, card: Card | None, where: s
     made = make_card(layers, str(arch), where, (*(() if card is None else card.notes), *chosen.notes))
     if card is not None and replace(made, notes=()) == replace(card, notes=()) and not chosen.notes:
         made = card
-    return Network(built.module, made)
+    network = Network(built.module, made)
+    return taken_outside(network, stated=flags.mean is not None) if arch.source == "py" else network
 
 
 def _is_ours(folder: Path) -> bool:

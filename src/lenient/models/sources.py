@@ -168,7 +168,7 @@ def _torchvision(spec: Spec, wanted: Wanted, pretrained: bool, new_head: bool, l
     if pretrained and new_head:
         _load_what_fits(module, weights.get_state_dict(progress=False))
     preset = weights.transforms()
-    values = {
+    values: dict[str, Any] = {
         "input_size": (3, preset.crop_size[0], preset.crop_size[0]),
         "num_classes": len(weights.meta["categories"]),
         "mean": tuple(preset.mean),
@@ -176,6 +176,10 @@ def _torchvision(spec: Spec, wanted: Wanted, pretrained: bool, new_head: bool, l
         "classes": tuple(weights.meta["categories"]) if pretrained else None,
     }
     origin = f"the published weights of torchvision:{name}"
+    if hasattr(module, "transform_input"):  # GoogLeNet and Inception turn other constants into 0.5 themselves
+        module.transform_input = False  # type: ignore[assignment]
+        values |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+        origin += ", with what transform_input does inside"
     return Built(module, f"torchvision:{name}", configs=[facts_of_config(values, origin, assumed=not pretrained)])
 
 

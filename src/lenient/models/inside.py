@@ -1,0 +1,146 @@
+"""Networks that normalise inside: the constants are measured, and taken outside where a method can use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenient.models.card import Card, Network, precision_of
+from lenient.seeding import derive, untouched_global_rng
+
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
+_PLAUSIBLE = (0.02, 1.5)
+"""Deviations of images in [0, 1]; what scales to 0..255 inside states none."""
+
+
+class TakenOutside(nn.Module):
+    """A network whose own normalisation is undone before it, for whoever calls it has normalised already."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, module: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.module = module
+        for name, values in (("mean", mean), ("std", std)):
+            tensor = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, images: Tensor) -> Any:
+        """Return what the network gives for normalised images (N, C, H, W)."""
+        return self.module((images * self.std + self.mean).to(images.dtype))
+
+
+def taken_outside(network: Network, *, stated: bool) -> Network:
+    """Return a network whose card has the constants that its module applies to the images itself.
+
+    They are measured: what comes to the first layer with weights is compared with the images. `stated` says that the
+    card's constants come from flags; then they stay, with a note where the module has others. A module that does
+    nothing to the images, or something else, comes back as it is.
+    """
+    card = network.card
+    found = constants_of(network.module, card.input_size)
+    if found is None:
+        return network
+    mean, std = found
+    values = f"mean {_numbers(mean)} and std {_numbers(std)}"
+    if stated and not _equal(card, mean, std):
+        note = f"WARNING: the network itself applies {values}, after --mean and --std; leave these out for plain pixels"
+        return Network(network.module, replace(card, notes=(*card.notes, note)))
+    if not all(_PLAUSIBLE[0] < value < _PLAUSIBLE[1] for value in std) or not all(0 <= value <= 1 for value in mean):
+        note = f"the network itself applies {values}, which are no statistics of images; they stay inside"
+        return Network(network.module, replace(card, notes=(*card.notes, note)))
+    rest = tuple(note for note in card.notes if not note.startswith("mean "))
+    note = f"{values}: measured inside the network, applied once and outside"
+    return Network(TakenOutside(network.module, mean, std), replace(card, mean=mean, std=std, notes=(*rest, note)))
+
+
+def constants_of(module: nn.Module, input_size: tuple[int, int, int]) -> Constants | None:
+    """Return mean and std that a module applies to images (C, H, W) before its first layer with weights.
+
+    None where it applies none, where another thing happens there, or where it cannot be told. The module is left as it
+    was.
+    """
+    images = torch.rand((2, *input_size), generator=torch.Generator().manual_seed(derive(0, "constants_of")))
+    seen = _first_input(module, images)
+    if seen is None or seen.numel() != images.numel():
+        return None
+    seen = seen.detach().double().cpu().reshape(images.shape).transpose(0, 1).flatten(1)
+    given = images.to(precision_of(module)).double().transpose(0, 1).flatten(1)
+    centred = given - given.mean(1, keepdim=True)
+    slope = (centred * seen).sum(1) / centred.square().sum(1)
+    offset = seen.mean(1) - slope * given.mean(1)
+    left = (slope[:, None] * given + offset[:, None] - seen).abs().max()
+    precise = 1e-4 if precision_of(module) in (torch.float32, torch.float64) else 2e-2
+    changed = (slope - 1).abs().max() > precise or offset.abs().max() > precise
+    if not bool(torch.isfinite(seen).all()) or not changed or bool((slope <= 0).any()):
+        return None
+    if left > precise * float(slope.max().clamp_min(1)):
+        return None
+    std = 1 / slope
+    return _rounded(-offset * std), _rounded(std)
+
+
+class _SeenError(Exception):
+    """The forward need not go on."""
+
+
+def _first_input(module: nn.Module, images: Tensor) -> Tensor | None:
+    """Return what comes to the first layer that has weights or batch statistics of its own."""
+    found: list[Tensor] = []
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            found.append(inputs[0].clone())
+        raise _SeenError
+
+    if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule) or hasattr(module, "_orig_mod"):
+        return None
+    layers = [
+        part
+        for part in module.modules()
+        if next(part.parameters(recurse=False), None) is not None or getattr(part, "running_mean", None) is not None
+    ]
+    place = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        with untouched_global_rng(), _evaluating(module), torch.no_grad():
+            module(images.clone().to(place, precision_of(module)))
+    except Exception:  # whatever it is: whoever runs the network for real says so
+        return found[0] if found else None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def _equal(card: Card, mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
+    pairs = zip((*card.mean, *card.std), (*mean, *std), strict=True)
+    return all(abs(one - other) < 5e-3 for one, other in pairs)
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(float(value), 5) for value in values)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:.4g}" for value in values)
