@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +14,25 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lenient.errors import UsageError
+from lenient.files import read_text
+from lenient.text import VALUE, shown, visible
+
+YAML_CHARACTERS, YAML_BYTES = 2**20, 4 * 2**20
+"""Of the longest YAML that is read; it takes a few seconds."""
+YAML_DEPTH = 20
+NUMBER_CHARACTERS = 100
+
+_CONSTANTS = {
+    "": None,
+    "~": None,
+    **dict.fromkeys(("null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_WHOLE = re.compile(r"[-+]?[0-9]+|0x[0-9a-fA-F]+|0o[0-7]+")
+_BROKEN = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
 
 S = TypeVar("S", bound="Settings")
 
@@ -79,51 +100,183 @@ def nested(values: Any) -> Any:
     return result
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
+def load_yaml(text: str, where: str) -> Any:
+    """Read the plain part of YAML that settings need: null, booleans, numbers, text, lists, and mappings with text keys.
+
+    Scalars are those of YAML's core schema, so that `1e-3` is a number, and a date or `yes` is text. A key is text as
+    it is written. What names, repeats or converts other values (tags, anchors, aliases, merge keys) is refused.
+
+    Args:
+        where: begins the message of an error: the flag, and the file or the text.
 
     Raises:
-        UsageError: the file is missing, is not YAML, or does not hold a mapping.
+        UsageError: it is not that, names a key twice, or is too long, too deep, or a number too large.
     """
+    if len(text) > YAML_CHARACTERS:
+        raise UsageError(f"{where}: holds {len(text):,} characters; at most {YAML_CHARACTERS:,} are read")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"-c {path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"-c {path}: is no text in UTF-8") from None
+        return _built(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except _RefusedError as refused:
+        raise UsageError(f"{where}: line {refused.line}: {refused}") from None
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise UsageError(f"-c {path}: not valid YAML at line {line}") from None
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+        raise UsageError(f"{where}: not valid YAML at line {line}: {visible(problem, VALUE)}") from None
+    except (ValueError, OverflowError):  # code points that are none, in an escape or as half a character
+        raise UsageError(f"{where}: not valid YAML: it holds characters that are none") from None
+
+
+class _RefusedError(Exception):
+    """Valid YAML that settings do not take."""
+
+    def __init__(self, problem: str, event: yaml.Event) -> None:
+        super().__init__(problem)
+        self.line = event.start_mark.line + 1
+
+
+def _built(events: Iterable[yaml.Event]) -> Any:
+    """Put values together from the parser's events, without recursion."""
+    documents: list[Any] = []
+    open_nodes: list[_Node] = []
+    for event in events:
+        if isinstance(event, yaml.NodeEvent):
+            _check_plain(event)
+        if isinstance(event, yaml.CollectionStartEvent):
+            if len(open_nodes) == YAML_DEPTH:
+                raise _RefusedError(f"more than {YAML_DEPTH} levels deep", event)
+            open_nodes.append(_Node(event))
+            continue
+        if isinstance(event, yaml.ScalarEvent):
+            value: Any = event
+        elif isinstance(event, yaml.CollectionEndEvent):
+            value = open_nodes.pop().value
+        else:
+            continue
+        if open_nodes:
+            open_nodes[-1].add(value, event)
+        elif documents:
+            raise _RefusedError("a second document begins; write one", event)
+        else:
+            documents.append(_scalar(value) if value is event else value)
+    return documents[0] if documents else None
+
+
+class _Node:
+    """A list or a mapping that is being read."""
+
+    def __init__(self, start: yaml.CollectionStartEvent) -> None:
+        self.value: Any = {} if isinstance(start, yaml.MappingStartEvent) else []
+        self._key: str | None = None
+
+    def add(self, value: Any, event: yaml.Event) -> None:
+        """Take the next item, key, or value of a key; a scalar is still its event."""
+        if isinstance(self.value, dict) and self._key is None:
+            self._key = self._new_key(event)
+            return
+        item = _scalar(value) if value is event else value
+        if self._key is None:
+            self.value.append(item)
+        else:
+            self.value[self._key], self._key = item, None
+
+    def _new_key(self, event: yaml.Event) -> str:
+        if not isinstance(event, yaml.ScalarEvent):
+            raise _RefusedError("a key is a list or a mapping; keys are text", event)
+        key: str = event.value
+        if not key or (key == "<<" and event.implicit[0]):
+            raise _RefusedError("merge keys are not read; write the values out" if key else "a key is empty", event)
+        if key in self.value:
+            raise _RefusedError(f"the key {shown(key)} is there twice; drop one", event)
+        return key
+
+
+def _check_plain(event: yaml.NodeEvent) -> None:
+    if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+        raise _RefusedError(
+            "anchors (&) and aliases (*) are not read; write the value out, or put text in quotes", event
+        )
+    if getattr(event, "tag", None) is not None:
+        raise _RefusedError("tags (!) are not read; leave it out, or put text in quotes", event)
+
+
+def _scalar(event: yaml.ScalarEvent) -> Any:
+    text: str = event.value
+    if not event.implicit[0]:  # quoted, or a block
+        return text
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    whole, broken = _WHOLE.fullmatch(text), _BROKEN.fullmatch(text)
+    if whole is None and broken is None:
+        return text
+    if len(text) > NUMBER_CHARACTERS:
+        raise _RefusedError(f"{shown(text)} has too many digits; write a number of at most {NUMBER_CHARACTERS}", event)
+    number = (
+        float(text.lower().replace(".inf", "inf").replace(".nan", "nan")) if whole is None else int(text, _base(text))
+    )
+    if not math.isfinite(number):
+        raise _RefusedError(f"{text}: write a finite number", event)
+    return number
+
+
+def _base(text: str) -> int:
+    return {"0x": 16, "0o": 8}.get(text[:2], 10)
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Write values so that `load_yaml`, and any other reader of YAML, gets them back.
+
+    Surrogates, which no file can hold, are written out as text.
+    """
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, which also quotes text that the core schema takes for a number, and repeats what appears twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_text(self, data: str) -> yaml.Node:
+        return self.represent_str(data.encode(errors="backslashreplace").decode())
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", _WHOLE, list("-+0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _BROKEN, list("-+.0123456789"))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping from a regular file.
+
+    Raises:
+        UsageError: the file is missing, is not YAML as `load_yaml` takes it, or does not hold a mapping.
+    """
+    where = f"-c {path}"
+    try:
+        values = load_yaml(read_text(path, YAML_BYTES), where)
+    except OSError as error:
+        raise UsageError(f"{where}: cannot be read ({error.strerror})") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UsageError(f"-c {path}: must hold settings as key: value")
+        raise UsageError(f"{where}: must hold settings as key: value")
     return values
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
-    """Turn `key.path=value` pairs into nested values; values are read as YAML (`0.5`, `true`, `[1, 2]`, `text`)."""
+    """Turn `key.path=value` pairs into nested values; values are read as YAML (`0.5`, `true`, `[1, 2]`, `text`).
+
+    Raises:
+        UsageError: a pair is not of that form, or its value is not one that `load_yaml` takes.
+    """
     result: dict[str, Any] = {}
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign or not key.strip():
-            raise UsageError(f"-s {pair}: write it as -s key=value, for example -s method.tau=0.6")
-        try:
-            value: Any = _number_or(yaml.safe_load(text))
-        except yaml.YAMLError:
-            value = text
+            raise UsageError(f"-s {shown(pair)}: write it as -s key=value, for example -s method.tau=0.6")
+        value = load_yaml(text, f"-s {visible(pair, 2 * VALUE)}")
         result = merge(result, nested({key.strip(): value}))
     return result
-
-
-def _number_or(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text; a person means a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def resolve_dotted(target: str) -> Any:

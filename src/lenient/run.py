@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-import yaml
 from torch import nn
 
 from lenient import files, ranks, stored
+from lenient.config import dump_yaml
 from lenient.errors import DamagedError, UsageError
 from lenient.files import disk_errors
 from lenient.manifest import MARKER, Manifest
@@ -154,7 +154,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved settings."""
-        self._replace("config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+        self._replace("config.yaml", dump_yaml(config).encode())
 
     def read_config(self) -> dict[str, Any] | None:
         """Return the settings of the run that the folder holds, or None; raises DamagedError."""

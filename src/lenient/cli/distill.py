@@ -177,9 +177,9 @@ def _silent(*_: Any) -> None:
 
 
 def _print_config(job: Job) -> None:
-    import yaml
+    from lenient.config import dump_yaml
 
-    print(yaml.safe_dump(job.settings.model_dump(mode="json"), sort_keys=False), end="")
+    print(dump_yaml(job.settings.model_dump(mode="json")), end="")
 
 
 def _dry_run(job: Job, say: Any) -> None:
