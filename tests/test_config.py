@@ -27,10 +27,10 @@ def load(text: str) -> object:
         ("[~, null, true, False, yes, on]", [None, None, True, False, "yes", "on"]),
         ("[1, -2, +3, 010, 0x1F, 0o17]", [1, -2, 3, 10, 31, 15]),
         ("[0.5, 1e-3, .5, 1., -1E+2, 3_000]", [0.5, 1e-3, 0.5, 1.0, -100.0, "3_000"]),
-        ("[2020-01-01, 2001-01-01 25:00:00, 1:30, =, cuda:0]", ["2020-01-01", "2001-01-01 25:00:00", "1:30", "=", "cuda:0"]),
+        ("[2020-01-01, 2001-01-01 25:00, 1:30, =, cuda:0]", ["2020-01-01", "2001-01-01 25:00", "1:30", "=", "cuda:0"]),
         ("['1', \"2\\n\", '', \"null\"]", ["1", "2\n", "", "null"]),
         ("a: {b: [1, {c: 2}]}\nd:\n- e\n- f: |\n    g\n", {"a": {"b": [1, {"c": 2}]}, "d": ["e", {"f": "g\n"}]}),
-        ("{1: a, ~: b, true: c, 2020-01-01: d, '<<': e}", {"1": "a", "~": "b", "true": "c", "2020-01-01": "d", "<<": "e"}),
+        ("{1: a, ~: b, true: c, '<<': e}", {"1": "a", "~": "b", "true": "c", "<<": "e"}),
         ("--- 1\n...\n", 1),
         ("[]", []),
         ("{}", {}),
@@ -88,7 +88,8 @@ def test_what_no_setting_needs_is_refused_in_one_line(text, words):
     with pytest.raises(UsageError, match=words) as caught:
         load(text)
     said = str(caught.value)
-    assert said.startswith("-c r.yaml: ") and len(said) <= LINE and said == visible(said)
+    assert said.startswith("-c r.yaml: ")
+    assert said == visible(said, LINE)
 
 
 def test_a_laugh_takes_no_time():
@@ -99,7 +100,8 @@ def test_a_laugh_takes_no_time():
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=12) | st.sampled_from(["1e3", "0o17", "010", "1_0", "yes", "~", "<<", "=", "1:30", "2020-01-01", ".5", "+1"]),
+    | st.text(max_size=12)
+    | st.sampled_from(["1e3", "0o17", "010", "1_0", "yes", "~", "<<", "=", "1:30", "2020-01-01", ".5", "+1"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=6), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
@@ -125,7 +127,7 @@ def test_what_is_written_needs_no_anchor_and_no_surrogate():
 
 
 YAML_LIKE = st.lists(
-    st.sampled_from(list("[]{}:,-?&*!|>'\"%@`#~=<.0123456789aefxn\\ \n\t") + ["---", "...", "<<", "\ufeff", "\x00", "\ud800", "é"])
+    st.sampled_from([*"[]{}:,-?&*!|>'\"%@`#~=<.0123456789aefxn\\ \n\t", "---", "...", "<<", "\ufeff", "\x00", "\ud800"])
     | st.text(max_size=3),
     max_size=40,
 ).map("".join)  # fmt: skip
@@ -136,7 +138,8 @@ def check_any_text(text):
         value = load(text)
     except UsageError as error:
         said = str(error)
-        assert said.startswith("-c r.yaml: ") and len(said) <= LINE and said == visible(said), said
+        assert said.startswith("-c r.yaml: ")
+        assert said == visible(said, LINE)
     else:
         check_plain(value)
 
@@ -195,6 +198,6 @@ def test_files_that_are_none(tmp_path):
     "pair", ["=1", "steps", "steps=&a [*a]", "steps=[1", "steps=" + "[" * 3000, "steps=" + "9" * 5000]
 )
 def test_overrides_that_are_none(pair):
-    with pytest.raises(UsageError, match="^-s ") as caught:
+    with pytest.raises(UsageError, match=r"^-s ") as caught:
         parse_overrides([pair])
     assert len(str(caught.value)) <= LINE

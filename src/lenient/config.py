@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from lenient.errors import UsageError
 from lenient.files import read_text
@@ -38,9 +39,34 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, no unknown keys, defaults checked too."""
+    """Base of all settings: frozen, no unknown keys, defaults checked too; numbers are finite, text can be a path."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        str_max_length=4096,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _sound(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind in (int, float, int | None, float | None):
+            raise ValueError("write a number")
+        for text in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(text, str) and not _can_be_path(text):
+                raise ValueError("holds characters that no file name can have; leave them out")
+        return value
+
+
+def _can_be_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def parse(model: type[S], values: Mapping[str, Any], where: str = "-s ") -> S:
@@ -57,13 +83,31 @@ def parse(model: type[S], values: Mapping[str, Any], where: str = "-s ") -> S:
 
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path)
     if first["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, list(keys_of(model)), n=1, cutoff=0.0)
+        key = ".".join(map(str, first["loc"]))
+        nearest = difflib.get_close_matches(key[:100], list(keys_of(model)), n=1, cutoff=0.0)
         hint = f"; the nearest is {nearest[0]}" if nearest else ""
-        return f"{where}{key}: no such setting{hint}"
-    return f"{where}{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        return f"{where}{visible(key, VALUE)}: no such setting{hint}"
+    text = first["msg"].removeprefix("Value error, ")
+    text = visible(text[:1].lower() + text[1:], 2 * VALUE)
+    key = _key(model, first["loc"])
+    if not key:  # of the settings as a whole
+        value = "" if isinstance(first["input"], Mapping) else f"{shown(first['input'])}: "
+        return f"{where.rstrip('. ')}: {value}{text}"
+    return f"{where}{visible(key, VALUE)}={shown(first['input'])}: {text}"
+
+
+def _key(model: type[BaseModel], place: Iterable[int | str]) -> str:
+    """The dotted key of a place that pydantic names; what it says of unions behind the key is left out."""
+    parts: list[str] = []
+    kind: Any = model
+    for part in place:
+        if isinstance(part, str):
+            if not (isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields):
+                break
+            kind = kind.model_fields[part].annotation
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
@@ -88,20 +132,26 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nested(values: Any) -> Any:
-    """Turn dotted keys (`method.tau: 0.6`) into nested ones; the two may be mixed. What is no mapping is left alone."""
+    """Turn dotted keys (`method.tau: 0.6`) into nested ones; the two may be mixed. What is no mapping is left alone.
+
+    Raises:
+        UsageError: a key has an empty part, or too many.
+    """
     if not isinstance(values, Mapping):
         return values
     result: dict[str, Any] = {}
     for key, value in values.items():
-        inner = nested(value)
-        for part in reversed(str(key).split(".")):
+        inner, parts = nested(value), str(key).split(".")
+        if not all(parts) or len(parts) > YAML_DEPTH:
+            raise UsageError(f"{shown(key)}: no such setting; write a key as words with single dots between")
+        for part in reversed(parts):
             inner = {part: inner}
         result = merge(result, inner)
     return result
 
 
 def load_yaml(text: str, where: str) -> Any:
-    """Read the plain part of YAML that settings need: null, booleans, numbers, text, lists, and mappings with text keys.
+    """Read the plain part of YAML: null, booleans, numbers, text, lists, and mappings with text as keys.
 
     Scalars are those of YAML's core schema, so that `1e-3` is a number, and a date or `yes` is text. A key is text as
     it is written. What names, repeats or converts other values (tags, anchors, aliases, merge keys) is refused.
@@ -131,7 +181,7 @@ class _RefusedError(Exception):
 
     def __init__(self, problem: str, event: yaml.Event) -> None:
         super().__init__(problem)
-        self.line = event.start_mark.line + 1
+        self.line = getattr(event.start_mark, "line", 0) + 1
 
 
 def _built(events: Iterable[yaml.Event]) -> Any:
@@ -157,7 +207,7 @@ def _built(events: Iterable[yaml.Event]) -> Any:
         elif documents:
             raise _RefusedError("a second document begins; write one", event)
         else:
-            documents.append(_scalar(value) if value is event else value)
+            documents.append(_scalar(event) if isinstance(event, yaml.ScalarEvent) else value)
     return documents[0] if documents else None
 
 
@@ -173,7 +223,7 @@ class _Node:
         if isinstance(self.value, dict) and self._key is None:
             self._key = self._new_key(event)
             return
-        item = _scalar(value) if value is event else value
+        item = _scalar(event) if isinstance(event, yaml.ScalarEvent) else value
         if self._key is None:
             self.value.append(item)
         else:
@@ -251,7 +301,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file is missing, is not YAML as `load_yaml` takes it, or does not hold a mapping.
     """
-    where = f"-c {path}"
+    where = f"-c {visible(path, 2 * VALUE)}"
     try:
         values = load_yaml(read_text(path, YAML_BYTES), where)
     except OSError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import logging
 import os
 import re
@@ -54,9 +56,15 @@ def read_text(path: Path, limit: int = LIMIT) -> str:
         raise OSError(errno.EILSEQ, "it is not text in UTF-8", str(path)) from None
 
 
-def reading(path: Path) -> IO[bytes]:
+def reading(path: Path) -> io.BufferedReader:
     """Open a regular file to be read part by part; raises OSError as `read_bytes` does."""
     return open(_regular(path, os.O_RDONLY), "rb")
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a regular file of any size; raises OSError as `read_bytes` does."""
+    with reading(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def append(path: Path) -> IO[str]:

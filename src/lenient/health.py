@@ -35,22 +35,22 @@ class HealthSettings(Settings):
     """Entropy of the class histogram over its maximum, at least; under half of it the run has failed."""
     kept: float = Field(0.1, ge=0, le=1)
     """Share of samples the teacher should vouch for; below it, a warning."""
-    bn_shift: float = Field(0.15, gt=0)
+    bn_shift: float = Field(0.15, gt=0, le=1e6)
     """How far the teacher sees synthetic images from its training data, see `bn_shift`; above it, a warning."""
     agreement: float = Field(0.6, ge=0, le=1)
     """How far agreement on the probe set should be from chance (0) to perfect (1); under a third of it, failed."""
-    excess: float = Field(0.2, ge=0)
+    excess: float = Field(0.2, ge=0, le=1e6)
     """Mean distance of pixels from the range [0, 1], at most."""
     contrast: float = Field(0.6, ge=0, le=1)
     """How much of the range from black (0) to white (1) the middle nine tenths of a channel's pixels should span, at
     least, in the channel that spans most."""
-    overshoot: float = Field(0.4, ge=0)
+    overshoot: float = Field(0.4, ge=0, le=1e6)
     """How far beyond black or white the middle nine tenths of a channel's pixels may reach."""
     duplicates: float = Field(0.5, ge=0, le=1)
     """Share of near-identical synthetic images, at most; above it, a warning."""
     nonfinite: float = Field(0.01, ge=0, le=1)
     """Share of turns skipped for non-finite numbers, at most; above it, a warning."""
-    patience: int = Field(20, ge=1)
+    patience: int = Field(20, ge=1, le=10**6)
     """Turns in a row with non-finite numbers after which the run stops."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ from lenient.methods.contract import Method, MethodSettings
 from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
 from lenient.runtime import check_compiler, resolve_device
-from lenient.settings import DistillSettings
+from lenient.settings import MOST_STEPS, DistillSettings
+from lenient.settings import method_name as section_name
 from lenient.stored import ANEW, damaged
+from lenient.text import VALUE, shown, visible
 from lenient.trials import check_precision, fastest_precision, largest_batch, overlap_pays, trial
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -33,6 +36,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 BUDGET_SHARE = 0.9
 """Share of a time budget that goes to steps; the rest is for evaluation, checkpoints and the report."""
+
+
+LONGEST_BUDGET = 8760 * 3600.0
+"""Seconds in a year."""
 
 
 @dataclass
@@ -59,7 +66,7 @@ class Request:
     def layers(self) -> list[dict[str, Any]]:
         """Return the settings asked for, weakest first: preset, recipes, flags, `-s`."""
         if self.preset is not None and self.preset not in PRESETS:
-            raise UsageError(f"--preset {self.preset}: unknown; there are {', '.join(PRESETS)}")
+            raise UsageError(f"--preset {visible(self.preset, VALUE)}: unknown; there are {', '.join(PRESETS)}")
         if sum(value is not None for value in (self.steps, self.epochs, self.budget)) > 1:
             raise UsageError("--steps, --epochs and --budget: give one of them")
         named = None if self.method in (None, "auto") else self.method
@@ -99,10 +106,12 @@ def read_recipe(name: str, method: str) -> dict[str, Any]:
     A run's `config.yaml` is a recipe too: its section `run` is left out.
     """
     path = Path(name)
-    if not path.exists():
+    if not os.path.exists(path):  # says no, rather than to raise, where a name is too long
         own = recipes(method)
         if path.suffix or name not in own:
-            raise UsageError(f"-c {name}: no such file, nor a recipe of {method} ({', '.join(own) or 'it has none'})")
+            raise UsageError(
+                f"-c {visible(name, VALUE)}: no such file, nor a recipe of {method} ({', '.join(own) or 'it has none'})"
+            )
         path = own[name]
     values = _named(read_yaml(path))
     values.pop("run", None)
@@ -116,9 +125,7 @@ def method_name(values: Mapping[str, Any]) -> str | None:
         UsageError: the section `method` is neither a name nor settings.
     """
     section = values.get("method", {})
-    if not isinstance(section, Mapping):
-        raise UsageError(f"method: {section!r}: write a name, or settings as key: value")
-    return section.get("name")
+    return None if isinstance(section, Mapping) and "name" not in section else section_name(section)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -139,15 +146,14 @@ def resolve(request: Request) -> DistillSettings:
         UsageError: unknown names, bad values.
     """
     merged = merge(*request.layers())
-    name = method_name(merged) or DEFAULT
     if request.own is not None:
         _refuse_for_an_object(merged.get("method", {}), request.own)
         merged["method"] = request.own
-    elif name not in METHODS:
-        raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
     settings = parse(DistillSettings, merged)
+    if request.budget is not None:
+        parse_budget(request.budget)  # refused here rather than after the trials
     if request.epochs is not None:
-        settings = settings.model_copy(update={"steps": _epochs(request.epochs) * settings.rhythm.steps_per_epoch})
+        settings = settings.model_copy(update={"steps": _steps(request.epochs, settings.rhythm.steps_per_epoch)})
     return settings
 
 
@@ -163,13 +169,16 @@ def settings_of(path: Path) -> Iterator[None]:
 def _refuse_for_an_object(section: Mapping[str, Any], own: MethodSettings) -> None:
     for key, value in flatten(section).items():
         if key != "name" or value != own.name:
-            raise UsageError(f"method.{key}={value!r}: the method was given as an object; give its settings to that")
+            raise UsageError(
+                f"method.{key}={shown(value)}: the method was given as an object; give its settings to that"
+            )
 
 
-def _epochs(epochs: int) -> int:
-    if epochs < 1:
-        raise UsageError(f"--epochs {epochs}: must be at least 1")
-    return epochs
+def _steps(epochs: int, steps_per_epoch: int) -> int:
+    most = MOST_STEPS // steps_per_epoch
+    if not 1 <= epochs <= most:
+        raise UsageError(f"--epochs {visible(epochs, VALUE)}: give 1 to {most} epochs of {steps_per_epoch} steps")
+    return epochs * steps_per_epoch
 
 
 def decide(
@@ -199,19 +208,19 @@ def decide(
     if request.budget is not None:
         seconds = parse_budget(request.budget)
         per_step = ranks.agree(trial(settings, teacher, student, method)["seconds_per_step"])
-        steps = max(1, int(BUDGET_SHARE * seconds / per_step))
+        steps = max(1, min(int(BUDGET_SHARE * seconds / max(per_step, 1e-9)), MOST_STEPS))
         settings = settings.model_copy(update={"steps": steps})
     return settings
 
 
 def parse_budget(text: str) -> float:
     """Turn `90s`, `30m`, `1.5h` or `1h30m` into seconds."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smh])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise UsageError(f"--budget {text}: write a time such as 90s, 30m or 1h30m")
+        raise UsageError(f"--budget {visible(text, VALUE)}: write a time such as 90s, 30m or 1h30m")
     seconds = sum(float(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)
-    if seconds <= 0:
-        raise UsageError(f"--budget {text}: must be more than nothing")
+    if not 0 < seconds <= LONGEST_BUDGET:
+        raise UsageError(f"--budget {visible(text, VALUE)}: give more than nothing, and at most 8760h")
     return seconds
 
 

@@ -13,6 +13,7 @@ from lenient.errors import UsageError
 from lenient.files import disk_errors
 from lenient.loop import Distillation
 from lenient.teacher import FrozenTeacher
+from lenient.text import cell
 
 BATCH = 256
 MOST = 10_000_000
@@ -34,7 +35,8 @@ def write_samples(run: Distillation, teacher: FrozenTeacher, count: int, folder:
         UsageError: the images will not fit on the disk.
         MachineError: it cannot be written.
     """
-    classes = teacher.card.classes or tuple(str(number) for number in range(teacher.card.num_classes))
+    names = teacher.card.classes or tuple(str(number) for number in range(teacher.card.num_classes))
+    classes = [cell(name, "csv") for name in names]
     clipped = 0.0
     with disk_errors(folder), teacher:
         _check_space(count, teacher.card.input_size, len(classes), folder)

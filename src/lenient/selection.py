@@ -44,11 +44,11 @@ class Selection(Protocol):
 class MixtureSettings(Settings):
     """How the two-component mixture is fitted and read; the paper gives none of these."""
 
-    max_iterations: int = Field(10, ge=1)
+    max_iterations: int = Field(10, ge=1, le=10_000)
     """Rounds of expectation maximisation (released code: 10)."""
-    tolerance: float = Field(1e-2, ge=0)
+    tolerance: float = Field(1e-2, ge=0, le=1e6)
     """Stop once the mean log-likelihood gains less than this (released code: 1e-2)."""
-    variance_floor: float = Field(5e-4, gt=0)
+    variance_floor: float = Field(5e-4, gt=0, le=1e6)
     """Added to both variances of the scores rescaled to [0, 1] (released code: 5e-4)."""
     acceptance: Literal["monotone", "posterior"] = "monotone"
     """`monotone`: nothing surer than an accepted sample is rejected; `posterior`: the raw rule, as released."""

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from lenient.config import Settings, merge, parse
+from lenient.errors import UsageError
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.health import HealthSettings
 from lenient.methods import DEFAULT, method_class
 from lenient.methods.contract import MethodSettings
 from lenient.runtime import Runtime
+from lenient.text import shown
+
+MOST_STEPS = 10**9
 
 
 def _method_settings(value: Any) -> MethodSettings:
     if isinstance(value, MethodSettings):
         return value
-    values = {"name": DEFAULT, **value}
-    return parse(method_class(values["name"]).settings_type, values, "-s method.")
+    name = method_name(value)
+    return parse(method_class(name).settings_type, {**value, "name": name}, "-s method.")
+
+
+def method_name(section: Any) -> str:
+    """Return the method that the section `method` of settings names, the default where it does not.
+
+    Raises:
+        UsageError: it is not settings, or the name is no text.
+    """
+    name = section.get("name", DEFAULT) if isinstance(section, Mapping) else section
+    if not isinstance(section, Mapping) or not isinstance(name, str):
+        raise UsageError(f"method: {shown(name)}: write a name, or settings as key: value")
+    return name
 
 
 def _text(value: Any) -> Any:
@@ -30,7 +47,7 @@ def _text(value: Any) -> Any:
 class RhythmSettings(Settings):
     """How steps group into epochs: schedules, evaluation, the memory bank and CuDFKD's climb count in them."""
 
-    steps_per_epoch: int = Field(100, ge=1)
+    steps_per_epoch: int = Field(100, ge=1, le=10**9)
     """Student steps in one epoch (paper: 360)."""
 
 
@@ -51,18 +68,18 @@ class DistillSettings(Settings):
         if not isinstance(values, dict):
             return values
         method = values.get("method", {})
-        if isinstance(method, dict):
-            method = method_class(method.get("name", DEFAULT)).settings_type
+        if not isinstance(method, MethodSettings):
+            method = method_class(method_name(method)).settings_type
         return merge(method.general, values)
 
     method: Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_method_settings)] = Field(
         default_factory=lambda: _method_settings({})
     )
-    steps: int = Field(4000, ge=1)
+    steps: int = Field(4000, ge=1, le=MOST_STEPS)
     """Student optimizer steps."""
-    batch_size: int = Field(128, ge=2)
+    batch_size: int = Field(128, ge=2, le=2**20)
     """Images per student step (paper: 1024)."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
     rhythm: RhythmSettings = RhythmSettings()
     generator: GeneratorSettings = GeneratorSettings()
     health: HealthSettings = HealthSettings()
@@ -77,9 +94,9 @@ class DistillSettings(Settings):
     """The student delivered: of the last step, averaged over steps, or of the best agreement on the probe set."""
     ema_decay: float = Field(0.999, gt=0, lt=1)
     """Decay per step of the average that `select: ema` delivers."""
-    log_every: int = Field(50, ge=1)
+    log_every: int = Field(50, ge=1, le=10**9)
     """Student steps between log lines, or turns of others while the student rests."""
-    checkpoint_every: int | None = Field(None, ge=1)
+    checkpoint_every: int | None = Field(None, ge=1, le=10**9)
     """Student steps between checkpoints; by default one every five minutes."""
 
     def runtime(self) -> Runtime:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from lenient.errors import DamagedError
+from lenient.config import load_yaml
+from lenient.errors import DamagedError, UsageError
 from lenient.files import read_bytes
+from lenient.text import LINE, shown, visible
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 ANEW = "start again with --overwrite"
 MIB = 2**20
 TEXT_LIMIT, METRICS_LIMIT, SAMPLES_LIMIT = 4 * MIB, 256 * MIB, 256 * MIB
-LENGTH = 300
-"""Characters of the longest message."""
 
 T = TypeVar("T")
 
@@ -306,11 +305,8 @@ class Cost(Stored):
 
 def damaged(path: Path, why: str, cure: str) -> DamagedError:
     """Return the error for a file that says what it cannot, in at most 300 characters."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in why)
-    room = max(LENGTH - len(str(path)) - len(cure) - len(": is damaged (); "), 20)
-    short = " ".join(plain.split())
-    short = short if len(short) <= room else f"{short[: room - 3]}..."
-    return DamagedError(f"{path} is damaged ({short}); {cure}")
+    room = max(LINE - len(str(path)) - len(cure) - len(": is damaged (); "), 20)
+    return DamagedError(f"{path} is damaged ({visible(' '.join(why.split()), room)}); {cure}")
 
 
 def check(model: type[BaseModel], values: Any, path: Path, cure: str) -> Any:
@@ -321,18 +317,11 @@ def check(model: type[BaseModel], values: Any, path: Path, cure: str) -> Any:
         first = error.errors(include_url=False, include_context=False)[0]
         key = ".".join(map(str, first["loc"]))[:80]
         said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        shown = f"; it is {_shown(first['input'])}" if first["type"] != "missing" else ""
+        shown = f"; it is {shown(first['input'])}" if first["type"] != "missing" else ""
         raise damaged(path, f"{key}: {said}{shown}" if key else f"{said}{shown}", cure) from None
     except RecursionError:
         raise damaged(path, "it is nested too deeply", cure) from None
     return values
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (dict, list)):
-        return f"a {type(value).__name__}"
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def content(path: Path, cure: str, limit: int = TEXT_LIMIT) -> bytes:
@@ -393,25 +382,16 @@ def read_settings(path: Path) -> dict[str, Any] | None:
     """Return the mapping in a `config.yaml`, unchecked, None where there is no file; raises DamagedError."""
     try:
         text = content(path, ANEW).decode()
-        values = _load_yaml(text)
+        values = load_yaml(text, "its YAML")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
         raise damaged(path, "it is no text in UTF-8", ANEW) from None
-    except ValueError as error:
+    except UsageError as error:
         raise damaged(path, str(error), ANEW) from None
     if not isinstance(values, dict):
-        raise damaged(path, f"it holds {'nothing' if values is None else _shown(values)}, not settings", ANEW)
+        raise damaged(path, f"it holds {'nothing' if values is None else shown(values)}, not settings", ANEW)
     return values
-
-
-def _load_yaml(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"it is no YAML: {error}") from None
 
 
 def read_lines(path: Path, cure: str) -> list[tuple[int, dict[str, Any]]]:

@@ -50,7 +50,7 @@ class RetainSettings(Settings):
 
     order: Literal["second", "first"] = "second"
     """Differentiate through the virtual step (paper), or take the gradient after it as it is."""
-    alpha: float | None = Field(None, ge=0)
+    alpha: float | None = Field(None, ge=0, le=1e6)
     """Length of the virtual step; by default the student's learning rate now (released code: 0.9, without effect)."""
     joint: bool = False
     """Learn the new images together with the old ones at the point before the step, as released."""

@@ -14,11 +14,15 @@ from lenient.errors import UsageError
 from lenient.methods import METHODS
 from lenient.models.trust import Trusted, require
 from lenient.planning import Request, resolve
+from lenient.text import shown
 
 
 def _several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
+
+MOST_ENTRIES = 1000
+"""Of any list of a grid."""
 
 Nested = Annotated[dict[str, Any], BeforeValidator(nested)]
 Several = Annotated[tuple[str, ...], BeforeValidator(_several)]
@@ -29,13 +33,13 @@ class TrainSettings(Settings):
 
     arch: str
     """SPEC of the network."""
-    keep: int = Field(0, ge=0)
+    keep: int = Field(0, ge=0, le=10_000)
     """Checkpoints to keep of the training, each a teacher of its own; 0 takes the last weights alone."""
     keep_above: float | None = Field(None, ge=0, le=1)
     """Only epochs above this accuracy on the held-out tenth are kept."""
-    epochs: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1, le=10**6)
     """Passes over the images; by default what suits the data."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
     precision: Literal["32", "bf16"] = "32"
     settings: Nested = Field(default_factory=dict)
     """Settings of the training: those of `lenient train-teacher -s`, such as label_smoothing, mixup, augment."""
@@ -71,7 +75,7 @@ class RowSettings(Settings):
 
     method: str
     """A method's name, or `real` for the student of the training images."""
-    recipe: Several = ()
+    recipe: Several = Field((), max_length=MOST_ENTRIES)
     """Recipes, weakest first: names of those that come with the method, or files beside the grid."""
     settings: Nested = Field(default_factory=dict)
     """Settings of the distillation, over those of the recipe and of the grid."""
@@ -102,23 +106,25 @@ def _entry(model: type[Settings], value: Any, where: str) -> Settings:
     if isinstance(value, model):
         return value
     if not isinstance(value, Mapping):
-        raise UsageError(f"{where}: {value!r}: write settings as key: value")
+        raise UsageError(f"{where}: {shown(value)}: write settings as key: value")
     return parse(model, value, f"{where}.")
 
 
 class Grid(Settings):
     """A grid of distillations. A cell is one (row, teacher, student, seed)."""
 
-    name: str = Field(pattern=r"^[\w-][\w.-]*$")
+    name: str = Field(pattern=r"^[\w-][\w.-]*$", max_length=100)
     """Names the folder: runs/NAME unless -o says otherwise."""
     data: str
     """DATA that students are measured on, that teachers are trained on, and that the row `real` learns from."""
-    teachers: Annotated[list[TeacherSettings], BeforeValidator(_teachers)] = Field(min_length=1)
-    students: Several = Field(min_length=1)
+    teachers: Annotated[list[TeacherSettings], BeforeValidator(_teachers)] = Field(
+        min_length=1, max_length=MOST_ENTRIES
+    )
+    students: Several = Field(min_length=1, max_length=MOST_ENTRIES)
     """SPECs of the students."""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**63 - 1)], ...] = Field((0,), min_length=1, max_length=MOST_ENTRIES)
     """Seeds, or how many of them, from 0."""
-    rows: Annotated[dict[str, RowSettings], BeforeValidator(_rows)] = Field(min_length=1)
+    rows: Annotated[dict[str, RowSettings], BeforeValidator(_rows)] = Field(min_length=1, max_length=MOST_ENTRIES)
     settings: Nested = Field(default_factory=dict)
     """Settings of all cells: steps, batch_size, precision, rhythm.steps_per_epoch, ..."""
     launcher_options: dict[str, Any] = Field(default_factory=dict)
@@ -128,6 +134,8 @@ class Grid(Settings):
     @classmethod
     def _counted(cls, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
+            if value > MOST_ENTRIES:
+                raise ValueError(f"give at most {MOST_ENTRIES} seeds")
             return tuple(range(value))
         return value
 

@@ -17,6 +17,7 @@ from lenient.bench.grid import Grid, TeacherSettings, TrainSettings
 from lenient.bench.tasks import Task, main, read_json, state, write_json
 from lenient.config import merge, parse
 from lenient.errors import UsageError
+from lenient.files import file_hash
 from lenient.models.trust import Trusted, require
 from lenient.stored import BroughtTeachers, damaged
 
@@ -101,7 +102,7 @@ def _training(grid: Grid, train: TrainSettings, place: int) -> dict[str, Any]:
 def _file(grid: Grid, entry: TeacherSettings, place: int) -> dict[str, Any]:
     path = Path(str(entry.file))
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_hash(path)
     except OSError as error:
         raise UsageError(f"teachers.{place}.file: {path} cannot be read ({error.strerror})") from None
     return {"data": grid.data, "device": grid.settings.get("device", "auto"), "sha256": digest, "arch": entry.arch,

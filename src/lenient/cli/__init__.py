@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
+from typing import Any, NoReturn
 
 import typer
 
@@ -12,6 +14,7 @@ from lenient import processes
 from lenient.cli import bench, bench_report, bring, demo, distill, look
 from lenient.errors import LenientError, MachineError
 from lenient.signals import end_on_signals
+from lenient.text import LINE, visible
 
 app = typer.Typer(
     name="lenient",
@@ -41,14 +44,15 @@ def main() -> None:
     end_on_signals()
     try:
         try:
-            app(standalone_mode=True)
+            code = app(standalone_mode=False)
         finally:
             sys.stdout.flush()  # now, when a full disk can still be told
+        sys.exit(code if isinstance(code, int) else 0)
     except LenientError as error:
         if processes.speaks() or isinstance(error, MachineError):  # all ranks find the rest alike
-            _tell(str(error))
+            _tell(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _tell("interrupted")
         sys.exit(130)
     except BrokenPipeError:
@@ -60,16 +64,33 @@ def main() -> None:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left cannot be written either
         sys.exit(MachineError.exit_code)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _refuse(error)
 
 
-def _tell(words: str) -> None:
+def _refuse(error: Any) -> NoReturn:
+    """Say in one line what typer found wrong with the flags; a command without any shows its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        path = getattr(getattr(error, "ctx", None), "command_path", "lenient")
+        _tell(f"{error.format_message()} ({path} --help says more)")
+    sys.exit(error.exit_code)
+
+
+def _tell(words: object) -> None:
     """Print a line of ours; a terminal that is gone is no reason for another exit code."""
     with suppress(OSError, ValueError):
-        print(f"lenient: {words}", file=sys.stderr, flush=True)
+        print(visible(f"lenient: {words}", LINE), file=sys.stderr, flush=True)
 
 
 def _open_streams() -> None:
-    """Let streams that were closed at the start (`>&-`) lead nowhere; else the next file would take their place."""
+    """Let streams that were closed at the start (`>&-`) lead nowhere; else the next file would take their place.
+
+    What an encoding lacks is written out, rather than to end a run.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
@@ -81,3 +102,6 @@ def _open_streams() -> None:
             os.set_inheritable(number, True)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

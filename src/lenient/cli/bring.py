@@ -17,6 +17,7 @@ import typer
 from lenient.cli import flags
 from lenient.cli.progress import PLAIN_SECONDS
 from lenient.errors import UsageError
+from lenient.text import VALUE, visible
 
 if TYPE_CHECKING:
     from lenient.supervised import Progress
@@ -66,7 +67,7 @@ def train_teacher(
         raise UsageError(f"--keep-above {keep_above}: give one accuracy, such as 0.9, with --keep N")
     given: dict[str, Any] = {"seed": seed} | ({"epochs": epochs} if epochs else {})
     recipe = parse(TeacherRecipe, merge(default_recipe(data), given, parse_overrides(setting)))
-    size: Any = flags.whole_numbers("--input-size", input_size)
+    size: Any = flags.size(input_size)
     images = load_data(data, split=split, root=data_root or None, input_size=size)
     test = load_data(data, split="holdout" if split == "fit" else "test", root=data_root or None, input_size=size)
     if getattr(images.images, "paths", 0) == getattr(test.images, "paths", 1):
@@ -169,7 +170,7 @@ def sample(
     if (output.is_symlink() or output.exists()) and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"-o {output}: is there and no empty folder; choose another")
     if not 1 <= count <= MOST:
-        raise UsageError(f"-n {count}: give a number from 1 to {MOST}")
+        raise UsageError(f"-n {visible(count, VALUE)}: give a number from 1 to {MOST}")
     distillation, frozen = reopen(
         run,
         device or None,

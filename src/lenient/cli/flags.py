@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lenient.errors import UsageError
+from lenient.text import VALUE, visible
+
+MOST_CLASSES = 10**6
+MOST_VALUES = 2**26
+"""Of one image: channels x height x width."""
+LARGEST = 1e6
+"""Of the constants of a normalisation."""
 
 Teacher = Annotated[
     str,
@@ -44,15 +52,30 @@ def facts(
     arch: str, input_size: str, num_classes: int, mean: str, std: str, checkpoint_key: str = ""
 ) -> dict[str, Any]:
     """Turn the teacher's flags into the arguments of `load_teacher`; what was not said is left out."""
+    if not 0 <= num_classes <= MOST_CLASSES:
+        raise UsageError(f"--num-classes {visible(num_classes, VALUE)}: write a number up to {MOST_CLASSES}")
     values: dict[str, Any] = {
         "arch": arch or None,
-        "input_size": whole_numbers("--input-size", input_size),
+        "input_size": size(input_size),
         "num_classes": num_classes or None,
         "mean": numbers("--mean", mean),
         "std": numbers("--std", std),
         "checkpoint_key": checkpoint_key or None,
     }
+    if not all(abs(value) <= LARGEST for value in values["mean"] or ()):
+        raise UsageError(f"--mean {visible(mean, VALUE)}: write numbers of at most {LARGEST:g}, e.g. 0.49,0.48,0.45")
+    if not all(1 / LARGEST <= value <= LARGEST for value in values["std"] or ()):
+        raise UsageError(f"--std {visible(std, VALUE)}: write numbers above {1 / LARGEST:g}, e.g. 0.25,0.24,0.26")
     return {name: value for name, value in values.items() if value is not None}
+
+
+def size(text: str) -> tuple[int, ...] | None:
+    """Parse the C,H,W of `--input-size`; empty text is None."""
+    found = whole_numbers("--input-size", text)
+    if found and (len(found) != 3 or min(found) < 1 or math.prod(found) > MOST_VALUES):
+        raise UsageError(f"--input-size {visible(text, VALUE)}: write three numbers C,H,W such as 3,32,32, whose "
+                         f"product is at most {MOST_VALUES}")  # fmt: skip
+    return found
 
 
 def numbers(flag: str, text: str) -> tuple[float, ...] | None:
@@ -60,9 +83,14 @@ def numbers(flag: str, text: str) -> tuple[float, ...] | None:
     if not text:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        found = tuple(float(part) for part in text.split(","))
+        if all(map(math.isfinite, found)):
+            return found
+        raise ValueError
     except ValueError:
-        raise UsageError(f"{flag} {text}: write numbers with commas between, e.g. 0.49,0.48,0.45") from None
+        raise UsageError(
+            f"{flag} {visible(text, VALUE)}: write numbers with commas between, e.g. 0.49,0.48,0.45"
+        ) from None
 
 
 def whole_numbers(flag: str, text: str) -> tuple[int, ...] | None:
@@ -72,12 +100,14 @@ def whole_numbers(flag: str, text: str) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{flag} {text}: write whole numbers with commas between, e.g. 3,32,32") from None
+        raise UsageError(
+            f"{flag} {visible(text, VALUE)}: write whole numbers with commas between, e.g. 3,32,32"
+        ) from None
 
 
 def whole_number(flag: str, text: str) -> int | None:
     """Parse one number; empty text is None."""
     numbers = whole_numbers(flag, text)
     if numbers is not None and len(numbers) != 1:
-        raise UsageError(f"{flag} {text}: write one number")
+        raise UsageError(f"{flag} {visible(text, VALUE)}: write one number")
     return None if numbers is None else numbers[0]

@@ -20,11 +20,11 @@ Space = Literal["pixels", "normalized"]
 class GeneratorSettings(Settings):
     """Shape of the generator; TA-DFKD at 32x32 has 8.4 M parameters (recipe `published`), the defaults 0.2 M."""
 
-    latent_dim: int = Field(100, ge=1)
+    latent_dim: int = Field(100, ge=1, le=2**16)
     """Length of the latent vector z (TA-DFKD, DAFL, PRE-, MB- and META-DFKD: 1000; DFAD: 256; CuDFKD: 512)."""
-    width: int = Field(32, ge=2)
+    width: int = Field(32, ge=2, le=2**13)
     """Channels of the first feature maps; the last stage has half (released codes: 128)."""
-    bn_eps: float = Field(1e-5, gt=0)
+    bn_eps: float = Field(1e-5, gt=0, le=1e6)
     """Epsilon of the batch norms after convolutions (many released codes: 0.8, most likely meant as the momentum)."""
     stages: int | None = Field(None, ge=1, le=6)
     """Doublings of the feature map; by default two, more where the first map would exceed 16x16."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lenient.config import resolve_dotted
 from lenient.errors import UsageError
+from lenient.text import VALUE, visible
 
 if TYPE_CHECKING:
     from lenient.methods.contract import Method
@@ -35,7 +36,7 @@ def method_class(name: str) -> type[Method]:
         UsageError: no such method.
     """
     if name not in METHODS:
-        raise UsageError(f"--method {name}: no such method; there are {', '.join(METHODS)}")
+        raise UsageError(f"--method {visible(name, VALUE)}: no such method; there are {', '.join(METHODS)}")
     found: type[Method] = resolve_dotted(METHODS[name])
     return found
 

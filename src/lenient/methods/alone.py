@@ -22,9 +22,9 @@ from lenient.student_update import LiveStudent, PlainUpdate
 class AloneSettings(MethodSettings):
     """Settings of TA-DFKD's student."""
 
-    student_lr: float = Field(0.2, ge=0)
+    student_lr: float = Field(0.2, ge=0, le=1e3)
     student_momentum: float = Field(0.9, ge=0, lt=1)
-    student_weight_decay: float = Field(5e-4, ge=0)
+    student_weight_decay: float = Field(5e-4, ge=0, le=1e6)
     student_schedule: Schedule = "cosine"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,6 +24,8 @@ from lenient.teacher import FrozenTeacher
 Schedule = Literal["constant", "cosine", "cosine-early", "drops"]
 """`cosine`: per epoch, the first at the full rate; `cosine-early`: stepped before the first epoch, the last at 0;
 `drops`: a tenth of the rate from each of given shares of the run on."""
+Drops = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(max_length=100)]
+"""Those shares."""
 
 
 class MethodSettings(Settings):

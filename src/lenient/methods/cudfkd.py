@@ -27,21 +27,21 @@ class CuDFKDSettings(StreamSettings):
     general: ClassVar[dict[str, Any]] = {"generator": {"stem_activation": False, "halve_each_stage": True}}
 
     name: Literal["cudfkd"] = "cudfkd"
-    class_prior_weight: float = Field(1.0, ge=0)
+    class_prior_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the class prior (released code: 1)."""
-    entropy_weight: float = Field(20.0, ge=0)
+    entropy_weight: float = Field(20.0, ge=0, le=1e6)
     """Weight of the information entropy of softened predictions, in nats (released code: 20)."""
-    entropy_temperature: float = Field(20.0, gt=0)
+    entropy_temperature: float = Field(20.0, ge=1e-3, le=1e6)
     """Softens predictions in the entropy (released code: 20 CIFAR-10; 5 or 2 CIFAR-100)."""
-    bn_weight: float = Field(1.0, ge=0)
+    bn_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the batch-norm statistics (released code: 1); 0 for teachers without batch norm."""
     adversarial: AdversarialForm = "kl-agreeing"
     """What the generator raises: KL where both networks name one class; the released code has `js-coded-mean`, too."""
-    temperature: float = Field(3.0, gt=0)
+    temperature: float = Field(3.0, ge=1e-3, le=1e6)
     """Softens predictions in the adversarial term (released code: 3)."""
-    adversarial_start: float = Field(0.0, ge=0)
+    adversarial_start: float = Field(0.0, ge=0, le=1e6)
     """Weight of the adversarial term before the climb."""
-    adversarial_end: float = Field(62.0, ge=0)
+    adversarial_end: float = Field(62.0, ge=0, le=1e6)
     """Weight of the adversarial term after it (released code: 124 times 0.5; CIFAR-100: 239 times 0.35)."""
     climb_begin: float = Field(0.25, ge=0, le=1)
     """Share of the run after which the weight climbs."""
@@ -49,15 +49,15 @@ class CuDFKDSettings(StreamSettings):
     """Share of the run before which it is up."""
     imitation: Literal["l1", "kl"] = "l1"
     """What the student lowers."""
-    imitation_temperature: float = Field(20.0, gt=0)
+    imitation_temperature: float = Field(20.0, ge=1e-3, le=1e6)
     """Softens predictions in the student's KL."""
     pace_form: SelfPacedForm = "log"
     """How the weight of an image falls with its loss."""
-    pace_start: float = Field(2.0, gt=0)
+    pace_start: float = Field(2.0, ge=1e-3, le=1e6)
     """Loss that counts about half at the start (released code: 2; others 1)."""
-    pace_end: float = Field(12.0, gt=0)
+    pace_end: float = Field(12.0, ge=1e-3, le=1e6)
     """Loss that counts about half at the end (released code: 1e-4 a step, 100,000 steps)."""
-    student_weight_decay: float = Field(1e-4, ge=0)
+    student_weight_decay: float = Field(1e-4, ge=0, le=1e6)
     generator_beta2: float = Field(0.99, ge=0, lt=1)
     """Second beta of the generator's Adam (released code: 0.99)."""
     draw_mode: Literal["eval", "train"] = "eval"

@@ -15,7 +15,7 @@ from lenient.losses.distances import kl_divergence
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import Activation, ClassPrior, InformationEntropy
-from lenient.methods.contract import Game, MethodSettings, Schedule, Stage
+from lenient.methods.contract import Drops, Game, MethodSettings, Schedule, Stage
 from lenient.methods.stream import StreamSettings, stream_game
 
 
@@ -25,22 +25,22 @@ class DAFLSettings(StreamSettings):
     general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn", "stem_activation": False}}
 
     name: Literal["dafl"] = "dafl"
-    class_prior_weight: float = Field(0.05, ge=0)
+    class_prior_weight: float = Field(0.05, ge=0, le=1e6)
     """Weight of the one-hot loss (released code: 0.05; MNIST, and CIFAR-10 at first: 1)."""
-    entropy_weight: float = Field(5 / 2.302585, ge=0)
+    entropy_weight: float = Field(5 / 2.302585, ge=0, le=1e6)
     """Weight of the information entropy in nats (released code: 5 in base 10; CIFAR-100: 20)."""
-    activation_weight: float = Field(0.01, ge=0)
+    activation_weight: float = Field(0.01, ge=0, le=1e6)
     """Weight of the activation term (released code: 0.01; MNIST, CIFAR-100: 0.1)."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-3, le=1e6)
     """Softens predictions in the student's KL (paper: 1)."""
     batch: Literal["same", "fresh"] = "same"
     """Whether the student learns from the very images that the generator is trained on (paper)."""
-    student_steps: int = Field(1, ge=1)
+    student_steps: int = Field(1, ge=1, le=10_000)
     """Student steps in one cycle (paper: 1)."""
     student_schedule: Schedule = "drops"
-    drops: tuple[float, ...] = (0.4, 0.8)
+    drops: Drops = (0.4, 0.8)
     """Shares of the run from which on the student's rate is a tenth (released code: epochs 800 and 1600 of 2000)."""
-    generator_lr: float = Field(0.02, ge=0)
+    generator_lr: float = Field(0.02, ge=0, le=1e3)
     """Learning rate of the generator's Adam (released code: 0.02; MNIST: 0.2)."""
 
 

@@ -14,7 +14,7 @@ from lenient.losses.adversarial import AdversarialForm, adversary
 from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
-from lenient.methods.contract import Game, MethodSettings, Schedule, Stage
+from lenient.methods.contract import Drops, Game, MethodSettings, Schedule, Stage
 from lenient.methods.stream import StreamSettings, stream_game
 
 
@@ -26,13 +26,13 @@ class DFADSettings(StreamSettings):
     name: Literal["dfad"] = "dfad"
     adversarial: AdversarialForm = "l1"
     """`l1`, or `l1-log` (segmentation): -log(1 + D), which tempers the generator as the difference grows."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-3, le=1e6)
     """Softens predictions in adversarial forms other than L1."""
-    student_steps: int = Field(5, ge=1)
+    student_steps: int = Field(5, ge=1, le=10_000)
     """Student steps in one cycle (released code: 5)."""
     student_schedule: Schedule = "drops"
     generator_schedule: Schedule = "drops"
-    drops: tuple[float, ...] = (0.2, 0.4)
+    drops: Drops = (0.2, 0.4)
     """Shares of the run from which on both rates are a tenth (released code: epochs 100 and 200 of 500)."""
 
 

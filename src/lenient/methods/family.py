@@ -22,22 +22,22 @@ class FamilySettings(StreamSettings):
         "generator": {"output": "tanh-bn", "stem_activation": False, "spectral_norm": True}
     }
 
-    class_prior_weight: float = Field(1.0, ge=0)
+    class_prior_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the class prior (released code: 1)."""
-    entropy_weight: float = Field(5 / 2.302585, ge=0)
+    entropy_weight: float = Field(5 / 2.302585, ge=0, le=1e6)
     """Weight of the information entropy in nats (released code: 5 in base 10)."""
-    activation_weight: float = Field(0.1, ge=0)
+    activation_weight: float = Field(0.1, ge=0, le=1e6)
     """Weight of the activation term (released code: 0.1)."""
-    adversarial_weight: float = Field(1.0, ge=0)
+    adversarial_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the adversarial term (released code: 1)."""
     adversarial: AdversarialForm = "js"
     """Exact Jensen-Shannon divergence, or what the released code computes (`js-coded`)."""
-    temperature: float = Field(3.0, gt=0)
+    temperature: float = Field(3.0, ge=1e-3, le=1e6)
     """Softens predictions in the adversarial term (released code: 3)."""
     detach_teacher: bool = True
     """Whether the adversary's gradient is kept from the teacher (released code: yes)."""
     student_schedule: Schedule = "cosine"
-    generator_lr: float = Field(0.02, ge=0)
+    generator_lr: float = Field(0.02, ge=0, le=1e3)
     """Learning rate of the generator's Adam (released code: 0.02, with spectral norm)."""
 
 

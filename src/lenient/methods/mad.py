@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -33,25 +33,25 @@ class MADSettings(StreamSettings):
     name: Literal["mad"] = "mad"
     adversarial: AdversarialForm = "kl"
     """What the generator raises (paper: the distillation loss)."""
-    adversarial_weight: float = Field(1.0, ge=0)
+    adversarial_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the adversarial term (our choice)."""
-    bound: float | Literal["auto", "none"] = "auto"
+    bound: Annotated[float, Field(ge=0, le=1e6)] | Literal["auto", "none"] = "auto"
     """Largest reward of one image (paper: there is one); ours is 2 ln C above ten classes, none up to there."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-3, le=1e6)
     """Softens predictions of both players (our choice)."""
-    bn_weight: float = Field(1.0, ge=0)
+    bn_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the batch-norm statistics, mean over layers (our choice); 0 for teachers without batch norm."""
     conditional: Conditioning = "none"
     """Whether the generator is asked for classes; the paper adds embeddings for many classes (`sum`)."""
-    label_weight: float = Field(1.0, ge=0)
+    label_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the cross-entropy against the class asked for, if conditional (our choice)."""
-    norm_weight: float = Field(1.0, ge=0)
+    norm_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the norm of class embeddings above the root of their length, if conditional (our choice)."""
     replay: Literal["none", "bank", "generative", "momentum"] = "momentum"
     """Old samples against forgetting: averaged generators."""
-    replay_share: float = Field(1.0, ge=0)
+    replay_share: float = Field(1.0, ge=0, le=1e6)
     """Old images in one student step, as a share of the batch (our choice: as many as new ones)."""
-    replay_weight: float | None = Field(1.0, ge=0)
+    replay_weight: float | None = Field(1.0, ge=0, le=1e6)
     """Weight of the old images' loss beside 1 for the new (paper: leaving it out costs much; the value is ours)."""
 
 

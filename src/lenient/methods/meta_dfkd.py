@@ -23,7 +23,7 @@ class METADFKDSettings(FamilySettings):
     name: Literal["meta-dfkd"] = "meta-dfkd"
     replay: Literal["none", "bank", "generative", "momentum"] = "bank"
     """Old samples to retain: kept images (variant 1), or `generative` (variant 2)."""
-    student_clip_norm: float | None = Field(5.0, gt=0)
+    student_clip_norm: float | None = Field(5.0, gt=0, le=1e6)
     """Largest norm of the student's gradient (ours: few old images in a batch norm of their own make steep steps)."""
     update: Literal["plain", "retain"] = "retain"
     """How new and old join: acquire and retain through a virtual step."""

@@ -17,6 +17,7 @@ from lenient.generators.upsampling import UpsamplingGenerator
 from lenient.losses.objective import Objective, Weight
 from lenient.losses.prior import confidence_score
 from lenient.methods.contract import (
+    Drops,
     Game,
     MethodSettings,
     Player,
@@ -46,25 +47,25 @@ from lenient.synthesis.views import Augmentation
 class StreamSettings(MethodSettings):
     """Settings of all methods with one generator. Defaults are each method's paper's; the neutral ones stand here."""
 
-    student_steps: int = Field(10, ge=1)
+    student_steps: int = Field(10, ge=1, le=10_000)
     """Student steps in one cycle."""
-    generator_steps: int = Field(1, ge=1)
+    generator_steps: int = Field(1, ge=1, le=10_000)
     """Generator steps in one cycle."""
     student_optimizer: Literal["sgd", "adam"] = "sgd"
-    student_lr: float = Field(0.1, ge=0)
+    student_lr: float = Field(0.1, ge=0, le=1e3)
     """Learning rate of the student."""
     student_momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of the student's SGD."""
-    student_weight_decay: float = Field(5e-4, ge=0)
+    student_weight_decay: float = Field(5e-4, ge=0, le=1e6)
     student_schedule: Schedule = "cosine"
-    generator_lr: float = Field(1e-3, ge=0)
+    generator_lr: float = Field(1e-3, ge=0, le=1e3)
     """Learning rate of the generator's Adam."""
     generator_schedule: Schedule = "constant"
-    drops: tuple[float, ...] = ()
+    drops: Drops = ()
     """Shares of the run from which on a schedule `drops` gives a tenth of the rate."""
-    student_clip_norm: float | None = Field(None, gt=0)
+    student_clip_norm: float | None = Field(None, gt=0, le=1e6)
     """Largest norm of the student's gradient; longer ones are scaled down to it."""
-    generator_clip_norm: float | None = Field(None, gt=0)
+    generator_clip_norm: float | None = Field(None, gt=0, le=1e6)
     """Largest norm of the generator's gradient."""
     augmentation: Augmentation = "none"
     """What the student is trained on: the images as drawn, or randomly cropped and flipped."""
@@ -75,15 +76,15 @@ class StreamSettings(MethodSettings):
     mixture: MixtureSettings = MixtureSettings()
     carry_leftovers: bool = True
     """Deal accepted samples left over to the next student step, until the generator moves."""
-    min_rounds: int = Field(1, ge=1)
+    min_rounds: int = Field(1, ge=1, le=1000)
     """Rounds of synthesis for one student batch at least (TA-DFKD's released code: 2)."""
-    max_rounds: int = Field(4, ge=1)
+    max_rounds: int = Field(4, ge=1, le=1000)
     """Rounds of synthesis for one student batch at most."""
     replay: Literal["none", "bank", "generative", "momentum"] = "none"
     """Old samples against forgetting: kept images (MB-DFKD), a memory (PRE-DFKD), averaged generators (MAD)."""
-    replay_share: float = Field(0.125, ge=0)
+    replay_share: float = Field(0.125, ge=0, le=1e6)
     """Old images in one student step, as a share of the batch, two at least (PRE-, MB-, META-DFKD: 1/8; MAD: 1)."""
-    replay_weight: float | None = Field(None, ge=0)
+    replay_weight: float | None = Field(None, ge=0, le=1e6)
     """Weight of the old images' loss beside 1 for the new; by default both count by their numbers."""
     bank: BankSettings = BankSettings()
     memory: MemorySettings = MemorySettings()

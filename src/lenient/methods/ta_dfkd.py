@@ -31,23 +31,23 @@ class TADFKDSettings(StreamSettings):
     general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn"}}
 
     name: Literal["ta-dfkd"] = "ta-dfkd"
-    beta: float = Field(300.0, ge=0)
+    beta: float = Field(300.0, ge=0, le=1e6)
     """Weight of the adversarial term (paper: 1, which statistics that do not fit the teacher's drown)."""
-    gamma: float = Field(10.0, ge=0)
+    gamma: float = Field(10.0, ge=0, le=1e6)
     """Weight of the representation term (paper: 10)."""
-    bn_weight: float = Field(1.0, ge=0)
+    bn_weight: float = Field(1.0, ge=0, le=1e6)
     """Share of the batch-norm statistics within the representation term; 0 for teachers without batch norm."""
-    tv_weight: float = Field(1.5e-6, ge=0)
+    tv_weight: float = Field(1.5e-6, ge=0, le=1e6)
     """Share of total variation (released code: 1.5e-5 / gamma)."""
-    l2_weight: float = Field(6e-4, ge=0)
+    l2_weight: float = Field(6e-4, ge=0, le=1e6)
     """Share of the L2 norm (released code: 6e-3 / gamma)."""
-    class_prior_weight: float = Field(0.0, ge=0)
+    class_prior_weight: float = Field(0.0, ge=0, le=1e6)
     """Weight alpha of the class prior, which the method leaves out (paper: 0; its baseline: 1)."""
-    entropy_weight: float = Field(100.0, ge=0)
+    entropy_weight: float = Field(100.0, ge=0, le=1e6)
     """Weight of the information entropy: classes drawn evenly, whatever their images (DAFL's; paper: none)."""
     adversarial: AdversarialForm = "js"
     """Exact Jensen-Shannon divergence, or what the released code computes (`js-coded`)."""
-    temperature: float = Field(3.0, gt=0)
+    temperature: float = Field(3.0, ge=1e-3, le=1e6)
     """Softens predictions in the adversarial term (released code: 3)."""
     selection: Literal["none", "mixture"] = "mixture"
     """Whether the teacher selects samples."""
@@ -55,11 +55,11 @@ class TADFKDSettings(StreamSettings):
     """Which images the statistics are taken of: all (paper), or the selected training view (released code)."""
     image_norm: Literal["per-image", "whole-batch"] = "per-image"
     """How TV and L2 are reduced; the released whole-batch norm grows with the root of the batch size."""
-    student_steps: int = Field(5, ge=1)
+    student_steps: int = Field(5, ge=1, le=10_000)
     """Student steps in one cycle (paper: 10)."""
-    student_lr: float = Field(0.2, ge=0)
+    student_lr: float = Field(0.2, ge=0, le=1e3)
     """Learning rate of the student's SGD (paper: 0.01)."""
-    generator_lr: float = Field(1e-2, ge=0)
+    generator_lr: float = Field(1e-2, ge=0, le=1e3)
     """Learning rate of the generator's Adam (paper: 1e-3)."""
 
 

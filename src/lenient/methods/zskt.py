@@ -31,20 +31,20 @@ class ZSKTSettings(StreamSettings):
     name: Literal["zskt"] = "zskt"
     adversarial: AdversarialForm = "kl"
     """What the generator raises (paper: forward KL; JS and reverse KL clearly worse)."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-3, le=1e6)
     """Softens predictions of both players (paper: 1)."""
-    attention_weight: float = Field(2500.0, ge=0)
+    attention_weight: float = Field(2500.0, ge=0, le=1e6)
     """Weight beta of attention transfer on blocks of equal map size (released code: 250 beside KL / classes)."""
     batch: Literal["fresh", "same"] = "fresh"
     """Fresh images for every step (1 to 3 points better in a reproduction), or one batch for a cycle (paper)."""
     student_optimizer: Literal["sgd", "adam"] = "adam"
-    student_lr: float = Field(2e-3, ge=0)
+    student_lr: float = Field(2e-3, ge=0, le=1e3)
     """Learning rate of the student (released code: 2e-3)."""
-    student_weight_decay: float = Field(0.0, ge=0)
+    student_weight_decay: float = Field(0.0, ge=0, le=1e6)
     generator_schedule: Schedule = "cosine"
-    student_clip_norm: float | None = Field(50.0, gt=0)
+    student_clip_norm: float | None = Field(50.0, gt=0, le=1e6)
     """Largest norm of the student's gradient (released code: 5 beside KL / classes)."""
-    generator_clip_norm: float | None = Field(50.0, gt=0)
+    generator_clip_norm: float | None = Field(50.0, gt=0, le=1e6)
     """Largest norm of the generator's gradient (released code: 5 beside KL / classes)."""
 
 

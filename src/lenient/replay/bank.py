@@ -18,9 +18,9 @@ from lenient.seeding import Streams
 class BankSettings(Settings):
     """What is kept and how it is read; figures of the released re-implementation in META-DFKD's code."""
 
-    slots: int = Field(10, ge=1)
+    slots: int = Field(10, ge=1, le=10**6)
     """Writes that the bank holds; each is as large as one read (released code: 10)."""
-    every: int = Field(5, ge=1)
+    every: int = Field(5, ge=1, le=10**9)
     """Epochs between writes, the first after epoch 0 (released code: 5)."""
     policy: Literal["ring", "reservoir"] = "ring"
     """`ring`: the newest writes; `reservoir`: an even sample of all images ever offered."""

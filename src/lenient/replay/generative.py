@@ -24,29 +24,29 @@ from lenient.teacher import FrozenTeacher
 class MemorySettings(Settings):
     """How the memory generator learns and recalls; figures of PRE-DFKD's released code."""
 
-    updates: int = Field(4, ge=1)
+    updates: int = Field(4, ge=1, le=10_000)
     """Turns of the memory in one cycle, one after each of the first student steps (released code: 4)."""
-    lr: float = Field(5e-4, ge=0)
+    lr: float = Field(5e-4, ge=0, le=1e3)
     """Learning rate of its Adam (released code: 0.02 / 40)."""
-    pixel_weight: float = Field(1.0, ge=0)
+    pixel_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the L1 distance of images (in normalised space)."""
-    logit_weight: float = Field(1.0, ge=0)
+    logit_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the L1 distance of what the teacher says of original and reconstruction."""
-    feature_weight: float = Field(0.0, ge=0)
+    feature_weight: float = Field(0.0, ge=0, le=1e6)
     """Weight of the L1 distance of the teacher's features, which the paper describes; off in the released code."""
-    kl_weight: float = Field(1e-5, ge=0)
+    kl_weight: float = Field(1e-5, ge=0, le=1e6)
     """Weight of the divergence of the code from N(0, I), summed over latents."""
-    match_weight: float = Field(0.0, ge=0)
+    match_weight: float = Field(0.0, ge=0, le=1e6)
     """Weight of the latents' objective in the memory's own turn (released code: 1, through a leaking gradient)."""
-    latent_steps: int = Field(1, ge=0)
+    latent_steps: int = Field(1, ge=0, le=10_000)
     """Adam steps on the latents before recalling (released code: 1)."""
-    latent_lr: float = Field(0.02, ge=0)
+    latent_lr: float = Field(0.02, ge=0, le=1e3)
     """Learning rate of those steps; one step moves each latent by about as much."""
-    prior_weight: float = Field(1.0, ge=0)
+    prior_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the class prior on recalled images in the latents' objective."""
-    entropy_weight: float = Field(5 / 2.302585, ge=0)
+    entropy_weight: float = Field(5 / 2.302585, ge=0, le=1e6)
     """Weight of the information entropy there, in nats (released code: 5 in base 10)."""
-    warm_up: int = Field(1, ge=0)
+    warm_up: int = Field(1, ge=0, le=10**9)
     """Turns of the memory before it is asked for images (released code: 0, which replays noise)."""
 
 

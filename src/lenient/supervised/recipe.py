@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,38 +15,36 @@ ONECYCLE_RISE, ONECYCLE_START = 0.3, 0.04
 class TeacherRecipe(Settings):
     """How a classifier is trained on real images. The defaults are those of the published CIFAR teachers."""
 
-    epochs: int = Field(500, ge=1)
+    epochs: int = Field(500, ge=1, le=10**6)
     """Passes over the training images."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, le=2**20)
     """Images per optimizer step."""
     optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, le=1e3)
     """Highest learning rate of the schedule."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd; first decay rate of adam."""
     nesterov: bool = False
     """Nesterov's form of the momentum, sgd only."""
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1e6)
     """Pulls every weight towards zero, as an L2 term in the gradient."""
     schedule: Literal["multistep", "cosine", "constant", "onecycle"] = "multistep"
     """`multistep` multiplies by `drop_factor` at each of `drops`; `cosine` falls to 0; `onecycle` rises, then falls."""
-    drops: tuple[float, ...] = (0.4, 0.6)
+    drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field((0.4, 0.6), max_length=1000)
     """For `multistep`: where the learning rate drops, as fractions of the epochs in (0, 1)."""
     drop_factor: float = Field(0.1, gt=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target spread evenly over all classes."""
-    mixup: float = Field(0.0, ge=0)
+    mixup: float = Field(0.0, ge=0, le=1e6)
     """Parameter of the Beta distribution that pairs of images are mixed with; 0 is off."""
     augment: Literal["none", "shift", "crop-flip"] = "crop-flip"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**63 - 1)
     """Seed of the order, the augmentation and dropout; the weights come with the network."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TeacherRecipe:
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("nesterov needs optimizer=sgd and momentum above 0")
-        if not all(0 < drop < 1 for drop in self.drops):
-            raise ValueError("drops must be fractions of the epochs between 0 and 1, for example [0.4, 0.6]")
         return self
 
 
