@@ -317,8 +317,8 @@ def check(model: type[BaseModel], values: Any, path: Path, cure: str) -> Any:
         first = error.errors(include_url=False, include_context=False)[0]
         key = ".".join(map(str, first["loc"]))[:80]
         said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        shown = f"; it is {shown(first['input'])}" if first["type"] != "missing" else ""
-        raise damaged(path, f"{key}: {said}{shown}" if key else f"{said}{shown}", cure) from None
+        value = f"; it is {shown(first['input'])}" if first["type"] != "missing" else ""
+        raise damaged(path, f"{key}: {said}{value}" if key else f"{said}{value}", cure) from None
     except RecursionError:
         raise damaged(path, "it is nested too deeply", cure) from None
     return values
