@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lenient.cli import main
+from lenient.errors import UsageError
+from lenient.models.names import Spec, parse_spec
 from lenient.text import cell, shown, visible
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=400)
@@ -21,7 +24,7 @@ ANY = st.text(st.characters(exclude_categories=()), max_size=400)
         ("a\nb\tc\r", r"a\nb\tc\r"),
         ("\x1b[31mred\x9b\x07\x00\x7f", r"\x1b[31mred\x9b\x07\x00\x7f"),
         ("\u202eabc\u2066\u200b\ufeff", r"\u202eabc\u2066\u200b\ufeff"),
-        ("a\u2028b\xa0c", r"a\u2028b\xa0c"),
+        ("a\u2028b\xa0c\u202f", "a\\u2028b\xa0c\u202f"),
         ("\ud800 \udcff", r"\ud800 \udcff"),
         ("", ""),
     ],
@@ -34,7 +37,7 @@ def test_what_cannot_be_seen_is_written_out(text, seen):
 @given(ANY, st.integers(10, 320))
 def test_a_line_is_one_printable_line_of_its_length(text, limit):
     seen = visible(text, limit)
-    assert seen.isprintable()
+    assert seen.translate({0xA0: " ", 0x202F: " "}).isprintable()
     assert len(seen) <= limit
     assert len(seen.encode()) >= len(seen)  # no surrogate
 
@@ -86,12 +89,30 @@ def test_plain_cells_of_csv_stay(text):
 
 
 def test_cells_of_markdown_show_markup_as_text():
-    seen = cell("a|b <script>`x` *b* [l](u) &amp; \\| \n", "markdown")
-    assert seen == ("a&#124;b &#60;script&#62;&#96;x&#96; &#42;b&#42; &#91;l&#93;(u) &#38;amp; &#92;&#124; &#92;n")
+    seen = cell("a|b <script>`x` *b* [l](u) \\| \n", "markdown")
+    assert seen == r"a\|b &lt;script>\`x\` \*b\* \[l](u) \\\| \\n"
     assert cell("lenient:resnet8-half", "markdown") == "lenient:resnet8-half"
 
 
-def test_cells_of_latex_show_commands_as_text():
-    assert cell(r"\input{x} 5% $a_1$ #&~^", "latex") == (
-        r"\textbackslash{}input\{x\} 5\% \$a\_1\$ \#\&\textasciitilde{}\textasciicircum{}"
-    )
+def test_what_is_there_is_a_path_colons_or_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no source 'model-abc'"):
+        parse_spec("model-abc:v0/t.pt")
+    (tmp_path / "model-abc:v0").mkdir()
+    (tmp_path / "model-abc:v0" / "t.pt").touch()
+    assert parse_spec("model-abc:v0/t.pt") == Spec("path", "model-abc:v0/t.pt")
+    (tmp_path / "timm:x").touch()
+    assert parse_spec("timm:x") == Spec("timm", "x"), "a source is one, whatever lies there"
+
+
+@pytest.mark.parametrize("words", [["distill", "x", "--steps", "9" * 5000], ["distill", "x" * 20_000], ["\x1b[31m"],
+                                   ["distill", "x", "--\x1b[2J"], ["sample", "x", "-o", "y", "-n", "1" + "0" * 30],
+                                   ["inspect", "x:" + "\u202e" * 500]])  # fmt: skip
+def test_every_refusal_of_a_command_is_one_line(words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["lenient", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code in (2, 3, 5)
+    said = capsys.readouterr().err
+    assert said == visible(said.rstrip("\n")) + "\n"
+    assert said.startswith("lenient: ")

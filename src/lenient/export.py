@@ -239,7 +239,7 @@ def export_hub(source: Path, network: Network, folder: Path) -> None:
     """Write a folder ready for a model hub: weights, config, program, and a model card."""
     write_student(folder, network)
     card = network.card
-    text = (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text(encoding="utf-8")
     front = "---\nlibrary_name: lenient\ntags:\n- image-classification\n- knowledge-distillation\n- data-free\n---\n\n"
     channels, height, width = card.input_size
     about = f"A classifier of {card.num_classes} classes for images of {height}x{width} pixels, {channels} channel(s)"

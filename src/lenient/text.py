@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import reprlib
 from typing import Any, Literal
 
@@ -12,15 +11,8 @@ VALUE = 60
 """Characters that a message shows of a value, unless a caller says otherwise."""
 
 _FORMULA = tuple("=+-@＝＋－＠")  # what spreadsheets compute
-_MARKDOWN = re.compile(r"[\\`*_|<>&\[\]~]")
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
-}
+_MARKDOWN = {"<": "&lt;", **{sign: f"\\{sign}" for sign in "\\|*_[`"}}
+_SPACES = "\xa0\u202f"  # no-break spaces, which are as visible as any
 
 
 def visible(text: object, limit: int = LINE) -> str:
@@ -40,7 +32,7 @@ def visible(text: object, limit: int = LINE) -> str:
 def _written_out(text: str) -> str:
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() or c in _SPACES else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: Any, limit: int = VALUE) -> str:
@@ -57,7 +49,7 @@ class _Short(reprlib.Repr):
         return repr(x) if x.bit_length() < 1000 else f"{'-' * (x < 0)}2**{x.bit_length() - 1}..."
 
 
-def cell(text: object, table: Literal["csv", "markdown", "latex"], limit: int = LINE) -> str:
+def cell(text: object, table: Literal["csv", "markdown"], limit: int = LINE) -> str:
     """Return `text` as a cell of a table that shows it as it is: no formula, no markup, no further column.
 
     Quotes and commas of CSV are for its writer. A text that a spreadsheet would compute gets an apostrophe in front.
@@ -65,14 +57,12 @@ def cell(text: object, table: Literal["csv", "markdown", "latex"], limit: int = 
     seen = visible(text, limit)
     if table == "csv":
         return f"'{seen}" if seen.lstrip().startswith(_FORMULA) and not _is_number(seen) else seen
-    if table == "latex":
-        return "".join(_LATEX.get(sign, sign) for sign in seen)
-    return _MARKDOWN.sub(lambda sign: f"&#{ord(sign.group())};", seen)
+    return "".join(_MARKDOWN.get(sign, sign) for sign in seen)
 
 
 def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return False
+        return text == "-"  # nothing, in our tables
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -41,6 +42,7 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Run a command; exit with 0, 1 unexpected, 2 usage, 3 teacher, 4 health, 5 machine, or 130 interrupted."""
     _open_streams()
+    logging.getLogger("lenient").addFilter(_written_out)
     end_on_signals()
     try:
         try:
@@ -78,6 +80,12 @@ def _refuse(error: Any) -> NoReturn:
         path = getattr(getattr(error, "ctx", None), "command_path", "lenient")
         _tell(f"{error.format_message()} ({path} --help says more)")
     sys.exit(error.exit_code)
+
+
+def _written_out(record: logging.LogRecord) -> bool:
+    """Keep what a warning quotes on its line."""
+    record.msg, record.args = visible(record.getMessage(), 1000), ()
+    return True
 
 
 def _tell(words: object) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from lenient.cli import flags
 from lenient.errors import UsageError
+from lenient.text import VALUE, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,7 +97,7 @@ def _display(kind: str) -> Iterator[Tell]:
 
         def plain(done: int, total: int, words: str) -> None:
             if kind == "plain":
-                print(f"{done}/{total} {words}", flush=True)
+                print(f"{done}/{total} {visible(words)}", flush=True)
 
         yield plain
         return
@@ -109,7 +110,7 @@ def _display(kind: str) -> Iterator[Tell]:
 
         def live(done: int, total: int, words: str) -> None:
             bar.update(task, completed=done, total=total)
-            bar.console.print(words, markup=False, highlight=False)
+            bar.console.print(visible(words), markup=False, highlight=False)
 
         yield live
 
@@ -161,14 +162,16 @@ def _page(found: Status) -> RenderableType:
         f"{label} ({'untrained' if accuracy is None else f'{accuracy:.1%}'})"
         for label, accuracy in found.teachers.items()
     ]
-    table = Table("", *heads, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("", box=SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(Text(visible(head, VALUE)))
     for row in found.rows:
-        table.add_row(row, *(_entry(found.places[row, teacher]) for teacher in found.teachers))
+        table.add_row(Text(visible(row, VALUE)), *(_entry(found.places[row, teacher]) for teacher in found.teachers))
     counts = found.counts
     words = ", ".join(f"{counts[name]} {name}" for name in ("done", "running", "failed", "missing"))
     left = "" if found.seconds_left is None else f"; about {duration(found.seconds_left)} left"
     lines = [f"{sum(counts.values())} cells: {words}{left}"]
-    lines += [f"failed: {name}: {reason}" for name, reason in found.failures]
+    lines += [visible(f"failed: {name}: {reason}") for name, reason in found.failures]
     note = "each: done/running/failed/missing, median of the last accuracies"
     return Group(table, *(Text(line) for line in (note, *lines)))
 

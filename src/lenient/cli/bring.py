@@ -78,7 +78,7 @@ def train_teacher(
         tempfile.TemporaryFile(dir=output.parent).close()
     if keep and not overwrite:
         _refuse_kept(output)
-    print(f"{arch} on {len(images)} images of {data}, {recipe.epochs} epochs")
+    print(f"{visible(arch)} on {len(images)} images of {visible(data)}, {recipe.epochs} epochs")
     _say_notes([*images.notes, *test.notes])
     # a folder that is nobody's yet; nothing else in the place is touched
     with tempfile.TemporaryDirectory(prefix=f".{output.stem}-epochs-", dir=output.parent) as kept_in:
@@ -140,7 +140,7 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
 
 def _say_notes(notes: Iterable[str]) -> None:
     for note in dict.fromkeys(notes):
-        print(f"note: {note}")
+        print(f"note: {visible(note)}")
 
 
 def _say(epoch: Any) -> None:

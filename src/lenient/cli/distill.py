@@ -13,6 +13,10 @@ import typer
 from lenient.cli import flags
 from lenient.errors import HealthError
 from lenient.methods import METHODS
+from lenient.text import visible
+
+WIDE = 4096
+"""Characters of the longest line that is printed: one may hold a path."""
 
 if TYPE_CHECKING:
     from lenient.job import Job
@@ -103,7 +107,7 @@ def distill(
     if print_config:
         _print_config(job)
         return
-    say = print if progress != "none" else _silent
+    say = _say if progress != "none" else _silent
     if devices > 1 and not ranks.launched():
         if not resume and "batch size" not in job.undecided:
             job.share(devices)  # refused here rather than by each of them
@@ -170,6 +174,10 @@ def _machine(job: Job) -> str:
 
 def _row(values: tuple[float, ...]) -> str:
     return ",".join(f"{value:.4g}" for value in values)
+
+
+def _say(line: str) -> None:
+    print(visible(line, WIDE))
 
 
 def _silent(*_: Any) -> None:

@@ -10,6 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from lenient.cli import flags
+from lenient.text import visible
+
+WIDE = 600
+"""Characters of the longest line that describes a teacher."""
 
 
 def inspect(
@@ -44,9 +48,9 @@ def inspect(
         "student": f"{found['student']} ({found['student_reason']})",
     }
     for name, value in rows.items():
-        print(f"{name:13} {value}")
+        print(f"{name:13} {visible(value, WIDE)}")
     for note in [*found["notes"], *found["advice"]]:
-        print(f"  - {note}")
+        print(f"  - {visible(note, WIDE)}")
 
 
 def evaluate(
@@ -82,16 +86,16 @@ def evaluate(
     found: dict[str, Any] = measure(network, images, teacher=other, device=place).to_dict()
     found["latency"] = latency(network.module, network.card.input_size, device=place)
     for note in [*network.card.notes, *images.notes, *filter(None, [found["note"]])]:
-        print(f"note         {note}", file=sys.stderr)
+        print(f"note         {visible(note, WIDE)}", file=sys.stderr)
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    print(f"images       {found['n']} ({data}, {split})")
+    print(f"images       {found['n']} ({visible(data)}, {split})")
     print(f"accuracy     {found['accuracy']:.2%}")
     if found["top5"] is not None:
         print(f"top-5        {found['top5']:.2%}")
     if found["agreement"] is not None:
-        print(f"agreement    {found['agreement']:.2%} with {teacher}")
+        print(f"agreement    {found['agreement']:.2%} with {visible(teacher)}")
     print(f"calibration  expected error {found['ece']:.3f}, log-likelihood {-found['nll']:.3f} nats")
     timed = found["latency"]
     for batch, value in timed["milliseconds"].items():
@@ -103,7 +107,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder
     from lenient.report import write_report
 
     write_report(run)
-    print(run / "report.html")
+    print(visible(run / "report.html", 4096))
 
 
 def methods(

@@ -106,7 +106,7 @@ class Tracker(ABC):
     def remembered(self) -> dict[str, str]:
         """Return under which name each tracker has this run, those of earlier starts."""
         path = self.folder / "trackers.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def remember(self, name: str) -> None:
         """Keep the name that this tracker has the run under."""

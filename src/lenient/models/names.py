@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from lenient.errors import UsageError
+from lenient.text import shown, visible
 
 NETS = {
     "lenet5": "lenient.models.lenet:lenet5",
@@ -42,7 +44,7 @@ class Spec:
 
 
 def parse_spec(text: str, label: str = "network") -> Spec:
-    """Split `text` into source and name; a text without a known source is a path.
+    """Split `text` into source and name; a text without a known source is a path, colons or not, if it is one.
 
     `label` names the flag in messages. Raises UsageError where the text has a source but is not well formed.
     """
@@ -51,16 +53,20 @@ def parse_spec(text: str, label: str = "network") -> Spec:
         raise UsageError(f"{label}: empty; give a file, a folder or a name such as lenient:resnet8")
     if not colon or len(source) == 1 or not re.fullmatch(r"[A-Za-z][\w.+-]*", source):
         return Spec("path", text)
+    if source not in SOURCES and os.path.exists(text):
+        return Spec("path", text)
     if source not in SOURCES:
         close = nearest(source, SOURCES)
-        raise UsageError(f"{label} {text!r}: no source {source!r}{close}; the sources are {', '.join(SOURCES)}")
+        raise UsageError(
+            f"{label} {shown(text)}: no source {shown(source)}{close}; the sources are {', '.join(SOURCES)}"
+        )
     if not name.strip():
-        raise UsageError(f"{label} {text!r}: nothing after the colon; for example lenient:resnet8, timm:resnet18")
+        raise UsageError(f"{label} {shown(text)}: nothing after the colon; for example lenient:resnet8, timm:resnet18")
     home, _, factory = name.rpartition(":")
     if source == "py" and not (home.strip() and factory.strip()):
-        raise UsageError(f"{label} {text!r}: give py:package.module:factory or py:path/file.py:factory")
+        raise UsageError(f"{label} {shown(text)}: give py:package.module:factory or py:path/file.py:factory")
     if source in ("timm", "torchvision", "lenient") and re.search(r"[:/\\\s]", name):
-        raise UsageError(f"{label} {text!r}: a {source} name has no colon, slash or space")
+        raise UsageError(f"{label} {shown(text)}: a {source} name has no colon, slash or space")
     return Spec(source, name)
 
 
@@ -72,6 +78,5 @@ def nearest(word: str, names: Iterable[str]) -> str:
 
 def one_line(error: BaseException, limit: int = 240) -> str:
     """Return an exception as one short line: its kind and the beginning of its message."""
-    text = " ".join(str(error).split())
-    short = text if len(text) <= limit else text[:limit].rstrip() + "..."
+    short = visible(" ".join(str(error).split()), limit)
     return f"{type(error).__name__}: {short}" if short else type(error).__name__

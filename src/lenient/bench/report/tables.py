@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
+from lenient.text import cell
+
 Better = Literal["high", "low", ""]
 Mark = Literal["best", "second", ""]
 
@@ -116,20 +118,23 @@ def in_words(context: Mapping[str, str] | None) -> str:
 
 def markdown(table: Table) -> str:
     """The table as a page in Markdown; best in bold, second best underlined."""
-    lines = [f"### {table.title}", ""]
+    lines = [f"### {_line(table.title)}", ""]
     lines += ["| " + " | ".join(map(_md, [table.head, *(c.title for c in table.columns)])) + " |"]
     lines += ["|---|" + "".join("---|" if column.words else "---:|" for column in table.columns)]
     for row in table.rows:
         name = f"*{_md(row.name)}*" if row.apart else _md(row.name)
         lines.append("| " + " | ".join([name, *(_md_value(value) for value in row.values)]) + " |")
-    lines += ["", " ".join(table.notes), "", in_words(table.context)]
+    lines += ["", _line(" ".join(table.notes)), "", _line(in_words(table.context))]
     return "\n".join(lines).strip() + "\n"
 
 
 def _md(text: str) -> str:
-    for sign in "\\|*_<[":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    return cell(text, "markdown")
+
+
+def _line(text: str) -> str:
+    """A line of ours that may quote names of others."""
+    return text.replace("<", "&lt;")
 
 
 def _md_value(value: Value) -> str:
@@ -146,14 +151,14 @@ def comma_separated(table: Table) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     context = table.context or {}
     heads = [f"{c.title} {part}".strip() for c in table.columns for part in c.parts or ("",)]
-    writer.writerow([table.head, *heads, *context])
+    writer.writerow([cell(name, "csv") for name in (table.head, *heads, *context)])
     for row in table.rows:
         fields: list[str] = []
         for column, value in zip(table.columns, row.values, strict=True):
             width = max(len(column.parts), 1)
             shown = [_exact(number) for number in value.numbers] or [value.text]
             fields += [*shown, *[""] * width][:width]
-        writer.writerow([row.name, *fields, *context.values()])
+        writer.writerow([cell(field, "csv") for field in (row.name, *fields, *context.values())])
     return buffer.getvalue()
 
 
