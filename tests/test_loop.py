@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from lenient.export import export_pt2
 from lenient.files import disk_errors
 from lenient.job import Job, last_and_best
 from lenient.loop import Distillation, mixture_facts, run_loop
+from lenient.losses.imitation import Imitation
+from lenient.losses.prior import InformationEntropy
 from lenient.methods.contract import learning_rate
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models.card import Network
@@ -459,7 +462,7 @@ def test_presets_are_valid(preset):
         (Request(overrides=["stepz=1"]), r"-s stepz: no such setting; the nearest is steps"),
         (Request(overrides=["method.tau=2"]), r"-s method\.tau=2.*less than 1"),
         (Request(steps=-4), r"steps=-4"),
-        (Request(epochs=-1), "--epochs -1: must be at least 1"),
+        (Request(epochs=-1), "--epochs -1: give 1 to 10000000 epochs"),
         (Request(method="dafl2"), "--method dafl2: no such method"),
     ],
 )
@@ -606,9 +609,15 @@ def test_mixture_facts_are_finite():
     assert json.loads(json.dumps(facts)) == facts
 
 
-def test_repeated_nan_stops_with_the_terms_name(tmp_path):
+def test_repeated_nan_stops_with_the_terms_name(tmp_path, monkeypatch):
     teacher = tiny_teacher()
-    plan = merge(QUICK, {"steps": 200, "method": {"generator_lr": 1e30}, "health": {"patience": 5}})
+
+    def lost(term: Any, record: Any) -> torch.Tensor:
+        return record.logits("train", "student" if term.needs.student else "teacher").sum() * math.nan
+
+    for kind in (InformationEntropy, Imitation):
+        monkeypatch.setattr(kind, "__call__", lost)
+    plan = merge(QUICK, {"steps": 200, "health": {"patience": 5}})
     with pytest.raises(HealthError, match="non-finite numbers in the term"):
         distill(teacher, tiny_student(), output=tmp_path / "r", settings=plan)
     report = json.loads((tmp_path / "r" / "report.json").read_text())

@@ -225,6 +225,8 @@ def _held(path: Path) -> Iterator[_Held]:
         path = weights_in(folder, config)
     if not path.exists():
         raise TeacherError(_no_file(path))
+    if not path.is_file():
+        raise TeacherError(f"{path}: is {files.kind_of(path.resolve())}, not a file of weights")
     with open_weights(path) as weights:
         metadata = weights.metadata
         if metadata is None and config is not None and "input_size" in config:
