@@ -433,12 +433,10 @@ def test_a_failure_in_a_file_may_stand_for_itself(tmp_path: Path) -> None:
 
 def test_cells_of_an_earlier_plan_are_left_out(tmp_path: Path) -> None:
     folder = make_grid(tmp_path / "g", rows=("dfad",), seeds=1)
-    for name, file, content in (
-        ("old", "cell.json", record("dafl", "T1", 0, id="old")),
-        ("older", "failed.json", {"reason": "no such file", "exit_code": 1, "resume": False}),
-    ):
+    for name, cell in (("old", "cell"), ("older", "failed")):
+        content = record("dafl", "T1", 0, id=name) | ({"reason": "no such file"} if cell == "failed" else {})
         (folder / "cells" / name).mkdir()
-        (folder / "cells" / name / file).write_text(json.dumps(content))
+        (folder / "cells" / name / f"{cell}.json").write_text(json.dumps(content))
     grid = read_grid(folder)
     assert grid.rows == ["dfad"]
     assert (len(grid.cells), len(grid.failed), len(grid.missing)) == (3, 0, 0)
@@ -694,7 +692,7 @@ def test_pictures_are_headed_by_their_row_and_its_class_prior() -> None:
         (["{grid}/report/cells.json", "--features"], "--features needs the folder"),
         (["{grid}/report/cells.json", "--records", "x"], "--records: adds to the report of a grid's folder"),
         (["{grid}", "--records", "nowhere.json"], "--records nowhere.json: no such folder or file"),
-        (["{empty}/broken.json"], "cannot be read as JSON"),
+        (["{empty}/broken.json"], "it is no JSON"),
         (["{empty}/list.json"], "holds no cells"),
         (["{empty}/lacking.json"], "cell a has no row"),
     ],
