@@ -15,10 +15,11 @@ help:  ## Show this list
 demo: $(VENV)/.installed  ## Distil a digits classifier without data, offline, in under two minutes
 	$(BIN)/lenient demo
 
-# One process per core, one thread each: many small tensors gain nothing from more threads. Whole files go to a process,
-# so that what a file's tests share is made once.
+# One process per core, one thread each: many small tensors gain nothing from more threads, and one that waits may sleep.
+# Tests go to whichever process has none left, the long files first; what is dear is made once for all (tests/conftest.py).
 test: $(VENV)/.installed-dev  ## Run the fast tests (ARGS="-k name" is handed to pytest)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
+	    --durations=10 $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Ray, submitit, W&B and MLflow
 	$(PIP) -e '.[dev,ray,slurm,wandb,mlflow]'

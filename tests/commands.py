@@ -1,7 +1,8 @@
 """Python as a process of its own, without the seconds that importing torch takes each time.
 
-The processes are forked from one that has imported what commands need and has done nothing else. A test of what is
-imported, or of a process that others start, kill or join, starts its own.
+The processes are forked from one that has imported what commands need and has done nothing else, and so are those that
+they start for cells of the bench. A test of what is imported, or of a process that others start, kill or join, starts
+its own. With UNDRAWN in the environment reports have all but their figures, which take longer than a run of few steps.
 """
 
 from __future__ import annotations
@@ -12,16 +13,27 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
+
+from lenient.bench.tasks import IMPORTED
+
+HERE = Path(__file__).parent
 LIMIT = 600
 """Seconds after which a process is killed."""
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read once, when the server imports torch
+_STARTING = threading.Lock()
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["torch._dynamo", "torch.utils.tensorboard", "matplotlib.backends.backend_svg", "lenient.cli", "lenient.job"]
+    [
+        *(*IMPORTED, "torch.export._trace", "sympy.tensor.tensor", "torch._inductor.ir", "torch.utils.tensorboard"),
+        *("lenient.cli", "lenient.cli.distill", "lenient.api", "lenient.methods.ta_dfkd", "undrawn"),
+    ]
 )
 
 
@@ -43,6 +55,7 @@ def python(*words: object, cwd: Path, **environment: str) -> subprocess.Complete
         environment: what differs from that of the tests.
     """
     told = [str(word) for word in words]
+    _start_server()
     with tempfile.TemporaryDirectory() as place:
         said = [Path(place) / name for name in ("stdout", "stderr")]
         process = _SERVER.Process(target=_run, args=(told, cwd, os.environ | environment, said))
@@ -56,11 +69,19 @@ def python(*words: object, cwd: Path, **environment: str) -> subprocess.Complete
         return subprocess.CompletedProcess(told, process.exitcode, *(path.read_text(errors="replace") for path in said))
 
 
+def _start_server() -> None:
+    """Before the first process; the server finds what it imports of these tests by its path alone."""
+    with _STARTING, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
+        forkserver.ensure_running()
+
+
 def _run(words: Sequence[str], cwd: Path, environment: Mapping[str, str], said: Sequence[Path]) -> None:
     for number, path in enumerate([Path(os.devnull), *said]):
         handle = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(handle, number)
         os.close(handle)
+    forkserver._forkserver.ensure_running = lambda: None  # this process's own children come from the same server
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -2,16 +2,75 @@
 
 from __future__ import annotations
 
+import os
+import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
+from filelock import FileLock
 
 from lenient.models.card import Network
 
 
+class Once(Protocol):
+    """See the fixture `made_once`."""
+
+    def __call__(self, name: str, make: Callable[[Path], object]) -> Path: ...
+
+
+LONGEST = ("test_ranks", "test_bench_run", "test_cli", "test_health", "test_bench_report", "test_benchmarks")
+"""Files with tests of many seconds; they begin, so that no process is left with one of them at the end."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the files in a random order")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    names = sorted({item.path.stem for item in items})
+    seed = config.getoption("--shuffle")
+    if seed is None:
+        names.sort(key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
+    else:
+        random.Random(seed).shuffle(names)
+    items.sort(key=lambda item: names.index(item.path.stem))
+
+
 @pytest.fixture(scope="session")
-def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes what several files need in a folder that all processes of the session share: `made_once(name, make)`.
+
+    The first that asks calls `make(folder)`; the others wait for it. The folder is not to be changed: copy it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / "made" / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                making = folder.with_name(f"{name}.part")
+                shutil.rmtree(making, ignore_errors=True)  # of one that failed
+                making.mkdir()
+                make(making)
+                making.rename(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def digits_file(made_once: Once) -> Path:
     """A digits teacher in a file: batch norm, 78 thousand parameters, about 97 %, made in seconds."""
+    return made_once("digits", _train_digits) / "digits.safetensors"
+
+
+def _train_digits(folder: Path) -> None:
     from lenient.data import load_data
     from lenient.models import build_student, save_network
     from lenient.models.card import Card
@@ -21,9 +80,7 @@ def digits_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = Card(None, images.input_size, len(images.classes), tuple(images.mean), tuple(images.std), images.classes)
     network = build_student("lenient:resnet8", card, seed=0, role="teacher")
     train_classifier(network, images, TeacherRecipe(**(default_recipe("digits") | {"epochs": 12})))
-    path = tmp_path_factory.mktemp("teacher") / "digits.safetensors"
-    save_network(path, network)
-    return path
+    save_network(folder / "digits.safetensors", network)
 
 
 @pytest.fixture

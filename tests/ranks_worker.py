@@ -41,7 +41,8 @@ GAMES: dict[str, dict[str, Any]] = {
 }
 
 
-STEPS = 20
+STEPS = 8
+"""Over every phase of every game: two epochs, two turns of each player, the bank, what is learnt from it."""
 
 
 def play(game: str) -> dict[str, torch.Tensor]:

@@ -66,6 +66,12 @@ TEACHER = {"label": "T", "file": "t.safetensors", "path": "teachers/x/t.safetens
            "accuracy": 0.5, "arch": "lenient:resnet8", "recipe": None, "epoch": None, "card": CARD}  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at the figures of these cells' reports."""
+    monkeypatch.setenv("UNDRAWN", "1")
+
+
 def write_grid(folder: Path, *changes: dict[str, Any], name: str = "grid.yaml") -> Path:
     folder.mkdir(exist_ok=True)
     if not (folder / "teacher.safetensors").exists():
@@ -288,14 +294,15 @@ def test_cost_goes_on_from_the_checkpoint_and_survives_a_line_cut_short(tmp_path
 FINISHED = {"real": "real", "ta": {"method": "ta-dfkd", "settings": {"method.student_steps": 2}}}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A grid of three rows, run whole."""
-    place = tmp_path_factory.mktemp("bench")
-    write_grid(place, {"rows": FINISHED})
-    said = run("run", "grid.yaml", "--jobs", 2, cwd=place)
-    assert "3/3" in said
-    return place
+@pytest.fixture
+def finished(made_once, tmp_path) -> Path:
+    """A grid of three rows, run whole, in a folder of the test's own."""
+
+    def make(folder: Path) -> None:
+        write_grid(folder, {"rows": FINISHED})
+        assert "3/3" in run("run", "grid.yaml", "--jobs", 2, cwd=folder)
+
+    return shutil.copytree(made_once("finished-grid", make), tmp_path / "finished")
 
 
 def test_each_cell_leaves_its_record(finished):
@@ -320,7 +327,7 @@ def test_each_cell_leaves_its_record(finished):
         assert set(record["machine"]) == {"device_name", "threads", "torch", "precision", "python", "lenient"}
         assert record["teacher"]["label"] == "T"
         assert set(record["teacher"]) == {"label", "file", "sha256", "accuracy", "arch", "recipe", "epoch"}
-        assert str(finished) not in json.dumps(record)
+        assert "finished-grid" not in json.dumps(record), "a folder of the machine that it was made on"
         assert (folder / "run" / "checkpoints" / "last.pt").exists()
         assert (folder / "run" / "samples" / "images.safetensors").exists() == (row != "real")
     assert len(found["ta"]["log"]["bn_distance"]) == 2
@@ -343,7 +350,6 @@ def test_a_new_label_is_no_new_cell(finished):
     path.write_text(yaml.safe_dump(TINY | {"rows": rows}))
     assert "3 of 3 cells are done already" in run("run", "renamed.yaml", cwd=finished)
     assert {record["row"] for record in records(finished / "runs" / "tiny")} == {"noise", "real", "lenient"}
-    run("run", "grid.yaml", cwd=finished)
 
 
 def test_cells_run_elsewhere_are_not_run_again(finished, tmp_path):
@@ -422,6 +428,7 @@ def checkpoint_of(home: Path) -> Path | None:
 
 
 def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
+    """Over ten seconds: a launcher of its own, whose fork server imports anew, as in no other fast test."""
     write_grid(tmp_path, LONG)
     home = tmp_path / "runs" / "tiny"
     process = bench("run", "grid.yaml", "-s", "settings.steps=300", cwd=tmp_path)
@@ -438,6 +445,7 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
     assert "going on from step" in (cell / "run" / "train.log").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 def test_a_killed_fork_server_is_started_again_and_no_cell_runs_twice(tmp_path):
     write_grid(tmp_path, {"seeds": 2})
@@ -455,15 +463,24 @@ def test_a_killed_fork_server_is_started_again_and_no_cell_runs_twice(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
 @pytest.mark.parametrize(
     ("sent", "code", "words"),
-    [("SIGINT", 130, "interrupted"), ("SIGKILL", 5, "the process that forks cells was killed")],
+    [
+        ("SIGINT", 130, "interrupted"),
+        pytest.param("SIGKILL", 5, "the process that forks cells was killed", marks=pytest.mark.slow),
+    ],
 )
 def test_signals_while_the_fork_server_imports_leave_no_traceback(sent, code, words, tmp_path):
     write_grid(tmp_path)
     process = bench("run", "grid.yaml", cwd=tmp_path, start_new_session=True)
     begun = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    server = wait_for(
-        lambda: [pid for pid in begun.read_text().split() if "libtorch" in Path(f"/proc/{pid}/maps").read_text()]
-    )[0]
+
+    def imports(process: str) -> bool:
+        """Whether it is the server, and not what a fork is before it becomes another program, and has got to torch."""
+        place = Path("/proc") / process
+        with suppress(OSError):
+            return "forkserver" in (place / "cmdline").read_text() and "libtorch" in (place / "maps").read_text()
+        return False
+
+    server = wait_for(lambda: [child for child in begun.read_text().split() if imports(child)])[0]
     if sent == "SIGINT":
         os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
     else:

@@ -33,12 +33,23 @@ TAUGHT_NOTHING = 4
 ANY_VERDICT = (0, 4)
 
 
-@pytest.fixture(scope="module")
-def done_run(digits_file, tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("cli")
-    more = ["--student", "lenient:lenet5-half", "--eval-data", "digits", "-o", "run"]
-    lenient("distill", digits_file, *QUICK, *more, cwd=place, code=TAUGHT_NOTHING)
-    return place / "run"
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are looked at in one run, `done_run`, only."""
+    monkeypatch.setenv("UNDRAWN", "1")
+
+
+@pytest.fixture
+def done_run(made_once, digits_file, tmp_path, monkeypatch) -> Path:
+    """A run of twenty steps, complete with figures, in a folder of the test's own."""
+
+    def make(folder: Path) -> None:
+        more = ["--student", "lenient:lenet5-half", "--eval-data", "digits", "-o", "run"]
+        with monkeypatch.context() as drawn:
+            drawn.delenv("UNDRAWN")
+            lenient("distill", digits_file, *QUICK, *more, cwd=folder, code=TAUGHT_NOTHING)
+
+    return shutil.copytree(made_once("done-run", make), tmp_path / "done") / "run"
 
 
 # help
@@ -140,7 +151,7 @@ def test_a_demo_does_not_replace_a_run_unasked(done_run):
     assert (done_run / "report.html").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupt_writes_a_checkpoint_exits_130_and_resume_goes_on(number, digits_file, tmp_path):
     arguments = ["distill", str(digits_file), *QUICK, "--steps", "100000", "-s", "log_every=1", "-o", "r"]
     process = subprocess.Popen(
@@ -240,7 +251,8 @@ def test_export_check_fails_where_outputs_differ(done_run, tmp_path, monkeypatch
         export.export(done_run, "pt2", tmp_path / "m.pt2", check=True)
 
 
-def test_report_is_rewritten_equal(done_run, tmp_path):
+def test_report_is_rewritten_equal(done_run, tmp_path, monkeypatch):
+    monkeypatch.delenv("UNDRAWN")
     before = (done_run / "report.html").read_text()
     (done_run / "report.html").unlink()
     lenient("report", done_run, cwd=tmp_path)

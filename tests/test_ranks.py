@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,8 +29,18 @@ WORKER = Path(__file__).parent / "ranks_worker.py"
 
 
 def together(number: int, output: Path, games: list[str]) -> dict[str, dict[str, torch.Tensor]]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
-    subprocess.run([sys.executable, *launcher, str(WORKER), str(output), *games], check=True, timeout=280)
+    """What the games come to with `number` processes, each told of the others as torchrun tells it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    told = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def rank(own: int) -> None:
+        done = python(WORKER, output, *games, cwd=output.parent, RANK=str(own), LOCAL_RANK=str(own), **told)
+        assert done.returncode == 0, done.stderr
+
+    with ThreadPoolExecutor(number) as pool:
+        list(pool.map(rank, range(number)))
     return torch.load(output)
 
 
@@ -120,6 +132,7 @@ def run(words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_goes_on_with_another_number_of_devices_to_the_same_student(teacher: Path, tmp_path: Path) -> None:
+    """Over ten seconds: torch's launcher and two ranks import torch."""
     assert python(*command(teacher, tmp_path / "one", devices=1), cwd=tmp_path).returncode in (0, 4)
     first = run(command(teacher, tmp_path / "many", "--steps", "10"))
     assert first.returncode in (0, 4), first.stderr
@@ -138,17 +151,18 @@ def test_a_run_goes_on_with_another_number_of_devices_to_the_same_student(teache
 
 
 def test_where_one_rank_is_killed_the_others_end_with_an_error(teacher: Path, tmp_path: Path) -> None:
+    """Over ten seconds: torch's launcher and two ranks import torch."""
     words = command(teacher, tmp_path / "run", "--steps", "100000", "-s", "checkpoint_every=5")
     process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
-    os.kill(int(children.split()[-1]), signal.SIGKILL)
+    os.kill(ranks_of(process.pid)[-1], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 5
     assert "died of SIGKILL" in said
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_all_ranks_at_one_checkpoint(teacher: Path, tmp_path: Path) -> None:
     words = command(teacher, tmp_path / "run", "--steps", "100000", "-s", "checkpoint_every=5")
     process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
@@ -160,6 +174,15 @@ def test_an_interrupt_stops_all_ranks_at_one_checkpoint(teacher: Path, tmp_path:
     assert "Traceback" not in said
 
 
+def ranks_of(launcher: int) -> list[int]:
+    """The process ids of the ranks that the launcher has started."""
+    if not Path("/proc/self/task").exists():
+        told = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True, check=True).stdout
+        return [int(word) for word in told.split()]
+    begun = [path.read_text().split() for path in Path(f"/proc/{launcher}/task").glob("*/children")]
+    return sorted(int(pid) for pids in begun for pid in pids if "distill" in Path(f"/proc/{pid}/cmdline").read_text())
+
+
 def wait_for(path: Path, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
@@ -168,7 +191,7 @@ def wait_for(path: Path, seconds: float = 90) -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused_in_one_line(teacher: Path, tmp_path: Path) -> None:
-    refused = run(command(teacher, tmp_path / "run", "--batch-size", "15"))
+    refused = python(*command(teacher, tmp_path / "run", "--batch-size", "15"), cwd=tmp_path)
     assert refused.returncode == 2
     assert refused.stderr == "lenient: --devices 2: --batch-size 15 does not divide among them\n"
     assert not (tmp_path / "run").exists()
