@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format results clean
+.PHONY: help demo test test-portable test-slow check format results clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed  ## Distil a digits classifier without data, offline, in under two minutes
 	$(BIN)/lenient demo
@@ -20,6 +20,9 @@ demo: $(VENV)/.installed  ## Distil a digits classifier without data, offline, i
 test: $(VENV)/.installed-dev  ## Run the fast tests (ARGS="-k name" is handed to pytest)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
 	    --durations=10 $(ARGS)
+
+test-portable: $(VENV)/.installed-dev  ## Run the fast tests as on other processors, users, paths and Pythons: five times
+	tests/portable.sh $(BIN)/python $(ARGS)
 
 test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Ray, submitit, W&B and MLflow
 	$(PIP) -e '.[dev,ray,slurm,wandb,mlflow]'

@@ -49,6 +49,10 @@ SHORT: dict[str, Any] = {
 }
 
 
+BRIEF: dict[str, Any] = {"steps": 60}
+"""Four log lines: for what shows without learning."""
+
+
 def run(teacher: Network, own: Any = None, **changes: Any) -> Any:
     plan = merge(SHORT, changes)
     if own is not None:
@@ -69,6 +73,7 @@ def settings_of(**changes: Any) -> TADFKDSettings:
 
 @pytest.fixture(scope="module")
 def sound(digits_file) -> dict[str, Any]:
+    """Over ten seconds: it is about learning, and the shortest run that learns enough for every threshold."""
     from lenient.models import load_network
 
     return run(load_network(digits_file), steps=400).health
@@ -81,13 +86,13 @@ def test_a_sound_run_is_ok(sound):
 
 
 def test_a_frozen_generator_is_named(digits_teacher):
-    health = run(digits_teacher, method={"generator_lr": 0.0}).health
+    health = run(digits_teacher, **BRIEF, method={"generator_lr": 0.0}).health
     assert health["verdict"] == "failed"
     assert any("the weights of the generator do not move" in reason for reason in health["reasons"])
 
 
 def test_a_student_that_cannot_learn_is_named(digits_teacher):
-    health = run(digits_teacher, method={"student_lr": 0.0}).health
+    health = run(digits_teacher, **BRIEF, method={"student_lr": 0.0}).health
     assert health["verdict"] == "failed"
     assert any("the weights of the student do not move" in reason for reason in health["reasons"])
     assert "probe agreement" in failing(health)
@@ -108,7 +113,7 @@ class OneClass(TADFKD):
 
 
 def test_a_generator_stuck_on_one_class_is_named(digits_teacher):
-    health = run(digits_teacher, OneClass(settings_of())).health
+    health = run(digits_teacher, OneClass(settings_of()), **BRIEF).health
     assert health["verdict"] == "failed"
     assert any("of the classes appear among the accepted samples" in reason for reason in health["reasons"])
     assert {"coverage", "class entropy", "duplicates"} <= failing(health)
@@ -116,7 +121,7 @@ def test_a_generator_stuck_on_one_class_is_named(digits_teacher):
 
 def test_a_wrong_mean_shows_in_the_batch_norm_distance(digits_teacher):
     wrong = Network(digits_teacher.module, replace(digits_teacher.card, mean=(-0.5,)))
-    health = run(wrong, steps=300).health
+    health = run(wrong).health
     assert health["verdict"] != "ok"
     assert any("check the teacher's --mean and --std first" in reason for reason in health["reasons"])
 
@@ -242,7 +247,7 @@ class Poisoned(TADFKD):
 
 
 def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher):
-    result = run(digits_teacher, Poisoned(settings_of()))
+    result = run(digits_teacher, Poisoned(settings_of()), **BRIEF)
     assert all(torch.isfinite(p).all() for p in result.student.parameters())
     assert any("of turns were skipped for non-finite numbers" in reason for reason in result.health["reasons"])
 
@@ -259,7 +264,10 @@ def test_alarms_sound_once_while_it_runs(digits_teacher):
                 heard.append(values["name"])
 
     distill(
-        digits_teacher, "lenient:lenet5", settings=merge(SHORT, {"method": {"student_lr": 0.0}}), observers=[Listen()]
+        digits_teacher,
+        "lenient:lenet5",
+        settings=merge(SHORT, BRIEF, {"method": {"student_lr": 0.0}}),
+        observers=[Listen()],
     )
     assert heard.count("players move") == 1
 
@@ -407,7 +415,7 @@ def test_a_late_collapse_is_a_warning():
 
 def test_a_schedule_that_ends_at_zero_is_not_a_student_that_stands_still(digits_teacher):
     plan = {"student_schedule": "cosine-early"}
-    health = run(digits_teacher, steps=150, log_every=10, method=plan).health
+    health = run(digits_teacher, **BRIEF, log_every=4, rhythm={"steps_per_epoch": 20}, method=plan).health
     assert not any("do not move" in reason for reason in health["reasons"])
 
 
