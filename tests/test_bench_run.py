@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import fcntl
 import importlib
@@ -40,6 +41,7 @@ from lenient.bench.teachers import trainings
 from lenient.config import merge
 from lenient.errors import DamagedError, LenientError, MachineError, UsageError
 from lenient.models import save_network
+from lenient.run import RunFolder
 from toys import digits_like
 
 pytestmark = pytest.mark.timeout(1200)  # many starts of processes, each of seconds, or of minutes on a busy machine
@@ -201,7 +203,7 @@ def test_teachers_are_labelled_by_order(tmp_path):
     assert [training.expected for training in found] == [["T1", "T2"], ["T3"], ["S1", "S2"], ["mixed"]]
     assert len({training.id for training in found}) == 3  # S is the first one under another name
     with pytest.raises(UsageError, match="two are called mixed"):
-        trainings(grid_of(tmp_path, {"teachers": [entries[3], entries[3]]}))
+        trainings(grid_of(tmp_path, {"teachers": [entries[3], copy.deepcopy(entries[3])]}))
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -380,7 +382,7 @@ def test_cells_run_elsewhere_are_not_run_again(finished, tmp_path):
         assert not cell.take(home, {})  # it runs
     (cell.folder(home) / "run").mkdir()  # of an attempt that was cut off
     assert cell.take(home, {"id": cell.id})
-    assert not (cell.folder(home) / "run").exists()
+    RunFolder.check(cell.folder(home) / "run")  # is there for a new one
     said = run("run", "grid.yaml", "-s", "settings.steps=6", "-o", "other", "--records", known, cwd=tmp_path, code=2)
     assert "none of its 3 cells" in said
     assert "--records none.json: no such" in run("run", "grid.yaml", "--records", "none.json", cwd=tmp_path, code=2)
@@ -399,9 +401,12 @@ def test_status_counts_and_shows_the_last_accuracies(finished):
     assert status.counts["missing"] == 2
 
 
+BREAKING = {"method.student_lr": 1000, "method.student_weight_decay": 1e6, "health.patience": 1}
+
+
 def test_a_cell_that_cannot_be_fails_with_its_reason_until_retry(tmp_path):
     """A learning rate that breaks the student: the run stops itself, and the other cell does not mind."""
-    rows = {"bad": {"method": "noise", "settings": {"method.student_lr": 1e30, "health.patience": 1}}}
+    rows = {"bad": {"method": "noise", "settings": BREAKING}}
     write_grid(tmp_path, {"rows": rows})
     home = tmp_path / "runs" / "tiny"
     said = run("run", "grid.yaml", cwd=tmp_path, code=1)
@@ -501,7 +506,8 @@ def test_a_cell_without_a_readable_checkpoint_starts_anew_on_retry(finished, tmp
         path.unlink()
     for path in (cell / "run" / "checkpoints").glob("*.pt"):
         path.write_bytes(b"what a disk leaves")
-    assert "no checkpoint can be read; start again with --retry" in run("run", "grid.yaml", cwd=tmp_path, code=1)
+    said = run("run", "grid.yaml", cwd=tmp_path, code=1)
+    assert re.search(r"last\.pt is damaged \(.*\); start again with --retry", said)
     run("run", "grid.yaml", "--retry", cwd=tmp_path)
     assert {record["id"]: record["curve"] for record in records(home)} == before
 
@@ -780,7 +786,7 @@ def test_a_ray_cluster_of_two_nodes(tmp_path, monkeypatch):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)
-        rows = {"bad": {"method": "noise", "settings": {"method.student_lr": 1e30, "health.patience": 1}}}
+        rows = {"bad": {"method": "noise", "settings": BREAKING}}
         write_grid(tmp_path, {"rows": rows, "seeds": 2})
         environment = {"RAY_ADDRESS": cluster.address}
         said = run("run", "grid.yaml", "--launcher", "ray", cwd=tmp_path, code=1, **environment)

@@ -440,5 +440,6 @@ def test_an_unwritable_folder(digits_file, tmp_path):
 
 
 def test_a_batch_too_large_for_memory_names_the_flag(digits_file, tmp_path):
-    said = lenient("distill", digits_file, *QUICK, "--batch-size", 10**12, "-o", "r", cwd=tmp_path, code=5).stderr
+    large = ("--batch-size", 2**20, "-s", "generator.width=4096")
+    said = lenient("distill", digits_file, *QUICK, *large, "-o", "r", cwd=tmp_path, code=5).stderr
     assert "--batch-size" in said

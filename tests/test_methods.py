@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -12,7 +14,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from commands import python
 from lenient.config import merge
 from lenient.errors import TeacherError, UsageError
 from lenient.loop import Distillation
@@ -216,8 +217,8 @@ NO_DATA = """
     import builtins, os, sys
     import torch
     from lenient.api import distill
+    sys.path.append({tests!r})
     from toys import tiny_teacher, tiny_student, QUICK
-    teacher, student = tiny_teacher(), tiny_student()
     class Block:
         def find_spec(self, name, path=None, target=None):
             if name.startswith(("lenient.data", "sklearn.datasets", "torchvision.datasets")):
@@ -226,27 +227,30 @@ NO_DATA = """
         assert not name.startswith("lenient.data"), name
     sys.meta_path.insert(0, Block())
     mine = os.path.realpath(os.environ["TMPDIR"])
-    allowed = (sys.prefix, sys.base_prefix, mine, {src!r}, "/proc", "/sys", "/dev", "/usr", "/etc")
+    allowed = (sys.prefix, sys.base_prefix, mine, {src!r}, {tests!r}, "/proc", "/sys", "/dev", "/usr", "/etc")
     def audit(event, args):
         if event == "open" and isinstance(args[0], str):
             path = os.path.realpath(args[0])
             assert path.startswith(allowed), "opened " + path
     sys.addaudithook(audit)
-    distill(teacher, student, method={name!r}, output={out!r}, settings=QUICK)
-    print("distilled")
+    for name in {names!r}:
+        distill(tiny_teacher(), tiny_student(), method=name, output=os.path.join(mine, name), settings=QUICK)
 """
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_process_that_can_open_no_data_still_distils(name, tmp_path):
+def test_a_process_that_can_open_no_data_still_distils(tmp_path):
+    """It takes over ten seconds: a python of its own, for what is imported counts, and a run of each method."""
     import lenient
 
-    source = str(Path(lenient.__file__).parents[1])
-    code = textwrap.dedent(NO_DATA).format(out=str(tmp_path / "run"), name=name, src=source)
+    tests, source = Path(__file__).parent, str(Path(lenient.__file__).parents[1])
+    code = textwrap.dedent(NO_DATA).format(names=ALL, tests=str(tests), src=source)
     places = {name: str(tmp_path) for name in ("TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
-    done = python("-c", code, cwd=Path(__file__).parent, **places)
-    assert "distilled" in done.stdout, done.stderr[-2000:]
-    assert (tmp_path / "run" / "done").exists()
+    environment = os.environ | places | {"UNDRAWN": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tests, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert all((tmp_path / name / "done").exists() for name in ALL)
 
 
 # rhythm and rates
