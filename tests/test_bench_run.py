@@ -440,7 +440,7 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
     checkpoint = wait_for(lambda: checkpoint_of(home))
     cell = checkpoint.parents[2]
     os.kill(wait_for(lambda: process_of(cell)), signal.SIGKILL)
-    wait_for(lambda: "going on from step" in (cell / "run" / "train.log").read_text())
+    wait_for(lambda: process.poll() is not None or "going on from step" in (cell / "run" / "train.log").read_text())
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=600) == 130
     # what is no part of its id may change on the way: it goes on as it was begun
