@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lenient.models import load_network, save_network
-from lenient.signals import STOPS, WARNINGS, end_on_signals, passed_on, save_on_signals, stop_on_signals
+from lenient.signals import STOPS, WARNINGS, end_on_signals, end_plainly, passed_on, save_on_signals, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +111,16 @@ def wait_for(condition: object, seconds: float = 90) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def test_a_process_that_winds_itself_up_ends_without_a_trace() -> None:
+    """What ends a process raises in it, and torch's finalizers would print that."""
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        end_on_signals()
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        end_plainly()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -31,6 +31,15 @@ def end_on_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
+def end_plainly() -> None:
+    """Undo `end_on_signals` for what ends a process: nothing catches an interrupt while Python winds itself up."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _present(STOPS[1:]):
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 

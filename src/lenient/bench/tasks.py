@@ -33,7 +33,7 @@ from lenient import files, processes, stored
 from lenient.errors import DamagedError, LenientError, MachineError
 from lenient.files import disk_errors
 from lenient.models.trust import Trusted
-from lenient.signals import end_on_signals
+from lenient.signals import end_on_signals, end_plainly
 from lenient.stored import Failed, Stored
 
 Outcome = Literal["done", "failed", "busy", "interrupted", "cut"]
@@ -160,7 +160,9 @@ def main(work: Work, spec: Path | None = None, trust: Trusted = False) -> None:
     end_on_signals()
     _follow_parent()
     with locked(spec.parent) as mine:
-        sys.exit(_attempt(work, spec, trust) if mine else BUSY)
+        code = _attempt(work, spec, trust) if mine else BUSY
+    end_plainly()
+    sys.exit(code)
 
 
 def _attempt(work: Work, spec: Path, trust: Trusted) -> int:

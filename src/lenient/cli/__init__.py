@@ -14,7 +14,7 @@ import typer
 from lenient import processes
 from lenient.cli import bench, bench_report, bring, demo, distill, look
 from lenient.errors import LenientError, MachineError
-from lenient.signals import end_on_signals
+from lenient.signals import end_on_signals, end_plainly
 from lenient.text import LINE, visible
 
 app = typer.Typer(
@@ -44,6 +44,13 @@ def main() -> None:
     _open_streams()
     logging.getLogger("lenient").addFilter(_written_out)
     end_on_signals()
+    try:
+        _run()
+    finally:
+        end_plainly()
+
+
+def _run() -> NoReturn:
     try:
         try:
             code = app(standalone_mode=False)
