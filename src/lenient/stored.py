@@ -241,20 +241,6 @@ class CellTeacher(Stored):
     label: Text
 
 
-class CellSpec(Stored):
-    """`spec.json` of a cell."""
-
-    id: Text
-    row: Text
-    method: Text
-    teacher: CellTeacher
-    student: Text
-    seed: Count
-    data: Text
-    data_root: Text | None
-    settings: dict[str, Any]
-
-
 class CellCost(Stored):
     """What a cell took."""
 
