@@ -28,7 +28,7 @@ from lenient.data import load_data
 from lenient.evaluation import evaluate
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.models import build_student, load_network
-from lenient.run import environment
+from lenient.runs.folder import environment
 
 RATES = (0.2, 1e-3)
 """Student's and generator's, of the two released rows."""

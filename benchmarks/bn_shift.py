@@ -3,9 +3,9 @@
     python benchmarks/bn_shift.py runs/mnist runs/digits -o benchmarks/results/bn-shift.json
     python benchmarks/bn_shift.py -o benchmarks/results/bn-shift.json --table docs/results/bn-shift.md
 
-For each run: the shift (`lenient.health.bn_shift`) of fresh images, and the agreement of student and teacher on images
-held out of the training data, which no student sees. Real images of as large a batch stand beside them. Test images are
-never read.
+For each run: the shift (`lenient.training.health.bn_shift`) of fresh images, and the agreement of student and teacher
+on images held out of the training data, which no student sees. Real images of as large a batch stand beside them. Test
+images are never read.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from lenient.bench.report.features import run_folder
 from lenient.bench.report.records import Grid, read_grid
 from lenient.data import ImageSet, load_data
 from lenient.evaluation import evaluate
-from lenient.health import HealthSettings, bn_shift
 from lenient.models import Network
-from lenient.run import environment
+from lenient.runs.folder import environment
+from lenient.training.health import HealthSettings, bn_shift
 
 BATCH = 64
 """As many images as a log line looks at."""

@@ -35,7 +35,7 @@ from lenient.bench.report.results import (
 )
 from lenient.bench.report.sweeps import measured, sweeps, weight_of
 from lenient.bench.teachers import trainings
-from lenient.report.numbers import exact
+from lenient.reporting.numbers import exact
 
 COMPARED = ("dafl", "dfad", "pre-dfkd")
 """Of the methods in the paper's Table 3, those that the library has."""

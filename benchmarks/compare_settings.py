@@ -21,12 +21,12 @@ import torch
 import typer
 
 from lenient import distill
-from lenient.config import parse_overrides
+from lenient.core.config import parse_overrides
 from lenient.data import ImageSet, load_data
 from lenient.evaluation import accuracy, evaluate
 from lenient.models import Network, build_student
 from lenient.models.card import Card
-from lenient.run import environment
+from lenient.runs.folder import environment
 from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
 
 

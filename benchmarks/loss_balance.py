@@ -26,7 +26,7 @@ from lenient.bench.report.features import run_folder
 from lenient.bench.report.records import NO_GENERATOR, read_grid
 from lenient.losses.objective import Objective
 from lenient.methods.turns import GeneratorTurn
-from lenient.run import environment
+from lenient.runs.folder import environment
 
 BATCHES = 2
 

@@ -22,11 +22,11 @@ import typer
 from torch import Tensor, nn
 
 from lenient.api import distill
+from lenient.core.errors import LenientError
 from lenient.data import ImageSet, load_data
-from lenient.errors import LenientError
 from lenient.evaluation import accuracy
 from lenient.models import Card, Network, build_student
-from lenient.run import environment
+from lenient.runs.folder import environment
 from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
 
 NEW = ("contrast", "overshoot")

@@ -39,10 +39,10 @@ from speed_ways import NETWORKS, RANDOM, RECIPE, Made, Way, clock, counted, ours
 from speed_ways import settings_of as settings_for
 from torch.utils.flop_counter import FlopCounterMode
 
+from lenient.core.runtime import resolve_device
 from lenient.generators.upsampling import UpsamplingGenerator
 from lenient.models import Network, build_student, load_network
-from lenient.run import environment
-from lenient.runtime import resolve_device
+from lenient.runs.folder import environment
 
 
 @dataclass(frozen=True)

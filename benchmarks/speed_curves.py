@@ -9,7 +9,7 @@ from typing import Any
 from lenient.bench.report import PALETTE
 from lenient.models import build_student
 from lenient.models.card import Card
-from lenient.report.svg import COLOURS, canvas, draw, standalone
+from lenient.reporting.svg import COLOURS, canvas, draw, standalone
 
 LABELS = {
     "batch": "images per batch",

@@ -40,8 +40,8 @@ from speed_ways import clock
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lenient.convolution import SmallMaps
-from lenient.runtime import Runtime
+from lenient.core.conv_cpu import SmallMaps
+from lenient.core.runtime import Runtime
 
 Mode = Literal["forward", "inputs", "train"]
 """A forward alone; with the gradient of the images; with the gradients of weights and inner inputs."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from speed_ways import clock, ours, random_teacher, settings_of
 
-from lenient import ranks
+from lenient.core import ranks
 from lenient.models import build_student
 
 RUNS = {

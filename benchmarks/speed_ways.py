@@ -14,12 +14,12 @@ from published import STUDENT_STEPS, Released
 from torch import Tensor, nn
 
 from lenient.generators.upsampling import UpsamplingGenerator
-from lenient.loop import Distillation
 from lenient.models import Network, build_student
 from lenient.models.card import Card
-from lenient.planning import Request, resolve
-from lenient.settings import DistillSettings
-from lenient.teacher import FrozenTeacher
+from lenient.runs.request import Request, resolve
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.settings import DistillSettings
+from lenient.training.trainer import Distillation
 
 NETWORKS = ("teacher", "student", "generator")
 RECIPE = "cifar10"

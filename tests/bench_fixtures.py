@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lenient.seeding import derive
+from lenient.core.seeding import derive
 
 TEACHERS = {"T1": 0.9833, "T2": 0.9694, "T3": 0.9556}
 TA = {"name": "ta-dfkd", "class_prior_weight": 0.0, "selection": "mixture", "generator_lr": 0.001}

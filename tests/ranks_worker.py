@@ -13,10 +13,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lenient import ranks
-from lenient.loop import Distillation
-from lenient.runtime import Runtime
-from lenient.teacher import FrozenTeacher
+from lenient.core import ranks
+from lenient.core.runtime import Runtime
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.trainer import Distillation
 from toys import settings, tiny_student, tiny_teacher
 
 BANK = {"replay_share": 0.5, "bank": {"every": 1}}

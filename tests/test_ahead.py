@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from lenient import distill, trials
-from lenient.ahead import Ahead
-from lenient.config import merge
-from lenient.loop import Distillation
+from lenient import distill
+from lenient.core.config import merge
+from lenient.core.runtime import Runtime
 from lenient.methods.turns import Preparation
-from lenient.planning import Request, decide, resolve
-from lenient.runtime import Runtime
-from lenient.teacher import FrozenTeacher
+from lenient.runs import autotune
+from lenient.runs.request import Request, decide, resolve
+from lenient.synthesis.ahead import Ahead
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.trainer import Distillation
 from ranks_worker import GAMES
 from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
 
@@ -149,7 +150,7 @@ def test_auto_overlaps_where_a_trial_shows_a_gain(
     monkeypatch: pytest.MonkeyPatch, method: str, threads: int, faster: bool, taken: bool
 ) -> None:
     torch.set_num_threads(threads)
-    monkeypatch.setattr(trials, "seconds_of", trial := Trial(2.0 if faster else 0.95))
+    monkeypatch.setattr(autotune, "seconds_of", trial := Trial(2.0 if faster else 0.95))
     request = Request(method=method, settings=QUICK | {"overlap": "auto"})
     assert decide(resolve(request), request, tiny_teacher(), tiny_student()).overlap is taken
     assert torch.get_num_threads() == threads
@@ -185,9 +186,9 @@ def test_a_long_stretch_of_one_player_is_never_tried_whole(monkeypatch: pytest.M
 
 
 def test_the_seconds_of_a_step_count_a_whole_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "seconds_of", lambda work, *_, **__: float(work.args[1]))  # a second a turn
+    monkeypatch.setattr(autotune, "seconds_of", lambda work, *_, **__: float(work.args[1]))  # a second a turn
     plan = resolve(Request(settings=merge(QUICK, {"method": {"generator_steps": 300, "student_steps": 6}})))
-    assert trials.trial(plan, tiny_teacher(), tiny_student())["seconds_per_step"] == pytest.approx(306 / 6)
+    assert autotune.trial(plan, tiny_teacher(), tiny_student())["seconds_per_step"] == pytest.approx(306 / 6)
 
 
 def test_threads_are_shared_while_something_is_made() -> None:

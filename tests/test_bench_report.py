@@ -51,7 +51,7 @@ from lenient.bench.report.results import (
 from lenient.bench.report.sweeps import fid_table, picture_rows, sweeps
 from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
 from lenient.cli import main
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
 
 PAPER = {  # Table 3 of TA-DFKD on CIFAR-10, first teacher: acc_last of made-up seeds, acc_max as printed
     "dafl": ([0.80, 0.86], 0.9207),

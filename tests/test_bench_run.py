@@ -38,10 +38,10 @@ from lenient.bench.running import run_grid
 from lenient.bench.status import status_of
 from lenient.bench.tasks import Task, state, write_json
 from lenient.bench.teachers import trainings
-from lenient.config import merge
-from lenient.errors import DamagedError, LenientError, MachineError, UsageError
+from lenient.core.config import merge
+from lenient.core.errors import DamagedError, LenientError, MachineError, UsageError
 from lenient.models import save_network
-from lenient.run import RunFolder
+from lenient.runs.folder import RunFolder
 from toys import digits_like
 
 pytestmark = pytest.mark.timeout(1200)  # many starts of processes, each of seconds, or of minutes on a busy machine

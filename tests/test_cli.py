@@ -20,7 +20,7 @@ from PIL import Image
 from commands import lenient
 from lenient.api import reopen
 from lenient.cli import main
-from lenient.samples import write_samples
+from lenient.runs.samples import write_samples
 from toys import TinyNet
 
 COMMANDS = ["demo", "train-teacher", "inspect", "distill", "evaluate", "report", "sample", "export", "methods"]
@@ -242,8 +242,8 @@ def test_export_and_check(kind, done_run, tmp_path):
 
 
 def test_export_check_fails_where_outputs_differ(done_run, tmp_path, monkeypatch):
-    from lenient import export
-    from lenient.errors import MachineError
+    from lenient.core.errors import MachineError
+    from lenient.runs import export
 
     true = export._read_back
     monkeypatch.setattr(export, "_read_back", lambda *given: lambda x: true(*given)(x) * 1.01)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from lenient.config import dump_yaml, load_yaml, parse_overrides, read_yaml
-from lenient.errors import UsageError
-from lenient.text import LINE, visible
+from lenient.core.config import dump_yaml, load_yaml, parse_overrides, read_yaml
+from lenient.core.errors import UsageError
+from lenient.core.text import LINE, visible
 
 
 def load(text: str) -> object:

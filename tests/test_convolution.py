@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, library, nn
 
-from lenient import convolution
-from lenient.convolution import SmallMaps, convolve
-from lenient.runtime import Runtime
-from lenient.student_update import LiveStudent
+from lenient.core import conv_cpu
+from lenient.core.conv_cpu import SmallMaps, convolve
+from lenient.core.runtime import Runtime
+from lenient.student.update import LiveStudent
 
 CPU = torch.device("cpu")
 LOWERED = Runtime(CPU, "bf16")
@@ -50,7 +50,7 @@ def test_numbers_are_those_of_torchs_convolution(
     inputs = torch.randn(3, 5, *size).to(torch.bfloat16).float().to(memory_format=layout).requires_grad_()
     weight = torch.randn(4, 5, *kernel).to(torch.bfloat16).float().to(memory_format=layout).requires_grad_()
     with pytest.MonkeyPatch.context() as patch, LOWERED.autocast():
-        patch.setattr(convolution, "MANY_WEIGHTS", 0 if whole else 2**30)
+        patch.setattr(conv_cpu, "MANY_WEIGHTS", 0 if whole else 2**30)
         output = convolve(inputs, weight, None, stride, padding)
         gradient = torch.randn_like(output)
         found = (output, *torch.autograd.grad(output, (inputs, weight), gradient))
@@ -73,13 +73,13 @@ def test_torch_finds_nothing_wrong_with_the_operators() -> None:
 
 def test_only_small_maps_of_large_layers_are_products_and_only_while_open(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
-    own = convolution._convolution
+    own = conv_cpu._convolution
 
     def noted(inputs: Tensor, *rest: object) -> Tensor:
         seen.append(tuple(inputs.shape[1:]))
         return own(inputs, *rest)
 
-    monkeypatch.setattr(convolution, "_convolution", noted)
+    monkeypatch.setattr(conv_cpu, "_convolution", noted)
     large, small = nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(128, 8, 3, padding=1)
     network = nn.Sequential(large, small)
     before = dict(vars(large))

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from commands import python
+from lenient.core.errors import UsageError
 from lenient.data import DATA_NAMES, ImageSet, cifar, load_data
 from lenient.data.folder import FolderImages
 from lenient.data.images import fitted
 from lenient.data.splits import held_out, scrambled
-from lenient.errors import UsageError
 
 
 def picture(colour: int, size: tuple[int, int] = (32, 32), suffix: str = "png") -> bytes:
@@ -410,7 +410,7 @@ def test_no_bomb_takes_a_gibibyte(tmp_path: Path) -> None:
                 bomb.write(zeros)
     program = tmp_path / "measure.py"
     program.write_text(
-        "import resource, sys; from lenient.data import load_data; from lenient.errors import UsageError\n"
+        "import resource, sys; from lenient.data import load_data; from lenient.core.errors import UsageError\n"
         "def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before = most()\n"
         "try: load_data(sys.argv[2], split='test', root=sys.argv[1])\n"

@@ -15,9 +15,9 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from commands import python
+from lenient.core.errors import UsageError
 from lenient.data import pictures
 from lenient.data.pictures import cover, read_picture
-from lenient.errors import UsageError
 
 SIDE = 2**15  # its square is 2**30
 
@@ -204,7 +204,7 @@ def test_no_hostile_picture_takes_a_gibibyte(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content())
     code = (
         "import resource, sys; from pathlib import Path; from lenient.data.pictures import *\n"
-        "from lenient.errors import UsageError\n"
+        "from lenient.core.errors import UsageError\n"
         "def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before = most()\n"
         "try: read_picture(Path(sys.argv[1]), (3, 224, 224))\n"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
+from lenient.core.errors import UsageError
 from lenient.data import ImageSet
-from lenient.errors import UsageError
 from lenient.evaluation import accuracy, agreement, evaluate, in_eval_mode, latency, num_bytes, parameters
 from lenient.evaluation.order import other_order
 from lenient.models import Card, Network, PixelClassifier, load_network

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lenient import files
-from lenient.errors import MachineError, UsageError
-from lenient.export import HUB, OPSETS, export, opset_of, write_student
+from lenient.core import files
+from lenient.core.errors import MachineError, UsageError
 from lenient.models import load_network, save_network
+from lenient.runs.export import HUB, OPSETS, export, opset_of, write_student
 from toys import digits_like
 
 

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from lenient.errors import TeacherError, UsageError
+from lenient.core.errors import TeacherError, UsageError
+from lenient.core.seeding import Streams
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
-from lenient.loop import Distillation
 from lenient.losses.distances import js_divergence, kl_divergence
 from lenient.losses.prior import confidence_score
 from lenient.methods import METHODS, fitting, method_class
 from lenient.models import build_student
 from lenient.models.card import Network
 from lenient.models.probing import classifying_layer, last_block_by_size
-from lenient.planning import Request, resolve
-from lenient.seeding import Streams
-from lenient.settings import DistillSettings
-from lenient.synthesis.stream import StreamSource
-from lenient.teacher import FrozenTeacher
+from lenient.runs.request import Request, resolve
+from lenient.synthesis.generated import StreamSource
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.settings import DistillSettings
+from lenient.training.trainer import Distillation
 from test_methods import BASE, QUICK_REPLAY, last_turn, same, take, weights
 from toys import CPU, QUICK, TinyNet, distillation, tiny_card, tiny_student, tiny_teacher
 

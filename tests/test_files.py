@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lenient import files
-from lenient.errors import MachineError
+from lenient.core import files
+from lenient.core.errors import MachineError
 
 TEMPORARIES = "*.lenient-tmp"
 
@@ -84,7 +84,7 @@ def test_what_is_appended_follows_what_is_there(tmp_path: Path) -> None:
 def test_what_a_killed_writer_leaves_is_swept_and_nothing_else(tmp_path: Path) -> None:
     code = f"""
 import os, signal, pathlib
-from lenient import files
+from lenient.core import files
 with files.replacing(pathlib.Path({str(tmp_path / "a.json")!r})) as file:
     file.write(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -120,7 +120,7 @@ def refuse(*_):
     raise OSError(getattr(errno, sys.argv[2]), "no locks here")
 if sys.argv[2]:
     fcntl.flock = refuse
-from lenient import files
+from lenient.core import files
 lock = files.Lock(pathlib.Path(sys.argv[1]))
 print(lock.take(), lock.soft, flush=True)
 sys.stdin.read()

@@ -12,20 +12,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lenient.config import Settings, keys_of, merge, parse, parse_overrides, read_yaml, resolve_dotted
-from lenient.errors import HealthError, LenientError, MachineError, TeacherError, UsageError
-from lenient.runtime import (
-    Guard,
-    Readback,
-    Runtime,
-    any_nonfinite,
-    batch_mean,
-    batch_moments,
-    check_optimizer,
-    memory_errors,
-    resolve_device,
-)
-from lenient.seeding import Streams, derive, untouched_global_rng
+from lenient.core.config import Settings, keys_of, merge, parse, parse_overrides, read_yaml, resolve_dotted
+from lenient.core.errors import HealthError, LenientError, MachineError, TeacherError, UsageError
+from lenient.core.memory import memory_errors
+from lenient.core.reductions import batch_mean, batch_moments
+from lenient.core.runtime import Readback, Runtime, resolve_device
+from lenient.core.seeding import Streams, derive, untouched_global_rng
+from lenient.training.guard import Guard, any_nonfinite, check_optimizer
 
 # errors
 
@@ -79,7 +72,7 @@ def test_bad_recipes(tmp_path, text, words):
 
 
 def test_dotted_names_resolve():
-    assert resolve_dotted("lenient.errors:UsageError") is UsageError
+    assert resolve_dotted("lenient.core.errors:UsageError") is UsageError
 
 
 # randomness

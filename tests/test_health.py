@@ -12,11 +12,17 @@ import pytest
 import torch
 
 from lenient.api import distill
-from lenient.config import merge
+from lenient.core.config import merge
+from lenient.core.errors import HealthError, TeacherError
 from lenient.data import load_data
-from lenient.delivery import Delivery
-from lenient.errors import HealthError, TeacherError
-from lenient.health import (
+from lenient.methods.contract import Turn
+from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
+from lenient.models import build_student
+from lenient.models.card import Network
+from lenient.synthesis.selection import KeepAll
+from lenient.teacher.batch import LayerStatistics, Response
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.health import (
     DISCLAIMER,
     HealthMonitor,
     HealthSettings,
@@ -27,14 +33,8 @@ from lenient.health import (
     pixel_span,
     spread,
 )
-from lenient.loop import Distillation
-from lenient.methods.contract import Turn
-from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
-from lenient.models import build_student
-from lenient.models.card import Network
-from lenient.record import LayerStatistics, Response
-from lenient.selection import KeepAll
-from lenient.teacher import FrozenTeacher
+from lenient.training.model_selection import Delivery
+from lenient.training.trainer import Distillation
 from toys import CPU, record_of, settings, tiny_teacher
 
 SHORT: dict[str, Any] = {

@@ -19,28 +19,28 @@ import yaml
 from torch import nn
 
 from lenient.api import distill
-from lenient.config import merge
-from lenient.delivery import Delivery
-from lenient.errors import HealthError, MachineError, TeacherError, UsageError
-from lenient.export import export_pt2
-from lenient.files import disk_errors
-from lenient.job import Job, last_and_best
-from lenient.loop import Distillation, mixture_facts, run_loop
+from lenient.core.config import merge
+from lenient.core.errors import HealthError, MachineError, TeacherError, UsageError
+from lenient.core.files import disk_errors
 from lenient.losses.imitation import Imitation
 from lenient.losses.prior import InformationEntropy
 from lenient.methods.contract import learning_rate
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models.card import Network
-from lenient.planning import PRESETS, Request, flatten, parse_budget, pick_student, resolve
-from lenient.run import RunFolder, fingerprint
-from lenient.teacher import FrozenTeacher
+from lenient.runs.export import export_pt2
+from lenient.runs.folder import RunFolder, fingerprint
+from lenient.runs.job import Job, last_and_best
+from lenient.runs.request import PRESETS, Request, flatten, parse_budget, pick_student, resolve
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.model_selection import Delivery
+from lenient.training.trainer import Distillation, mixture_facts, run_loop
 from toys import CPU, QUICK, TinyNet, digits_like, distillation, settings, tiny_student, tiny_teacher
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports have all but their figures, which take longer than these runs."""
-    monkeypatch.setattr("lenient.report.svg.draw", lambda figure: '<svg viewBox="0 0 1 1"></svg>')
+    monkeypatch.setattr("lenient.reporting.svg.draw", lambda figure: '<svg viewBox="0 0 1 1"></svg>')
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -373,7 +373,7 @@ sys.path.insert(0, {tests!r})
 from toys import *
 from lenient.api import distill
 from lenient.cli import main
-from lenient.errors import LenientError
+from lenient.core.errors import LenientError
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 distill(tiny_teacher(), tiny_student(), output={out!r}, settings=QUICK)
@@ -666,8 +666,8 @@ def test_the_first_ranks_own_gpu_is_not_that_of_all(tmp_path, monkeypatch):
     distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
     recipe = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
     (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump(recipe | {"device": "cuda:0"}))
-    monkeypatch.setattr("lenient.ranks.count", lambda: 2)
-    monkeypatch.setattr("lenient.job.resolve", lambda request: pytest.fail(str(request.settings["device"])))
+    monkeypatch.setattr("lenient.core.ranks.count", lambda: 2)
+    monkeypatch.setattr("lenient.runs.job.resolve", lambda request: pytest.fail(str(request.settings["device"])))
     job = Job.__new__(Job)
     vars(job).update(teacher=tiny_teacher(), hash=fingerprint(tiny_teacher().module), eval_data=None, method=None)
     vars(job).update(_wanted_student=tiny_student(), settings=settings(), request=Request())

@@ -27,7 +27,7 @@ from lenient.losses.prior import (
     confidence_score,
 )
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
-from lenient.record import LayerStatistics, Moment, Response
+from lenient.teacher.batch import LayerStatistics, Moment, Response
 from toys import record_of
 
 T = torch.tensor([[3.0, 2, 1], [0, 4, 1], [1, 1, 5]], dtype=torch.float64)
@@ -414,5 +414,5 @@ def test_terms_reduce_over_the_batch_through_the_one_primitive():
             found = bare.search(line)
             fine = "torch.stack(" in line or "norms.sum()" in line or any(text in line for text in allowed)
             assert not found or fine, (
-                f"{path.name}:{number}: reduce over the batch with lenient.runtime: {line.strip()}"
+                f"{path.name}:{number}: reduce over the batch with lenient.core.runtime: {line.strip()}"
             )

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lenient import memory, trials
-from lenient.errors import MachineError, UsageError
-from lenient.loop import Distillation
-from lenient.planning import Request, decide, resolve
-from lenient.runtime import Runtime, check_compiler
-from lenient.teacher import FrozenTeacher
+from lenient.core import memory
+from lenient.core.errors import MachineError, UsageError
+from lenient.core.runtime import Runtime, check_compiler
+from lenient.runs import autotune
+from lenient.runs.request import Request, decide, resolve
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.trainer import Distillation
 from ranks_worker import GAMES as METHOD_GAMES
 from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
 
@@ -71,7 +72,7 @@ def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_is_compiled_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lenient.planning.check_compiler", lambda _: None)
+    monkeypatch.setattr("lenient.runs.request.check_compiler", lambda _: None)
     request = Request(settings=QUICK, compile=True)
     decided = decide(resolve(request), request, tiny_teacher(), tiny_student())
     assert decided.compile
@@ -98,10 +99,10 @@ def test_the_largest_batch_is_worked_out_from_small_ones(monkeypatch: pytest.Mon
         tried.append(settings.batch_size)  # type: ignore[attr-defined]
         return {"peak_bytes": 5e8 + settings.batch_size * 1e6}  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(trials, "trial", trial)
-    for left, size in ((100e6, 64), (1e12, trials.LARGEST), (1e6, 16)):
+    monkeypatch.setattr(autotune, "trial", trial)
+    for left, size in ((100e6, 64), (1e12, autotune.LARGEST), (1e6, 16)):
         monkeypatch.setattr(memory, "left", lambda _, left=left: left)
-        assert trials.largest_batch(settings(), tiny_teacher(), tiny_student()) == size
+        assert autotune.largest_batch(settings(), tiny_teacher(), tiny_student()) == size
     assert set(tried) == {16, 64}
 
 
@@ -111,22 +112,22 @@ def test_on_an_accelerator_the_batch_is_tried(monkeypatch: pytest.MonkeyPatch) -
             raise MachineError("does not fit")
         return {"peak_bytes": 1.0}
 
-    monkeypatch.setattr(trials, "trial", trial)
+    monkeypatch.setattr(autotune, "trial", trial)
     monkeypatch.setattr(memory, "left", lambda _: 1e12)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    assert trials.largest_batch(settings(device="cuda"), tiny_teacher(), tiny_student()) == 128
+    assert autotune.largest_batch(settings(device="cuda"), tiny_teacher(), tiny_student()) == 128
 
 
 def test_a_batch_that_fits_is_found_here() -> None:
     request = Request(settings={**QUICK, "batch_size": 8}, batch_size="auto")
     found = decide(resolve(request), request, tiny_teacher(), tiny_student())
-    assert found.batch_size >= trials.SMALL[0]
+    assert found.batch_size >= autotune.SMALL[0]
 
 
 def test_a_system_that_does_not_say_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "left", lambda _: None)
     with pytest.raises(UsageError, match="--batch-size auto"):
-        trials.largest_batch(settings(), tiny_teacher(), tiny_student())
+        autotune.largest_batch(settings(), tiny_teacher(), tiny_student())
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux measures a peak anew")

@@ -14,19 +14,19 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lenient.config import merge
-from lenient.errors import TeacherError, UsageError
-from lenient.loop import Distillation
+from lenient.core.config import merge
+from lenient.core.errors import TeacherError, UsageError
 from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.methods import METHODS, method_class, recipes
-from lenient.methods.alone import AloneSettings, alone_game
+from lenient.methods.baselines import AloneSettings, alone_game
 from lenient.methods.contract import Rhythm, learning_rate
 from lenient.models.card import Network
-from lenient.planning import Request, resolve
-from lenient.record import Record, Response
-from lenient.teacher import FrozenTeacher
+from lenient.runs.request import Request, resolve
+from lenient.teacher.batch import Record, Response
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.trainer import Distillation
 from toys import CPU, QUICK, TA_QUICK, distillation, settings, tiny_card, tiny_student, tiny_teacher
 
 QUICK_STREAM = {"student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01, "replay_share": 0.25}

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lenient
+from lenient.core.errors import TeacherError, UsageError
+from lenient.core.runtime import Runtime, in_parts
 from lenient.data import ImageSet
-from lenient.errors import TeacherError, UsageError
 from lenient.evaluation import evaluate, latency
 from lenient.models import check_classifier
 from lenient.models.behaviour import failure
 from lenient.models.card import Behaviour, Network
 from lenient.models.lending import as_it_was, copied_module
-from lenient.run import fingerprint
-from lenient.runtime import Runtime, in_parts
-from lenient.teacher import FrozenTeacher
+from lenient.runs.folder import fingerprint
+from lenient.teacher.frozen import FrozenTeacher
 from toys import CPU, TinyNet, tiny_card, tiny_student, tiny_teacher
 
 

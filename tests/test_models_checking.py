@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lenient.errors import TeacherError
+from lenient.core.errors import TeacherError
 from lenient.models import Card, Network, batch_norm_layers, check_classifier, load_network
 from toys import TinyNet, tiny_card
 

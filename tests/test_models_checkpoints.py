@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from lenient.errors import LenientError, TeacherError, UsageError
+from lenient.core.errors import LenientError, TeacherError, UsageError
 from lenient.models import Card, load_network, save_network
 
 SIZE = (1, 8, 8)

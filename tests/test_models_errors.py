@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lenient.errors import TeacherError
+from lenient.core.errors import TeacherError
 from lenient.models import load_network, save_network
 
 SIZE = (1, 8, 8)

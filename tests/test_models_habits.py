@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lenient
-from lenient.errors import LenientError
+from lenient.core.errors import LenientError
 from lenient.models.card import Network
-from lenient.run import fingerprint
+from lenient.runs.folder import fingerprint
 from toys import tiny_card, tiny_student, tiny_teacher
 
 EXAMPLES = int(os.environ.get("LENIENT_HABITS", "200"))

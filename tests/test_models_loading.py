@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from lenient.errors import TeacherError, UsageError
+from lenient.core.errors import TeacherError, UsageError
 from lenient.models import (
     Card,
     Network,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lenient.errors import TeacherError, UsageError
+from lenient.core.errors import TeacherError, UsageError
 from lenient.models import Card, PixelClassifier, load_network, to_logits
 from lenient.models.names import NETS, SOURCES, lenient_names, nearest, parse_spec
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from lenient.errors import TeacherError
-from lenient.export import export_pt2
+from lenient.core.errors import TeacherError
 from lenient.models import PixelClassifier, check_classifier, load_network
 from lenient.models.programs import Program
+from lenient.runs.export import export_pt2
 
 MEMBERS = (
     "data/weights/model.pt",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
 from lenient.models import Card, Network, build_student, choose_student, load_network, network_from_module
 from lenient.models.families import count_parameters
 

@@ -21,12 +21,12 @@ from lenient.bench.grid import load_grid, trusted
 from lenient.bench.launchers import check_options
 from lenient.bench.report.features import Options
 from lenient.bench.report.features import _one as features_of
-from lenient.errors import LenientError, UsageError
-from lenient.export import export
-from lenient.job import load_teacher
+from lenient.core.errors import LenientError, UsageError
 from lenient.models import Network, load_network, save_network
 from lenient.models.trust import UntrustedError, effect, require
-from lenient.report import write_report
+from lenient.reporting import write_report
+from lenient.runs.export import export
+from lenient.runs.job import load_teacher
 
 FACTORY = """
 open({mark!r}, "a").write("import ")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lenient import processes, ranks
 from lenient.bench.tasks import Task, start, write_json
 from lenient.cli import main
+from lenient.core import processes, ranks
 from lenient.models import save_network
 from toys import digits_like
 

@@ -164,3 +164,15 @@ def test_public_names_are_no_modules() -> None:
             assert name == "__version__" or callable(getattr(lenient, name)), name
     names = {path.stem for path in (ROOT / "src" / "lenient").iterdir()}
     assert not names & set(lenient.__all__)
+
+
+def test_files_that_pages_name_are_there() -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "methods").glob("*.md"), *ROOT.glob("*.md")]
+    named = {(page.name, name) for page in pages for name in re.findall(r"`([a-z_/]+\.py)`", page.read_text("utf-8"))}
+    assert len(named) > 40
+    gone = [(page, name) for page, name in named if not ((ROOT / name).exists() or (PACKAGE / name).exists())]
+    assert not gone
+
+
+def test_only_the_door_stands_at_the_root_of_the_package() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "api.py"}

@@ -18,10 +18,10 @@ import yaml
 from torch import nn
 
 from commands import python
-from lenient import ranks
+from lenient.core import ranks
+from lenient.core.batch_norm import _GlobalBatchNorm
 from lenient.models import save_network
-from lenient.run import RunFolder
-from lenient.runtime import _GlobalBatchNorm
+from lenient.runs.folder import RunFolder
 from ranks_worker import GAMES, STEPS, play
 from toys import QUICK, TA_QUICK, digits_like
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from lenient.core.seeding import Streams
 from lenient.generators.conditional import ConditionalGenerator
 from lenient.generators.encoder import Encoder
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
-from lenient.record import Record
 from lenient.replay import NoReplay
 from lenient.replay.bank import BankSettings, MemoryBank
 from lenient.replay.generative import MemoryGenerator, MemorySettings
 from lenient.replay.momentum import MomentumGenerator, MomentumSettings
-from lenient.seeding import Streams
-from lenient.synthesis.stream import StreamSource
-from lenient.teacher import FrozenTeacher
+from lenient.synthesis.generated import StreamSource
+from lenient.teacher.batch import Record
+from lenient.teacher.frozen import FrozenTeacher
 from toys import CPU, record_of, tiny_teacher
 
 GOOD, BAD = torch.zeros(()), torch.ones(())

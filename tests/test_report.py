@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lenient.errors import DamagedError, LenientError, UsageError
-from lenient.report import write_report
-from lenient.report.cards import NOT_ACCURACY
+from lenient.core.errors import DamagedError, LenientError, UsageError
+from lenient.reporting import write_report
+from lenient.reporting.cards import NOT_ACCURACY
 from report_fixtures import DIGITS, SUMMARY, events, logs, make_images, make_run, summary_with, write_metrics
 
 

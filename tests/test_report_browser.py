@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lenient.report import write_report
+from lenient.reporting import write_report
 from report_fixtures import make_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -9,8 +9,8 @@ from subprocess import run
 import numpy as np
 import pytest
 
-from lenient.report.figures import MAX_POINTS, Series, class_bars, curves, mixture, thin
-from lenient.report.numbers import duration, exact, figures, milliseconds, percent, ratio, scaled
+from lenient.reporting.figures import MAX_POINTS, Series, class_bars, curves, mixture, thin
+from lenient.reporting.numbers import duration, exact, figures, milliseconds, percent, ratio, scaled
 from report_fixtures import mixture_event
 
 
@@ -88,6 +88,6 @@ def test_figures_take_their_colours_from_the_page_and_say_what_they_show() -> No
 
 
 def test_importing_the_report_is_light() -> None:
-    code = "import sys, lenient.report; print([m for m in ('matplotlib', 'PIL', 'safetensors') if m in sys.modules])"
+    code = "import sys, lenient.reporting; print([m for m in ('matplotlib', 'PIL', 'safetensors') if m in sys.modules])"
     result = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

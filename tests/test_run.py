@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lenient.errors import DamagedError, LenientError, UsageError
-from lenient.files import LOCKS
-from lenient.manifest import MARKER
-from lenient.run import ALWAYS, FOLDERS, LAST, NAMES, PREVIOUS, TREES, RunFolder, discard
+from lenient.core.errors import DamagedError, LenientError, UsageError
+from lenient.core.files import LOCKS
+from lenient.core.manifest import MARKER
+from lenient.runs.folder import ALWAYS, FOLDERS, LAST, NAMES, PREVIOUS, TREES, RunFolder, discard
 
 
 def contents(folder: Path) -> dict[str, bytes | str | None]:
@@ -249,5 +249,5 @@ def test_leftovers_of_killed_writers_are_swept(run: Path) -> None:
 
 
 def test_nothing_needs_fcntl_which_some_systems_lack() -> None:
-    sources = Path(sys.modules["lenient.run"].__file__ or "").parent.rglob("*.py")
+    sources = Path(sys.modules["lenient.runs.folder"].__file__ or "").parent.rglob("*.py")
     assert [path for path in sources if "import fcntl" in path.read_text(encoding="utf-8")] == []

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lenient.errors import UsageError
-from lenient.samples import _check_space, _write_png
+from lenient.core.errors import UsageError
+from lenient.runs.samples import _check_space, _write_png
 
 
 @pytest.mark.parametrize(

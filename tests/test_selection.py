@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
-from lenient.selection import KeepAll, MixtureSelection, MixtureSettings, fit_mixture, log_joint, two_means
+from lenient.synthesis.selection import KeepAll, MixtureSelection, MixtureSettings, fit_mixture, log_joint, two_means
 
 RAW = MixtureSelection(0.5, MixtureSettings(acceptance="posterior"))
 MONOTONE = MixtureSelection()

@@ -16,14 +16,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lenient.bench.grid import Grid, RowSettings, TeacherSettings, TrainSettings
-from lenient.bench.real import RealSettings
-from lenient.config import dump_yaml, parse
-from lenient.errors import UsageError
+from lenient.core.config import dump_yaml, parse
+from lenient.core.errors import UsageError
+from lenient.core.text import LINE, visible
 from lenient.methods import METHODS, method_class
-from lenient.planning import Request, flatten, parse_budget, resolve
-from lenient.settings import DistillSettings
+from lenient.methods.baselines import RealSettings
+from lenient.runs.request import Request, flatten, parse_budget, resolve
 from lenient.supervised import TeacherRecipe
-from lenient.text import LINE, visible
+from lenient.training.settings import DistillSettings
 
 MODELS = [
     DistillSettings,

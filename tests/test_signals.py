@@ -12,8 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from lenient.core.signals import (
+    STOPS,
+    WARNINGS,
+    end_on_signals,
+    end_plainly,
+    passed_on,
+    save_on_signals,
+    stop_on_signals,
+)
 from lenient.models import load_network, save_network
-from lenient.signals import STOPS, WARNINGS, end_on_signals, end_plainly, passed_on, save_on_signals, stop_on_signals
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lenient import stored
-from lenient.errors import DamagedError
+from lenient.core import schemas
+from lenient.core.errors import DamagedError
 
 CARD = {"input_size": [1, 8, 8], "num_classes": 10, "mean": [0.3], "std": [0.4], "outputs": "logits"}
 CONFIG: dict[str, Any] = {
@@ -46,8 +46,8 @@ def said(path: Path, call: Any) -> str:
 
 
 def test_a_sound_config_comes_back_as_it_is(tmp_path: Path) -> None:
-    assert stored.read_config(config_file(tmp_path)) == CONFIG
-    assert stored.read_config(tmp_path / "none.yaml") is None
+    assert schemas.read_config(config_file(tmp_path)) == CONFIG
+    assert schemas.read_config(tmp_path / "none.yaml") is None
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_sound_config_comes_back_as_it_is(tmp_path: Path) -> None:
 def test_a_config_of_another_kind_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    said(path, lambda: stored.read_config(path))
+    said(path, lambda: schemas.read_config(path))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_config_of_another_kind_is_named(tmp_path: Path, text: str) -> None:
 )
 def test_a_value_that_cannot_be_is_named_with_the_cure(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = config_file(tmp_path, **changes)
-    assert "--overwrite" in said(path, lambda: stored.read_config(path))
+    assert "--overwrite" in said(path, lambda: schemas.read_config(path))
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_a_value_that_cannot_be_is_named_with_the_cure(tmp_path: Path, changes: 
 def test_a_line_that_cannot_be_is_named_by_its_number(tmp_path: Path, line: dict[str, Any]) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"event": "log", "step": 1}}\n{json.dumps(line)}\n{{"event": "log", "step": 3}}\n')
-    assert "line 2 is damaged" in said(path, lambda: stored.read_metrics(path))
+    assert "line 2 is damaged" in said(path, lambda: schemas.read_metrics(path))
 
 
 def test_a_last_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"event": "log", "step": 1}\n{"event": "lo')
-    assert stored.read_metrics(path) == [{"event": "log", "step": 1}]
+    assert schemas.read_metrics(path) == [{"event": "log", "step": 1}]
 
 
 @pytest.mark.parametrize(
@@ -118,23 +118,23 @@ def test_a_last_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
 def test_json_of_another_kind_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "report.json"
     path.write_text(text)
-    said(path, lambda: stored.read_json(path, stored.Report, "write it again"))
+    said(path, lambda: schemas.read_json(path, schemas.Report, "write it again"))
 
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "env.json"
     with open(path, "wb") as file:
         file.truncate(2**40)
-    assert "MiB" in said(path, lambda: stored.read_json(path, stored.Environment, "remove it"))
+    assert "MiB" in said(path, lambda: schemas.read_json(path, schemas.Environment, "remove it"))
 
 
 def test_400_damaged_files_end_in_one_line_or_are_sound(tmp_path: Path) -> None:
     chance, named, wrong = random.Random(0), 0, 0
     readers: dict[str, tuple[str, Any]] = {
-        "config.yaml": (yaml.safe_dump(CONFIG), stored.read_config),
-        "metrics.jsonl": ('{"event": "log", "step": 1, "loss/x": 0.5}\n' * 4, stored.read_metrics),
-        "cost.jsonl": (json.dumps(COST), lambda path: stored.read_json(path, stored.Cost, "remove it")),
-        "report.json": ('{"health": {"verdict": "ok"}}', lambda path: stored.read_json(path, stored.Report, "again")),
+        "config.yaml": (yaml.safe_dump(CONFIG), schemas.read_config),
+        "metrics.jsonl": ('{"event": "log", "step": 1, "loss/x": 0.5}\n' * 4, schemas.read_metrics),
+        "cost.jsonl": (json.dumps(COST), lambda path: schemas.read_json(path, schemas.Cost, "remove it")),
+        "report.json": ('{"health": {"verdict": "ok"}}', lambda path: schemas.read_json(path, schemas.Report, "again")),
     }
     for number in range(400):
         name = list(readers)[number % 4]

@@ -12,8 +12,8 @@ from torch import nn
 from lenient.losses.distances import kl_divergence, logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
-from lenient.record import Record, Response
-from lenient.student_update import LiveStudent, PlainUpdate, RetainSettings, RetainUpdate
+from lenient.student.update import LiveStudent, PlainUpdate, RetainSettings, RetainUpdate
+from lenient.teacher.batch import Record, Response
 from toys import CPU, TinyNet
 
 L1 = Objective({"student": (1.0, Imitation(logit_l1, "L1"))})

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from lenient.config import parse
+from lenient.core.config import parse
+from lenient.core.errors import HealthError, UsageError
 from lenient.data import DATA_NAMES, ImageSet, load_data
-from lenient.errors import HealthError, UsageError
 from lenient.evaluation import accuracy
 from lenient.models import Network, load_network
 from lenient.supervised import Epoch, TeacherRecipe, TrainingResult, default_recipe, lr_factor, train_classifier

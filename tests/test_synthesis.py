@@ -9,12 +9,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lenient.core.seeding import Streams
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
-from lenient.planning import Request, resolve
-from lenient.seeding import Streams
-from lenient.selection import KeepAll, MixtureSelection, Verdict
-from lenient.synthesis.stream import StreamSource
-from lenient.synthesis.supply import Round, Supply
+from lenient.runs.request import Request, resolve
+from lenient.synthesis.accepted import Round, Supply
+from lenient.synthesis.generated import StreamSource
+from lenient.synthesis.selection import KeepAll, MixtureSelection, Verdict
 from lenient.synthesis.views import augment
 from toys import CPU
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from lenient.errors import TeacherError
+from lenient.core.errors import TeacherError
+from lenient.core.runtime import Runtime
 from lenient.models.card import Network
-from lenient.runtime import Runtime
-from lenient.teacher import FrozenTeacher
+from lenient.teacher.frozen import FrozenTeacher
 from toys import CPU, tiny_card, tiny_teacher
 
 
@@ -126,7 +126,7 @@ def test_other_precisions_are_asked_in_float32_and_come_back(dtype):
 def test_a_failure_on_the_way_in_leaves_the_module_as_it_was(monkeypatch):
     teacher = tiny_teacher()
     teacher.module.train()
-    monkeypatch.setattr("lenient.teacher.batch_norm_layers", lambda module: 1 / 0)
+    monkeypatch.setattr("lenient.teacher.frozen.batch_norm_layers", lambda module: 1 / 0)
     with pytest.raises(ZeroDivisionError), FrozenTeacher(teacher, CPU):
         pass
     assert teacher.module.training

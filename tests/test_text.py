@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lenient.cli import main
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
+from lenient.core.text import cell, shown, visible
 from lenient.models.names import Spec, parse_spec
-from lenient.text import cell, shown, visible
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=400)
 

@@ -12,8 +12,8 @@ import pytest
 from commands import lenient
 from lenient.cli import trackers
 from lenient.cli.trackers import Tracker
-from lenient.errors import UsageError
-from lenient.run import RunFolder
+from lenient.core.errors import UsageError
+from lenient.runs.folder import RunFolder
 from toys import settings
 
 QUICK = ["--preset", "smoke", "--device", "cpu", "--precision", "32", "-s", "generator.width=4", "-s", "log_every=10"]

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenient.config import merge, parse
-from lenient.loop import Distillation
+from lenient.core.config import merge, parse
+from lenient.core.runtime import Runtime
 from lenient.models import build_student
 from lenient.models.card import Card, Network
-from lenient.record import LayerStatistics, Record, Response
-from lenient.runtime import Runtime
-from lenient.settings import DistillSettings
-from lenient.teacher import FrozenTeacher
+from lenient.teacher.batch import LayerStatistics, Record, Response
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.settings import DistillSettings
+from lenient.training.trainer import Distillation
 
 CPU = Runtime(torch.device("cpu"))
 

@@ -6,7 +6,7 @@ import os
 
 from matplotlib.figure import Figure
 
-from lenient.report import svg
+from lenient.reporting import svg
 
 _draw = svg.draw
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lenient.api import distill, inspect, load, train_teacher
-    from lenient.loop import Result
+    from lenient.training.trainer import Result
 
 __version__ = "0.1.0"
 __all__ = ["Result", "__version__", "distill", "inspect", "load", "train_teacher"]
@@ -20,7 +20,7 @@ _HOMES = {
     "inspect": "lenient.api",
     "load": "lenient.api",
     "train_teacher": "lenient.api",
-    "Result": "lenient.loop",
+    "Result": "lenient.training.trainer",
 }
 
 

@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from lenient import ranks
-from lenient.errors import TeacherError, UsageError
+from lenient.core import ranks
+from lenient.core.errors import TeacherError, UsageError
+from lenient.core.memory import memory_errors
 from lenient.evaluation import num_bytes, parameters
-from lenient.job import Job, load_teacher
-from lenient.loop import Distillation, Observer, Result
 from lenient.methods import fitting
 from lenient.methods.contract import Method
 from lenient.models import choose_student, load_network
@@ -21,10 +20,11 @@ from lenient.models.card import Network, PixelClassifier
 from lenient.models.checking import advice, heard_batch_norms
 from lenient.models.loading import outline
 from lenient.models.trust import Trusted, UntrustedError, require
-from lenient.planning import Request, decide, pick_student, resolve, settings_of
-from lenient.run import RunFolder, fingerprint
-from lenient.runtime import memory_errors
-from lenient.teacher import FrozenTeacher
+from lenient.runs.folder import RunFolder, fingerprint
+from lenient.runs.job import Job, load_teacher
+from lenient.runs.request import Request, decide, pick_student, resolve, settings_of
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.trainer import Distillation, Observer, Result
 
 WITHOUT_BATCH_NORM = (
     "no batch-norm layers: ta-dfkd matches their statistics; -s method.bn_weight=0 goes without, unproven"
@@ -109,7 +109,7 @@ def distill(
             be found.
 
     The other arguments are the flags of the command. Under torchrun all processes call this alike, share the batch,
-    and end up with the same student; the first one writes. Raises the errors of `lenient.errors`.
+    and end up with the same student; the first one writes. Raises the errors of `lenient.core.errors`.
     """
     network = load_teacher(teacher, trust_code=trust_code, **facts)
     own = None if method is None or isinstance(method, str) else method

@@ -14,21 +14,21 @@ from typing import Any
 
 import torch
 
-from lenient import files
 from lenient.bench.cells import LEFT_OUT
-from lenient.bench.real import REAL, RealImages, RealSettings
 from lenient.bench.record import cell_record, commit
 from lenient.bench.tasks import main, read_json, write_json
-from lenient.config import parse
+from lenient.core import files
+from lenient.core.config import parse
+from lenient.core.errors import LenientError, MachineError, UsageError
+from lenient.core.memory import peak, reset_peak
+from lenient.core.schemas import Cost, Failed, check, read_lines
 from lenient.data import load_data
-from lenient.errors import LenientError, MachineError, UsageError
-from lenient.job import Job, load_teacher
-from lenient.memory import peak, reset_peak
+from lenient.methods.baselines import REAL, RealImages, RealSettings
 from lenient.methods.contract import Method
 from lenient.models.trust import Trusted, require
-from lenient.planning import Request
-from lenient.run import RunFolder
-from lenient.stored import Cost, Failed, check, read_lines
+from lenient.runs.folder import RunFolder
+from lenient.runs.job import Job, load_teacher
+from lenient.runs.request import Request
 
 COSTLESS = "remove it, and the cell goes on without its cost so far"
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from lenient.bench.grid import Grid, settings_of
 from lenient.bench.tasks import Task, locked, read_json, state, write_json
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
+from lenient.core.schemas import CellRecord
 from lenient.models.trust import Trusted
-from lenient.run import discard
-from lenient.stored import CellRecord
+from lenient.runs.folder import discard
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from lenient.bench.real import REAL, RealSettings
-from lenient.config import Settings, merge, nested, parse, parse_overrides, read_yaml
-from lenient.errors import UsageError
+from lenient.core.config import Settings, merge, nested, parse, parse_overrides, read_yaml
+from lenient.core.errors import UsageError
+from lenient.core.text import shown
 from lenient.methods import METHODS
+from lenient.methods.baselines import REAL, RealSettings
 from lenient.models.trust import Trusted, require
-from lenient.planning import Request, resolve
-from lenient.text import shown
+from lenient.runs.request import Request, resolve
 
 
 def _several(value: Any) -> Any:

@@ -13,10 +13,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
-from lenient import processes
 from lenient.bench.tasks import Outcome, Task, conclude, fork, run_task, settled
-from lenient.errors import MachineError, UsageError
-from lenient.signals import passed_on
+from lenient.core import processes
+from lenient.core.errors import MachineError, UsageError
+from lenient.core.signals import passed_on
 
 Finished = Callable[[Task, Outcome], None]
 LAUNCHERS = ("local", "ray", "slurm")

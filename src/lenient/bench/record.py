@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lenient
-from lenient.run import RunFolder
-from lenient.stored import ANEW, damaged, read_metrics
+from lenient.core.schemas import ANEW, damaged, read_metrics
+from lenient.runs.folder import RunFolder
 
 LOGGED = {"kept": "health/kept", "gradient_cosine": "loss/gradient_cosine", "bn_distance": "health/bn_distance"}
 """What the record keeps of each log line, where the method has it, and its name there."""

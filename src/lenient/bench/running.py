@@ -14,12 +14,12 @@ from lenient.bench.launchers import Finished, Launcher
 from lenient.bench.report.records import read_records
 from lenient.bench.tasks import Outcome, Task, check_places, read_json, state, write_json
 from lenient.bench.teachers import Training, specification, trainings
-from lenient.errors import LenientError, MachineError, UsageError
+from lenient.core.errors import LenientError, MachineError, UsageError
+from lenient.core.schemas import Failed
+from lenient.core.signals import stop_on_signals
 from lenient.models import build_student
 from lenient.models.card import Card
 from lenient.models.trust import Trusted, require
-from lenient.signals import stop_on_signals
-from lenient.stored import Failed
 
 Tell = Callable[[int, int, str], None]
 """Told of each process that ended: how many have, of how many, and what came of it in words."""

@@ -13,7 +13,7 @@ from lenient.bench.cells import Cell, cells_of
 from lenient.bench.grid import Grid
 from lenient.bench.tasks import State, read_json, state
 from lenient.bench.teachers import trainings
-from lenient.stored import Failed
+from lenient.core.schemas import Failed
 
 STATES: tuple[State, ...] = ("done", "running", "failed", "missing")
 

@@ -29,12 +29,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from lenient import files, processes, stored
-from lenient.errors import DamagedError, LenientError, MachineError
-from lenient.files import disk_errors
+from lenient.core import files, processes, schemas
+from lenient.core.errors import DamagedError, LenientError, MachineError
+from lenient.core.files import disk_errors
+from lenient.core.schemas import Failed, Stored
+from lenient.core.signals import end_on_signals, end_plainly
 from lenient.models.trust import Trusted
-from lenient.signals import end_on_signals, end_plainly
-from lenient.stored import Failed, Stored
 
 Outcome = Literal["done", "failed", "busy", "interrupted", "cut"]
 """How a process ended; `busy`: another one holds the folder; `interrupted`: asked to stop; `cut`: killed."""
@@ -96,7 +96,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, model: type[BaseModel] = Stored) -> Any:
     """Return what a file of ours holds, None where there is none; raises DamagedError where it does not fit `model`."""
-    return stored.read_json(path, model, "remove its folder and run again")
+    return schemas.read_json(path, model, "remove its folder and run again")
 
 
 def state(folder: Path) -> State:

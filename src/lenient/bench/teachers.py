@@ -15,11 +15,11 @@ from typing import Any
 
 from lenient.bench.grid import Grid, TeacherSettings, TrainSettings
 from lenient.bench.tasks import Task, main, read_json, state, write_json
-from lenient.config import merge, parse
-from lenient.errors import UsageError
-from lenient.files import file_hash
+from lenient.core.config import merge, parse
+from lenient.core.errors import UsageError
+from lenient.core.files import file_hash
+from lenient.core.schemas import BroughtTeachers, damaged
 from lenient.models.trust import Trusted, require
-from lenient.stored import BroughtTeachers, damaged
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
 
     `trust`: what of the names in files may be used.
     """
+    from lenient.core.runtime import resolve_device
     from lenient.data import load_data
     from lenient.evaluation import accuracy, parameters
     from lenient.models import load_network, save_network
-    from lenient.run import fingerprint
-    from lenient.runtime import resolve_device
+    from lenient.runs.folder import fingerprint
 
     (folder / "failed.json").unlink(missing_ok=True)
     for name in filter(None, (spec["source"], spec["arch"])):
@@ -138,7 +138,7 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
     if spec["source"] is None:
         made = _train(folder, spec, device)
     else:
-        from lenient.job import load_teacher
+        from lenient.runs.job import load_teacher
 
         network = load_teacher(spec["source"], arch=spec["arch"], trust_code=trust)
         path = folder / f"{Path(spec['name']).stem}.safetensors"

@@ -11,11 +11,23 @@ from typing import Any, NoReturn
 
 import typer
 
-from lenient import processes
-from lenient.cli import bench, bench_report, bring, demo, distill, look
-from lenient.errors import LenientError, MachineError
-from lenient.signals import end_on_signals, end_plainly
-from lenient.text import LINE, visible
+from lenient.cli import (
+    bench,
+    bench_report,
+    demo,
+    distill,
+    evaluate,
+    export,
+    inspect,
+    methods,
+    report,
+    sample,
+    train_teacher,
+)
+from lenient.core import processes
+from lenient.core.errors import LenientError, MachineError
+from lenient.core.signals import end_on_signals, end_plainly
+from lenient.core.text import LINE, visible
 
 app = typer.Typer(
     name="lenient",
@@ -27,14 +39,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("demo")(demo.demo)
-app.command("train-teacher")(bring.train_teacher)
-app.command("inspect")(look.inspect)
+app.command("train-teacher")(train_teacher.train_teacher)
+app.command("inspect")(inspect.inspect)
 app.command("distill")(distill.distill)
-app.command("evaluate")(look.evaluate)
-app.command("report")(look.report)
-app.command("sample")(bring.sample)
-app.command("export")(bring.export)
-app.command("methods")(look.methods)
+app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
+app.command("sample")(sample.sample)
+app.command("export")(export.export)
+app.command("methods")(methods.methods)
 bench.app.command("report")(bench_report.report)
 app.add_typer(bench.app, name="bench")
 

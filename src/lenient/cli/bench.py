@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lenient.cli import flags
-from lenient.errors import UsageError
-from lenient.text import VALUE, visible
+from lenient.core.errors import UsageError
+from lenient.core.text import VALUE, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -68,7 +68,7 @@ def run(
     from lenient.bench.launchers import check_options, make_launcher
     from lenient.bench.running import run_grid
     from lenient.cli.progress import known
-    from lenient.config import parse_overrides
+    from lenient.core.config import parse_overrides
 
     known(progress)
     plan = load_grid(grid, setting)

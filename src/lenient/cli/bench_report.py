@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lenient.cli import flags
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
 
 
 def report(

@@ -25,12 +25,12 @@ def demo(
     """Train a digits teacher, throw the images away, distil without data, measure both on held-out digits."""
     from lenient.cli.distill import describe, duration, finish, run_job
     from lenient.cli.progress import known
+    from lenient.core.files import check_new
     from lenient.data import load_data
-    from lenient.files import check_new
-    from lenient.job import Job
     from lenient.models import save_network
-    from lenient.planning import Request
-    from lenient.run import RunFolder
+    from lenient.runs.folder import RunFolder
+    from lenient.runs.job import Job
+    from lenient.runs.request import Request
     from lenient.supervised import TeacherRecipe, default_recipe, train_classifier, untrained
 
     known(progress)

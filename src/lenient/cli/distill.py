@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lenient.cli import flags
-from lenient.errors import HealthError
+from lenient.core.errors import HealthError
+from lenient.core.text import visible
 from lenient.methods import METHODS
-from lenient.text import visible
 
 WIDE = 4096
 """Characters of the longest line that is printed: one may hold a path."""
 
 if TYPE_CHECKING:
-    from lenient.job import Job
-    from lenient.loop import Result
+    from lenient.runs.job import Job
+    from lenient.training.trainer import Result
 
 
 def distill(
@@ -68,12 +68,12 @@ def distill(
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
     """Distil TEACHER into a smaller student without data; leaves student, report and all else in the run folder."""
-    from lenient import ranks
     from lenient.cli import trackers
     from lenient.cli.launch import launch
     from lenient.cli.progress import known
-    from lenient.job import Job, load_teacher
-    from lenient.planning import Request
+    from lenient.core import ranks
+    from lenient.runs.job import Job, load_teacher
+    from lenient.runs.request import Request
 
     known(progress)
     tracked = trackers.known(track)
@@ -126,7 +126,7 @@ def distill(
 def _run(
     job: Job, folder: Path, progress: str, tracked: Sequence[str], say: Any, *, resume: bool, overwrite: bool
 ) -> None:
-    from lenient import ranks
+    from lenient.core import ranks
 
     _announce_trials(job, say, resume)
     job.open(folder, resume=resume, overwrite=overwrite)
@@ -141,7 +141,7 @@ def _run(
 
 def describe(job: Job, say: Any) -> None:
     """Say what was found of the teacher and what will be done, before the first step."""
-    from lenient import ranks
+    from lenient.core import ranks
     from lenient.evaluation import parameters
 
     card = job.teacher.card
@@ -185,7 +185,7 @@ def _silent(*_: Any) -> None:
 
 
 def _print_config(job: Job) -> None:
-    from lenient.config import dump_yaml
+    from lenient.core.config import dump_yaml
 
     print(dump_yaml(job.settings.model_dump(mode="json")), end="")
 
@@ -216,7 +216,7 @@ def run_job(job: Job, progress: str, tracked: Sequence[str] = ()) -> Result:
 
 def finish(result: Result, folder: Path, say: Any) -> None:
     """Say what came of it; exit with 130 where it was interrupted, 4 where the verdict is `failed`."""
-    from lenient import ranks
+    from lenient.core import ranks
 
     if result.interrupted:
         if ranks.is_main():

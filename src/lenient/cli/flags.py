@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lenient.errors import UsageError
-from lenient.text import VALUE, visible
+from lenient.core.errors import UsageError
+from lenient.core.text import VALUE, visible
 
 MOST_CLASSES = 10**6
 MOST_VALUES = 2**26

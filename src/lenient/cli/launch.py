@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from lenient import processes
+from lenient.core import processes
 
 
 def launch(devices: int) -> int:

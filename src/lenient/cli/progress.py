@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from lenient.job import Job
-    from lenient.loop import Observer
+    from lenient.runs.job import Job
+    from lenient.training.trainer import Observer
 
 PLAIN_SECONDS = 30.0
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-from lenient import files
-from lenient.errors import UsageError
-from lenient.planning import flatten
-from lenient.run import RunFolder
-from lenient.settings import DistillSettings
+from lenient.core import files
+from lenient.core.errors import UsageError
+from lenient.runs.folder import RunFolder
+from lenient.runs.request import flatten
+from lenient.training.settings import DistillSettings
 
 log = logging.getLogger("lenient")
 

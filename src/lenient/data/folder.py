@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lenient.core.errors import UsageError
 from lenient.data.pictures import SUFFIXES, read_picture
-from lenient.errors import UsageError
 
 DESKTOP = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}
 """What desktops leave in any folder, besides names with a leading dot."""

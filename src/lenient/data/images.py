@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lenient.core.errors import UsageError
 from lenient.data.augment import AUGMENTS, Augment
 from lenient.data.folder import FolderImages
-from lenient.errors import UsageError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL converts RGB to grey
 

@@ -20,8 +20,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from lenient.errors import UsageError
-from lenient.files import read_bytes
+from lenient.core.errors import UsageError
+from lenient.core.files import read_bytes
 from lenient.models.names import one_line
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
 from lenient.models.names import one_line
 
 LIMIT = 2**28

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lenient.core.files import read_bytes
 from lenient.data.raw import LIMIT, Raw, broken, missing, said
 from lenient.data.splits import held_out
-from lenient.files import read_bytes
 
 DIGITS = tuple("0123456789")
 DIGITS_TEST_SHARE, DIGITS_SALT = 0.2, 0

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lenient.core.timing import synchronize
 from lenient.evaluation.running import in_eval_mode
 from lenient.models.card import precision_of
-from lenient.runtime import synchronize
 
 
 def parameters(module: nn.Module) -> int:

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
+from lenient.core.runtime import Runtime
 from lenient.evaluation.order import other_order
 from lenient.evaluation.running import answers, check_fits, classifier_of, in_eval_mode
 from lenient.models.card import Network
-from lenient.runtime import Runtime
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lenient.errors import LenientError, UsageError
+from lenient.core.errors import LenientError, UsageError
+from lenient.core.memory import out_of_memory
+from lenient.core.runtime import Runtime
 from lenient.models.card import Card, Network, PixelClassifier
 from lenient.models.lending import as_it_was, own_grad_mode
 from lenient.models.lending import in_eval_mode as to_eval
 from lenient.models.names import one_line
-from lenient.runtime import Runtime, out_of_memory
 
 if TYPE_CHECKING:  # costs can be measured where real data must not be reachable
     from lenient.data import ImageSet

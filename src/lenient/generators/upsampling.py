@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from lenient.config import Settings
-from lenient.runtime import full
+from lenient.core.config import Settings
+from lenient.core.reductions import full
 
 Space = Literal["pixels", "normalized"]
 """What a generator's numbers mean: pixel units, or the teacher's normalised inputs."""

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lenient.core.reductions import batch_mean
 from lenient.losses.distances import Distance, coded_js, js_divergence, kl_divergence, logit_l1
 from lenient.losses.objective import Needs
-from lenient.record import Record
-from lenient.runtime import batch_mean
+from lenient.teacher.batch import Record
 
 AdversarialForm = Literal["js", "js-coded", "js-coded-mean", "kl", "kl-agreeing", "l1", "l1-log"]
 """Exact Jensen-Shannon; what released codes compute under that name, divided by batch and classes (PRE-, MB-, META-,

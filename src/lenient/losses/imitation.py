@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lenient.core.reductions import batch_mean, full
 from lenient.losses.distances import Distance
 from lenient.losses.objective import Needs
-from lenient.record import Moment, Record
-from lenient.runtime import batch_mean, full
+from lenient.teacher.batch import Moment, Record
 
 SelfPacedForm = Literal["log", "soft", "hard"]
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lenient.record import Moment, Record
+from lenient.teacher.batch import Moment, Record
 
 
 @dataclass(frozen=True)

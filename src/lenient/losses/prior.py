@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lenient.core.reductions import batch_mean, full
 from lenient.losses.objective import Needs
-from lenient.record import Record
-from lenient.runtime import batch_mean, full
+from lenient.teacher.batch import Record
 
 
 def confidence_score(logits: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lenient.core.reductions import batch_mean, batch_sum
 from lenient.losses.objective import Needs
-from lenient.record import Record
-from lenient.runtime import batch_mean, batch_sum
+from lenient.teacher.batch import Record
 
 REFERENCE_BATCH = 1024
 """Batch size of TA-DFKD: its image weights belong to norms over this many images."""

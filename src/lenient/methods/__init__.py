@@ -6,9 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenient.config import resolve_dotted
-from lenient.errors import UsageError
-from lenient.text import VALUE, visible
+from lenient.core.config import resolve_dotted
+from lenient.core.errors import UsageError
+from lenient.core.text import VALUE, visible
 
 if TYPE_CHECKING:
     from lenient.methods.contract import Method
@@ -23,7 +23,7 @@ METHODS: dict[str, str] = {
     "mad": "lenient.methods.mad:MAD",
     "meta-dfkd": "lenient.methods.meta_dfkd:METADFKD",
     "cudfkd": "lenient.methods.cudfkd:CuDFKD",
-    "noise": "lenient.methods.noise:Noise",
+    "noise": "lenient.methods.baselines:Noise",
 }
 
 DEFAULT = "ta-dfkd"

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from lenient.core.runtime import Runtime
+from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.methods import method_class
 from lenient.methods.contract import Stage
 from lenient.models.card import Card, Network
-from lenient.runtime import Runtime
-from lenient.seeding import Streams, untouched_global_rng
-from lenient.teacher import FrozenTeacher
+from lenient.teacher.frozen import FrozenTeacher
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "class prior": ("class_prior", "embedding"),

@@ -12,14 +12,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lenient.config import Settings
+from lenient.core.config import Settings
+from lenient.core.runtime import Runtime
+from lenient.core.seeding import Streams
 from lenient.generators.upsampling import GeneratorSettings
-from lenient.record import Moment, Record
 from lenient.replay import Replay
-from lenient.runtime import Runtime
-from lenient.seeding import Streams
-from lenient.selection import Verdict
-from lenient.teacher import FrozenTeacher
+from lenient.synthesis.selection import Verdict
+from lenient.teacher.batch import Moment, Record
+from lenient.teacher.frozen import FrozenTeacher
 
 Schedule = Literal["constant", "cosine", "cosine-early", "drops"]
 """`cosine`: per epoch, the first at the full rate; `cosine-early`: stepped before the first epoch, the last at 0;

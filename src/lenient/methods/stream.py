@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lenient import ranks
-from lenient.errors import TeacherError, UsageError
+from lenient.core import ranks
+from lenient.core.errors import TeacherError, UsageError
+from lenient.core.seeding import untouched_global_rng
 from lenient.generators.conditional import ConditionalGenerator, Conditioning
 from lenient.generators.upsampling import UpsamplingGenerator
 from lenient.losses.objective import Objective, Weight
@@ -36,11 +37,10 @@ from lenient.replay import NoReplay, Replay
 from lenient.replay.bank import BankSettings, MemoryBank
 from lenient.replay.generative import MemoryGenerator, MemorySettings
 from lenient.replay.momentum import MomentumGenerator, MomentumSettings
-from lenient.seeding import untouched_global_rng
-from lenient.selection import KeepAll, MixtureSelection, MixtureSettings, Selection
-from lenient.student_update import LiveStudent, PlainUpdate, RetainSettings, RetainUpdate, StudentUpdate
-from lenient.synthesis.stream import StreamSource
-from lenient.synthesis.supply import Round, Supply
+from lenient.student.update import LiveStudent, PlainUpdate, RetainSettings, RetainUpdate, StudentUpdate
+from lenient.synthesis.accepted import Round, Supply
+from lenient.synthesis.generated import StreamSource
+from lenient.synthesis.selection import KeepAll, MixtureSelection, MixtureSettings, Selection
 from lenient.synthesis.views import Augmentation
 
 

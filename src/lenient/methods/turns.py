@@ -10,21 +10,21 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lenient import ranks
-from lenient.ahead import Ahead
+from lenient.core import ranks
 from lenient.losses.objective import Needs, Objective
 from lenient.losses.prior import confidence_score
 from lenient.methods.contract import Rhythm, Stage, Turn
-from lenient.record import Record, Response
 from lenient.replay import Replay
 from lenient.replay.bank import MemoryBank
 from lenient.replay.generative import MemoryGenerator
-from lenient.selection import KeepAll, Selection
-from lenient.student_update import LiveStudent, StudentUpdate
-from lenient.synthesis.stream import StreamSource
-from lenient.synthesis.supply import Batch, Supply
+from lenient.student.update import LiveStudent, StudentUpdate
+from lenient.synthesis.accepted import Batch, Supply
+from lenient.synthesis.ahead import Ahead
+from lenient.synthesis.generated import StreamSource
+from lenient.synthesis.selection import KeepAll, Selection
 from lenient.synthesis.views import Augmentation, augment
-from lenient.teacher import FrozenTeacher
+from lenient.teacher.batch import Record, Response
+from lenient.teacher.frozen import FrozenTeacher
 
 
 @dataclass(frozen=True)

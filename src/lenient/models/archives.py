@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from lenient import files
+from lenient.core import files
 from lenient.models.pickles import MAX_BYTES, Named, Reader, Stream, Thing, UnreadableError, text
 
 _EXPANDED = 2**20  # elements that a tensor may have where its storage holds fewer

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenient.errors import TeacherError
+from lenient.core.errors import TeacherError
+from lenient.core.memory import out_of_memory
+from lenient.core.reductions import full
+from lenient.core.runtime import Runtime
+from lenient.core.seeding import derive, untouched_global_rng
 from lenient.models.card import Behaviour, Network, to_logits
 from lenient.models.lending import SMALL, frozen, own_grad_mode
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
-from lenient.runtime import Runtime, full, out_of_memory
-from lenient.seeding import derive, untouched_global_rng
 
 log = logging.getLogger("lenient")
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lenient.errors import TeacherError
-from lenient.runtime import Runtime
+from lenient.core.errors import TeacherError
+from lenient.core.runtime import Runtime
 
 Outputs = Literal["logits", "probabilities"]
 Size = tuple[int, int, int]

@@ -7,14 +7,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lenient.errors import MachineError, TeacherError
+from lenient.core.errors import MachineError, TeacherError
+from lenient.core.memory import out_of_memory
+from lenient.core.runtime import Runtime
+from lenient.core.seeding import untouched_global_rng
 from lenient.models.behaviour import BUILT_IN, IMAGES, ask, example_images
 from lenient.models.card import Behaviour, Card, Network, precision_of, to_logits
 from lenient.models.lending import as_it_was, in_eval_mode, own_grad_mode, uncompiled
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
-from lenient.runtime import Runtime, out_of_memory
-from lenient.seeding import untouched_global_rng
 
 
 def check_classifier(network: Network, *, plain: bool = False) -> Network:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from lenient.errors import LenientError, TeacherError
+from lenient.core.errors import LenientError, TeacherError
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.facts import Facts, Wanted, facts_of_attributes, facts_of_card, facts_of_config
 from lenient.models.names import Spec, nearest, one_line

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lenient.errors import TeacherError
+from lenient.core.errors import TeacherError
 from lenient.models.card import Card, Outputs, Size
 
 FLAGS = "the flags"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lenient.errors import LenientError
+from lenient.core.errors import LenientError
 from lenient.models.card import Network
 from lenient.models.facts import Wanted
 from lenient.models.loading import seeded

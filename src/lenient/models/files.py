@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lenient import files
-from lenient.errors import MachineError, TeacherError
+from lenient.core import files
+from lenient.core.errors import MachineError, TeacherError
 from lenient.models.card import Card, Network
 from lenient.models.weights import METADATA_KEY, read_metadata
 

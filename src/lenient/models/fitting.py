@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lenient.errors import TeacherError
+from lenient.core.errors import TeacherError
 from lenient.models.archives import Entry
 from lenient.models.names import nearest
 from lenient.models.weights import Weights, refusals

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenient.core.seeding import derive, untouched_global_rng
 from lenient.models.card import Card, Network, precision_of
-from lenient.seeding import derive, untouched_global_rng
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 _PLAUSIBLE = (0.02, 1.5)

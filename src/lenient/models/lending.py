@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lenient.runtime import Runtime
+from lenient.core.runtime import Runtime
 
 SMALL = 4096
 """Up to so many values a parameter may be a counter that a forward moves; it is put back, too."""

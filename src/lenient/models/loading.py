@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenient import files
-from lenient.errors import TeacherError, UsageError
+from lenient.core import files
+from lenient.core.errors import TeacherError, UsageError
+from lenient.core.seeding import derive, untouched_global_rng
 from lenient.models.archives import Entry
 from lenient.models.card import Card, Network
 from lenient.models.factories import call_factory
@@ -39,7 +40,6 @@ from lenient.models.rebuilding import check_maps, rebuilt
 from lenient.models.sources import MAX_CONFIG, build, draft, weights_in
 from lenient.models.trust import Trusted, require
 from lenient.models.weights import Weights, open_weights, weights_of
-from lenient.seeding import derive, untouched_global_rng
 
 LABEL = "network"
 METADATA = "the file's metadata"

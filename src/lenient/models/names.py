@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from lenient.errors import UsageError
-from lenient.text import shown, visible
+from lenient.core.errors import UsageError
+from lenient.core.text import shown, visible
 
 NETS = {
     "lenet5": "lenient.models.lenet:lenet5",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenient.errors import TeacherError
+from lenient.core.errors import TeacherError
 from lenient.models.facts import Facts
 from lenient.models.names import one_line
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenient.errors import TeacherError
+from lenient.core.errors import TeacherError
 from lenient.models.archives import Entry
 from lenient.models.card import precision_of
 from lenient.models.pickles import Thing

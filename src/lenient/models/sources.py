@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from lenient.errors import LenientError, TeacherError
+from lenient.core.errors import LenientError, TeacherError
 from lenient.models.factories import build_from_factory
 from lenient.models.facts import Facts, Wanted, facts_of_attributes, facts_of_config, first_conv
 from lenient.models.names import NETS, WIDE, Spec, nearest, one_line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lenient.errors import TeacherError, UsageError
+from lenient.core.errors import TeacherError, UsageError
 from lenient.models.card import Card, Network
 from lenient.models.checking import check_classifier
 from lenient.models.facts import Wanted

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lenient.errors import LenientError, TeacherError, UsageError
+from lenient.core.errors import LenientError, TeacherError, UsageError
 from lenient.models.names import Spec, parse_spec
 
 Trusted = bool | frozenset[str]

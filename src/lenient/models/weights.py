@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenient import files
-from lenient.errors import TeacherError
+from lenient.core import files
+from lenient.core.errors import TeacherError
 from lenient.models.archives import Entry, opened
 from lenient.models.names import one_line
 from lenient.models.pickles import Thing, UnreadableError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
 from lenient.models.card import Size
 from lenient.models.resnet import conv3x3, initialize
 

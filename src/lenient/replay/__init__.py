@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from lenient.record import Record
+from lenient.teacher.batch import Record
 
 Event = Literal["after_generator", "after_student", "epoch_end"]
 

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lenient import ranks
-from lenient.config import Settings
-from lenient.record import Record
+from lenient.core import ranks
+from lenient.core.config import Settings
+from lenient.core.seeding import Streams
 from lenient.replay import Event
-from lenient.seeding import Streams
+from lenient.teacher.batch import Record
 
 
 class BankSettings(Settings):

@@ -8,17 +8,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lenient import ranks
-from lenient.config import Settings
+from lenient.core import ranks
+from lenient.core.config import Settings
+from lenient.core.reductions import batch_mean, batch_size_of, full
+from lenient.core.runtime import Runtime
+from lenient.core.seeding import Streams
 from lenient.generators.encoder import Encoder
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.losses.distances import logit_l1
 from lenient.losses.prior import ClassPrior, InformationEntropy
-from lenient.record import Record, Response
 from lenient.replay import Event
-from lenient.runtime import Runtime, batch_mean, batch_size_of, full
-from lenient.seeding import Streams
-from lenient.teacher import FrozenTeacher
+from lenient.teacher.batch import Record, Response
+from lenient.teacher.frozen import FrozenTeacher
 
 
 class MemorySettings(Settings):

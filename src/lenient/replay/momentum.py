@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lenient.config import Settings
-from lenient.record import Record
+from lenient.core.config import Settings
 from lenient.replay import Event
-from lenient.synthesis.stream import StreamSource
+from lenient.synthesis.generated import StreamSource
+from lenient.teacher.batch import Record
 
 
 class MomentumSettings(Settings):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
 from lenient.models.card import Network
 from lenient.models.files import save_network
 from lenient.supervised.recipe import TeacherRecipe

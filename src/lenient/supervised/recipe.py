@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lenient.config import Settings
+from lenient.core.config import Settings
 
 ONECYCLE_RISE, ONECYCLE_START = 0.3, 0.04
 

@@ -15,16 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lenient.convolution import SmallMaps
+from lenient.core.conv_cpu import SmallMaps
+from lenient.core.errors import HealthError, UsageError
+from lenient.core.memory import memory_errors
+from lenient.core.runtime import Runtime
+from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.data import ImageSet
-from lenient.errors import HealthError, UsageError
 from lenient.evaluation import accuracy
 from lenient.evaluation.running import check_fits
 from lenient.models.card import Card, Network, PixelClassifier
 from lenient.models.checking import check_classifier
 from lenient.models.students import build_student
-from lenient.runtime import Runtime, memory_errors
-from lenient.seeding import Streams, untouched_global_rng
 from lenient.supervised.keeping import Keeper, Kept
 from lenient.supervised.recipe import TeacherRecipe, lr_factor
 

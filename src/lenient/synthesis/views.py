@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lenient import ranks
-from lenient.seeding import Streams
+from lenient.core import ranks
+from lenient.core.seeding import Streams
 
 Augmentation = Literal["none", "crop-flip", "crop-flip-batch"]
 """`crop-flip`: zero padding, random crop and horizontal flip per image; `-batch`: one draw for the whole batch."""

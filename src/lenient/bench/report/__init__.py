@@ -14,10 +14,10 @@ from lenient.bench.report.features import Options, measure
 from lenient.bench.report.page import Choice, compose, render
 from lenient.bench.report.records import Grid, read_grid, read_records
 from lenient.bench.report.tables import WRITERS, in_words
-from lenient.errors import UsageError
-from lenient.files import disk_errors
-from lenient.report import write_text
-from lenient.report.svg import standalone
+from lenient.core.errors import UsageError
+from lenient.core.files import disk_errors
+from lenient.reporting import write_text
+from lenient.reporting.svg import standalone
 
 __all__ = ["Choice", "Options", "read_grid", "write_bench_report"]
 

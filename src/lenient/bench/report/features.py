@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from lenient.bench.report.measures import Floats, Labels, Projection, frechet, outside, project
 from lenient.bench.report.records import NO_GENERATOR, Cell, Grid, panels
 from lenient.bench.report.sweeps import picture_rows, weight_of
-from lenient.errors import LenientError, UsageError
+from lenient.core.errors import LenientError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from lenient.bench.report.inception import Extractor
-    from lenient.loop import Distillation
-    from lenient.teacher import FrozenTeacher
+    from lenient.teacher.frozen import FrozenTeacher
+    from lenient.training.trainer import Distillation
 
 MAP_IMAGES = 400
 COLUMNS, LINES = 8, 10
@@ -140,9 +140,9 @@ def _one(
 ) -> tuple[Sample, Sample]:
     """The real and the synthetic images of one cell as its teacher sees them."""
     from lenient.api import reopen
+    from lenient.core.runtime import Runtime
     from lenient.models import Network
-    from lenient.runtime import Runtime
-    from lenient.teacher import FrozenTeacher
+    from lenient.teacher.frozen import FrozenTeacher
 
     distillation, own = reopen(run_folder(folder, cell), options.device, trust_code=options.trust_code)
     # In full precision whatever the run's own was, so that real features are the same for all runs of a teacher.
@@ -158,8 +158,8 @@ def _real(teacher: FrozenTeacher, cell: Cell, options: Options, extractor: Extra
     """Features of real test images, at most `options.images` of them, drawn by a fixed key; their own labels."""
     import torch
 
+    from lenient.core.seeding import derive
     from lenient.data import load_data
-    from lenient.seeding import derive
 
     try:
         images = load_data(cell.data, split="test", root=options.data_root, input_size=teacher.card.input_size)
@@ -184,7 +184,7 @@ def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int, e
     import torch
 
     from lenient.losses.prior import confidence_score
-    from lenient.selection import KeepAll, MixtureSelection, Selection
+    from lenient.synthesis.selection import KeepAll, MixtureSelection, Selection
 
     method, size = distillation.settings.method, distillation.settings.batch_size
     selects = getattr(method, "selection", "none") == "mixture"
@@ -257,8 +257,8 @@ def _pictures(folder: Path, cell: Cell) -> list[dict[str, Any]]:
     """The stored images of a run as one PNG, a line per class; empty where the run kept none."""
     from PIL import Image
 
-    from lenient.report.collect import collect
-    from lenient.report.pictures import class_name, tile
+    from lenient.reporting.collect import collect
+    from lenient.reporting.pictures import class_name, tile
 
     record = collect(run_folder(folder, cell))
     if record.samples is None:

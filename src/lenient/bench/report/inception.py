@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lenient.bench.report.measures import Floats
-from lenient.errors import UsageError
+from lenient.core.errors import UsageError
 
 DOWNLOAD = "download"
 SHA256 = "6726825d"

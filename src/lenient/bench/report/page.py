@@ -13,7 +13,7 @@ from lenient.bench.report import figures, results, sweeps
 from lenient.bench.report.figures import Figure
 from lenient.bench.report.records import Grid, panels
 from lenient.bench.report.tables import Table, in_words
-from lenient.report.svg import inline
+from lenient.reporting.svg import inline
 
 NEEDS_FEATURES = "it needs --features"
 

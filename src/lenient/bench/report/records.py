@@ -14,10 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lenient.errors import DamagedError, UsageError
-from lenient.report import without_nonfinite
-from lenient.report.numbers import known, number
-from lenient.stored import CellRecord, Failed, Stored, read_json
+from lenient.core.errors import DamagedError, UsageError
+from lenient.core.schemas import CellRecord, Failed, Stored, read_json
+from lenient.reporting import without_nonfinite
+from lenient.reporting.numbers import known, number
 
 RECORDS_LIMIT = 256 * 2**20
 """Bytes of the largest file of records."""

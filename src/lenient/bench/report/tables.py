@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
-from lenient.text import cell
+from lenient.core.text import cell
 
 Better = Literal["high", "low", ""]
 Mark = Literal["best", "second", ""]

@@ -1,0 +1,47 @@
+"""`lenient inspect`: say what was found of a teacher."""
+
+from __future__ import annotations
+
+import json
+
+from lenient.cli import flags
+from lenient.core.text import NOTE, visible
+
+"""Characters of the longest line that describes a teacher."""
+
+
+def inspect(
+    teacher: flags.Teacher,
+    teacher_arch: flags.TeacherArch = "",
+    input_size: flags.InputSize = "",
+    num_classes: flags.NumClasses = 0,
+    mean: flags.Mean = "",
+    std: flags.Std = "",
+    checkpoint_key: flags.CheckpointKey = "",
+    trust_code: flags.TrustCode = False,
+    as_json: flags.AsJson = False,
+) -> None:
+    """Say what was found of TEACHER, what can be done with it, and what was assumed."""
+    from lenient.api import inspect as look
+
+    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
+    found = look(teacher, trust_code=trust_code, **facts)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    rows = {
+        "architecture": found["arch"] or "given by its module only",
+        "parameters": f"{found['params']:,} ({found['bytes'] / 2**20:.1f} MiB)",
+        "input": "x".join(map(str, found["input_size"])) + " (channels x height x width)",
+        "classes": str(found["num_classes"]) + (f": {', '.join(found['classes'][:10])}" if found["classes"] else ""),
+        "mean": ", ".join(f"{v:.4g}" for v in found["mean"]),
+        "std": ", ".join(f"{v:.4g}" for v in found["std"]),
+        "outputs": found["outputs"],
+        "batch norm": f"{found['batch_norm_layers']} layers with statistics",
+        "methods": ", ".join(found["methods"]) or "none of the methods fits as it is",
+        "student": f"{found['student']} ({found['student_reason']})",
+    }
+    for name, value in rows.items():
+        print(f"{name:13} {visible(value, NOTE)}")
+    for note in [*found["notes"], *found["advice"]]:
+        print(f"  - {visible(note, NOTE)}")

@@ -1,0 +1,112 @@
+"""Which files in a folder are ours: a marker with a version names each before it is first written.
+
+What it does not name is somebody else's, whatever it is called, and stays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from lenient.core import files
+from lenient.core.errors import DamagedError, UsageError
+
+MARKER = ".lenient.json"
+FORMAT = 1
+LIMIT = 2**16
+"""Bytes of the largest marker that is read."""
+
+
+class Manifest:
+    """The marker of one folder, and what is done by its word.
+
+    Args:
+        names: all files that a folder of this kind may hold, "a/b" for one in a folder; in the order in which they are
+            removed.
+        trees: folders "a/" that another library fills -> a regular expression for the entries that it makes there.
+    """
+
+    def __init__(self, folder: Path, kind: str, names: Collection[str], trees: Mapping[str, str]) -> None:
+        self.folder, self.kind, self.trees = folder, kind, trees
+        self.known = (*names, *trees)
+        self.named: set[str] = set()
+        """What it names, since the last `read` or `claim`."""
+
+    def read(self) -> bool:
+        """Read the marker; returns False where there is none.
+
+        Raises:
+            DamagedError: it is no marker that we wrote.
+            UsageError: it belongs to a folder of another kind, or to a newer version.
+        """
+        marker = self.folder / MARKER
+        self.named = set()
+        if files.kind_of(marker) is None:
+            return False
+        try:
+            found = json.loads(files.read_text(marker, LIMIT))
+            kind, version, named = found["kind"], found["format"], set(found["files"])
+            if not (isinstance(kind, str) and type(version) is int and isinstance(found["files"], list)):
+                raise TypeError("of other types")
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            raise DamagedError(f"{marker}: is damaged, so nothing here is touched; choose another folder") from None
+        if kind != self.kind:
+            raise UsageError(f"-o {self.folder}: is no folder of a {self.kind}; choose another")
+        if version != FORMAT:
+            raise UsageError(f"-o {self.folder}: was written by another version of lenient; choose another folder")
+        if not named <= set(self.known):
+            raise DamagedError(f"{marker}: names files that no {self.kind} writes; choose another folder")
+        self.named = named
+        return True
+
+    def claim(self, *names: str) -> None:
+        """Enter names before they are first written.
+
+        Raises:
+            UsageError: something is there that was not entered, or is neither file nor folder.
+            OSError: the marker cannot be written.
+        """
+        unclaimed = [name for name in names if name not in self.named]
+        files.check_kinds(self.folder, names)
+        for name in unclaimed:
+            if next(self._places(name), None) is not None:
+                raise UsageError(f"-o {self.folder}: {name} is there, and no {self.kind} wrote it; move it elsewhere")
+        if unclaimed or not (self.folder / MARKER).exists():
+            self._write(self.named | set(names))
+
+    def strangers(self) -> list[str]:
+        """Return the names of ours that are there and were not entered."""
+        return [name for name in self.known if name not in self.named and next(self._places(name), None) is not None]
+
+    def left(self) -> list[str]:
+        """Return the names entered that are there."""
+        return [name for name in self.known if name in self.named and next(self._places(name), None) is not None]
+
+    def remove(self) -> None:
+        """Remove what is entered, and folders that are empty then; the marker names nothing afterwards."""
+        for name in self.known:
+            for place in list(self._places(name)) if name in self.named else []:
+                if files.kind_of(place) == "a folder":
+                    shutil.rmtree(place)
+                else:
+                    place.unlink()
+        for folder in sorted({name.rpartition("/")[0] for name in self.named} - {""}):
+            with suppress(OSError):
+                (self.folder / folder).rmdir()
+        self._write(set())
+
+    def _places(self, name: str) -> Iterator[Path]:
+        place = self.folder / name
+        if not name.endswith("/"):
+            yield from [place] if files.kind_of(place) is not None else []
+        elif files.kind_of(place) == "a folder":
+            yield from (entry for entry in sorted(place.iterdir()) if re.fullmatch(self.trees[name], entry.name))
+
+    def _write(self, named: set[str]) -> None:
+        content = {"kind": self.kind, "format": FORMAT, "files": [name for name in self.known if name in named]}
+        files.write(self.folder / MARKER, json.dumps(content, indent=1) + "\n")
+        self.named = named

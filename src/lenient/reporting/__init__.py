@@ -1,0 +1,54 @@
+"""The report of a run: one HTML page for people and one JSON file for programs, both made from the run folder alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lenient.core import files
+from lenient.core.errors import MachineError, UsageError
+from lenient.reporting.collect import collect
+from lenient.reporting.page import render
+
+__all__ = ["without_nonfinite", "write_report", "write_text"]
+
+
+def write_report(run: Path) -> dict[str, Any]:
+    """(Re)write `report.html` and `report.json` in the run folder and return what `report.json` holds.
+
+    Also works on a run that has not ended: its verdict is then "unfinished". The same folder gives the same bytes.
+    """
+    record = collect(Path(run))
+    summary: dict[str, Any] = without_nonfinite(record.summary)
+    write_text(record.path / "report.html", render(record))
+    write_text(record.path / "report.json", json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    return summary
+
+
+def without_nonfinite(value: Any) -> Any:
+    """The value with NaN and infinities, which JSON does not know, replaced by None."""
+    if isinstance(value, dict):
+        return {str(key): without_nonfinite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nonfinite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never half of it.
+
+    Raises:
+        UsageError: a folder, a link, a pipe or a device is there.
+        MachineError: it cannot be written.
+    """
+    kind = files.kind_of(path)
+    if kind not in (None, "a file"):
+        raise UsageError(f"{path}: is {kind}, not a file to replace; move it elsewhere")
+    try:
+        files.write(path, text)
+    except OSError as error:
+        raise MachineError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,209 @@
+"""What `auto` stands for on this machine: short trials on copies, which leave no trace."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from lenient.core import memory, ranks
+from lenient.core.conv_cpu import SmallMaps
+from lenient.core.errors import MachineError, TeacherError, UsageError
+from lenient.core.memory import memory_errors
+from lenient.core.runtime import Runtime
+from lenient.core.seeding import untouched_global_rng
+from lenient.core.timing import seconds_of
+from lenient.methods.contract import Method
+from lenient.models.behaviour import failure
+from lenient.models.card import Network
+from lenient.models.lending import copied_module
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.settings import DistillSettings
+from lenient.training.trainer import Distillation
+
+log = logging.getLogger("lenient")
+
+BF16_GAIN = 1.15
+"""How much faster bfloat16 must be for `--precision auto` to take it."""
+OVERLAP_GAIN = 1.1
+"""How much faster steps must be for `overlap: auto` to take it."""
+LARGEST = 1024
+"""Images in the largest batch that `--batch-size auto` takes: TA-DFKD's."""
+SMALL = (16, 64)
+"""Images on each device in the two trials that the memory of larger batches is worked out from."""
+MEMORY_SHARE = 0.8
+"""Share of the memory left that a batch may take."""
+
+
+def fastest_precision(teacher: Network, student: Network, device: torch.device, batch_size: int) -> str:
+    """Return `bf16` where one student step with the teacher's forward is clearly faster in it here, else `32`."""
+    if device.type == "mps":
+        return "32"
+    found = _failing(teacher, student, Runtime(device, "bf16"), batch_size)
+    if found is not None:
+        label = "teacher" if found[0] is teacher else "student"
+        log.info("precision 32: the %s cannot run in bf16 (%s)", label, found[1])
+        return "32"
+    seconds: dict[str, float] = {}
+    for precision in ("32", "bf16"):
+        runtime = student.behaviour.applied(Runtime(device, precision))
+        network = _copied(student)
+        module = runtime.place(network.module).train()
+        small = SmallMaps(module, runtime)
+        size = (min(max(batch_size // ranks.count(), 2), 256), *teacher.card.input_size)
+        images = runtime.images(torch.rand(size, generator=torch.Generator().manual_seed(0)))
+        with FrozenTeacher(teacher, runtime) as frozen:
+
+            def work(
+                runtime: Runtime = runtime,
+                frozen: FrozenTeacher = frozen,
+                module: torch.nn.Module = module,
+                small: SmallMaps = small,
+            ) -> None:
+                inputs = frozen.normalize(images)  # noqa: B023 - called within this round of the loop only
+                with torch.no_grad():
+                    frozen.respond(inputs)
+                with runtime.autocast(), small.products():
+                    loss = module(runtime.inputs(inputs)).float().square().mean()
+                loss.backward()
+
+            with memory_errors():
+                seconds[precision] = seconds_of(work, device)
+    return "bf16" if seconds["32"] > BF16_GAIN * seconds["bf16"] else "32"
+
+
+def check_precision(teacher: Network, student: Network | None, runtime: Runtime, batch_size: int) -> None:
+    """Make one pass through each network as a step of the run does.
+
+    Raises:
+        TeacherError: the teacher cannot run so on this device.
+        UsageError: the student cannot; or both can, but not in the precision that was asked for.
+    """
+    found = _failing(teacher, student, runtime, batch_size)
+    if found is None:
+        return
+    network, wrong = found
+    label = "teacher" if network is teacher else "student"
+    if runtime.precision == "bf16" and _failing(teacher, student, replace(runtime, precision="32"), batch_size) is None:
+        raise UsageError(f"--precision bf16: the {label} cannot run in it ({wrong}); use --precision 32")
+    kind = TeacherError if network is teacher else UsageError
+    raise kind(f"the {label} cannot run on {runtime.device} in precision {runtime.precision}: {wrong}")
+
+
+def _failing(
+    teacher: Network, student: Network | None, runtime: Runtime, batch_size: int
+) -> tuple[Network, str] | None:
+    """Return the first network that cannot make its part of a step, and why."""
+    count = max(2, batch_size // ranks.count())
+    for network in (teacher, student):
+        wrong = None if network is None else failure(network, runtime, count, training=network is student)
+        if network is not None and wrong is not None:
+            return network, wrong
+    return None
+
+
+def _copied(network: Network) -> Network:
+    return replace(network, module=copied_module(network.module))
+
+
+def overlap_pays(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> bool:
+    """Whether student steps are clearly faster here where the next one's images are made while the student learns.
+
+    That takes two threads at least, and pays where both sides have about the same to do.
+    """
+    device = torch.device(settings.device)
+    seconds: dict[bool, float] = {}
+    for overlap in (True, False):
+        plan = settings.model_copy(update={"overlap": overlap, "steps": max(settings.steps, 10)})
+        runtime = plan.runtime()
+        if overlap and not runtime.threads_ahead:
+            return False
+        copied = _copied(student)
+        with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
+            run = Distillation(frozen, copied, plan, runtime, method=copy.deepcopy(method))
+            rhythm = run.game.rhythm
+            if rhythm.count("student") < 4:  # else there are hardly steps between which the generator rests
+                return False
+            run.turn = rhythm.first("student")
+
+            def turns(run: Distillation = run) -> None:
+                run.take_turn()
+                run.take_turn()
+
+            seconds[overlap] = seconds_of(turns, device, repeats=1)
+            run.game.close()
+    return seconds[False] > OVERLAP_GAIN * seconds[True]
+
+
+def trial(
+    settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None
+) -> dict[str, float]:
+    """Run a few turns of each kind on copies; return `seconds_per_step`, `peak_bytes` (device or process) and `steps`.
+
+    A stretch of many equal turns, such as a generator's start ahead of the student's, is worked out from ten of them.
+    """
+    runtime = settings.runtime()
+    copied = _copied(student)
+    memory.reset_peak(runtime.device)
+    with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
+        run = Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))
+        rhythm = run.game.rhythm
+        # late in the run, when weights have climbed and there is something to replay
+        late = rhythm.turns_for(max(settings.steps * 4 // 5, 1)) // rhythm.length * rhythm.length
+
+        def stretch(first: int, turns: int) -> None:
+            run.turn = late + first
+            for _ in range(turns):
+                name, turn = run.take_turn()
+                if name == "student" and run.game.replay is not None:
+                    run.game.replay.observe("epoch_end", turn.record, torch.zeros((), device=runtime.device))
+
+        for first, taken, _ in rhythm.example():  # once unmeasured, since a first time takes longer
+            stretch(first, taken)
+        seconds = sum(
+            count / taken * seconds_of(partial(stretch, first, taken), runtime.device, repeats=1, warm_up=False)
+            for first, taken, count in rhythm.example()
+        )
+    peak = memory.peak(runtime.device)
+    return {
+        "seconds_per_step": seconds / rhythm.count("student"),
+        "peak_bytes": float(peak),
+        "steps": float(run.step),
+    }
+
+
+def largest_batch(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> int:
+    """Return the largest power of two of images, up to `LARGEST` (TA-DFKD), that fits into memory with room to spare.
+
+    Memory grows in a straight line with the batch: two small trials tell what a large one takes. On an accelerator the
+    answer is tried, too, and halved until it fits.
+
+    Raises:
+        MachineError: not even the smallest fits.
+        UsageError: this system does not say how much memory is used.
+    """
+    device = torch.device(settings.device)
+    left = memory.left(device)
+    if left is None:
+        raise UsageError("--batch-size auto: this system does not say what memory is left; give a number")
+    first, second = (size * ranks.count() for size in SMALL)
+
+    def used(size: int) -> float:
+        return trial(settings.model_copy(update={"batch_size": size}), teacher, student, method)["peak_bytes"]
+
+    small = used(first)
+    slope = max(used(second) - small, 0.0) / (second - first)
+    size = first
+    while 2 * size <= max(LARGEST, first) and slope * (2 * size - first) < MEMORY_SHARE * left:
+        size *= 2
+    while device.type == "cuda" and size > first:
+        try:
+            used(size)
+            break
+        except MachineError:
+            torch.cuda.empty_cache()
+            size //= 2
+    return size

@@ -1,0 +1,335 @@
+"""Students as files that load anywhere: the `student/` folder of a run, and its other formats."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenient.core import files
+from lenient.core.errors import MachineError, UsageError
+from lenient.core.files import disk_errors
+from lenient.models import load_network, save_network
+from lenient.models.card import Network, PixelClassifier
+from lenient.models.names import one_line
+from lenient.models.trust import Trusted
+from lenient.runs.folder import FOLDERS
+
+log = logging.getLogger("lenient")
+
+FORMATS = ("safetensors", "pt2", "onnx", "hub")
+HUB = ("model.safetensors", "config.json", "student.pt2", "README.md", "report.json")
+"""Files of a folder for a model hub."""
+TOLERANCE = 1e-4
+"""Largest difference of logits, relative to their range, at which `--check` calls two files equal."""
+OPSETS = (13, 23)
+"""Versions of ONNX's operators: below, the converter knows no way; above, torch knows none."""
+TORCH_OPSET = 18
+"""The least that torch writes by itself."""
+ARITHMETIC_OPSET = 14
+"""Where arithmetic came to take more types."""
+
+
+def write_student(folder: Path, network: Network, extra: Mapping[str, Any] | None = None) -> None:
+    """Write `model.safetensors`, `config.json`, `student.pt2` and a README that says how to load them.
+
+    `student.pt2` takes pixels in [0, 1], (N, C, H, W), any N, and needs torch only. It is left out, with a warning in
+    the log, for a network that `torch.export` cannot trace.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    save_network(folder / "model.safetensors", network)
+    config = {**network.card.to_dict(), **(extra or {})}
+    with disk_errors(folder):
+        files.write(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        program = folder / "student.pt2"
+        program.unlink(missing_ok=True)
+        try:
+            export_pt2(network, program)
+        except UsageError as error:
+            log.warning("no student.pt2: %s", error)
+        files.write(folder / "README.md", _readme(network, program.exists()))
+
+
+def export(
+    source: Path,
+    kind: str,
+    output: Path,
+    *,
+    check: bool = False,
+    arch: str | None = None,
+    opset: int | None = None,
+    trust_code: Trusted = False,
+    overwrite: bool = False,
+) -> float | None:
+    """Write the student of a run (or any network file) in another format; `arch` says which network of one's own code
+    the weights belong to, and `trust_code` lets the file say it; `opset` which version of ONNX's operators to use.
+
+    Returns, with `check`, the largest difference between its logits and those of the source, relative to their range.
+
+    Raises:
+        UsageError: unknown format, the library that a format needs is not installed, or something lies at `output`
+            and is not to be replaced (`overwrite`) or cannot be: the source's own files, a folder, a pipe.
+        MachineError: the file read back gives other outputs, or the disk refuses.
+    """
+    if kind not in FORMATS:
+        raise UsageError(f"--format {kind}: unknown; there are {', '.join(FORMATS)}")
+    if opset is not None and kind != "onnx":
+        raise UsageError(f"--opset {opset}: is for --format onnx; leave it out for {kind}")
+    with disk_errors(output):
+        _check_output(source, kind, output, overwrite)
+    network = load_network(source, arch=arch, trust_code=trust_code)
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "safetensors":
+            save_network(output, network)
+        elif kind == "pt2":
+            export_pt2(network, output)
+        elif kind == "onnx":
+            export_onnx(network, output, opset)
+        else:
+            export_hub(source, network, output)
+    return _compare(network, kind, output) if check else None
+
+
+def _check_output(source: Path, kind: str, output: Path, overwrite: bool) -> None:
+    own, place = source.resolve(), output.resolve()
+    if place == own or any(own / folder in (place, *place.parents) for folder in FOLDERS):
+        raise UsageError(f"-o {output}: belongs to {source} itself; choose another name")
+    if kind != "hub":
+        names = [output, _external(output)] if kind == "onnx" else [output]
+        for name in names:
+            files.check_new(name, overwrite)
+        return
+    files.check_folder(output)
+    if not overwrite and output.exists() and any(output.iterdir()):
+        raise UsageError(f"-o {output}: holds files; choose a new folder, or replace its files with --overwrite")
+    files.check_kinds(output, HUB)
+
+
+def export_pt2(network: Network, path: Path) -> None:
+    """Write a `torch.export` program that takes pixels in [0, 1] and a free number of images."""
+    classifier = _portable(network)
+    sample = torch.rand(2, *network.card.input_size)
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        with _traceable("pt2"):
+            program = torch.export.export(classifier, (sample,), dynamic_shapes=({0: batch},))
+        content = io.BytesIO()  # torch's own writer has errors of its own for a full disk
+        torch.export.save(program, content)
+    files.write(path, content.getvalue())
+
+
+def export_onnx(network: Network, path: Path, opset: int | None = None) -> None:
+    """Write an ONNX file with input `images` (pixels in [0, 1], free batch) and output `logits`.
+
+    `opset` is the version of ONNX's operators; None means what torch takes by itself. Those below 18 are converted,
+    and then run by onnxruntime, where that is installed.
+
+    Raises:
+        UsageError: torch cannot trace the network, or it cannot be written with these operators.
+    """
+    _need("onnx", "onnxscript")
+    if opset is not None and not OPSETS[0] <= opset <= OPSETS[1]:
+        raise UsageError(f"--opset {opset}: give {OPSETS[0]} to {OPSETS[1]}")
+    classifier, sample = _portable(network), torch.rand(2, *network.card.input_size)
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        with _traceable("onnx"):
+            program = torch.onnx.export(
+                classifier,
+                (sample,),
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: batch},),
+                dynamo=True,
+                verbose=False,
+                opset_version=None if opset is None else max(opset, TORCH_OPSET),
+            )
+        assert program is not None
+        if opset is None:
+            _save_program(program, path)
+            return
+        with _convertible(opset):
+            converted = _with_opset(program.model_proto, opset)
+            if find_spec("onnxruntime") is not None:
+                _OnnxModule(converted.SerializeToString())(sample)
+    files.write(path, converted.SerializeToString())
+
+
+def _save_program(program: Any, path: Path) -> None:
+    # beside, under its own name, for weights of over 2 GiB go to a second file that the first one names
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as beside:
+        whole = Path(beside) / path.name
+        program.save(str(whole))
+        for written in (_external(whole), whole):
+            if written.exists():
+                with open(written, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(written, path.with_name(written.name))
+    files.sync_folder(path.parent)
+
+
+def _external(path: Path) -> Path:
+    """Where `torch.onnx` puts weights that do not fit in the file itself."""
+    return path.with_name(f"{path.name}.data")
+
+
+def opset_of(path: Path) -> int:
+    """Return the version of ONNX's own operators that a file uses."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    return _opset(model)
+
+
+def _opset(model: Any) -> int:
+    return next(int(entry.version) for entry in model.opset_import if entry.domain == "")
+
+
+def _with_opset(model: Any, opset: int) -> Any:
+    """Return an ONNX model with other operators, checked; raises errors of onnx where there is no way."""
+    import onnx
+    from onnx import version_converter
+
+    if opset != _opset(model):
+        model = version_converter.convert_version(model, max(opset, ARITHMETIC_OPSET))
+    if opset < ARITHMETIC_OPSET:  # the converter knows no way past it, though for floats nothing differs
+        next(entry for entry in model.opset_import if entry.domain == "").version = ARITHMETIC_OPSET - 1
+        _drop(model, "noop_with_empty_axes", "training_mode", "allowzero")
+    elif opset < TORCH_OPSET:
+        _drop(model, "noop_with_empty_axes")
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _drop(model: Any, *names: str) -> None:
+    """Take attributes away that older operators lack; torch writes them with their defaults."""
+    for node in model.graph.node:
+        kept = [attribute for attribute in node.attribute if attribute.name not in names]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+@contextmanager
+def _convertible(opset: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(
+            f"--opset {opset}: this network cannot be written so ({one_line(error, 120)}); give {TORCH_OPSET} or leave "
+            "it out"
+        ) from error
+
+
+def export_hub(source: Path, network: Network, folder: Path) -> None:
+    """Write a folder ready for a model hub: weights, config, program, and a model card."""
+    write_student(folder, network)
+    card = network.card
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    front = "---\nlibrary_name: lenient\ntags:\n- image-classification\n- knowledge-distillation\n- data-free\n---\n\n"
+    channels, height, width = card.input_size
+    about = f"A classifier of {card.num_classes} classes for images of {height}x{width} pixels, {channels} channel(s)"
+    about += "".join(f"; {note}" for note in card.notes) + ".\n\n"
+    files.write(folder / "README.md", front + text.replace("\n\n", f"\n\n{about}", 1))
+    report = source / "report.json"
+    if report.is_file():
+        files.write(folder / "report.json", files.read_bytes(report))
+
+
+@contextmanager
+def _traceable(kind: str) -> Iterator[None]:
+    """Turn whatever a tracer stumbles over into one line."""
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(
+            f"--format {kind}: torch cannot trace this network ({one_line(error)}); use --format safetensors"
+        ) from error
+
+
+def _compare(network: Network, kind: str, path: Path) -> float:
+    images = torch.rand(8, *network.card.input_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = _portable(network)(images)
+        found = _read_back(kind, path)(images)
+    difference = float((found - expected).abs().max() / (expected.abs().max() + 1e-12))
+    if not difference <= TOLERANCE:
+        raise MachineError(f"--check: {path} gives other outputs, by {difference:.1e} of their range")
+    return difference
+
+
+def _read_back(kind: str, path: Path) -> nn.Module:
+    """Load what was written just now, which names what this process has built already."""
+    if kind == "pt2":
+        return torch.export.load(path).module()
+    if kind == "onnx":
+        return _OnnxModule(str(path))
+    return _portable(load_network(path, trust_code=True))
+
+
+class _OnnxModule(nn.Module):
+    def __init__(self, source: str | bytes) -> None:
+        super().__init__()
+        _need("onnxruntime")
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.session.run(None, {"images": images.numpy()})[0])
+
+
+def _portable(network: Network) -> nn.Module:
+    return PixelClassifier(network.module, network.card).cpu().eval()
+
+
+def _need(*modules: str) -> None:
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"--format onnx: needs {', '.join(missing)}; pip install 'lenient[onnx]'")
+
+
+def _readme(network: Network, traced: bool) -> str:
+    card = network.card
+    shape = ", ".join(str(value) for value in card.input_size)
+    alone = f"""
+With torch alone:
+
+```python
+import torch
+
+student = torch.export.load("student.pt2").module()
+logits = student(torch.rand(1, {shape}))
+print(logits.softmax(dim=1))
+```
+"""
+    own_code = card.arch is None or card.arch.startswith("py:")  # which the file cannot bring along
+    arch = ', arch="py:FILE.py:FACTORY"' if own_code else ""
+    code = "; FACTORY is the function that makes the network" if own_code else ""
+    return f"""# Student
+
+Takes images in [0, 1], shape (N, {shape}); returns logits (N, {card.num_classes}).
+`config.json` names the classes, where known, and the normalisation, which is built in below.
+{alone if traced else ""}
+With lenient, as a module to go on working with{code}:
+
+```python
+import lenient
+
+student = lenient.load("model.safetensors"{arch})
+```
+"""

@@ -1,0 +1,513 @@
+"""One distillation from request to report: what the command and the Python function share."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from lenient.core import files, ranks
+from lenient.core.errors import DamagedError, HealthError, MachineError, UsageError
+from lenient.core.files import disk_errors
+from lenient.core.memory import memory_errors
+from lenient.core.runtime import Runtime
+from lenient.core.schemas import Report, read_json
+from lenient.evaluation import latency, num_bytes, parameters
+from lenient.evaluation.running import check_fits
+from lenient.methods import method_class
+from lenient.methods.contract import Method
+from lenient.models import check_classifier, load_network, network_from_module
+from lenient.models.card import Network
+from lenient.models.checking import check_distillable, heard_batch_norms
+from lenient.models.names import one_line
+from lenient.models.trust import Trusted, require
+from lenient.reporting import write_report
+from lenient.runs.autotune import trial
+from lenient.runs.export import write_student
+from lenient.runs.folder import RESUME, RunFolder, environment, fingerprint
+from lenient.runs.request import Request, decide, flatten, pick_student, resolve, settings_of
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.settings import DistillSettings
+from lenient.training.trainer import Distillation, Evaluate, Observer, Result, check_batch_norms, run_loop
+
+if TYPE_CHECKING:
+    from lenient.data import ImageSet
+
+log = logging.getLogger("lenient")
+
+SAMPLES, PER_CLASS, CLASSES_SHOWN = 512, 8, 20
+LAST_K = 10
+"""Evaluations averaged in `acc_last_k` (TA-DFKD: the last 10 of 200 on CIFAR-10), at most a fifth, rounded up."""
+
+
+def load_teacher(
+    teacher: nn.Module | Network | str | Path,
+    *,
+    arch: str | None = None,
+    input_size: Sequence[int] | None = None,
+    num_classes: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    checkpoint_key: str | None = None,
+    trust_code: Trusted = False,
+) -> Network:
+    """Load and check a teacher: a module, a file, a folder, or SOURCE:NAME; what is not given is found or assumed.
+
+    `trust_code` allows code and places that the file names, as in `load_network`.
+
+    Raises:
+        TeacherError: it cannot be loaded, or one real forward pass shows that it is not the classifier described.
+    """
+    if isinstance(teacher, Network):
+        return check_classifier(teacher)
+    facts: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes, "mean": mean, "std": std}
+    if isinstance(teacher, nn.Module):
+        return check_classifier(network_from_module(teacher, **facts))
+    more: dict[str, Any] = {"checkpoint_key": checkpoint_key, "trust_code": trust_code}
+    return check_classifier(load_network(teacher, arch=arch, **more, **facts))
+
+
+class Job:
+    """One distillation from request to report: what the command and `distill` share."""
+
+    def __init__(
+        self,
+        teacher: Network,
+        student: nn.Module | Network | str,
+        request: Request,
+        *,
+        method: Method | None = None,
+        source: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        eval_data: str | None = None,
+        data_root: str | Path | None = None,
+        trust_code: Trusted = False,
+    ) -> None:
+        if method is not None:
+            request = replace(request, own=method.settings)
+        self.trust_code = trust_code
+        self.teacher, self.request, self.method = teacher, request, method
+        self.source, self.facts = source, dict(facts or {})
+        self.eval_data, self.data_root = eval_data, data_root
+        self.settings: DistillSettings = resolve(request)
+        self.hash = fingerprint(teacher.module)
+        self._wanted_student = student
+        self.folder: RunFolder | None = None
+        self._source: RunFolder | None = None  # where a checkpoint may lie
+        self.data: ImageSet | None = None
+        self.extra: dict[str, Any] = {}
+        self.student, self.student_reason = pick_student(student, teacher, self.settings.seed)
+
+    def open(self, path: Path | None, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Open the run folder: a new one with the settings decided here, or an old one with the settings it has.
+
+        Of several ranks the first one writes; the others read its checkpoint.
+        """
+        if not resume:  # before a folder is made for a run that cannot be
+            self._check("batch size" not in self.undecided)
+        if path is None:
+            if resume:
+                raise UsageError("--resume: name the run with -o DIR")
+            self.settings = self._decide()
+            self.load_data()
+            return
+        if ranks.is_main():
+            self.folder = RunFolder.create(path, overwrite=overwrite, resume=resume)
+        try:
+            old = ranks.agree(self.folder.read_config() if resume and self.folder is not None else None)
+            self._source = None if old is None else RunFolder(path)
+            if old is None:
+                self.settings = self._decide()
+            else:
+                self._take_over(old, path)
+            self._check(True)
+            self.load_data()
+            self._claim(anew=old is None)
+        except BaseException:
+            if self.folder is not None:
+                self.folder.close()
+            raise
+
+    def _claim(self, *, anew: bool) -> None:
+        """Write the settings, and empty the folder for a new run: only now that nothing is left to refuse."""
+        if self.folder is None:
+            return
+        if anew:
+            self.folder.empty()
+        self.folder.write_config({**self.settings.model_dump(mode="json"), "run": self._identity()})
+
+    def _check(self, size_known: bool) -> None:
+        """Refuse settings that cannot be; the batch size only where it is known by now."""
+        method = self.method or method_class(self.settings.method.name)(self.settings.method)
+        check_distillable(self.teacher, gradient=getattr(method, "needs_gradient", True))
+        check_batch_norms(method, self.settings, heard_batch_norms(self.teacher))
+        if size_known:
+            self.share(ranks.count())
+
+    def share(self, devices: int) -> int:
+        """Return how many images of a batch each of several devices has.
+
+        Raises:
+            UsageError: they do not divide.
+        """
+        size = self.settings.batch_size
+        if size % devices:
+            raise UsageError(f"--devices {devices}: --batch-size {size} does not divide among them")
+        return size // devices
+
+    @property
+    def undecided(self) -> list[str]:
+        """What short trials will decide when the job is opened."""
+        own = [name for name in ("precision", "overlap") if getattr(self.settings, name) == "auto"]
+        asked = {"batch size": self.request.batch_size == "auto", "steps": self.request.budget is not None}
+        return own + [name for name, wanted in asked.items() if wanted]
+
+    def _decide(self) -> DistillSettings:
+        return decide(self.settings, self.request, self.teacher, self.student, self.method)
+
+    def _identity(self) -> dict[str, Any]:
+        facts = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in self.facts.items()}
+        return {
+            "teacher": {
+                "source": self.source,
+                "sha256": self.hash,
+                "facts": facts,
+                "card": self.teacher.card.to_dict(),
+            },
+            "student": {"arch": self.student.card.arch, "reason": self.student_reason},
+            "eval_data": self.eval_data,
+        }
+
+    def _take_over(self, old: dict[str, Any], path: Path) -> None:
+        """Go on with a folder's settings; the teacher must be the same, and flags may only lengthen the run."""
+        identity = old.pop("run", {})
+        teacher = identity.get("teacher", {})
+        if teacher.get("sha256") != self.hash:
+            raise UsageError(f"--resume: {path} was made with another teacher; name that one, or another -o DIR")
+        card = self.teacher.card.to_dict()
+        for fact in ("input_size", "num_classes", "mean", "std", "outputs"):
+            before = teacher.get("card", {}).get(fact)
+            if before != card[fact]:
+                hint = f"check --{fact.replace('_', '-')}" if fact != "outputs" else "name the same teacher"
+                raise UsageError(f"--resume: the teacher's {fact} is {before} in {path}, not {card[fact]}; {hint}")
+        measured_on = identity.get("eval_data")
+        if self.eval_data is not None and measured_on not in (None, self.eval_data):
+            raise UsageError(
+                f"--resume: {path} is measured on {measured_on}, not {self.eval_data}; leave --eval-data out"
+            )
+        self.eval_data = self.eval_data or measured_on
+        stored, asked = flatten(old), flatten(self.settings.model_dump(mode="json"))
+        said = set(self.request.explicit())
+        if self.method is not None:
+            said |= {key for key in asked if key.startswith("method.")}
+        for key in sorted(said):
+            if key in ("device", "steps") or asked[key] in (stored.get(key), "auto"):
+                continue
+            raise UsageError(f"--resume: {key} is {stored.get(key)!r} in {path}, not {asked[key]!r}; leave it out")
+        wanted = self._student_of(identity.get("student"), path)
+        steps = self._longer(old, path)
+        # what is stored is the first rank's own
+        stored_device = old["device"] if ranks.count() == 1 else str(old["device"]).split(":")[0]
+        device = self.request.device or stored_device
+        if self.method is not None:
+            del old["method"]
+        again = Request(settings={**old, "steps": steps, "device": device}, own=self.request.own)
+        with settings_of(path / "config.yaml"):
+            self.settings = resolve(again)
+        self.settings = decide(self.settings, Request(), self.teacher, self.student, self.method)
+        self.student, self.student_reason = pick_student(wanted, self.teacher, self.settings.seed)
+
+    def _student_of(self, stored: dict[str, Any] | None, path: Path) -> nn.Module | Network | str:
+        """What to build a folder's student from."""
+        wanted = self._wanted_student
+        if stored is None or not isinstance(wanted, str):
+            return wanted
+        arch: str | None = stored.get("arch")
+        if arch is None:
+            raise UsageError(f"--resume: the student of {path} was a Python object; go on from Python, with that one")
+        if wanted not in ("auto", arch):
+            raise UsageError(f"--resume: the student is {arch} in {path}, not {wanted}; leave --student out")
+        if wanted != arch:
+            require(
+                arch,
+                self.trust_code,
+                where=path / "config.yaml",
+                what="its student",
+                again="--student NAME",
+                kind=UsageError,
+            )
+        return arch
+
+    def _longer(self, old: dict[str, Any], path: Path) -> int:
+        """Steps of a run that goes on: those planned, or more if a flag says so."""
+        planned: int = old["steps"]
+        asked: int
+        if self.request.epochs is not None:
+            asked = self.request.epochs * old["rhythm"]["steps_per_epoch"]
+        elif "steps" in self.request.explicit():
+            asked = self.settings.steps
+        else:
+            return planned
+        by_flag = self.request.steps is not None or self.request.epochs is not None
+        if by_flag and asked < planned:
+            raise UsageError(f"--steps {asked}: {path} was planned for {planned}; it can only be lengthened")
+        return max(asked, planned)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the folder holds this run complete already, at the length asked for."""
+        if self.folder is None or not self.folder.done:
+            return False
+        state = self.folder.load_checkpoint(torch.device("cpu"))
+        return state is not None and state["step"] >= self.settings.steps
+
+    @property
+    def verdict(self) -> str | None:
+        """The verdict of the complete run in the folder, None where there is none; raises DamagedError."""
+        if self.folder is None:
+            return None
+        report = self.folder.path / "report.json"
+        found = read_json(report, Report, f"`lenient report {self.folder.path}` writes it again")
+        return None if found is None else str(found["health"]["verdict"])
+
+    def trial(self) -> dict[str, float]:
+        """Measure a few turns on copies: `seconds_per_step`, `peak_bytes`."""
+        return trial(self.settings, self.teacher, self.student, self.method)
+
+    def run(self, observers: Sequence[Observer] = ()) -> Result:
+        """Run to the end (or an interruption), then write student, samples, summary and report."""
+        runtime = self.settings.runtime()
+        try:
+            with FrozenTeacher(self.teacher, runtime) as frozen:
+                evaluate = self._evaluate(runtime)
+                run = Distillation(
+                    frozen,
+                    self.student,
+                    self.settings,
+                    runtime,
+                    method=self.method,
+                    folder=self.folder,
+                    evaluate=evaluate,
+                    observers=tuple(observers),
+                )
+                self._begin(run, runtime)
+                try:
+                    result = run_loop(run)
+                except HealthError:
+                    self._give_up(run)
+                    raise
+                if result.interrupted:
+                    return result
+                images = self._images(run)
+            self.student.module.to("cpu", torch.float32 if runtime.precision == "64" else None).eval()
+            if not ranks.is_main():
+                return result
+            self._deliver(result, images)
+            result.summary.update(self._summary(result, runtime))
+            self._report(result)
+            return result
+        finally:
+            if self.folder is not None:
+                self.folder.close()
+
+    def _begin(self, run: Distillation, runtime: Runtime) -> None:
+        state = None
+        if self._source is not None:
+            metrics = self._source.path / "metrics.jsonl"
+            state = run.resume(self._source, metrics.stat().st_size if metrics.is_file() else 0)
+        if self.folder is None:
+            return
+        environment_now = environment(runtime.device, runtime.precision)
+        if state is not None:
+            before = self._environment_before()
+            names = ("torch", "device", "device_name", "ranks", "threads")
+            changed = [name for name in names if before.get(name) != environment_now[name]]
+            for key in changed:
+                log.warning("--resume: %s was %s, is %s: not to the bit", key, before.get(key), environment_now[key])
+        self.folder.open_logs(state["metrics_bytes"] if state else 0)
+        self.folder.write_env(environment_now)
+        log.info("%s from step %d of %d", "going on" if state else "starting", run.step, self.settings.steps)
+
+    def _environment_before(self) -> dict[str, Any]:
+        assert self.folder is not None, "there is a checkpoint"
+        try:
+            return self.folder.read_env()
+        except DamagedError as error:
+            log.warning("%s: whether the machine is another one is not known", error)
+            return {}
+
+    def load_data(self) -> None:
+        """Read the evaluation data, unless that is done; `open` does it by itself.
+
+        Raises:
+            UsageError: it is not where it should be, cannot be read, or its classes are not the teacher's.
+        """
+        if self.data is not None or self.eval_data is None or not ranks.is_main():
+            return
+        from lenient.data import load_data
+
+        size = self.teacher.card.input_size
+        try:
+            self.data = load_data(self.eval_data, split="test", root=self.data_root, input_size=size)
+            check_fits(self.teacher, self.data)
+        except UsageError as error:
+            raise UsageError(re.sub("--data(?!-root)", "--eval-data", str(error))) from None
+        for note in self.data.notes:
+            log.warning("--eval-data %s", note)
+
+    def _evaluate(self, runtime: Runtime) -> Evaluate | None:
+        if self.data is None:
+            return None
+        from lenient.evaluation import accuracy
+
+        data = self.data
+
+        def measure(student: nn.Module) -> dict[str, float]:
+            network = Network(student, self.student.card)
+            right = accuracy(network, data, device=runtime.device, precision=runtime.precision)
+            return {"accuracy": right}
+
+        return measure
+
+    def _give_up(self, run: Distillation) -> None:
+        """The run stopped itself: leave a report that says why."""
+        if self.folder is None:
+            return
+        health = run.health.verdict()
+        summary = {"method": self.settings.method.name, "seed": self.settings.seed, "steps": run.step, "health": health}
+        summary |= {"images_synthesized": run.images, "seconds": run.seconds, **self._sizes()}
+        self.folder.write_metrics("end", summary)
+        with _optional("report"):
+            write_report(self.folder.path)
+
+    def _images(self, run: Distillation) -> dict[str, torch.Tensor] | None:
+        if not self.settings.report.images or self.folder is None:
+            return None
+        with _optional("synthetic images in the report"):
+            return self._samples(run)
+        return None
+
+    def _samples(self, run: Distillation) -> dict[str, torch.Tensor]:
+        """Synthetic images for the report: up to 8 a class, of those the teacher is surest about."""
+        size = self.settings.batch_size
+        images, logits = [], []
+        with torch.no_grad(), memory_errors():
+            for number, start in enumerate(range(0, SAMPLES, size)):
+                part = run.game.sample(min(size, SAMPLES - start), "report", number).float()
+                images.append(part)
+                logits.append(run.teacher.respond(run.teacher.normalize(part)).logits.float())
+        drawn = torch.cat(images)
+        confidence, labels = torch.cat(logits).softmax(dim=1).max(dim=1)
+        chosen: list[int] = []
+        for label in labels.unique().tolist()[:CLASSES_SHOWN]:
+            members = (labels == label).nonzero().flatten()
+            chosen += members[confidence[members].argsort(descending=True)][:PER_CLASS].tolist()
+        pixels = (drawn[chosen].clamp(0, 1) * 255).round().byte()
+        return {
+            "images": pixels.cpu().contiguous(),
+            "labels": labels[chosen].cpu(),
+            "confidence": confidence[chosen].cpu(),
+        }
+
+    def _sizes(self) -> dict[str, Any]:
+        card = self.teacher.card
+
+        def size(network: Network) -> dict[str, Any]:
+            module = network.module
+            return {"arch": network.card.arch, "params": parameters(module), "bytes": num_bytes(module)}
+
+        return {
+            "teacher": size(self.teacher),
+            "student": size(self.student),
+            "input_size": list(card.input_size),
+            "num_classes": card.num_classes,
+            "classes": list(card.classes) if card.classes else None,
+            **self.extra,
+        }
+
+    def _summary(self, result: Result, runtime: Runtime) -> dict[str, Any]:
+        summary = self._sizes()
+        with _optional("latency"):
+            summary["latency"] = self._latency(runtime)
+        if self.data is not None:
+            summary["eval_data"] = self.eval_data
+            summary["teacher"] |= {"accuracy": self._measure(self.teacher, runtime)["accuracy"]}
+            summary["student"] |= self._measure(self.student, runtime, self.teacher) | last_and_best(result.history)
+        return summary
+
+    def _latency(self, runtime: Runtime) -> dict[str, Any]:
+        timed = {
+            name: latency(network.module, network.card.input_size, device=runtime.device, repeats=10)
+            for name, network in (("teacher", self.teacher), ("student", self.student))
+        }
+        return {
+            **{name: {str(k): v for k, v in t["milliseconds"].items()} for name, t in timed.items()},
+            "device": timed["student"]["device"],
+            "threads": timed["student"]["threads"],
+        }
+
+    def _measure(self, network: Network, runtime: Runtime, teacher: Network | None = None) -> dict[str, Any]:
+        from lenient.evaluation import evaluate
+
+        assert self.data is not None, "asked for without --eval-data"
+        found = evaluate(network, self.data, teacher=teacher, device=runtime.device, precision=runtime.precision)
+        if network is self.teacher and found.note is not None:
+            log.warning("--eval-data %s: %s", self.eval_data, found.note)
+        return {"accuracy": found.accuracy, "agreement": found.agreement, "ece": found.ece, "nll": found.nll}
+
+    def _deliver(self, result: Result, images: dict[str, torch.Tensor] | None) -> None:
+        if self.folder is None:
+            return
+        path = self.folder.path
+        notes = (f"distilled without data by lenient ({self.settings.method.name}, {result.summary['steps']} steps)",)
+        self.student = Network(self.student.module, replace(self.student.card, notes=notes))
+        write_student(path / "student", self.student)
+        if images is not None:
+            self.folder.claim("samples/images.safetensors")
+            with disk_errors(path, RESUME):
+                files.write(path / "samples" / "images.safetensors", save(images))
+
+    def _report(self, result: Result) -> None:
+        if self.folder is None:
+            return
+        self.folder.write_metrics("end", result.summary)
+        with _optional("report"):
+            write_report(self.folder.path)
+        self.folder.mark_done()
+
+
+@contextmanager
+def _optional(what: str) -> Iterator[None]:
+    """Do without what only describes a finished run, with a warning, where it cannot be made; a disk that gives out is
+    no such case."""
+    try:
+        yield
+    except MachineError as error:
+        if not isinstance(error, DamagedError):
+            raise
+        _warn(f"no {what}: {error}")
+    except Exception as error:
+        _warn(f"no {what}: {one_line(error)}")
+
+
+def _warn(text: str) -> None:
+    log.warning("%s", text)
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def last_and_best(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return `acc_last_k` (mean of the last k evaluations), `k`, and `acc_max`, an oracle that saw the test set."""
+    values = [entry["accuracy"] for entry in history]
+    if not values:
+        return {}
+    k = min(LAST_K, -(-len(values) // 5))
+    return {"acc_max": max(values), "acc_last_k": sum(values[-k:]) / k, "k": k}

@@ -1,0 +1,245 @@
+"""From what was asked for to what will be run: settings from presets, recipes and flags; what `auto` means here."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lenient.core import ranks
+from lenient.core.config import merge, nested, parse, parse_overrides, read_yaml
+from lenient.core.errors import TeacherError, UsageError
+from lenient.core.runtime import check_compiler, resolve_device
+from lenient.core.schemas import ANEW, damaged
+from lenient.core.text import VALUE, shown, visible
+from lenient.methods import DEFAULT, METHODS, recipes
+from lenient.methods.contract import Method, MethodSettings
+from lenient.models import build_student, check_classifier, choose_student
+from lenient.models.card import Network
+from lenient.runs.autotune import check_precision, fastest_precision, largest_batch, overlap_pays, trial
+from lenient.training.settings import MOST_STEPS, DistillSettings
+from lenient.training.settings import method_name as section_name
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"steps": 20, "batch_size": 16, "log_every": 5, "rhythm": {"steps_per_epoch": 10}},
+    "fast": {"steps": 1500},
+    "standard": {},
+    "paper": {"steps": 72_000, "batch_size": 1024, "rhythm": {"steps_per_epoch": 360}},
+}
+"""`standard` is the defaults; `paper` is TA-DFKD's CIFAR-10 schedule: 200 epochs of 360 steps of 1024 images."""
+
+BUDGET_SHARE = 0.9
+"""Share of a time budget that goes to steps; the rest is for evaluation, checkpoints and the report."""
+
+
+LONGEST_BUDGET = 8760 * 3600.0
+"""Seconds in a year."""
+
+
+@dataclass
+class Request:
+    """What a user asked for, by flag or argument; None means not said."""
+
+    method: str | None = None
+    preset: str | None = None
+    recipes: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    epochs: int | None = None
+    budget: str | None = None
+    batch_size: int | Literal["auto"] | None = None
+    seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    select: str | None = None
+    compile: bool = False
+    own: MethodSettings | None = None
+    """Settings of a method that was given as an object: its defaults, and those that it asks for elsewhere, count."""
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Return the settings asked for, weakest first: preset, recipes, flags, `-s`."""
+        if self.preset is not None and self.preset not in PRESETS:
+            raise UsageError(f"--preset {visible(self.preset, VALUE)}: unknown; there are {', '.join(PRESETS)}")
+        if sum(value is not None for value in (self.steps, self.epochs, self.budget)) > 1:
+            raise UsageError("--steps, --epochs and --budget: give one of them")
+        named = None if self.method in (None, "auto") else self.method
+        if self.own is not None and self.own.name in METHODS:
+            named = self.own.name
+        files = [read_recipe(name, named or DEFAULT) for name in self.recipes]
+        for values in files:
+            written = method_name(values)
+            if named and written and written != named:
+                raise UsageError(f"--method {named}: the recipe is for {written}; drop one of the two")
+        names = ("steps", "batch_size", "seed", "device", "precision", "select")
+        flags = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.batch_size == "auto":  # becomes a number in `decide`
+            del flags["batch_size"]
+        if self.compile:
+            flags["compile"] = True
+        if named:
+            flags["method"] = {"name": named}
+        overrides = parse_overrides(self.overrides)
+        return [PRESETS.get(self.preset or "standard", {}), *files, flags, *map(_named, (self.settings, overrides))]
+
+    def explicit(self) -> dict[str, Any]:
+        """Return, flat and dotted, what the user said in so many words; a resumed run compares it with its folder."""
+        return flatten(merge(*self.layers()[(0 if self.preset else 1) :]))
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Let `method: NAME` stand for `method: {name: NAME}`, and `method.tau: 0.6` for `method: {tau: 0.6}`."""
+    method = values.get("method")
+    named: dict[str, Any] = nested({**values, "method": {"name": method}} if isinstance(method, str) else values)
+    return named
+
+
+def read_recipe(name: str, method: str) -> dict[str, Any]:
+    """Read a recipe: a YAML file, or the name of one that comes with the method.
+
+    A run's `config.yaml` is a recipe too: its section `run` is left out.
+    """
+    path = Path(name)
+    if not os.path.exists(path):  # says no, rather than to raise, where a name is too long
+        own = recipes(method)
+        if path.suffix or name not in own:
+            raise UsageError(
+                f"-c {visible(name, VALUE)}: no such file, nor a recipe of {method} ({', '.join(own) or 'it has none'})"
+            )
+        path = own[name]
+    values = _named(read_yaml(path))
+    values.pop("run", None)
+    return values
+
+
+def method_name(values: Mapping[str, Any]) -> str | None:
+    """Return the method that settings name, None where they do not.
+
+    Raises:
+        UsageError: the section `method` is neither a name nor settings.
+    """
+    section = values.get("method", {})
+    return None if isinstance(section, Mapping) and "name" not in section else section_name(section)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def resolve(request: Request) -> DistillSettings:
+    """Return the settings of a request; `auto` values are still in it.
+
+    Raises:
+        UsageError: unknown names, bad values.
+    """
+    merged = merge(*request.layers())
+    if request.own is not None:
+        _refuse_for_an_object(merged.get("method", {}), request.own)
+        merged["method"] = request.own
+    settings = parse(DistillSettings, merged)
+    if request.budget is not None:
+        parse_budget(request.budget)  # refused here rather than after the trials
+    if request.epochs is not None:
+        settings = settings.model_copy(update={"steps": _steps(request.epochs, settings.rhythm.steps_per_epoch)})
+    return settings
+
+
+@contextmanager
+def settings_of(path: Path) -> Iterator[None]:
+    """Say of settings that a run's `config.yaml` holds, and that cannot be, that the file is damaged."""
+    try:
+        yield
+    except (UsageError, TeacherError) as error:
+        raise damaged(path, str(error).removeprefix("-s "), ANEW) from error
+
+
+def _refuse_for_an_object(section: Mapping[str, Any], own: MethodSettings) -> None:
+    for key, value in flatten(section).items():
+        if key != "name" or value != own.name:
+            raise UsageError(
+                f"method.{key}={shown(value)}: the method was given as an object; give its settings to that"
+            )
+
+
+def _steps(epochs: int, steps_per_epoch: int) -> int:
+    most = MOST_STEPS // steps_per_epoch
+    if not 1 <= epochs <= most:
+        raise UsageError(f"--epochs {visible(epochs, VALUE)}: give 1 to {most} epochs of {steps_per_epoch} steps")
+    return epochs * steps_per_epoch
+
+
+def decide(
+    settings: DistillSettings, request: Request, teacher: Network, student: Network, method: Method | None = None
+) -> DistillSettings:
+    """Replace what is `auto` by what was measured here: device, precision, batch size, overlap, the steps in a budget.
+
+    All ranks take the measurements together, and rank 0's word for them.
+    """
+    device = ranks.place(resolve_device(settings.device))
+    changes: dict[str, Any] = {"device": str(device)}
+    if settings.precision == "auto":
+        changes["precision"] = ranks.agree(fastest_precision(teacher, student, device, settings.batch_size))
+    runtime = settings.model_copy(update=changes).runtime()
+    learning = None if student is teacher else student  # only its images are drawn
+    check_precision(teacher, learning, runtime, settings.batch_size)
+    if settings.compile:
+        if ranks.count() > 1:
+            raise UsageError("--compile: works on one device so far; leave it out, or --devices")
+        check_compiler(device)
+    settings = settings.model_copy(update=changes)
+    if request.batch_size == "auto":
+        size = ranks.agree(largest_batch(settings, teacher, student, method))
+        settings = settings.model_copy(update={"batch_size": size})
+    if settings.overlap == "auto":
+        settings = settings.model_copy(update={"overlap": overlap_pays(settings, teacher, student, method)})
+    if request.budget is not None:
+        seconds = parse_budget(request.budget)
+        per_step = ranks.agree(trial(settings, teacher, student, method)["seconds_per_step"])
+        steps = max(1, min(int(BUDGET_SHARE * seconds / max(per_step, 1e-9)), MOST_STEPS))
+        settings = settings.model_copy(update={"steps": steps})
+    return settings
+
+
+def parse_budget(text: str) -> float:
+    """Turn `90s`, `30m`, `1.5h` or `1h30m` into seconds."""
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([smh])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise UsageError(f"--budget {visible(text, VALUE)}: write a time such as 90s, 30m or 1h30m")
+    seconds = sum(float(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in parts)
+    if not 0 < seconds <= LONGEST_BUDGET:
+        raise UsageError(f"--budget {visible(text, VALUE)}: give more than nothing, and at most 8760h")
+    return seconds
+
+
+def pick_student(spec: str | torch.nn.Module | Network, teacher: Network, seed: int) -> tuple[Network, str]:
+    """Return the student's network and one sentence on where it comes from.
+
+    Raises:
+        UsageError: a module given does not answer the teacher's images with the teacher's classes.
+    """
+    if isinstance(spec, torch.nn.Module):
+        spec = Network(spec, replace(teacher.card, arch=None, outputs="logits", notes=()))
+    if isinstance(spec, Network):
+        # it learns images as the teacher sees them, normalisation and all
+        card = replace(teacher.card, arch=spec.card.arch, outputs=spec.card.outputs, notes=spec.card.notes)
+        try:
+            return check_classifier(Network(spec.module, card), plain=True), "given as a module"
+        except TeacherError as error:
+            raise UsageError(f"the student does not fit the teacher: {error}") from error
+    if spec == "auto":
+        spec, reason = choose_student(teacher)
+        return build_student(spec, teacher.card, seed=seed), reason
+    return build_student(spec, teacher.card, seed=seed), f"{spec}, as asked for"

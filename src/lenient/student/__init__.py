@@ -1,0 +1,1 @@
+"""How the student learns from a batch."""

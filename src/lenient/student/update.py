@@ -1,0 +1,178 @@
+"""How the student learns from a batch: fills its gradients and returns the detached loss parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lenient.core import ranks
+from lenient.core.config import Settings
+from lenient.core.conv_cpu import SmallMaps
+from lenient.core.runtime import Runtime
+from lenient.losses.objective import Objective
+from lenient.models.lending import own_grad_mode
+from lenient.models.probing import hooked
+from lenient.teacher.batch import Record, Response
+
+
+class LiveStudent:
+    """The student as a network that answers; `blocks` are layers of it whose outputs belong to the answer."""
+
+    def __init__(self, module: nn.Module, runtime: Runtime, blocks: Sequence[nn.Module] = ()) -> None:
+        self.module, self.runtime, self.blocks = module, runtime, tuple(blocks)
+        self._plain = module if blocks else runtime.compiled(module)
+        self._small = SmallMaps(module, runtime)
+
+    def respond(
+        self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None, *, autocast: bool = True
+    ) -> Response:
+        """Answer normalised inputs (N, C, H, W), with other parameters or buffers where `weights` names them."""
+        heard: dict[nn.Module, Tensor] = {}
+        inputs = self.runtime.inputs(inputs)
+        listen = hooked(self.blocks, lambda layer, _, output: heard.update({layer: output}))
+        precision = self.runtime.autocast() if autocast else torch.autocast(inputs.device.type, enabled=False)
+        with listen, precision, own_grad_mode(), self._small.products():
+            logits = (
+                self._plain(inputs)
+                if weights is None
+                else torch.func.functional_call(self.module, dict(weights), inputs)
+            )
+        return Response(logits, blocks=tuple(heard[block] for block in self.blocks))
+
+
+class RetainSettings(Settings):
+    """The virtual step of META-DFKD."""
+
+    order: Literal["second", "first"] = "second"
+    """Differentiate through the virtual step (paper), or take the gradient after it as it is."""
+    alpha: float | None = Field(None, ge=0, le=1e6)
+    """Length of the virtual step; by default the student's learning rate now (released code: 0.9, without effect)."""
+    joint: bool = False
+    """Learn the new images together with the old ones at the point before the step, as released."""
+
+
+class PlainUpdate:
+    """One forward of the student on new and old images together, one backward of the objective.
+
+    New and old count by their numbers (MB-DFKD: 8/9 and 1/9), or by `shares` (MAD).
+    """
+
+    label = "plain"
+
+    def __init__(
+        self, objective: Objective, student: LiveStudent, shares: tuple[float, float] | None = None, view: str = "train"
+    ) -> None:
+        self.objective, self.student, self.shares, self.view = objective, student, shares, view
+
+    def __call__(self, new: Record, old: Record | None = None) -> dict[str, Tensor]:
+        """Fill the student's gradients from records whose training view and teacher answer are there."""
+        if old is None:
+            return self._alone(new)
+        count = len(new.images)
+        answer = self.student.respond(torch.cat([new.inputs[self.view], old.inputs[self.view]]))
+        for record, part in zip((new, old), answer.split(count), strict=True):
+            record.answers[self.view]["student"] = part
+        first, second = self.shares or _by_number(count, len(old.images))
+        (loss, parts), (old_loss, old_parts) = self.objective(new), self.objective(old)
+        (first * loss + second * old_loss).backward()
+        return parts | _renamed(old_parts)
+
+    def _alone(self, new: Record) -> dict[str, Tensor]:
+        new.answers[self.view]["student"] = self.student.respond(new.inputs[self.view])
+        loss, parts = self.objective(new)
+        loss.backward()
+        return parts
+
+
+class RetainUpdate:
+    """META-DFKD: min L_acq(theta) + L_ret(theta - alpha grad L_acq(theta)), new images acquired, old ones retained.
+
+    The second order goes through the virtual step: grad L_acq + (I - alpha H_acq) grad L_ret(theta'). It runs in
+    contiguous float32. The virtual student has clones of the live buffers, which see the new images' one forward only.
+    Logs the cosine between both gradients. Without old images it is the plain update.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        student: LiveStudent,
+        settings: RetainSettings,
+        rate: Callable[[], float],
+        weight: float = 1.0,
+        view: str = "train",
+    ) -> None:
+        self.objective, self.student, self.settings, self.rate, self.view = objective, student, settings, rate, view
+        self.weight = weight
+        self.plain = PlainUpdate(objective, student, view=view)
+        self.label = f"retain, {settings.order} order"
+
+    def __call__(self, new: Record, old: Record | None = None) -> dict[str, Tensor]:
+        """Fill the student's gradients from records whose training view and teacher answer are there."""
+        if old is None:
+            return self.plain(new)
+        s = self.settings
+        alpha = self.rate() if s.alpha is None else s.alpha
+        second = s.order == "second"
+        live = {name: p.contiguous() if second else p for name, p in self.student.module.named_parameters()}
+        leaves = [p for _, p in self.student.module.named_parameters()]
+        buffers = {name: b.clone() for name, b in self.student.module.named_buffers()}
+        if s.joint:  # the live forward is the joint one; the step is taken from a forward on clones
+            parts = self.plain(new, old)
+            acquired, parts_new = self._loss(new, live | {name: b.clone() for name, b in buffers.items()}, second)
+        else:
+            acquired, parts_new = self._loss(new, live, second)
+            parts = {}
+        gradients = torch.autograd.grad(acquired, leaves, create_graph=second, allow_unused=True)
+        step = ranks.averaged(torch.zeros_like(p) if g is None else g for p, g in zip(leaves, gradients, strict=True))
+        moved = {name: p - alpha * g for (name, p), g in zip(live.items(), step, strict=True)}
+        if not second:
+            moved = {name: p.detach().requires_grad_(True) for name, p in moved.items()}
+        retained, parts_old = self._loss(old, moved | buffers, second)
+        backs = torch.autograd.grad(self.weight * retained, list(moved.values()), allow_unused=True)
+        kept = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, backs, strict=True)]
+        if second:
+            # through the step: what moved gets the gradient of L_ret there, and L_acq its own unless it had it jointly
+            ends = list(moved.values()) + ([] if s.joint else [acquired])
+            torch.autograd.backward(ends, kept + ([] if s.joint else [torch.ones_like(acquired)]))
+        else:
+            for parameter, own, back in zip(leaves, step, kept, strict=True):
+                total = back if s.joint else own + back
+                if parameter.grad is None:  # in the weight's own layout, which fused optimizers take for granted
+                    parameter.grad = torch.zeros_like(parameter)
+                parameter.grad += total
+        return parts_new | parts | _renamed(parts_old) | {"gradient_cosine": _cosine(step, ranks.averaged(kept))}
+
+    def _loss(self, record: Record, weights: Mapping[str, Tensor], exact: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        inputs = record.inputs[self.view]
+        if exact:  # fused attention has no second derivative
+            with sdpa_kernel(SDPBackend.MATH):
+                answer = self.student.respond(inputs.contiguous(), weights, autocast=False)
+        else:
+            answer = self.student.respond(inputs, weights)
+        record.answers[self.view]["student"] = answer
+        return self.objective(record)
+
+
+StudentUpdate = PlainUpdate | RetainUpdate
+
+
+def _by_number(new: int, old: int) -> tuple[float, float]:
+    return new / (new + old), old / (new + old)
+
+
+def _renamed(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"replay_{name}": value for name, value in parts.items()}
+
+
+@torch.no_grad()
+def _cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Cosine between two gradients, each a list of tensors, as a scalar; 0 where one is zero."""
+    dot = torch.stack([(a.float() * b.float()).sum() for a, b in zip(first, second, strict=True)]).sum()
+    sizes = [torch.stack(torch._foreach_norm(list(vectors))).norm() for vectors in (first, second)]
+    cosine: Tensor = dot / (sizes[0] * sizes[1]).clamp_min(1e-20)
+    return cosine

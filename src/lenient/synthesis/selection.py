@@ -1,0 +1,185 @@
+"""Which samples the teacher vouches for: per-sample scores in, weights in [0, 1] out, all on the device.
+
+A score is a loss: the smaller, the surer the teacher. Selections see scores, not networks, and ask the host nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lenient.core.config import Settings
+
+
+class Verdict(NamedTuple):
+    """What a selection decided on one batch of scores; all tensors on the device, in the units of the scores."""
+
+    weight: Tensor
+    """(N,) float32 in [0, 1]: 1 is accepted."""
+    means: Tensor
+    """(2,) component means, the surer first."""
+    deviations: Tensor
+    """(2,) component standard deviations."""
+    shares: Tensor
+    """(2,) component weights, summing to 1."""
+    limit: Tensor
+    """Scalar: the largest accepted score."""
+    separable: Tensor
+    """Scalar 0/1: whether there were two components to tell apart."""
+
+
+class Selection(Protocol):
+    """Scores (N,) to a verdict: deterministic."""
+
+    def __call__(self, scores: Tensor) -> Verdict:
+        """Decide on one batch of scores."""
+        ...
+
+
+class MixtureSettings(Settings):
+    """How the two-component mixture is fitted and read; the paper gives none of these."""
+
+    max_iterations: int = Field(10, ge=1, le=10_000)
+    """Rounds of expectation maximisation (released code: 10)."""
+    tolerance: float = Field(1e-2, ge=0, le=1e6)
+    """Stop once the mean log-likelihood gains less than this (released code: 1e-2)."""
+    variance_floor: float = Field(5e-4, gt=0, le=1e6)
+    """Added to both variances of the scores rescaled to [0, 1] (released code: 5e-4)."""
+    acceptance: Literal["monotone", "posterior"] = "monotone"
+    """`monotone`: nothing surer than an accepted sample is rejected; `posterior`: the raw rule, as released."""
+
+
+class KeepAll:
+    """The neutral selection: everything is accepted."""
+
+    def __call__(self, scores: Tensor) -> Verdict:
+        """Accept everything."""
+        zero = torch.zeros((), device=scores.device)
+        mean, deviation = scores.mean(), scores.std(correction=0)
+        return Verdict(
+            torch.ones_like(scores, dtype=torch.float32),
+            torch.stack([mean, mean]),
+            torch.stack([deviation, deviation]),
+            torch.stack([torch.ones_like(zero), zero]),
+            scores.max(),
+            zero,
+        )
+
+
+@dataclass(frozen=True)
+class MixtureSelection:
+    """Accepts the samples of the surer component of a two-component Gaussian mixture fitted to the batch's scores.
+
+    Scores are rescaled to [0, 1] over the batch. The fit starts from the exact one-dimensional 2-means partition, so it
+    is deterministic, and runs a fixed number of rounds, frozen once converged. Monotone acceptance goes up to the last
+    score between the two means at which the surer component still leads; where the lead does not change hands between
+    the means the components cannot be told apart and all is kept. All is kept, too, of fewer than four samples or of
+    scores that are all equal. Non-finite scores are never accepted.
+    """
+
+    tau: float = 0.5
+    """Accept where the posterior of the surer component exceeds this (paper: 0.5)."""
+    settings: MixtureSettings = field(default_factory=MixtureSettings)
+
+    def __call__(self, scores: Tensor) -> Verdict:
+        """Fit the mixture to scores (N,) and decide."""
+        double = torch.float32 if scores.device.type == "mps" else torch.float64
+        finite = torch.isfinite(scores)
+        values = scores.detach().to(double)
+        largest = values.masked_fill(~finite, -math.inf).amax()
+        values = torch.where(finite, values, torch.where(torch.isfinite(largest), largest, largest.new_zeros(())))
+        low, high = values.amin(), values.amax()
+        span = high - low
+        flat = span < 1e-12
+        unit = (values - low) / torch.where(flat, torch.ones_like(span), span)
+
+        means, variances, shares = fit_mixture(unit, self.settings)
+        order = torch.argsort(means, stable=True)
+        means, variances, shares = means[order], variances[order], shares[order]
+        posterior = torch.softmax(log_joint(unit, means, variances, shares), dim=1)[:, 0]
+        leads = posterior > self.tau
+
+        if self.settings.acceptance == "posterior":
+            accepted, separable = leads, ~flat
+        else:
+            between = (unit >= means[0]) & (unit <= means[1])
+            crossing = self._leads_at(means, variances, shares)
+            separable = crossing[0] & ~crossing[1] & ~flat
+            limit = torch.where(leads & between, unit, means[0]).amax()
+            accepted = (unit <= limit) | ~separable
+        if scores.shape[0] < 4:
+            accepted, separable = torch.ones_like(accepted), torch.zeros_like(separable)
+        accepted = (accepted | flat) & finite
+        limit = torch.where(accepted, values, low).amax()
+        return Verdict(
+            accepted.float(),
+            (means * span + low).float(),
+            (variances.sqrt() * span).float(),
+            shares.float(),
+            limit.float(),
+            separable.float(),
+        )
+
+    def _leads_at(self, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
+        """Whether the surer component leads at each of the two means, (2,) bool."""
+        return torch.softmax(log_joint(means, means, variances, shares), dim=1)[:, 0] > 0.5
+
+
+def two_means(values: Tensor) -> Tensor:
+    """Exact 2-means of (N,) in one dimension: returns a bool mask of the upper cluster.
+
+    The best partition is a cut of the sorted values; prefix sums give the squared error of every cut at once.
+    """
+    count = values.shape[0]
+    ordered, order = torch.sort(values, stable=True)
+    sizes = torch.arange(1, count, device=values.device, dtype=values.dtype)
+    left = ordered.cumsum(0)[:-1]
+    right = ordered.sum() - left
+    cut = (left.square() / sizes + right.square() / (count - sizes)).argmax()
+    upper = torch.arange(count, device=values.device) > cut
+    return torch.empty_like(upper).scatter(0, order, upper)
+
+
+def fit_mixture(values: Tensor, settings: MixtureSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit two Gaussians to (N,) values in [0, 1] by expectation maximisation from the 2-means partition.
+
+    Returns means, variances and shares, (2,) each. Follows scikit-learn's GaussianMixture given the same start: the
+    stop rule compares the mean log-likelihoods of successive rounds, and keeps the parameters of the round that met it.
+    """
+    if values.shape[0] < 2:
+        ones = torch.ones(2, dtype=values.dtype, device=values.device)
+        return values.expand(2).clone(), ones * settings.variance_floor, ones / 2
+    upper = two_means(values)
+    responsibility = torch.stack([~upper, upper], dim=1).to(values.dtype)
+    state = _maximise(values, responsibility, settings.variance_floor)
+    bound = torch.full((), -math.inf, dtype=values.dtype, device=values.device)
+    running = torch.ones((), dtype=torch.bool, device=values.device)
+    for _ in range(settings.max_iterations):
+        joint = log_joint(values, *state)
+        new_bound = torch.logsumexp(joint, dim=1).mean()
+        proposal = _maximise(values, torch.softmax(joint, dim=1), settings.variance_floor)
+        state = tuple(torch.where(running, new, old) for new, old in zip(proposal, state, strict=True))  # type: ignore[assignment]
+        running = running & ((new_bound - bound).abs() >= settings.tolerance)
+        if running.device.type == "cpu" and not running.numpy():
+            break  # the rounds left would change nothing; on other devices asking costs more than they do
+        bound = new_bound
+    return state
+
+
+def log_joint(values: Tensor, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
+    """Log of share times Gaussian density of each value under each component, (N, 2)."""
+    distance = (values[:, None] - means).square() / variances
+    return shares.log() - 0.5 * (distance + variances.log() + math.log(2 * math.pi))
+
+
+def _maximise(values: Tensor, responsibility: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    tiny = 10 * torch.finfo(values.dtype).eps
+    mass = responsibility.sum(dim=0) + tiny
+    means = (responsibility * values[:, None]).sum(dim=0) / mass
+    variances = (responsibility * (values[:, None] - means).square()).sum(dim=0) / mass + floor
+    return means, variances, mass / mass.sum()

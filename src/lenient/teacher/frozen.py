@@ -1,0 +1,197 @@
+"""The frozen teacher: answers about images, gives gradients to the images, and comes back as it was."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lenient.core import ranks
+from lenient.core.errors import TeacherError
+from lenient.core.reductions import batch_moments, full
+from lenient.core.runtime import Runtime
+from lenient.core.seeding import untouched_global_rng
+from lenient.models.card import Card, Network, to_logits
+from lenient.models.lending import frozen, own_grad_mode, unchanged
+from lenient.models.probing import batch_norm_layers, classifying_layer, hooked, last_block_by_size, pooled
+from lenient.teacher.batch import LayerStatistics, Response
+
+
+class FrozenTeacher:
+    """A view of a classifier in eval mode and full precision whose weights get no gradient.
+
+    Use it as a context manager: on leaving, the module has the tensors (device, dtype, strides, values), the mode of
+    each submodule, the `requires_grad` flags and the hooks that it came with. It is asked as its `behaviour`, which
+    `check_classifier` finds out, needs it: on contiguous tensors, on copies, its state put back after each forward.
+    """
+
+    def __init__(self, network: Network, runtime: Runtime) -> None:
+        self.module = network.module
+        self.card: Card = network.card
+        self._behaviour = network.behaviour
+        self.runtime = network.behaviour.applied(runtime)
+        self.forwards = 0
+        """Images the teacher was asked about, for the report of costs."""
+        self._loan = ExitStack()
+        self._turn = threading.Lock()
+
+    def __enter__(self) -> FrozenTeacher:
+        with ExitStack() as loan:
+            loan.enter_context(frozen(self.module, self.runtime))
+            self._settle()
+            self._loan = loan.pop_all()
+        return self
+
+    def twin(self) -> FrozenTeacher:
+        """Return the same teacher with a count of its own, to be asked on another thread; one is answered at a time."""
+        other = copy.copy(self)
+        other.forwards = 0
+        return other
+
+    def _settle(self) -> None:
+        shape = (1, self.card.input_size[0], 1, 1)
+        self._mean, self._std = (
+            torch.tensor(values, dtype=self.runtime.dtype, device=self.runtime.device).view(shape)
+            for values in (self.card.mean, self.card.std)
+        )
+        self.batch_norms = [] if self._behaviour.silent else [layer for _, layer in batch_norm_layers(self.module)]
+        self._classifier: nn.Module | None = None
+        self._lowered: dict[Tensor, tuple[Tensor, Tensor]] = {}  # weight: its data in full precision, and in bfloat16
+        if self.runtime.precision == "bf16":
+            self._lower()
+        changing = bool(self._behaviour.changes)  # a compiled forward takes all tensors for constant
+        self._plain = self.module if changing else self.runtime.compiled(self.module, constant=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._loan.close()
+
+    @torch.no_grad()
+    def _lower(self) -> None:
+        """Keep in bfloat16 what autocast would cast anew in every forward, unless a bit of the answer changes."""
+        layers = [m for m in self.module.modules() if type(m) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)]
+        weights = {tensor for layer in layers for tensor in layer.parameters(recurse=False)}
+        images = self._example(4) + 0.5
+
+        def answer() -> Tensor:
+            with untouched_global_rng(), self.runtime.autocast():
+                return to_logits(self.module(images), self.card.outputs)
+
+        before = answer()
+        self._lowered = {tensor: (tensor.data, tensor.data.to(torch.bfloat16)) for tensor in weights}
+        self._use(lowered=True)
+        if not torch.equal(before, answer()):  # some layer's weight is used outside of it
+            self._use(lowered=False)
+            self._lowered = {}
+
+    def _use(self, lowered: bool) -> None:
+        for tensor, forms in self._lowered.items():
+            tensor.data = forms[lowered]
+
+    @contextmanager
+    def _in_full_precision(self) -> Iterator[None]:
+        """Give the module its own weights back for a forward without autocast."""
+        self._use(lowered=False)
+        try:
+            yield
+        finally:
+            self._use(lowered=True)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn pixel units into what the teacher was trained on: (images - mean) / std."""
+        return (images - self._mean) / self._std
+
+    def denormalize(self, inputs: Tensor) -> Tensor:
+        """Turn normalised inputs into pixel units."""
+        return inputs * self._std + self._mean
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The layer that turns features into logits.
+
+        Raises:
+            TeacherError: no linear layer puts the logits out.
+        """
+        if self._classifier is None:
+            with self._in_full_precision():
+                self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
+        if self._classifier is None:
+            raise TeacherError(
+                "the teacher's logits come from no linear layer, whose input would be the features that this method "
+                "wants; switch that term off knowingly with -s method.activation_weight=0"
+            )
+        return self._classifier
+
+    def blocks(self) -> dict[tuple[int, int], nn.Module]:
+        """Return the last block of each map size, see `last_block_by_size`."""
+        with self._in_full_precision():
+            return last_block_by_size(self.module, self._example())
+
+    def _example(self, count: int = 2) -> Tensor:
+        return self.runtime.images(torch.zeros(count, *self.card.input_size))
+
+    def respond(
+        self,
+        inputs: Tensor,
+        *,
+        statistics: bool = False,
+        weight: Tensor | None = None,
+        features: bool = False,
+        blocks: Sequence[nn.Module] = (),
+    ) -> Response:
+        """Ask the teacher once about normalised `inputs` (N, C, H, W).
+
+        Probes are armed for this forward only. With `statistics` the response holds the statistics of every batch-norm
+        layer's input, samples counted by `weight` (N,) where given; with `features` the classifier's input; and the
+        outputs of `blocks`, layers of the teacher. Gradients reach `inputs` unless the caller is under
+        `torch.no_grad()`.
+
+        Raises:
+            TeacherError: statistics or features were asked for and no layer gave any.
+        """
+        self.forwards += inputs.shape[0] * ranks.count()
+        gathered: list[LayerStatistics] = []
+        heard: dict[nn.Module, Tensor] = {}
+        with ExitStack() as probes:
+            probes.enter_context(self._turn)  # a probe hears every forward
+            if statistics:
+                probes.enter_context(self._probes(gathered, weight))
+            if features:
+                probes.enter_context(hooked([self.classifier], lambda layer, args, _: heard.update({layer: args[0]})))
+            probes.enter_context(hooked(blocks, lambda layer, _, output: heard.update({layer: output})))
+            probes.enter_context(self.runtime.autocast())
+            armed = statistics or features or blocks
+            probes.enter_context(own_grad_mode())
+            probes.enter_context(unchanged(self.module, self._behaviour.changes))
+            output = (self.module if armed else self._plain)(self.runtime.inputs(inputs))
+        if statistics and not gathered:
+            raise TeacherError(
+                "the teacher has no batch-norm layer that kept statistics, which this method matches; "
+                "switch the term off knowingly with -s method.bn_weight=0"
+            )
+        seen = pooled(heard[self.classifier]) if features else None
+        answers = tuple(heard[block] for block in blocks)
+        return Response(self._logits(output), tuple(gathered), seen, answers)
+
+    def _logits(self, output: object) -> Tensor:
+        """Return the logits, of no more precision than the run's: the losses hold them against the student's."""
+        logits = to_logits(output, self.card.outputs)
+        return logits.to(self.runtime.dtype) if logits.dtype == torch.float64 else logits
+
+    @contextmanager
+    def _probes(self, gathered: list[LayerStatistics], weight: Tensor | None) -> Iterator[None]:
+        def probe(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            mean, variance = batch_moments(args[0], weight)
+            stored = (full(cast(Tensor, buffer)) for buffer in (layer.running_mean, layer.running_var))
+            gathered.append(LayerStatistics(mean, variance, *stored))
+
+        handles = [layer.register_forward_pre_hook(probe) for layer in self.batch_norms]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -1,0 +1,1 @@
+"""The one loop, its settings, and what it watches: health, the student to deliver."""

@@ -1,0 +1,104 @@
+"""All settings of one distillation, apart from those of the method, which live with the method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from lenient.core.config import Settings, merge, parse
+from lenient.core.errors import UsageError
+from lenient.core.runtime import Runtime
+from lenient.core.text import shown
+from lenient.generators.upsampling import GeneratorSettings
+from lenient.methods import DEFAULT, method_class
+from lenient.methods.contract import MethodSettings
+from lenient.training.health import HealthSettings
+
+MOST_STEPS = 10**9
+
+
+def _method_settings(value: Any) -> MethodSettings:
+    if isinstance(value, MethodSettings):
+        return value
+    name = method_name(value)
+    return parse(method_class(name).settings_type, {**value, "name": name}, "-s method.")
+
+
+def method_name(section: Any) -> str:
+    """Return the method that the section `method` of settings names, the default where it does not.
+
+    Raises:
+        UsageError: it is not settings, or the name is no text.
+    """
+    name = section.get("name", DEFAULT) if isinstance(section, Mapping) else section
+    if not isinstance(section, Mapping) or not isinstance(name, str):
+        raise UsageError(f"method: {shown(name)}: write a name, or settings as key: value")
+    return name
+
+
+def _text(value: Any) -> Any:
+    """YAML reads `precision: 32` as a number."""
+    return str(int(value)) if isinstance(value, (int, float)) else value
+
+
+class RhythmSettings(Settings):
+    """How steps group into epochs: schedules, evaluation, the memory bank and CuDFKD's climb count in them."""
+
+    steps_per_epoch: int = Field(100, ge=1, le=10**9)
+    """Student steps in one epoch (paper: 360)."""
+
+
+class ReportSettings(Settings):
+    """What the report shows."""
+
+    images: bool = True
+    """Whether synthetic images are stored and shown; they can resemble private data."""
+
+
+class DistillSettings(Settings):
+    """All settings of one distillation; `config.yaml` holds them resolved."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_what_the_method_asks_for(cls, values: Any) -> Any:
+        """Put the method's own defaults of general settings under the values given."""
+        if not isinstance(values, dict):
+            return values
+        method = values.get("method", {})
+        if not isinstance(method, MethodSettings):
+            method = method_class(method_name(method)).settings_type
+        return merge(method.general, values)
+
+    method: Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_method_settings)] = Field(
+        default_factory=lambda: _method_settings({})
+    )
+    steps: int = Field(4000, ge=1, le=MOST_STEPS)
+    """Student optimizer steps."""
+    batch_size: int = Field(128, ge=2, le=2**20)
+    """Images per student step (paper: 1024)."""
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    rhythm: RhythmSettings = RhythmSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    health: HealthSettings = HealthSettings()
+    report: ReportSettings = ReportSettings()
+    device: str = "auto"
+    precision: Annotated[Literal["auto", "32", "64", "bf16"], BeforeValidator(_text)] = "auto"
+    compile: bool = False
+    """Whether the plain forwards of all networks are compiled; those with probes and the virtual step never are."""
+    overlap: Literal["auto"] | bool = "auto"
+    """Whether a CPU makes the next step's images while the student learns: `auto` where a trial shows a gain."""
+    select: Literal["last", "ema", "proxy"] = "last"
+    """The student delivered: of the last step, averaged over steps, or of the best agreement on the probe set."""
+    ema_decay: float = Field(0.999, gt=0, lt=1)
+    """Decay per step of the average that `select: ema` delivers."""
+    log_every: int = Field(50, ge=1, le=10**9)
+    """Student steps between log lines, or turns of others while the student rests."""
+    checkpoint_every: int | None = Field(None, ge=1, le=10**9)
+    """Student steps between checkpoints; by default one every five minutes."""
+
+    def runtime(self) -> Runtime:
+        """Return where and how networks run, once nothing is `auto` any more."""
+        return Runtime(torch.device(self.device), self.precision, self.compile, self.overlap is True)

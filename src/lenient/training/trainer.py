@@ -1,0 +1,490 @@
+"""The one loop for all methods. It knows none by name: it asks whose turn it is, guards, steps, counts and logs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lenient.core import ranks
+from lenient.core.batch_norm import one_batch
+from lenient.core.errors import DamagedError, TeacherError
+from lenient.core.memory import memory_errors
+from lenient.core.runtime import Runtime, in_parts
+from lenient.core.schemas import ANEW, damaged
+from lenient.core.seeding import Streams, untouched_global_rng
+from lenient.core.signals import save_on_signals, stop_on_signals
+from lenient.methods import method_class
+from lenient.methods.contract import Method, Player, Stage, Turn
+from lenient.models.card import Network
+from lenient.models.lending import as_it_was, own_grad_mode
+from lenient.models.names import one_line
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.guard import Guard, check_optimizer
+from lenient.training.health import HealthMonitor
+from lenient.training.model_selection import Delivery
+from lenient.training.settings import DistillSettings
+
+log = logging.getLogger("lenient")
+
+
+class Folder(Protocol):
+    """Where a run leaves what outlives it, as `runs.folder.RunFolder` does."""
+
+    path: Path
+
+    def write_metrics(self, event: str, values: Mapping[str, Any]) -> None:
+        """Add one event to the history."""
+        ...
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Keep the state of a run, and the one before it."""
+        ...
+
+    def checkpoints(self, device: torch.device) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yield file and state of each readable checkpoint, the newest first; raises DamagedError after them."""
+        ...
+
+
+@dataclass
+class Result:
+    """What a distillation came to."""
+
+    student: nn.Module
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One entry per evaluation: step, accuracy, agreement; empty without evaluation data."""
+    health: dict[str, Any] = field(default_factory=dict)
+    """Verdict, reasons and checks."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    run: Folder | None = None
+    interrupted: bool = False
+
+
+class Observer(Protocol):
+    """Watches a run: progress displays, trackers."""
+
+    def start(self, total_steps: int, step: int) -> None:
+        """Open at `step` of `total_steps`."""
+        ...
+
+    def step(self, step: int, images: int) -> None:
+        """After each student step."""
+        ...
+
+    def line(self, event: str, values: Mapping[str, Any]) -> None:
+        """After each event that also goes to `metrics.jsonl`."""
+        ...
+
+    def stop(self) -> None:
+        """Close."""
+        ...
+
+
+Evaluate = Callable[[nn.Module], dict[str, float]]
+"""Measures a student in eval mode: returns `accuracy` and, where a teacher was given, `agreement`."""
+
+CHECKPOINT_SECONDS = 300.0
+
+
+class Distillation:
+    """One run of one method: state, the loop, checkpoints."""
+
+    def __init__(
+        self,
+        teacher: FrozenTeacher,
+        student: Network,
+        settings: DistillSettings,
+        runtime: Runtime,
+        *,
+        method: Method | None = None,
+        folder: Folder | None = None,
+        evaluate: Evaluate | None = None,
+        observers: tuple[Observer, ...] = (),
+    ) -> None:
+        runtime = student.behaviour.applied(runtime)
+        self.teacher, self.settings, self.runtime = teacher, settings, runtime
+        self.folder, self.evaluate, self.observers = folder, evaluate, observers
+        self.streams = Streams(settings.seed, runtime.device)
+        self.student = runtime.place(student.module).train()
+        method = method or method_class(settings.method.name)(settings.method)
+        check_batch_norms(method, settings, teacher.batch_norms)
+        self.game = method.build(
+            Stage(
+                teacher,
+                self.student,
+                runtime,
+                self.streams,
+                settings.generator,
+                settings.batch_size,
+                settings.steps,
+                settings.rhythm.steps_per_epoch,
+            )
+        )
+        for name, player in self.game.players.items():
+            check_optimizer(name, player.optimizer)
+            player.module.train()
+        self.guard = Guard([player.module for player in self.game.players.values()])
+        self.health = HealthMonitor(teacher.card.num_classes, settings.health, runtime.device)
+        self.delivery = Delivery(settings.select, settings.ema_decay, self.student)
+        self.turn = self.step = self.images = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+        self._base_rates = {name: [g["lr"] for g in p.optimizer.param_groups] for name, p in self.game.players.items()}
+
+    # the loop
+
+    def run(self, stop: threading.Event | None = None, save: threading.Event | None = None) -> Result:
+        """Take turns until the student has made all its steps, or `stop` is set; then a checkpoint is written.
+
+        Where `save` is set one is written, too, and the event cleared.
+        """
+        s = self.settings
+        watching: list[Observer] = []
+        try:
+            for observer in self.observers:
+                observer.start(s.steps, self.step)
+                watching.append(observer)
+            started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
+            self._written, self._written_step = time.monotonic(), self.step
+            while self.step < s.steps:
+                if self._save_or_stop(stop, save):
+                    return Result(self.student, self.history, {}, {}, self.folder, interrupted=True)
+                name, turn = self.take_turn()
+                self.seconds = time.monotonic() - started
+                if name == "student":
+                    lap = self._after_step(turn, lap)
+                elif self.turn % s.log_every == 0 and self._student_rests(s.log_every):
+                    for observer in watching:
+                        observer.step(self.step, self.images)
+                    lap = self._log_line(lap)
+        finally:
+            self.game.close()
+            for observer in watching:
+                observer.stop()
+        self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here
+        if self.delivery.install(self.student):
+            self.health.question(self._students_word)  # the verdict is about the student that is delivered
+        return self._result()
+
+    def _save_or_stop(self, stop: threading.Event | None, save: threading.Event | None) -> bool:
+        """Write a checkpoint where one is due or asked for, by any rank; return whether to stop."""
+        asked = save is not None and save.is_set()
+        if save is not None and asked:
+            save.clear()  # before it is written: a later signal asks for a later state
+        stopped, due = ranks.any_rank(stop is not None and stop.is_set(), asked or self._checkpoint_due())
+        if stopped or due:
+            self.checkpoint()
+        return stopped
+
+    def _student_rests(self, turns: int) -> bool:
+        """Whether the student had none of the last so many turns: others then log, alarm and stop by their own."""
+        rhythm = self.game.rhythm
+        return rhythm.steps_before(self.turn) == rhythm.steps_before(max(self.turn - turns, 0))
+
+    def _after_step(self, turn: Turn, lap: tuple[float, int]) -> tuple[float, int]:
+        s = self.settings
+        for observer in self.observers:
+            observer.step(self.step, self.images)
+        if self.step % s.log_every == 0 or self.step == s.steps:
+            lap = self._log_line(lap)
+        if self.step % s.rhythm.steps_per_epoch == 0 or self.step == s.steps:
+            self._epoch_end(turn)
+        return lap
+
+    def take_turn(self) -> tuple[str, Turn]:
+        """One turn of one player: gradients by the method, the guard, the optimizer step."""
+        game = self.game
+        name = game.rhythm.player(self.turn)
+        player = game.players[name]
+        self.streams.seed_global(name, self.turn)
+        self._set_rate(name, player)
+        for other in game.players.values():
+            other.module.requires_grad_(other is player)
+        player.optimizer.zero_grad(set_to_none=True)
+        with self.guard.watch() as settle:
+            with one_batch():
+                turn = game.turns[name](self.turn)
+            gradients = [p.grad for p in player.module.parameters() if p.grad is not None]
+            ranks.average_(gradients)
+            bad = settle([*gradients, *turn.parts.values()])
+        if player.clip_norm is not None:
+            nn.utils.clip_grad_norm_(player.module.parameters(), player.clip_norm)
+        self.guard.step(player.optimizer, bad)
+        self.health.observe(name, turn, bad)
+        self.turn += 1
+        self.images += turn.drawn
+        if name == "student":
+            self.step += 1
+            self.delivery.follow(self.student, bad)
+        self._tell_replay(name, turn, bad)
+        return name, turn
+
+    def _tell_replay(self, name: str, turn: Turn, bad: Tensor) -> None:
+        if self.game.replay is None:
+            return
+        if name == "generator":
+            self.game.replay.observe("after_generator", turn.record, bad)
+        if name == "student":
+            self.game.replay.observe("after_student", turn.record, bad)
+            if self.step % self.settings.rhythm.steps_per_epoch == 0:
+                self.game.replay.observe("epoch_end", turn.record, bad)
+
+    def _set_rate(self, name: str, player: Player) -> None:
+        per_epoch = self.settings.rhythm.steps_per_epoch
+        epochs = max(1, -(-self.settings.steps // per_epoch))
+        factor = player.schedule(self.step // per_epoch, epochs)
+        for group, base in zip(player.optimizer.param_groups, self._base_rates[name], strict=True):
+            group["lr"] = base * factor
+
+    # log lines, evaluation
+
+    def _log_line(self, lap: tuple[float, int]) -> tuple[float, int]:
+        line = self.health.line()
+        progress = self.step / self.settings.steps
+        fresh = self.game.sample(min(64, self.settings.batch_size), "probe", self.turn)
+        with torch.no_grad():
+            answer = self.teacher.respond(self.teacher.normalize(fresh), statistics=bool(self.teacher.batch_norms))
+        found = self.health.inspect(fresh, answer, self._students_word)
+        self.health.moved({name: p.module for name, p in self.game.players.items() if self._should_move(name, p)})
+        self.health.latest["health/turns"] = float(self.turn)
+        now = time.monotonic()
+        rates = {f"lr/{name}": p.optimizer.param_groups[0]["lr"] for name, p in self.game.players.items()}
+        values = {
+            "step": self.step,
+            "turn": self.turn,
+            "epoch": self.step // self.settings.rhythm.steps_per_epoch,
+            "seconds": self.seconds,
+            "images": self.images,
+            "images_per_second": (self.images - lap[1]) / max(now - lap[0], 1e-9),
+            **line["values"],
+            **found,
+            **rates,
+        }
+        self.emit("log", values)
+        if any(line["histogram"]):
+            self.emit("classes", {"step": self.step, "histogram": line["histogram"]})
+        done = self.turn / self.game.rhythm.turns_for(self.settings.steps)
+        for name, message in self.health.raise_alarms(done).items():
+            if ranks.is_main():
+                log.warning("alarm at step %d: %s", self.step, message)
+            self.emit("alarm", {"step": self.step, "name": name, "message": message})
+        self.delivery.judge(self.student, found["health/probe_agreement"], progress)
+        return now, self.images
+
+    def _students_word(self, images: Tensor) -> Tensor:
+        """The student's labels in eval mode, a batch at a time, its buffers and mode untouched."""
+        with as_it_was(self.student), own_grad_mode(), torch.no_grad(), self.runtime.autocast():
+            self.student.eval()
+            labels = [
+                self.student(self.teacher.normalize(self.runtime.images(part))).argmax(dim=1)
+                for part in in_parts(images, self.settings.batch_size)
+            ]
+        return torch.cat(labels)
+
+    def _should_move(self, name: str, player: Player) -> bool:
+        """Not where the schedule has come to a rate of 0; a base rate of 0 is a mistake to report."""
+        rates = zip(player.optimizer.param_groups, self._base_rates[name], strict=True)
+        return any(group["lr"] > 0 or base == 0 for group, base in rates)
+
+    def _epoch_end(self, turn: Turn) -> None:
+        self.emit("mixture", {"step": self.step, **mixture_facts(turn)})
+        if self.evaluate is None:
+            return
+        self.student.eval()
+        with untouched_global_rng():
+            measured = self.evaluate(self.student)
+        self.student.train()
+        self.history.append({"step": self.step, **measured})
+        self.emit("eval", self.history[-1])
+
+    def emit(self, event: str, values: Mapping[str, Any]) -> None:
+        """Write one event to the run folder and tell the observers."""
+        if self.folder is not None:
+            self.folder.write_metrics(event, values)
+        for observer in self.observers:
+            observer.line(event, values)
+
+    # checkpoints
+
+    def _checkpoint_due(self) -> bool:
+        every = self.settings.checkpoint_every
+        if every is None:
+            return time.monotonic() - self._written > CHECKPOINT_SECONDS
+        return self.step % every == 0 and self.step > self._written_step
+
+    def checkpoint(self) -> None:
+        """Write all that outlives a turn to the run folder, if there is one."""
+        self._written, self._written_step = time.monotonic(), self.step
+        if self.folder is not None:
+            self.folder.save_checkpoint(self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that outlives a turn."""
+        players = {
+            name: {"module": p.module.state_dict(), "optimizer": p.optimizer.state_dict()}
+            for name, p in self.game.players.items()
+        }
+        return {
+            "turn": self.turn,
+            "step": self.step,
+            "seconds": self.seconds,
+            "images": self.images,
+            "forwards": self.teacher.forwards,
+            "history": self.history,
+            "players": players,
+            "parts": {name: part.state_dict() for name, part in self.game.parts.items()},
+            "health": self.health.state_dict(),
+            "delivery": self.delivery.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it is not that of such a run: other players, shapes or kinds.
+        """
+        try:
+            self._load(state)
+        except ValueError:
+            raise
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(one_line(error)) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
+        fresh = self.state_dict() | {"history": [], "delivery": state["delivery"]}
+        like({key: state[key] for key in fresh}, fresh)
+        if state["step"] > state["turn"]:
+            raise ValueError(f"step {state['step']} is beyond turn {state['turn']}")
+        for name, saved in state["players"].items():
+            player = self.game.players[name]
+            player.module.load_state_dict(saved["module"])
+            fits_optimizer(saved["optimizer"], player.optimizer)
+            player.optimizer.load_state_dict(saved["optimizer"])
+        for name, part in self.game.parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.health.load_state_dict(state["health"])
+        self.delivery.load_state_dict(state["delivery"], state["step"] / self.settings.steps)
+        self.turn, self.step, self.seconds = state["turn"], state["step"], state["seconds"]
+        self.images, self.teacher.forwards = state["images"], state["forwards"]
+        self.history = list(state["history"])
+
+    def resume(self, folder: Folder, metrics_bytes: int | None = None) -> dict[str, Any] | None:
+        """Go on from the newest sound checkpoint in a folder and return it, None where there is none yet.
+
+        `metrics_bytes` is how many `metrics.jsonl` has, where the run writes on in it.
+
+        Raises:
+            DamagedError: there are checkpoints, and none fits this run; the message is about the newest.
+        """
+        first: DamagedError | None = None
+        try:
+            for path, state in folder.checkpoints(self.runtime.device):
+                try:
+                    if metrics_bytes is not None and state["metrics_bytes"] > metrics_bytes:
+                        raise ValueError(f"metrics.jsonl had {state['metrics_bytes']} bytes, now {metrics_bytes}")
+                    self.load_state_dict(state)
+                    if path.name != "last.pt":
+                        log.warning("last.pt is missing, damaged or of another run: going on from %s", path.name)
+                    return state
+                except ValueError as error:
+                    first = first or damaged(path, str(error), ANEW)
+        except DamagedError as error:
+            first = first or error
+        if first is not None:
+            raise first
+        return None
+
+    def _result(self) -> Result:
+        health = self.health.verdict()
+        summary: dict[str, Any] = {
+            "method": self.settings.method.name,
+            "seed": self.settings.seed,
+            "steps": self.step,
+            "images_synthesized": self.images,
+            "teacher_forwards": self.teacher.forwards,
+            "seconds": self.seconds,
+            "health": health,
+        }
+        return Result(self.student, self.history, health, summary, self.folder)
+
+
+def like(saved: Any, fresh: Any, where: str = "state") -> None:
+    """Check that what was saved has the kinds, keys and shapes of what a new run has; raises ValueError.
+
+    A tensor or list that is empty now may have any length, and what is None now may be anything but of a plain kind.
+    """
+    if isinstance(fresh, Tensor):
+        free = int(fresh.numel() == 0)
+        fits = isinstance(saved, Tensor) and saved.is_floating_point() == fresh.is_floating_point()
+        fits = fits and saved.dim() == fresh.dim() and saved.shape[free:] == fresh.shape[free:]
+    elif isinstance(fresh, Mapping):
+        fits = isinstance(saved, Mapping) and (not fresh or set(saved) == set(fresh))
+    elif isinstance(fresh, list):
+        fits = isinstance(saved, list) and (not fresh or len(saved) == len(fresh))
+    elif fresh is None:
+        fits = saved is None or isinstance(saved, (Tensor, Mapping))
+    else:
+        whole = type(saved) is int and 0 <= saved <= 10**15
+        fits = whole or (isinstance(fresh, float) and type(saved) is float)
+    if not fits:
+        raise ValueError(f"{where} is not what such a run has")
+    inner = fresh.items() if isinstance(fresh, Mapping) else enumerate(fresh) if isinstance(fresh, list) else ()
+    for key, value in inner:
+        if key != "optimizer":
+            like(saved[key], value, f"{where}.{key}")
+
+
+def fits_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Check that the tensors that an optimizer kept are as large as its parameters, and its rates numbers; raises
+    ValueError."""
+    fresh = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for group, own in zip(saved["param_groups"], fresh["param_groups"], strict=True):
+        for key, value in own.items():
+            if key != "params" and type(group[key]) is not type(value) and not isinstance(group[key], (int, float)):
+                raise ValueError(f"optimizer: {key} is of another kind")
+    for number, kept in saved["state"].items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[number].shape:
+                raise ValueError(f"optimizer: {name} has the shape {tuple(value.shape)}")
+
+
+def check_batch_norms(method: Method, settings: DistillSettings, layers: Sequence[object]) -> None:
+    """Refuse a teacher without batch-norm `layers` for a method that matches their statistics."""
+    if method.needs_batch_norm and not layers:
+        raise TeacherError(
+            f"the teacher has no batch-norm layers, whose statistics {settings.method.name} matches; "
+            "switch that term off knowingly with -s method.bn_weight=0"
+        )
+
+
+def mixture_facts(turn: Turn, bins: int = 40) -> dict[str, Any]:
+    """Return the histogram of the teacher's cross-entropy over the accepted batch's round, and the fitted mixture."""
+    scores, verdict = turn.scores.float().cpu(), turn.verdict
+    finite = scores[torch.isfinite(scores)]
+    high = float(finite.max()) if len(finite) else 1.0
+    edges = torch.linspace(0, max(high, 1e-6), bins + 1)
+    counts = torch.histogram(finite, bins=edges).hist if len(finite) else torch.zeros(bins)
+    return {
+        "edges": edges.tolist(),
+        "counts": counts.tolist(),
+        "means": verdict.means.tolist(),
+        "stds": verdict.deviations.tolist(),
+        "weights": verdict.shares.tolist(),
+        "limit": float(verdict.limit),
+        "kept": float(verdict.weight.mean()),
+        "separable": bool(verdict.separable > 0),
+    }
+
+
+def run_loop(distillation: Distillation) -> Result:
+    """Run under signal handling, memory errors turned into words, and the caller's random streams untouched."""
+    with untouched_global_rng(), stop_on_signals() as stop, save_on_signals() as save, memory_errors():
+        return distillation.run(stop, save)
