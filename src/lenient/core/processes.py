@@ -63,6 +63,6 @@ def safe_path() -> Iterator[None]:
 
 def _at_home() -> bool:
     try:
-        return os.path.samefile(Path(__file__).parents[1], os.curdir)
+        return os.path.samefile(Path(__file__).parents[2], os.curdir)
     except OSError:  # the working folder is gone
         return False

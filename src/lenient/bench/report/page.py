@@ -176,7 +176,7 @@ def _ids(grid: Grid) -> set[str]:
 
 def render(content: Content) -> str:
     """The page as HTML; the same content gives the same text."""
-    folders: Sequence[Path] = (Path(__file__).parent, Path(__file__).parents[2] / "report")
+    folders: Sequence[Path] = (Path(__file__).parent, Path(__file__).parents[2] / "reporting")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders),
         autoescape=True,
