@@ -42,7 +42,7 @@ def measure(grid: Grid, folder: Path, held_out: ImageSet) -> list[dict[str, Any]
         with teacher, torch.no_grad():
             real = teacher.runtime.images(next(iter(held_out.batches(BATCH)))[0])
             shifts = []
-            for images in (distillation.game.sample(BATCH, "probe", 0), real):
+            for images in (distillation.algorithm.source.sample(BATCH, "probe", 0), real):
                 answer = teacher.respond(teacher.normalize(images), statistics=True)
                 shifts.append(round(float(bn_shift(answer.statistics)), 4))
         own, judge = Network(distillation.student, teacher.card), Network(teacher.module, teacher.card)

@@ -25,8 +25,9 @@ from lenient.api import reopen
 from lenient.bench.report.features import run_folder
 from lenient.bench.report.records import NO_GENERATOR, read_grid
 from lenient.losses.objective import Objective
-from lenient.methods.turns import GeneratorTurn
+from lenient.methods._steps import GeneratorStep
 from lenient.runs.folder import environment
+from lenient.teacher.batch import Clock
 
 BATCHES = 2
 
@@ -40,24 +41,24 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         if cell.method in NO_GENERATOR or not (run / "config.yaml").is_file():
             continue
         distillation, teacher = reopen(run, "cpu")
-        turn = distillation.game.turns["generator"]
-        parameters = list(distillation.game.players["generator"].module.parameters())
-        assert isinstance(turn, GeneratorTurn), "every method of these grids has one"
+        step = distillation.algorithm.updates["generator"].step
+        parameters = list(distillation.algorithm.updates["generator"].module.parameters())
+        assert isinstance(step, GeneratorStep), "every method of these grids has one"
         norms = {}
         with teacher:
-            for name, term in turn.objective.terms.items():
-                alone = replace(turn, objective=Objective({name: term}))
+            for name, term in step.objective.terms.items():
+                alone = replace(step, objective=Objective({name: term}))
                 norms[name] = statistics.fmean(gradient(alone, parameters, batch) for batch in range(BATCHES))
         found.append({"grid": grid.name, "row": cell.row, "teacher": cell.teacher, "seed": cell.seed, "norms": norms})
         print(json.dumps(found[-1]), flush=True)
     return found
 
 
-def gradient(turn: GeneratorTurn, parameters: Sequence[torch.nn.Parameter], batch: int) -> float:
+def gradient(step: GeneratorStep, parameters: Sequence[torch.nn.Parameter], batch: int) -> float:
     """Return the norm of what one batch adds to the generator's gradient."""
     for parameter in parameters:
         parameter.grad = None
-    turn(batch)
+    step(Clock(batch))
     return float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
 

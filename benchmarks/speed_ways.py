@@ -93,7 +93,7 @@ def settings_of(
 
 
 def ours(stack: ExitStack, teacher: Network, student: Network, settings: DistillSettings) -> Way:
-    """The library's own loop, turn by turn, without log lines and evaluation; `stack` gives the teacher back."""
+    """The library's own loop, update by update, without log lines and evaluation; `stack` gives the teacher back."""
     runtime = settings.runtime()
     own = Network(copy.deepcopy(teacher.module), teacher.card)
     frozen = stack.enter_context(FrozenTeacher(own, runtime))
@@ -101,15 +101,16 @@ def ours(stack: ExitStack, teacher: Network, student: Network, settings: Distill
 
     def iterate() -> Made:
         rounds, kept, shortfall = [], [], []
-        for _ in range(run.game.rhythm.length):
-            name, turn = run.take_turn()
+        for _ in range(run.algorithm.schedule.phases[-1].length):
+            name, output = run.take_update()
             if name == "student":
-                rounds.append(turn.drawn // settings.batch_size)
-                shortfall.append(turn.facts["shortfall"])
-            kept.append(turn.verdict.weight.mean())
+                rounds.append(output.images // settings.batch_size)
+                shortfall.append(output.facts["shortfall"])
+            if output.selected is not None:
+                kept.append(output.selected.weight.mean())
         return Made(rounds, kept, shortfall)
 
-    networks = {"teacher": own.module, "student": run.student, "generator": run.game.players["generator"].module}
+    networks = {"teacher": own.module, "student": run.student, "generator": run.algorithm.updates["generator"].module}
     return Way(networks, iterate)
 
 

@@ -14,10 +14,10 @@ import torch
 from lenient import distill
 from lenient.core.config import merge
 from lenient.core.runtime import Runtime
-from lenient.methods.turns import Preparation
 from lenient.runs import autotune
 from lenient.runs.request import Request, decide, resolve
-from lenient.synthesis.ahead import Ahead
+from lenient.synthesis.prefetch import Ahead, Prefetch
+from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
 from ranks_worker import GAMES
@@ -66,40 +66,45 @@ def assert_same(first: Distillation, second: Distillation) -> None:
         torch.testing.assert_close(value, theirs[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
+def begun(source: Prefetch) -> int | None:
+    """The number of the update whose batch is being made."""
+    return None if source._ahead.begun is None else source._ahead.begun.update
+
+
 @pytest.mark.parametrize("game", STREAMS)
 def test_after_every_turn_the_run_is_as_it_would_be(opened: Any, game: str) -> None:
     """To the bit, also what is begun and not taken: buffers, leftovers, counts."""
     straight, ahead = opened(game, 0), opened(game, 1)
-    for _ in range(2 * straight.game.rhythm.length + 3):
-        straight.take_turn()
-        ahead.take_turn()
+    for _ in range(2 * straight.algorithm.schedule.phases[-1].length + 3):
+        straight.take_update()
+        ahead.take_update()
         assert_same(straight, ahead)
-    images = [run.game.sample(4, "probe", 0) for run in (straight, ahead)]
+    images = [run.algorithm.source.sample(4, "probe", 0) for run in (straight, ahead)]
     assert torch.equal(*images)
 
 
 def test_the_next_batch_is_begun_unless_the_generator_moves_first(opened: Any) -> None:
     run = opened("ta-dfkd", 1)
-    rhythm, preparation = run.game.rhythm, run.game.parts["supply"]
-    for turn, following in pairwise(range(2 * rhythm.length)):
-        run.take_turn()
-        goes_on = rhythm.player(turn) == rhythm.player(following) == "student"
-        assert preparation._ahead.begun == (following if goes_on else None)
+    schedule, source = run.algorithm.schedule, run.algorithm.source
+    for update, following in pairwise(range(2 * schedule.phases[-1].length)):
+        run.take_update()
+        goes_on = schedule.name(update) == schedule.name(following) == "student"
+        assert begun(source) == (following if goes_on else None)
 
 
 def test_what_is_dropped_can_be_made_again(opened: Any) -> None:
     straight, ahead = opened("ta-dfkd", 0), opened("ta-dfkd", 1)
     for _ in range(5):
-        straight.take_turn()
-        ahead.take_turn()
-        ahead.game.close()
+        straight.take_update()
+        ahead.take_update()
+        ahead.algorithm.source.close()
         assert_same(straight, ahead)
 
 
 def test_nothing_is_begun_after_the_last_step(opened: Any) -> None:
     run = opened("ta-dfkd", 1)
     run.run()
-    assert run.game.parts["supply"]._ahead.begun is None
+    assert begun(run.algorithm.source) is None
 
 
 @pytest.mark.parametrize("game", ["ta-dfkd", "pre-dfkd", "mad"])
@@ -107,22 +112,22 @@ def test_nothing_is_begun_after_the_last_step(opened: Any) -> None:
 def test_a_checkpoint_amid_a_cycle_goes_on_to_the_bit(opened: Any, game: str, turns: int) -> None:
     whole, resumed = opened(game, 1), opened(game, 1)
     for _ in range(turns):
-        whole.take_turn()
+        whole.take_update()
     resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
     for _ in range(8):
-        whole.take_turn()
-        resumed.take_turn()
+        whole.take_update()
+        resumed.take_update()
         assert_same(whole, resumed)
 
 
 def test_an_error_ahead_is_an_error_of_the_turn(opened: Any) -> None:
     run = opened("ta-dfkd", 1)
-    run.take_turn()
-    preparation: Preparation = run.game.parts["supply"]
-    preparation.close()
-    preparation.teacher.module.conv1.weight.data = torch.zeros(1, 1, 1, 1)
+    run.take_update()
+    source: Prefetch = run.algorithm.source
+    source.close()
+    source.twin.teacher.module.conv1.weight.data = torch.zeros(1, 1, 1, 1)
     with pytest.raises(RuntimeError):
-        run.take_turn()
+        run.take_update()
 
 
 def test_a_run_leaves_torchs_threads_as_they_were() -> None:
@@ -176,8 +181,8 @@ def test_a_long_stretch_of_one_player_is_never_tried_whole(monkeypatch: pytest.M
     """A generator that starts 300 turns ahead of the student takes them once, in the run."""
     torch.set_num_threads(2)
     played: list[str] = []
-    turn = Distillation.take_turn
-    monkeypatch.setattr(Distillation, "take_turn", lambda run: played.append((taken := turn(run))[0]) or taken)
+    turn = Distillation.take_update
+    monkeypatch.setattr(Distillation, "take_update", lambda run: played.append((taken := turn(run))[0]) or taken)
     plan = {"overlap": "auto", "method": {"generator_steps": 300, "student_steps": 6}}
     request = Request(budget="1s", settings=merge(QUICK, plan))
     decide(resolve(request), request, tiny_teacher(), tiny_student())
@@ -193,17 +198,17 @@ def test_the_seconds_of_a_step_count_a_whole_cycle(monkeypatch: pytest.MonkeyPat
 
 def test_threads_are_shared_while_something_is_made() -> None:
     torch.set_num_threads(5)
-    ahead = Ahead(lambda number: (number, torch.get_num_threads()), 2)
-    ahead.begin(7)
-    assert (ahead.begun, torch.get_num_threads()) == (7, 3)
+    ahead = Ahead(lambda clock: (clock.update, torch.get_num_threads()), 2)
+    ahead.begin(Clock(7))
+    assert (ahead.begun, torch.get_num_threads()) == (Clock(7), 3)
     assert ahead.take() == (7, 2)
     assert (ahead.begun, torch.get_num_threads()) == (None, 5)
 
 
 def test_an_error_in_what_is_dropped_is_nobodys() -> None:
     torch.set_num_threads(5)
-    ahead = Ahead(lambda number: 1 // number, 2)
-    ahead.begin(0)
+    ahead = Ahead(lambda clock: 1 // clock.update, 2)
+    ahead.begin(Clock(0))
     ahead.drop()
     assert (ahead.begun, torch.get_num_threads()) == (None, 5)
 
@@ -211,9 +216,9 @@ def test_an_error_in_what_is_dropped_is_nobodys() -> None:
 def test_nothing_is_begun_beside_a_memorys_turn(opened: Any) -> None:
     """Its turn would have fewer threads than after a resume, and come to other bits."""
     run = opened("pre-dfkd", 1)
-    rhythm, preparation = run.game.rhythm, run.game.parts["supply"]
-    assert "memory" in {rhythm.player(turn) for turn in range(rhythm.length)}
-    for turn, following in pairwise(range(2 * rhythm.length)):
-        run.take_turn()
-        begun = rhythm.player(turn) == rhythm.player(following) == "student"
-        assert preparation._ahead.begun == (following if begun else None)
+    schedule, source = run.algorithm.schedule, run.algorithm.source
+    assert "memory" in {schedule.name(update) for update in range(schedule.phases[-1].length)}
+    for update, following in pairwise(range(2 * schedule.phases[-1].length)):
+        run.take_update()
+        goes_on = schedule.name(update) == schedule.name(following) == "student"
+        assert begun(source) == (following if goes_on else None)

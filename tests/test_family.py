@@ -15,15 +15,17 @@ from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.losses.distances import js_divergence, kl_divergence
 from lenient.losses.prior import confidence_score
 from lenient.methods import METHODS, fitting, method_class
+from lenient.methods.anatomy import describe
 from lenient.models import build_student
 from lenient.models.card import Network
 from lenient.models.probing import classifying_layer, last_block_by_size
 from lenient.runs.request import Request, resolve
-from lenient.synthesis.generated import StreamSource
+from lenient.synthesis.sampler import Sampler
+from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation
-from test_methods import BASE, QUICK_REPLAY, last_turn, same, take, weights
+from test_methods import BASE, QUICK_REPLAY, last_output, same, take, weights
 from toys import CPU, QUICK, TinyNet, distillation, tiny_card, tiny_student, tiny_teacher
 
 # reductions
@@ -42,9 +44,9 @@ def test_selection_none_is_the_ablation():
         ablation = take(Distillation(teacher, tiny_student(), recipe, CPU), 9)
     paper = {"student_steps": 3, "student_lr": 0.2, "selection": "none", "beta": 1, "entropy_weight": 0}
     ours = distillation(method=paper, generator={"output": "sigmoid"})
-    first = ours.take_turn()[1]
-    source = ours.game.turns["generator"].source
-    torch.testing.assert_close(first.record.images, source.sample(8, "student-latents/0", 0).images)
+    first = ours.take_update()[1]
+    source = ours.algorithm.updates["generator"].step.sampler
+    torch.testing.assert_close(first.batch.images, source.sample(8, "student-latents/0", 0).images)
     ours = take(distillation(method=paper, generator={"output": "sigmoid"}), 9)
     assert same(weights(ours), weights(ablation))
 
@@ -57,7 +59,7 @@ def test_mads_second_weight_zero_is_the_plain_adversary():
 
 def test_the_three_that_share_an_objective_start_alike():
     runs = [take(distillation(method=BASE[name]), 1) for name in ("mb-dfkd", "pre-dfkd", "meta-dfkd")]
-    first, *others = [run.game.players["generator"].module.state_dict() for run in runs]
+    first, *others = [run.algorithm.updates["generator"].module.state_dict() for run in runs]
     assert all(same(first, other) for other in others)
 
 
@@ -65,19 +67,19 @@ def test_the_three_that_share_an_objective_start_alike():
 
 
 def generator_gradient(name: str, **method: Any) -> tuple[Any, Any, list[torch.Tensor]]:
-    run, turn = last_turn("generator", method={**BASE[name], **method})
-    generator = run.game.players["generator"].module
+    run, output = last_output("generator", method={**BASE[name], **method})
+    generator = run.algorithm.updates["generator"].module
     found = [p.grad.clone() for p in generator.parameters()]
     generator.zero_grad()
-    return run, turn, found
+    return run, output, found
 
 
-def redrawn(run: Any, turn: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The turn's inputs again with gradient, and both networks' logits."""
-    maker = run.game.turns["generator"]
-    images = maker.source.sample(8, *maker.latents.key("generator-latents", run.turn)).images
+def redrawn(run: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Its inputs again with gradient, and both networks' logits."""
+    maker = run.algorithm.updates["generator"].step
+    images = maker.sampler.sample(8, *maker.key("generator-latents", run.clock)).images
     inputs = run.teacher.normalize(images)
-    torch.testing.assert_close(inputs, turn.record.inputs["clean"])
+    torch.testing.assert_close(inputs, output.batch.inputs["clean"])
     return inputs, run.teacher.module(inputs), run.student(inputs)
 
 
@@ -87,8 +89,8 @@ def agree(found: list[torch.Tensor], module: nn.Module) -> None:
 
 
 def test_dafl_minimises_the_papers_sum():
-    run, turn, found = generator_gradient("dafl", class_prior_weight=0.7, entropy_weight=2.0, activation_weight=0.3)
-    inputs, teacher, _ = redrawn(run, turn)
+    run, output, found = generator_gradient("dafl", class_prior_weight=0.7, entropy_weight=2.0, activation_weight=0.3)
+    inputs, teacher, _ = redrawn(run, output)
     mean = teacher.softmax(1).mean(0)
     heard: list[torch.Tensor] = []
     handle = run.teacher.module.head.register_forward_pre_hook(lambda layer, args: heard.append(args[0]))
@@ -96,43 +98,43 @@ def test_dafl_minimises_the_papers_sum():
     handle.remove()
     prior = torch.nn.functional.cross_entropy(teacher, teacher.argmax(1))
     (0.7 * prior + 2.0 * (mean * mean.log()).sum() - 0.3 * heard[0].abs().mean()).backward()
-    agree(found, run.game.players["generator"].module)
+    agree(found, run.algorithm.updates["generator"].module)
 
 
 def test_dafls_student_learns_from_the_generators_very_images():
     run = distillation(method=BASE["dafl"])
     for _ in range(3):
-        _, student = run.take_turn()
-        name, generator = run.take_turn()
+        _, student = run.take_update()
+        name, generator = run.take_update()
         assert name == "generator"
-        assert torch.equal(student.record.images, generator.record.images)
+        assert torch.equal(student.batch.images, generator.batch.images)
     run = distillation(method={**BASE["dafl"], "batch": "fresh"})
-    assert not torch.equal(run.take_turn()[1].record.images, run.take_turn()[1].record.images)
+    assert not torch.equal(run.take_update()[1].batch.images, run.take_update()[1].batch.images)
 
 
 def test_dafls_student_minimises_kl():
-    run, turn = last_turn("student", method=BASE["dafl"])
+    run, output = last_output("student", method=BASE["dafl"])
     found = [p.grad.clone() for p in run.student.parameters()]
     run.student.zero_grad()
-    inputs = turn.record.inputs["train"]
+    inputs = output.batch.inputs["train"]
     wanted = run.teacher.module(inputs).detach().log_softmax(1)
     (wanted.exp() * (wanted - run.student(inputs).log_softmax(1))).sum(1).mean().backward()
     agree(found, run.student)
 
 
 def test_dfad_pushes_through_both_networks():
-    run, turn, found = generator_gradient("dfad")
-    _, teacher, student = redrawn(run, turn)
+    run, output, found = generator_gradient("dfad")
+    _, teacher, student = redrawn(run, output)
     (-(teacher - student).abs().mean()).backward()
-    agree(found, run.game.players["generator"].module)
+    agree(found, run.algorithm.updates["generator"].module)
 
 
 def test_zskt_generator_and_student():
-    run, turn, found = generator_gradient("zskt")
-    assert run.turn == 0, "the generator moves first"
-    _, teacher, student = redrawn(run, turn)
+    run, output, found = generator_gradient("zskt")
+    assert run.updates == 0, "the generator moves first"
+    _, teacher, student = redrawn(run, output)
     (-kl_divergence(teacher, student).mean()).backward()
-    agree(found, run.game.players["generator"].module)
+    agree(found, run.algorithm.updates["generator"].module)
 
 
 def test_zskt_compares_attention_on_blocks_of_equal_size():
@@ -141,12 +143,12 @@ def test_zskt_compares_attention_on_blocks_of_equal_size():
     teacher = build_student("lenient:wrn-10-2", card, seed=0, role="teacher")
     student = build_student("lenient:wrn-10-1", card, seed=1)
     run = distillation(teacher, student, method=BASE["zskt"])
-    while run.game.rhythm.player(run.turn) != "student":
-        run.take_turn()
-    _, turn = run.take_turn()
-    blocks = [turn.record.answers["train"][network].blocks for network in ("teacher", "student")]
+    while run.algorithm.schedule.name(run.updates) != "student":
+        run.take_update()
+    _, output = run.take_update()
+    blocks = [output.batch.answers["train"][network].blocks for network in ("teacher", "student")]
     assert [b.shape[2:] for b in blocks[0]] == [(8, 8), (4, 4), (2, 2)] == [b.shape[2:] for b in blocks[1]]
-    assert {"student", "attention"} == set(turn.parts)
+    assert {"student", "attention"} == set(output.losses)
 
 
 def test_zskt_without_blocks_in_common_says_what_to_do():
@@ -159,43 +161,43 @@ def test_zskt_without_blocks_in_common_says_what_to_do():
 
 def test_zskts_same_batch_is_learned_for_a_cycle():
     run = distillation(method={**BASE["zskt"], "batch": "same"})
-    run.take_turn()
-    first, second = (run.take_turn()[1].record.images for _ in range(2))
-    run.take_turn()
+    run.take_update()
+    first, second = (run.take_update()[1].batch.images for _ in range(2))
+    run.take_update()
     assert torch.equal(first, second)
-    assert not torch.equal(first, run.take_turn()[1].record.images)
+    assert not torch.equal(first, run.take_update()[1].batch.images)
 
 
 @pytest.mark.parametrize("name", ["mb-dfkd", "pre-dfkd", "meta-dfkd"])
 def test_the_familys_adversary_pushes_through_the_student_only(name):
-    run, turn, found = generator_gradient(name, class_prior_weight=0.5, entropy_weight=0, activation_weight=0)
-    _, teacher, student = redrawn(run, turn)
+    run, output, found = generator_gradient(name, class_prior_weight=0.5, entropy_weight=0, activation_weight=0)
+    _, teacher, student = redrawn(run, output)
     prior = confidence_score(teacher).mean()
     (0.5 * prior + (1 - js_divergence(teacher.detach(), student, 3.0)).mean()).backward()
-    agree(found, run.game.players["generator"].module)
+    agree(found, run.algorithm.updates["generator"].module)
 
 
 def test_mad_means_over_layers_and_asks_for_its_classes():
-    run, turn, found = generator_gradient("mad")
-    inputs, teacher, student = redrawn(run, turn)
+    run, output, found = generator_gradient("mad")
+    inputs, teacher, student = redrawn(run, output)
     layers = run.teacher.respond(inputs, statistics=True).statistics
     distance = sum((s.mean - s.running_mean).norm() + (s.variance - s.running_variance).norm() for s in layers) / 2
     (distance - kl_divergence(teacher, student).mean()).backward()
-    agree(found, run.game.players["generator"].module)
-    run, turn = last_turn("generator", method=BASE["mad, conditional"])
-    assert set(turn.parts) == {"adversarial", "bn", "class_prior", "embedding"}
-    assert turn.record.labels.shape == (8,)
-    assert run.game.players["generator"].module.embedding.weight.grad.abs().sum() > 0
+    agree(found, run.algorithm.updates["generator"].module)
+    run, output = last_output("generator", method=BASE["mad, conditional"])
+    assert set(output.losses) == {"adversarial", "bn", "class_prior", "embedding"}
+    assert output.batch.labels.shape == (8,)
+    assert run.algorithm.updates["generator"].module.embedding.weight.grad.abs().sum() > 0
 
 
 def test_cudfkds_generator_draws_and_its_student_answers_in_eval_mode():
     run = distillation(method=BASE["cudfkd"])
     buffers = [b.clone() for b in run.student.buffers()]
-    assert run.take_turn()[0] == "generator"
+    assert run.take_update()[0] == "generator"
     assert all(torch.equal(a, b) for a, b in zip(buffers, run.student.buffers(), strict=True))
-    generator = run.game.players["generator"].module
+    generator = run.algorithm.updates["generator"].module
     before = [b.clone() for b in generator.buffers()]
-    assert run.take_turn()[0] == "student"
+    assert run.take_update()[0] == "student"
     assert all(torch.equal(a, b) for a, b in zip(before, generator.buffers(), strict=True))
     assert generator.training
     assert run.student.training
@@ -203,8 +205,8 @@ def test_cudfkds_generator_draws_and_its_student_answers_in_eval_mode():
 
 def test_cudfkds_adversary_climbs():
     run = distillation(method={**BASE["cudfkd"], "climb_begin": 0.0, "climb_end": 0.8}, steps=30)
-    climb = run.game.turns["generator"].objective.terms["adversarial"][0]
-    weights_ = [climb(run.game.turns["generator"].stage.moment(step)) for step in range(30)]
+    climb = run.algorithm.updates["generator"].step.objective.terms["adversarial"][0]
+    weights_ = [climb(Clock(step=step, steps=30, epoch=step // 3, epochs=10)) for step in range(30)]
     assert weights_[0] == 0.5
     assert weights_ == sorted(weights_)
     assert weights_[-1] == 62
@@ -212,14 +214,14 @@ def test_cudfkds_adversary_climbs():
 
 def test_memory_turns_follow_the_first_student_turns():
     run = distillation(method={**BASE["pre-dfkd"], "student_steps": 3, "memory": {"updates": 2}})
-    assert [run.game.rhythm.player(turn)[0] for turn in range(7)] == list("gsmsmsg")
-    assert run.game.rhythm.turns_for(3) == 6
-    assert run.game.rhythm.steps_before(6) == 3
+    assert [run.algorithm.schedule.name(turn)[0] for turn in range(7)] == list("gsmsmsg")
+    assert run.algorithm.schedule.updates_for(3) == 6
+    assert run.algorithm.schedule.steps_before(6) == 3
 
 
 def test_replay_is_never_silently_none():
     run = distillation(method={**BASE["mb-dfkd"], "replay_share": 0.01})
-    assert run.game.replay.size == 2
+    assert run.algorithm.state["replay"].size == 2
     with pytest.raises(UsageError, match=r"-s method\.replay_share"):
         distillation(method={**BASE["mb-dfkd"], "replay_share": 2.0})
 
@@ -227,8 +229,8 @@ def test_replay_is_never_silently_none():
 def test_where_the_adversary_has_no_weight_the_student_is_not_asked():
     run = distillation(method={**BASE["cudfkd"], "adversarial_start": 0.0, "climb_begin": 0.5})
     asked: list[int] = []
-    run.student.register_forward_hook(lambda *_: asked.append(run.turn))
-    name, _ = run.take_turn()
+    run.student.register_forward_hook(lambda *_: asked.append(run.updates))
+    name, _ = run.take_update()
     assert name == "generator"
     assert not asked
 
@@ -237,7 +239,7 @@ def test_mads_bound_follows_the_classes():
     def bound(classes: int, **method: Any) -> float | None:
         shape = {"classes": classes}
         run = distillation(tiny_teacher(**shape), tiny_student(**shape), method={**BASE["mad"], **method})
-        return run.game.turns["generator"].objective.terms["adversarial"][1].bound
+        return run.algorithm.updates["generator"].step.objective.terms["adversarial"][1].bound
 
     assert bound(10) is None
     assert bound(11) == pytest.approx(2 * math.log(11))
@@ -248,8 +250,8 @@ def test_mads_bound_follows_the_classes():
 def test_clipping_bounds_the_gradient_that_is_stepped():
     run = distillation(method={**BASE["dfad"], "student_clip_norm": 1e-3, "generator_clip_norm": 1e-3})
     for _ in range(3):
-        name, _ = run.take_turn()
-        gradients = [p.grad for p in run.game.players[name].module.parameters()]
+        name, _ = run.take_update()
+        gradients = [p.grad for p in run.algorithm.updates[name].module.parameters()]
         assert torch.cat([g.flatten() for g in gradients]).norm() <= 1.001e-3
 
 
@@ -377,7 +379,7 @@ def test_what_a_generator_declares_is_what_it_draws(output, spectral_norm):
     shape = GeneratorSettings(latent_dim=5, width=8, output=output, spectral_norm=spectral_norm)
     generator = UpsamplingGenerator((2, 9, 6), shape).train()
     with FrozenTeacher(tiny_teacher(channels=2, size=(9, 6)), CPU) as teacher:
-        images = StreamSource(generator, 5, Streams(0), CPU, teacher).sample(64, "x", 0).images
+        images = Sampler(generator, 5, Streams(0), CPU, teacher).sample(64, "x", 0).images
     if output == "sigmoid":
         assert generator.space == "pixels"
         assert 0 < images.min() < images.max() < 1
@@ -406,11 +408,10 @@ def test_a_methods_general_defaults_hold_unless_said_otherwise(name):
 
 @pytest.mark.parametrize("name", sorted({*METHODS} - {"noise"}))
 def test_the_anatomy_is_read_off_the_pieces(name):
-    game = distillation(method={"name": name}).game
-    assert {"student", "selection", "replay", "update", "rhythm"} <= set(game.anatomy)
-    terms = set(game.turns["generator"].objective.terms)
-    shown = {*game.anatomy} | ({"tv", "l2"} if "image" in game.anatomy else set())
-    assert terms <= shown
-    without = distillation(method={"name": "ta-dfkd", "selection": "none", "replay": "bank"}).game.anatomy
+    algorithm = distillation(method={"name": name}).algorithm
+    told = describe(algorithm)
+    assert {"student", "selection", "replay", "update", "schedule"} <= set(told)
+    assert set(algorithm.objective.terms) <= {*told} | ({"tv", "l2"} if "image" in told else set())
+    without = describe(distillation(method={"name": "ta-dfkd", "selection": "none", "replay": "bank"}).algorithm)
     assert without["selection"] == "none"
     assert without["replay"] == "bank, ring"

@@ -15,12 +15,12 @@ from lenient.api import distill
 from lenient.core.config import merge
 from lenient.core.errors import HealthError, TeacherError
 from lenient.data import load_data
-from lenient.methods.contract import Turn
+from lenient.methods.contract import StepOutput
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models import build_student
 from lenient.models.card import Network
 from lenient.synthesis.selection import KeepAll
-from lenient.teacher.batch import LayerStatistics, Response
+from lenient.teacher.batch import Clock, LayerStatistics, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.health import (
     DISCLAIMER,
@@ -35,7 +35,7 @@ from lenient.training.health import (
 )
 from lenient.training.model_selection import Delivery
 from lenient.training.trainer import Distillation
-from toys import CPU, record_of, settings, tiny_teacher
+from toys import CPU, batch_of, settings, tiny_teacher
 
 SHORT: dict[str, Any] = {
     "steps": 150,
@@ -101,15 +101,15 @@ def test_a_student_that_cannot_learn_is_named(digits_teacher):
 class OneClass(TADFKD):
     """A generator that has collapsed: whatever the latents, nearly the same image."""
 
-    def build(self, stage: Any) -> Any:
-        game = super().build(stage)
+    def build(self, context: Any) -> Any:
+        algorithm = super().build(context)
 
         def stuck(module: Any, args: Any, images: torch.Tensor) -> torch.Tensor:
             template = torch.linspace(0, 1, images[0].numel()).view(1, *images.shape[1:])
             return template + 0.001 * images
 
-        game.players["generator"].module.register_forward_hook(stuck)
-        return game
+        algorithm.updates["generator"].module.register_forward_hook(stuck)
+        return algorithm
 
 
 def test_a_generator_stuck_on_one_class_is_named(digits_teacher):
@@ -172,9 +172,9 @@ def test_nan_weights_of_the_teacher_are_refused(digits_teacher):
 class Breaks(TADFKD):
     """A method after whose start the student's weights are lost."""
 
-    def build(self, stage: Any) -> Any:
-        next(stage.student.parameters()).data.fill_(math.nan)
-        return super().build(stage)
+    def build(self, context: Any) -> Any:
+        next(context.student.parameters()).data.fill_(math.nan)
+        return super().build(context)
 
 
 def test_nan_weights_of_the_student_stop_the_run_with_the_terms_name(digits_teacher, tmp_path):
@@ -193,16 +193,16 @@ def test_nan_weights_of_the_student_stop_the_run_with_the_terms_name(digits_teac
 class Bursts(TADFKD):
     """A method whose generator works alone for most of a cycle, on nothing but NaN."""
 
-    def build(self, stage: Any) -> Any:
-        game = super().build(stage)
-        own, self.played = game.turns["generator"], 0
+    def build(self, context: Any) -> Any:
+        algorithm = super().build(context)
+        own, self.played = algorithm.updates["generator"], 0
 
-        def burst(turn: int) -> Turn:
+        def burst(clock: Clock) -> StepOutput:
             self.played += 1
-            found = own(turn)
-            return replace(found, parts=dict.fromkeys(found.parts, torch.tensor(math.nan)))
+            found = own.step(clock)
+            return found._replace(losses=dict.fromkeys(found.losses, torch.tensor(math.nan)))
 
-        return replace(game, turns={**game.turns, "generator": burst})
+        return replace(algorithm, updates={**algorithm.updates, "generator": replace(own, step=burst)})
 
 
 def test_a_phase_without_the_student_stops_by_its_own_turns():
@@ -228,22 +228,22 @@ def test_a_phase_without_the_student_logs_by_its_own_turns(tmp_path):
 class Poisoned(TADFKD):
     """Every seventh turn the teacher's answers are NaN."""
 
-    def build(self, stage: Any) -> Any:
-        game = super().build(stage)
-        learn, supply, true = game.turns["student"], game.parts["supply"], stage.teacher.normalize
+    def build(self, context: Any) -> Any:
+        algorithm = super().build(context)
+        own, source, true = algorithm.updates["student"], algorithm.source, context.teacher.normalize
 
-        def poisoned(turn: int) -> Any:
-            if turn % 7:
-                return learn(turn)
-            stage.teacher.normalize = lambda images: true(images) * math.nan
-            supply.renew()
+        def poisoned(clock: Clock) -> StepOutput:
+            if clock.update % 7:
+                return own.step(clock)
+            context.teacher.normalize = lambda images: true(images) * math.nan
+            source.moved()
             try:
-                return learn(turn)
+                return own.step(clock)
             finally:
-                stage.teacher.normalize = true
-                supply.renew()
+                context.teacher.normalize = true
+                source.moved()
 
-        return replace(game, turns={**game.turns, "student": poisoned})
+        return replace(algorithm, updates={**algorithm.updates, "student": replace(own, step=poisoned)})
 
 
 def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher):
@@ -379,22 +379,22 @@ def test_the_verdict_is_plain_data():
     assert tiny_teacher().card.num_classes == 4
 
 
-def line_of(monitor: HealthMonitor, *turns: Any) -> dict[str, Any]:
-    for turn in turns:
-        monitor.observe("student", turn, (~torch.isfinite(turn.parts["bn"])).float())
+def line_of(monitor: HealthMonitor, *outputs: StepOutput) -> dict[str, Any]:
+    for output in outputs:
+        monitor.observe("student", output, (~torch.isfinite(output.losses["bn"])).float())
     return monitor.line()["values"]
 
 
-def turn_of(bn: float, label: int = 0, classes: int = 4) -> Turn:
+def output_of(bn: float, label: int = 0, classes: int = 4) -> StepOutput:
     logits = torch.nn.functional.one_hot(torch.full((8,), label), classes).float()
     scores = torch.zeros(8)
     facts = {"statistics": torch.tensor(bn)}
-    return Turn({"bn": torch.tensor(bn)}, record_of(logits, logits), scores, KeepAll()(scores), 8, facts)
+    return StepOutput({"bn": torch.tensor(bn)}, batch_of(logits, logits), 8, KeepAll()(scores), facts)
 
 
 def test_a_skipped_turn_does_not_hide_the_numbers_of_the_others():
     monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
-    values = line_of(monitor, turn_of(8.0), turn_of(math.nan), turn_of(4.0))
+    values = line_of(monitor, output_of(8.0), output_of(math.nan), output_of(4.0))
     assert values["loss/bn"] == pytest.approx(6.0)
     assert values["health/bn_distance"] == pytest.approx(6 / 8), "over the first turn's, not the first line's"
     assert values["health/nonfinite"] == 1
@@ -402,12 +402,12 @@ def test_a_skipped_turn_does_not_hide_the_numbers_of_the_others():
 
 def test_a_late_collapse_is_a_warning():
     monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
-    line_of(monitor, *(turn_of(1.0, label) for label in range(4)))
+    line_of(monitor, *(output_of(1.0, label) for label in range(4)))
     assert "coverage" not in failing(monitor.verdict())
-    line_of(monitor, turn_of(1.0, 2))  # too few images to say so
+    line_of(monitor, output_of(1.0, 2))  # too few images to say so
     assert "coverage" not in failing(monitor.verdict())
     assert not any("at the end" in reason for reason in monitor.verdict()["reasons"])
-    line_of(monitor, *(turn_of(1.0, 2) for _ in range(3)))
+    line_of(monitor, *(output_of(1.0, 2) for _ in range(3)))
     found = {check["name"]: check for check in monitor.verdict()["checks"]}
     assert found["coverage"]["status"] == "warning"
     assert found["coverage"]["text"].startswith("at the end of the run 25%")
@@ -438,10 +438,10 @@ def test_a_player_without_a_turn_does_not_stand_still():
     """Close log lines: the generator has its turn once in many of them."""
     monitor, module = HealthMonitor(4, HealthSettings(), torch.device("cpu")), torch.nn.Linear(2, 2)
     for _ in range(5):
-        line_of(monitor, turn_of(1.0))  # the student's
+        line_of(monitor, output_of(1.0))  # the student's
         monitor.moved({"generator": module})
     assert monitor._players().status == "ok"
     for _ in range(3):
-        line_of(monitor, turn_of(1.0))
+        line_of(monitor, output_of(1.0))
         monitor.moved({"student": module})
     assert "student do not move" in monitor._players().text

@@ -33,7 +33,7 @@ from lenient.runs.job import Job, last_and_best
 from lenient.runs.request import PRESETS, Request, flatten, parse_budget, pick_student, resolve
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.model_selection import Delivery
-from lenient.training.trainer import Distillation, mixture_facts, run_loop
+from lenient.training.trainer import Distillation, run_loop
 from toys import CPU, QUICK, TinyNet, digits_like, distillation, settings, tiny_student, tiny_teacher
 
 
@@ -602,8 +602,9 @@ def test_proxy_delivers_the_best_of_the_second_half():
 
 def test_mixture_facts_are_finite():
     run = distillation()
-    _, turn = run.take_turn()
-    facts = mixture_facts(turn)
+    _, output = run.take_update()
+    name, facts = output.selected.event()
+    assert name == "mixture"
     assert len(facts["edges"]) == len(facts["counts"]) + 1
     assert sum(facts["counts"]) == 8
     assert json.loads(json.dumps(facts)) == facts

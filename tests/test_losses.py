@@ -27,8 +27,8 @@ from lenient.losses.prior import (
     confidence_score,
 )
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
-from lenient.teacher.batch import LayerStatistics, Moment, Response
-from toys import record_of
+from lenient.teacher.batch import Clock, LayerStatistics, Response
+from toys import batch_of
 
 T = torch.tensor([[3.0, 2, 1], [0, 4, 1], [1, 1, 5]], dtype=torch.float64)
 S = torch.tensor([[1.0, 2, 3], [0, 3, 1], [2, 0, 4]], dtype=torch.float64)
@@ -90,7 +90,7 @@ def test_divergences_have_their_golden_values():
     torch.testing.assert_close(js_divergence(ROWS_T, ROWS_S, 3.0), torch.tensor([0.1498, 0.0]), atol=1e-4, rtol=0)
     assert js_divergence(ROWS_T, ROWS_S, 3.0).mean().item() == pytest.approx(0.074896, abs=1e-6)
     assert coded_js(ROWS_T, ROWS_S, 3.0).mean().item() == pytest.approx(0.085835, abs=1e-6)
-    shipped = 1 - CodedJensenShannon(3.0)(record_of(ROWS_T, ROWS_S))
+    shipped = 1 - CodedJensenShannon(3.0)(batch_of(ROWS_T, ROWS_S))
     assert shipped.item() == pytest.approx(0.028612, abs=1e-6)
     assert js_divergence(T, S, 1.0).mean().item() == pytest.approx(0.093577, abs=1e-6)
     assert js_divergence(T, S, 3.0).mean().item() == pytest.approx(0.016235, abs=1e-6)
@@ -104,9 +104,9 @@ def test_divergences_have_their_golden_values():
 @pytest.mark.parametrize("term", [JensenShannon(), CodedJensenShannon()])
 def test_adversary_falls_as_teacher_and_student_part(term):
     student = draw(16, 4).float().requires_grad_()
-    before = term(record_of(draw(16, 4, seed=1).float(), student))
+    before = term(batch_of(draw(16, 4, seed=1).float(), student))
     before.backward()
-    after = term(record_of(draw(16, 4, seed=1).float(), student.detach() - 0.5 * student.grad))
+    after = term(batch_of(draw(16, 4, seed=1).float(), student.detach() - 0.5 * student.grad))
     assert after < before
 
 
@@ -114,9 +114,9 @@ def test_adversary_falls_as_teacher_and_student_part(term):
 def test_adversary_counts_accepted_samples_only(term):
     t, s, weight = draw(8, 3).float(), draw(8, 3, seed=1).float(), torch.tensor([1.0, 0, 1, 1, 0, 0, 1, 0])
     kept = weight > 0
-    torch.testing.assert_close(term(record_of(t, s, weight=weight)), term(record_of(t[kept], s[kept])))
+    torch.testing.assert_close(term(batch_of(t, s, weight=weight)), term(batch_of(t[kept], s[kept])))
     s[1] = math.nan
-    assert torch.isfinite(term(record_of(t, s, weight=weight)))
+    assert torch.isfinite(term(batch_of(t, s, weight=weight)))
 
 
 @pytest.mark.parametrize("accepted", [0, 1])
@@ -125,7 +125,7 @@ def test_adversary_is_silent_when_next_to_nothing_is_accepted(term, accepted):
     student = draw(5, 3).float().requires_grad_()
     weight = torch.zeros(5)
     weight[:accepted] = 1
-    term(record_of(draw(5, 3, seed=1).float(), student, weight=weight)).backward()
+    term(batch_of(draw(5, 3, seed=1).float(), student, weight=weight)).backward()
     assert student.grad.abs().max() == 0
 
 
@@ -154,14 +154,14 @@ def test_batch_norm_term_equals_its_loop():
             of_mean += (m - float(mean[channel])) ** 2
             of_variance += (v - float(variance[channel])) ** 2
         expected += math.sqrt(of_mean) + math.sqrt(of_variance)
-    assert BatchNormStatistics()(record_of(statistics=tuple(layers))).item() == pytest.approx(expected)
+    assert BatchNormStatistics()(batch_of(statistics=tuple(layers))).item() == pytest.approx(expected)
 
 
 def test_batch_norm_term_has_its_golden_values():
     def distance(values: torch.Tensor) -> float:
         channels = values.shape[1]
         layer = statistics_of(values, torch.zeros(channels), torch.ones(channels))
-        return BatchNormStatistics()(record_of(statistics=(layer,))).item()
+        return BatchNormStatistics()(batch_of(statistics=(layer,))).item()
 
     assert distance(torch.tensor([[[[1.0]], [[2.0]]], [[[3.0]], [[6.0]]]])) == pytest.approx(7.4721, abs=1e-4)
     assert distance(RAMP) == pytest.approx(1.156353, abs=1e-6)
@@ -172,7 +172,7 @@ def test_batch_norm_term_is_zero_with_finite_gradient_where_statistics_agree():
     values = draw(4, 3, 2, 2).requires_grad_()
     flat = values.detach().transpose(0, 1).flatten(1)
     layer = statistics_of(values, flat.mean(dim=1), flat.var(dim=1, correction=0))
-    value = BatchNormStatistics()(record_of(statistics=(layer,)))
+    value = BatchNormStatistics()(batch_of(statistics=(layer,)))
     value.backward()
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert torch.isfinite(values.grad).all()
@@ -195,31 +195,31 @@ def test_image_norms_equal_their_loops():
     images = draw(3, 2, 4, 5)
     variation = sum(slow_norms(image) for image in images) / 3 * 32
     length = sum(math.sqrt(sum(float(v) ** 2 for v in image.flatten())) for image in images) / 3 * 32
-    assert ImageNorm(differences, "TV", view="clean")(record_of(images=images)).item() == pytest.approx(variation)
-    assert ImageNorm(itself, "L2", view="clean")(record_of(images=images)).item() == pytest.approx(length)
+    assert ImageNorm(differences, "TV", view="clean")(batch_of(images=images)).item() == pytest.approx(variation)
+    assert ImageNorm(itself, "L2", view="clean")(batch_of(images=images)).item() == pytest.approx(length)
 
 
 def test_image_norms_have_their_golden_values():
-    record = record_of(images=RAMP)
-    assert ImageNorm(differences, "TV", view="clean", whole_batch=True)(record).item() == pytest.approx(
+    batch = batch_of(images=RAMP)
+    assert ImageNorm(differences, "TV", view="clean", whole_batch=True)(batch).item() == pytest.approx(
         6.026919, abs=1e-6
     )
-    assert ImageNorm(itself, "L2", view="clean", whole_batch=True)(record).item() == pytest.approx(5.721617, abs=1e-6)
-    assert ImageNorm(itself, "L2", view="clean")(record).item() / 32 == pytest.approx(3.290515, abs=1e-6)
+    assert ImageNorm(itself, "L2", view="clean", whole_batch=True)(batch).item() == pytest.approx(5.721617, abs=1e-6)
+    assert ImageNorm(itself, "L2", view="clean")(batch).item() / 32 == pytest.approx(3.290515, abs=1e-6)
 
 
 @pytest.mark.parametrize("norms", [differences, itself])
 def test_per_image_norm_equals_the_released_one_at_its_batch_size_and_ignores_the_batch_size(norms):
     image = draw(1, 3, 6, 6)
     per_image, released = ImageNorm(norms, "", view="clean"), ImageNorm(norms, "", view="clean", whole_batch=True)
-    at_1024 = record_of(images=image.expand(1024, -1, -1, -1))
+    at_1024 = batch_of(images=image.expand(1024, -1, -1, -1))
     assert per_image(at_1024).item() == pytest.approx(released(at_1024).item())
-    assert per_image(record_of(images=image)).item() == pytest.approx(per_image(at_1024).item())
+    assert per_image(batch_of(images=image)).item() == pytest.approx(per_image(at_1024).item())
 
 
 def test_image_norms_of_black_images_have_a_gradient():
     images = torch.zeros(2, 1, 3, 3, requires_grad=True)
-    ImageNorm(differences, "TV", view="clean")(record_of(images=images)).backward()
+    ImageNorm(differences, "TV", view="clean")(batch_of(images=images)).backward()
     assert torch.isfinite(images.grad).all()
 
 
@@ -229,7 +229,7 @@ def test_image_norms_of_black_images_have_a_gradient():
 def test_confidence_and_class_prior():
     expected = [-math.log(max(softened(row, 1))) for row in T]
     torch.testing.assert_close(confidence_score(T), torch.tensor(expected, dtype=T.dtype))
-    assert ClassPrior()(record_of(T)).item() == pytest.approx(0.169822, abs=1e-6)
+    assert ClassPrior()(batch_of(T)).item() == pytest.approx(0.169822, abs=1e-6)
     assert confidence_score(torch.tensor([[100.0, 0.0]])).item() == 0
     assert confidence_score(torch.zeros(1, 8)).item() == pytest.approx(math.log(8))
 
@@ -238,24 +238,24 @@ def test_information_entropy():
     rows = [softened(row, 1) for row in T]
     mean = [sum(row[k] for row in rows) / 3 for k in range(3)]
     term = InformationEntropy()
-    assert term(record_of(T)).item() == pytest.approx(sum(p * math.log(p) for p in mean))
+    assert term(batch_of(T)).item() == pytest.approx(sum(p * math.log(p) for p in mean))
     even, one = torch.eye(4) * 50, torch.eye(4)[[2, 2, 2, 2]] * 500
-    assert term(record_of(even)).item() == pytest.approx(-math.log(4)), "one class an image, none left out"
+    assert term(batch_of(even)).item() == pytest.approx(-math.log(4)), "one class an image, none left out"
     one.requires_grad_()
-    value = term(record_of(one))
+    value = term(batch_of(one))
     assert value.item() == pytest.approx(0, abs=1e-6)
     value.backward()
     assert torch.isfinite(one.grad).all(), "a class with no probability at all"
-    assert term(record_of(T.repeat(2, 1))).item() == pytest.approx(term(record_of(T)).item())
+    assert term(batch_of(T.repeat(2, 1))).item() == pytest.approx(term(batch_of(T)).item())
 
 
 def test_logit_l1():
     t, s = draw(6, 4), draw(6, 4, seed=1)
     slow = sum(abs(float(a) - float(b)) for a, b in zip(t.flatten(), s.flatten(), strict=True)) / 24
-    assert Imitation(logit_l1, "L1")(record_of(t, s)).item() == pytest.approx(slow)
-    assert Imitation(logit_l1, "L1")(record_of(T, S)).item() == pytest.approx(0.888889, abs=1e-6)
-    assert Imitation(logit_l1, "L1")(record_of(t, t)).item() == 0
-    assert Imitation(logit_l1, "L1")(record_of(t.repeat(2, 1), s.repeat(2, 1))).item() == pytest.approx(slow)
+    assert Imitation(logit_l1, "L1")(batch_of(t, s)).item() == pytest.approx(slow)
+    assert Imitation(logit_l1, "L1")(batch_of(T, S)).item() == pytest.approx(0.888889, abs=1e-6)
+    assert Imitation(logit_l1, "L1")(batch_of(t, t)).item() == 0
+    assert Imitation(logit_l1, "L1")(batch_of(t.repeat(2, 1), s.repeat(2, 1))).item() == pytest.approx(slow)
 
 
 def test_kl_divergence():
@@ -275,19 +275,19 @@ def test_kl_divergence():
 
 
 def test_disagreement_in_its_forms():
-    record = record_of(T, S)
-    assert adversary("kl", 1.0)(record).item() == pytest.approx(-0.420747, abs=1e-6)
-    assert adversary("kl-agreeing", 1.0)(record).item() == pytest.approx(-0.037273, abs=1e-6)
-    assert adversary("kl-agreeing", 3.0)(record).item() == pytest.approx(-0.149671, abs=1e-6)
-    assert adversary("l1", 1.0)(record).item() == pytest.approx(-0.888889, abs=1e-6)
-    two = record_of(torch.zeros(2, 2), torch.tensor([[1.0, 2], [3, 4]]))
+    batch = batch_of(T, S)
+    assert adversary("kl", 1.0)(batch).item() == pytest.approx(-0.420747, abs=1e-6)
+    assert adversary("kl-agreeing", 1.0)(batch).item() == pytest.approx(-0.037273, abs=1e-6)
+    assert adversary("kl-agreeing", 3.0)(batch).item() == pytest.approx(-0.149671, abs=1e-6)
+    assert adversary("l1", 1.0)(batch).item() == pytest.approx(-0.888889, abs=1e-6)
+    two = batch_of(torch.zeros(2, 2), torch.tensor([[1.0, 2], [3, 4]]))
     assert adversary("l1", 1.0)(two).item() == pytest.approx(-2.5)
     assert adversary("l1-log", 1.0)(two).item() == pytest.approx(-1.252763, abs=1e-6)
 
 
 def test_a_bound_caps_each_image_alone():
     s = S.clone().requires_grad_()
-    value = Disagreement(kl_divergence, "KL", bound=0.05)(record_of(T, s))
+    value = Disagreement(kl_divergence, "KL", bound=0.05)(batch_of(T, s))
     assert value.item() == pytest.approx(-(0.05 + 0.040202 + 0.05) / 3, abs=1e-6)
     value.backward()
     assert [bool(row.abs().sum() > 0) for row in s.grad] == [False, True, False]
@@ -297,29 +297,29 @@ def test_a_bound_caps_each_image_alone():
 def test_adversaries_fall_as_the_student_departs_and_weigh_samples(form):
     near, far = T + 0.1 * (S - T), T + 0.5 * (S - T)
     term = adversary(form, 1.0)
-    assert term(record_of(T, far)) < term(record_of(T, near))
+    assert term(batch_of(T, far)) < term(batch_of(T, near))
     weight = torch.tensor([0.0, 1, 1])
-    torch.testing.assert_close(term(record_of(T, S, weight=weight)), term(record_of(T[1:], S[1:])))
+    torch.testing.assert_close(term(batch_of(T, S, weight=weight)), term(batch_of(T[1:], S[1:])))
     teacher, student = T.clone().requires_grad_(), S.clone().requires_grad_()
-    adversary(form, 1.0, detach_teacher=True)(record_of(teacher, student)).backward()
+    adversary(form, 1.0, detach_teacher=True)(batch_of(teacher, student)).backward()
     assert teacher.grad is None
     assert student.grad.abs().sum() > 0
 
 
 def test_softened_entropy_labels_activation_and_embedding_norm():
     mean = T.div(20).softmax(1).mean(0)
-    assert InformationEntropy(20.0)(record_of(T)).item() == pytest.approx(float((mean * mean.log()).sum()))
-    assert InformationEntropy()(record_of(T)).item() == pytest.approx(-1.074008, abs=1e-6)
-    assert InformationEntropy()(record_of(T)).item() / math.log(10) == pytest.approx(-0.466436, abs=1e-6)
-    record = record_of(T)
-    record.labels = torch.tensor([2, 1, 0])
+    assert InformationEntropy(20.0)(batch_of(T)).item() == pytest.approx(float((mean * mean.log()).sum()))
+    assert InformationEntropy()(batch_of(T)).item() == pytest.approx(-1.074008, abs=1e-6)
+    assert InformationEntropy()(batch_of(T)).item() / math.log(10) == pytest.approx(-0.466436, abs=1e-6)
+    batch = batch_of(T)
+    batch.labels = torch.tensor([2, 1, 0])
     slow = -sum(math.log(softened(row, 1)[label]) for row, label in zip(T, (2, 1, 0), strict=True)) / 3
-    assert LabelPrior()(record).item() == pytest.approx(slow)
+    assert LabelPrior()(batch).item() == pytest.approx(slow)
     features = draw(3, 5)
-    record.answers["clean"]["teacher"] = Response(T, features=features)
-    assert Activation()(record).item() == pytest.approx(-float(features.abs().mean()), rel=1e-5)
+    batch.answers["clean"]["teacher"] = Response(T, features=features)
+    assert Activation()(batch).item() == pytest.approx(-float(features.abs().mean()), rel=1e-5)
     table = torch.nn.Embedding.from_pretrained(torch.tensor([[3.0, 4], [0, 1], [0, 0]]))
-    assert EmbeddingNorm(table, 2.0)(record).item() == pytest.approx((0 + 0 + 9) / 3)
+    assert EmbeddingNorm(table, 2.0)(batch).item() == pytest.approx((0 + 0 + 9) / 3)
 
 
 def test_self_paced_weights():
@@ -341,26 +341,26 @@ def test_self_paced_weights():
 
 def test_self_paced_imitation_weighs_each_sample_and_its_weight_has_no_gradient():
     student = S.clone().float().requires_grad_()
-    record = record_of(T.float(), student)
-    record.moment = Moment(step=50, steps=100)
+    batch = batch_of(T.float(), student)
+    batch.clock = Clock(step=50, steps=100)
     term = SelfPaced(logit_l1, "L1", 1.0, 3.0)
-    assert term.pace(record.moment) == 2
+    assert term.pace(batch.clock) == 2
     losses = (T - S).abs().mean(1).float()
     trust = torch.tensor([(1 + math.exp(-2)) / (1 + math.exp(loss - 2)) for loss in losses.tolist()])
-    assert term(record).item() == pytest.approx(float((trust * losses).mean()), rel=1e-5)
-    term(record).backward()
+    assert term(batch).item() == pytest.approx(float((trust * losses).mean()), rel=1e-5)
+    term(batch).backward()
     expected = trust[:, None] * (S - T).sign().float() / 9
     torch.testing.assert_close(student.grad, expected)
 
 
 def test_attention_transfer():
     image = torch.cat([RAMP.view(2, 1, 3, 3), 2 * RAMP.view(2, 1, 3, 3) + 1], dim=1)
-    record = record_of(T[:2], S[:2])
-    record.answers["train"] = {
+    batch = batch_of(T[:2], S[:2])
+    batch.answers["train"] = {
         "teacher": Response(T[:2], blocks=(image,)),
         "student": Response(S[:2], blocks=(image.flip(3),)),
     }
-    assert AttentionTransfer()(record).item() == pytest.approx(0.018189, abs=1e-6)
+    assert AttentionTransfer()(batch).item() == pytest.approx(0.018189, abs=1e-6)
     slow = 0.0
     for sample in image:
         maps = []
@@ -369,7 +369,7 @@ def test_attention_transfer():
             size = math.sqrt(sum(value**2 for value in flat))
             maps.append([value / size for value in flat])
         slow += sum((a - b) ** 2 for a, b in zip(*maps, strict=True)) / 9 / 2
-    assert AttentionTransfer()(record).item() == pytest.approx(slow, rel=1e-5)
+    assert AttentionTransfer()(batch).item() == pytest.approx(slow, rel=1e-5)
     torch.testing.assert_close(
         attention_map(image), attention_map(7 * image), msg="the scale of activations is no matter"
     )
@@ -377,7 +377,7 @@ def test_attention_transfer():
 
 def test_a_ramp_climbs_between_its_ends():
     ramp = Ramp(0.0, 62.0, 0.25, 0.75)
-    values = [ramp(Moment(epoch=epoch, epochs=250)) for epoch in range(250)]
+    values = [ramp(Clock(epoch=epoch, epochs=250)) for epoch in range(250)]
     increments = [b - a for a, b in pairwise(values) if b != a]
     assert len(increments) == 124
     assert increments == pytest.approx([0.5] * 124)
@@ -388,19 +388,19 @@ def test_a_ramp_climbs_between_its_ends():
 
 
 def test_an_objective_follows_schedules():
-    terms = {"a": (lambda moment: float(moment.step), lambda r: torch.tensor(3.0, requires_grad=True))}
-    record = record_of(T)
-    assert Objective(terms)(record)[1] == {}, "at weight 0 it is not computed"
-    record.moment = Moment(step=2, steps=4)
-    assert Objective(terms)(record)[0].item() == 6
+    terms = {"a": (lambda clock: float(clock.step), lambda r: torch.tensor(3.0, requires_grad=True))}
+    batch = batch_of(T)
+    assert Objective(terms)(batch)[1] == {}, "at weight 0 it is not computed"
+    batch.clock = Clock(step=2, steps=4)
+    assert Objective(terms)(batch)[0].item() == 6
 
 
 def test_objective_weighs_reports_and_skips():
-    def fails(record):
+    def fails(batch):
         raise AssertionError("a term of weight 0 must not be computed")
 
     terms = {"a": (2.0, lambda r: torch.tensor(3.0, requires_grad=True)), "b": (0.0, fails)}
-    total, parts = Objective(terms)(record_of(T))
+    total, parts = Objective(terms)(batch_of(T))
     assert total.item() == 6
     assert parts == {"a": torch.tensor(3.0)}
     assert not parts["a"].requires_grad

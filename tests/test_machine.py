@@ -35,7 +35,7 @@ def answers_after(steps: int, runtime: Runtime, method: str) -> torch.Tensor:
     with FrozenTeacher(tiny_teacher(), runtime) as teacher:
         run = Distillation(teacher, student, settings(steps=steps, method={"name": method, **GAMES[method]}), runtime)
         while run.step < steps:
-            run.take_turn()
+            run.take_update()
     with torch.no_grad():
         return student.module.eval()(torch.linspace(-2, 2, 16 * 30).view(16, 1, 6, 5).sin())
 

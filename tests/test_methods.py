@@ -20,11 +20,11 @@ from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.methods import METHODS, method_class, recipes
-from lenient.methods.baselines import AloneSettings, alone_game
-from lenient.methods.contract import Rhythm, learning_rate
+from lenient.methods.baselines import SingleStudentSettings, single_student
+from lenient.methods.contract import Phase, Schedule, learning_rate
 from lenient.models.card import Network
 from lenient.runs.request import Request, resolve
-from lenient.teacher.batch import Record, Response
+from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
 from toys import CPU, QUICK, TA_QUICK, distillation, settings, tiny_card, tiny_student, tiny_teacher
@@ -56,8 +56,8 @@ FORMS = sorted(BASE)
 def weights(run: Distillation) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": value.clone()
-        for name, player in run.game.players.items()
-        for key, value in player.module.state_dict().items()
+        for name, update in run.algorithm.updates.items()
+        for key, value in update.module.state_dict().items()
     }
 
 
@@ -67,7 +67,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def take(run: Distillation, turns: int) -> Distillation:
     for _ in range(turns):
-        run.take_turn()
+        run.take_update()
     return run
 
 
@@ -101,13 +101,14 @@ def test_players_move_in_their_own_turns_only(name):
     run = distillation(method=BASE[name])
     moved: set[str] = set()
     for _ in range(6):
-        before = {n: [p.detach().clone() for p in pl.module.parameters()] for n, pl in run.game.players.items()}
-        player, _ = run.take_turn()
-        for n, pl in run.game.players.items():
-            changed = any(not torch.equal(a, b) for a, b in zip(before[n], pl.module.parameters(), strict=True))
-            assert changed == (n == player), f"{n} in the turn of {player}"
-        moved.add(player)
-    assert moved == set(run.game.players)
+        modules = {own: update.module for own, update in run.algorithm.updates.items()}
+        before = {own: [p.detach().clone() for p in module.parameters()] for own, module in modules.items()}
+        whose, _ = run.take_update()
+        for own, module in modules.items():
+            changed = any(not torch.equal(a, b) for a, b in zip(before[own], module.parameters(), strict=True))
+            assert changed == (own == whose), f"{own} in an update of {whose}"
+        moved.add(whose)
+    assert moved == set(run.algorithm.updates)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -128,7 +129,7 @@ def test_any_size_channels_and_classes(name, size, classes):
     channels, height, width = size
     shape = {"channels": channels, "size": (height, width), "classes": classes}
     run = take(distillation(tiny_teacher(**shape), tiny_student(**shape), method=BASE[name]), 3)
-    images = run.game.sample(3, "x", 0)
+    images = run.algorithm.source.sample(3, "x", 0)
     assert images.shape == (3, *size)
     assert not images.requires_grad
 
@@ -137,10 +138,10 @@ def test_any_size_channels_and_classes(name, size, classes):
 def test_the_methods_sample_leaves_no_trace(name):
     run = take(distillation(method=BASE[name]), 2)
     before = weights(run)
-    first = run.game.sample(4, "x", 0)
+    first = run.algorithm.source.sample(4, "x", 0)
     assert same(before, weights(run))
-    assert torch.equal(first, run.game.sample(4, "x", 0))
-    assert all(player.module.training for player in run.game.players.values())
+    assert torch.equal(first, run.algorithm.source.sample(4, "x", 0))
+    assert all(update.module.training for update in run.algorithm.updates.values())
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -180,22 +181,20 @@ def test_turns_never_wait_for_the_device(name, extra):
 def test_a_turn_with_nan_changes_nothing_but_the_count(name):
     run = take(distillation(method=BASE[name], select="ema"), 4)
     before, step, kept = weights(run), run.step, copy.deepcopy(run.delivery.state_dict()["kept"])
-    state = copy.deepcopy([player.optimizer.state_dict()["state"] for player in run.game.players.values()])
+    state = copy.deepcopy([update.optimizer.state_dict()["state"] for update in run.algorithm.updates.values()])
     true = run.teacher.normalize
     run.teacher.normalize = lambda images: true(images) * float("nan")
-    if "supply" in run.game.parts:
-        run.game.parts["supply"].renew()
+    run.algorithm.source.moved()
     take(run, 3)
     assert same(before, weights(run))
     assert same(kept, run.delivery.state_dict()["kept"])
-    now = [player.optimizer.state_dict()["state"] for player in run.game.players.values()]
+    now = [update.optimizer.state_dict()["state"] for update in run.algorithm.updates.values()]
     for old, new in zip(state, now, strict=True):
         for index in old:
             assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(new[index][k])) for k, v in old[index].items())
     assert run.step > step
     run.teacher.normalize = true
-    if "supply" in run.game.parts:
-        run.game.parts["supply"].renew()
+    run.algorithm.source.moved()
     take(run, 3)
     assert not same(before, weights(run))
 
@@ -253,22 +252,61 @@ def test_a_process_that_can_open_no_data_still_distils(tmp_path):
     assert all((tmp_path / name / "done").exists() for name in ALL)
 
 
-# rhythm and rates
+# schedules and rates
 
 
-def test_rhythm():
-    rhythm = Rhythm((("student", 3), ("generator", 2)))
-    assert [rhythm.player(turn)[0] for turn in range(10)] == list("sssggsssgg")
+PHASES = {
+    "one": ("sssggsssgg", (Phase((("student", 3), ("generator", 2))),)),
+    "warm-up": ("gggsgsgs", (Phase((("generator", 3),), 1), Phase((("student", 1), ("generator", 1))))),
+    "two that learn": ("gsgsgggsssggg", (Phase((("generator", 1), ("student", 1)), 2),
+                                        Phase((("generator", 3), ("student", 3))))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_a_schedule_is_the_sequence_that_it_spells(name):
+    told, phases = PHASES[name]
+    schedule = Schedule(*phases)
+    assert [schedule.name(update)[0] for update in range(len(told))] == list(told)
+    whose = [schedule.name(update) for update in range(60)]
+    for update in range(60):
+        assert schedule.steps_before(update) == whose[:update].count("student")
+        assert schedule.name(schedule.round_start(update)) in ("student", "generator")
     for steps in range(1, 12):
-        turns = rhythm.turns_for(steps)
-        assert sum(rhythm.player(t) == "student" for t in range(turns)) == steps
-        assert rhythm.player(turns - 1) == "student"
+        updates = schedule.updates_for(steps)
+        assert whose[:updates].count("student") == steps
+        assert whose[updates - 1] == "student"
+    assert [schedule.at(start)[0] for start in schedule.starts()] == list(phases)
+    rounds = [schedule.at(update)[1] for update in range(60)]
+    starts = [update for update in range(60) if schedule.round_start(update) == update]
+    assert [rounds[start] for start in starts] == list(range(len(starts)))
+
+
+@pytest.mark.parametrize("phases", [
+    (Phase((("student", 1),), 3),),
+    (Phase((("generator", 1),)),),
+    (Phase((("generator", 1),)), Phase((("student", 1),))),
+])  # fmt: skip
+def test_a_schedule_that_never_ends_or_never_learns_is_refused(phases):
+    with pytest.raises(ValueError, match="in the last the student learns"):
+        Schedule(*phases)
+
+
+def test_a_clock_counts_from_the_start_of_the_run():
+    run = distillation(steps=7, rhythm={"steps_per_epoch": 2}, method={**TA_QUICK, "student_steps": 3})
+    clocks = [run.context.clock(run.algorithm.schedule, update) for update in range(9)]  # sssgsssgs
+    assert [clock.step for clock in clocks] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+    assert [clock.round for clock in clocks] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert [clock.epoch for clock in clocks] == [0, 0, 1, 1, 1, 2, 2, 3, 3]
+    assert [clock.ends_epoch for clock in clocks] == [False, True, False, False, True, False, True, False, False]
+    assert {(clock.steps, clock.epochs) for clock in clocks} == {(7, 4)}
 
 
 def test_learning_rates():
-    assert [learning_rate("constant")(epoch, 4) for epoch in range(4)] == [1] * 4
-    cosine = [learning_rate("cosine")(epoch, 4) for epoch in range(4)]
-    early = [learning_rate("cosine-early")(epoch, 4) for epoch in range(4)]
+    clocks = [Clock(epoch=epoch, epochs=4) for epoch in range(4)]
+    assert [learning_rate("constant")(clock) for clock in clocks] == [1] * 4
+    cosine = [learning_rate("cosine")(clock) for clock in clocks]
+    early = [learning_rate("cosine-early")(clock) for clock in clocks]
     assert cosine == pytest.approx([1, 0.853553, 0.5, 0.146447], abs=1e-6)
     assert early == pytest.approx([0.853553, 0.5, 0.146447, 0], abs=1e-6)
 
@@ -276,28 +314,30 @@ def test_learning_rates():
 # TA-DFKD
 
 
-def last_turn(player: str, **changes: Any):
-    """A fresh run up to and with its first turn of `player`, without the optimizer step."""
+def last_output(name: str, **changes: Any):
+    """A fresh run up to and with the first update of a network, without the optimizer's step."""
     run = distillation(**changes)
-    while run.game.rhythm.player(run.turn) != player:
-        run.take_turn()
-    for name, other in run.game.players.items():
-        other.module.requires_grad_(name == player).zero_grad()
-    return run, run.game.turns[player](run.turn)
+    while run.algorithm.schedule.name(run.updates) != name:
+        run.take_update()
+    for other, update in run.algorithm.updates.items():
+        update.module.requires_grad_(other == name).zero_grad()
+    return run, run.algorithm.updates[name].step(run.clock)
 
 
 def test_the_generator_minimises_the_papers_sum():
     weights_ = {"beta": 0.7, "gamma": 3.0, "bn_weight": 0.5, "tv_weight": 1e-3, "l2_weight": 1e-2, "entropy_weight": 0}
-    run, turn = last_turn("generator", method=weights_)
-    generator = run.game.players["generator"].module
+    run, output = last_output("generator", method=weights_)
+    generator = run.algorithm.updates["generator"].module
     found = [p.grad.clone() for p in generator.parameters()]
     generator.zero_grad()
-    record, source = turn.record, run.game.turns["generator"].source
-    images = source.sample(8, "generator-latents", run.turn).images
+    batch, source = output.batch, run.algorithm.updates["generator"].step.sampler
+    images = source.sample(8, "generator-latents", run.updates).images
     clean = run.teacher.normalize(images)
     answer = run.teacher.respond(clean, statistics=True)
-    weight = run.game.turns["generator"].selection(-torch.log_softmax(answer.logits.detach(), 1).amax(1)).weight
-    assert torch.equal(weight, record.weight)
+    weight = (
+        run.algorithm.updates["generator"].step.selection(-torch.log_softmax(answer.logits.detach(), 1).amax(1)).weight
+    )
+    assert torch.equal(weight, batch.weight)
     p, q = (torch.softmax(logits / 3, 1) for logits in (answer.logits, run.student(clean)))
     middle = (p + q) / 2
     jsd = (0.5 * p * (p / middle).log() + 0.5 * q * (q / middle).log()).sum(1)
@@ -314,20 +354,20 @@ def test_the_generator_minimises_the_papers_sum():
 
 
 def test_the_student_minimises_l1_on_accepted_images():
-    run, turn = last_turn("student")
+    run, output = last_output("student")
     found = [p.grad.clone() for p in run.student.parameters()]
     run.student.zero_grad()
-    inputs = turn.record.inputs["train"]
+    inputs = output.batch.inputs["train"]
     (run.student(inputs) - run.teacher.module(inputs).detach()).abs().mean().backward()
     for ours, theirs in zip(found, run.student.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs.grad, atol=1e-6, rtol=1e-4)
-    assert turn.record.images.shape[0] == 8
+    assert output.batch.images.shape[0] == 8
 
 
 def test_one_teacher_forward_per_generator_turn_without_augmentation():
-    run, _ = last_turn("student")
+    run, _ = last_output("student")
     before = run.teacher.forwards
-    run.game.turns["generator"](99)
+    run.algorithm.updates["generator"].step(Clock(99))
     assert run.teacher.forwards - before == 8
 
 
@@ -548,7 +588,7 @@ def test_settings_beside_a_method_object_are_refused(how):
         distill(tiny_teacher(), tiny_student(), method=kind(kind.settings_type()), steps=2, **how)
 
 
-class GreySettings(AloneSettings):
+class GreySettings(SingleStudentSettings):
     name: str = "grey"
 
 
@@ -561,12 +601,12 @@ class Grey:
     def __init__(self, settings: GreySettings) -> None:
         self.settings, self.drawn = settings, 0
 
-    def build(self, stage):
-        def sample(count, name, turn):
+    def build(self, context):
+        def draw(count, name, update):
             self.drawn += count
-            return stage.runtime.images(torch.full((count, *stage.teacher.card.input_size), 0.5))
+            return context.runtime.images(torch.full((count, *context.teacher.card.input_size), 0.5))
 
-        return alone_game(stage, self.settings, sample)
+        return single_student(context, self.settings, draw)
 
 
 def test_a_method_object_of_ones_own(tmp_path):
@@ -590,6 +630,6 @@ def test_a_method_object_of_ones_own(tmp_path):
 
 
 def test_imitation_term_is_what_the_update_minimises():
-    record = Record(torch.zeros(2, 1, 1, 1), torch.ones(2))
-    record.answers["train"] = {"teacher": Response(torch.ones(2, 3)), "student": Response(torch.zeros(2, 3))}
-    assert Imitation(logit_l1, "L1")(record) == 1
+    batch = Batch(torch.zeros(2, 1, 1, 1), torch.ones(2))
+    batch.answers["train"] = {"teacher": Response(torch.ones(2, 3)), "student": Response(torch.zeros(2, 3))}
+    assert Imitation(logit_l1, "L1")(batch) == 1

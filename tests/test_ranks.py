@@ -141,7 +141,7 @@ def test_a_run_goes_on_with_another_number_of_devices_to_the_same_student(teache
     assert then.returncode in (0, 4), then.stderr
     assert "ranks was 2, is 1" in then.stderr
     students = [
-        RunFolder(tmp_path / name).load_checkpoint(torch.device("cpu"))["players"]["student"]["module"]
+        RunFolder(tmp_path / name).load_checkpoint(torch.device("cpu"))["networks"]["student"]["module"]
         for name in ("one", "many")
     ]
     for name in students[0]:

@@ -14,10 +14,10 @@ from lenient.replay import NoReplay
 from lenient.replay.bank import BankSettings, MemoryBank
 from lenient.replay.generative import MemoryGenerator, MemorySettings
 from lenient.replay.momentum import MomentumGenerator, MomentumSettings
-from lenient.synthesis.generated import StreamSource
-from lenient.teacher.batch import Record
+from lenient.synthesis.sampler import Sampler
+from lenient.teacher.batch import Batch, Clock
 from lenient.teacher.frozen import FrozenTeacher
-from toys import CPU, record_of, tiny_teacher
+from toys import CPU, batch_of, tiny_teacher
 
 GOOD, BAD = torch.zeros(()), torch.ones(())
 
@@ -40,7 +40,7 @@ def held(memory: MemoryBank) -> list[float]:
 
 def test_a_ring_keeps_the_newest_writes_in_order():
     memory = bank(slots=2)
-    assert memory.draw(0) is None
+    assert memory.draw(Clock(0)) is None
     for value in (1, 2, 3):
         memory.push(images(value), GOOD)
     assert held(memory) == [3, 3.1, 2, 2.1]
@@ -49,10 +49,10 @@ def test_a_ring_keeps_the_newest_writes_in_order():
 def test_it_writes_at_the_end_of_every_few_epochs_only():
     memory = bank(every=5)
     for epoch in range(12):
-        record = record_of(images=images(epoch, count=4))
-        memory.observe("after_student", record, GOOD)
-        memory.observe("after_generator", record, GOOD)
-        memory.observe("epoch_end", record, GOOD)
+        batch = batch_of(images=images(epoch, count=4))
+        memory.after_student(Clock(), batch, GOOD)
+        memory.after_generator(Clock(), batch, GOOD)
+        memory.after_student(Clock(ends_epoch=True), batch, GOOD)
     assert held(memory) == [0, 0.1, 5, 5.1, 10, 10.1]
 
 
@@ -60,17 +60,17 @@ def test_every_image_comes_back_and_none_twice_in_a_draw():
     memory = bank(size=3, slots=4)
     for value in range(4):
         memory.push(images(value, 3), GOOD)
-    draws = [memory.draw(turn).flatten().tolist() for turn in range(60)]
+    draws = [memory.draw(Clock(turn)).images.flatten().tolist() for turn in range(60)]
     assert all(len({*draw}) == 3 for draw in draws)
     assert {round(v, 4) for draw in draws for v in draw} == {*held(memory)}
-    assert memory.draw(7).tolist() == memory.draw(7).tolist()
+    assert memory.draw(Clock(7)).images.tolist() == memory.draw(Clock(7)).images.tolist()
 
 
 def test_a_slot_is_one_whole_write():
     memory = bank(size=3, slots=4, granularity="slot")
     for value in range(4):
         memory.push(images(value, 3), GOOD)
-    draws = [memory.draw(turn).flatten() for turn in range(60)]
+    draws = [memory.draw(Clock(turn)).images.flatten() for turn in range(60)]
     assert all(draw.floor().unique().numel() == 1 for draw in draws)
     assert {int(draw[0]) for draw in draws} == {0, 1, 2, 3}
 
@@ -110,7 +110,7 @@ def test_stored_images_have_no_graph_and_alias_nothing():
     memory.push(drawn * 1, GOOD)
     drawn.data.fill_(9)
     assert held(memory) == [1, 1.1]
-    assert not memory.draw(0).requires_grad
+    assert not memory.draw(Clock(0)).images.requires_grad
 
 
 def test_a_bank_goes_on_from_its_state():
@@ -121,7 +121,7 @@ def test_a_bank_goes_on_from_its_state():
         each.push(images(2), GOOD)
         each.push(images(3), GOOD)
     assert held(memory) == held(again)
-    assert torch.equal(memory.draw(5), again.draw(5))
+    assert torch.equal(memory.draw(Clock(5)).images, again.draw(Clock(5)).images)
 
 
 # averaged generators
@@ -140,26 +140,26 @@ class One(nn.Module):
 
 def test_the_average_moves_as_the_formula_says():
     generator = One()
-    momentum = MomentumGenerator(StreamSource(generator, 1, Streams(0), CPU), 2, MomentumSettings(warm_up=False))
+    momentum = MomentumGenerator(Sampler(generator, 1, Streams(0), CPU), 2, MomentumSettings(warm_up=False))
     generator.weight.data.fill_(1)
     for expected in (0.05, 0.0975):
-        momentum.observe("after_generator", record_of(), GOOD)
+        momentum.after_generator(Clock(), batch_of(), GOOD)
         assert momentum.module.weight.item() == pytest.approx(expected)
-    momentum.observe("after_student", record_of(), GOOD)
-    momentum.observe("after_generator", record_of(), BAD)
+    momentum.after_student(Clock(), batch_of(), GOOD)
+    momentum.after_generator(Clock(), batch_of(), BAD)
     assert momentum.module.weight.item() == pytest.approx(0.0975)
-    assert momentum.draw(0).flatten().tolist() == pytest.approx([0.0975] * 2)
+    assert momentum.draw(Clock(0)).images.flatten().tolist() == pytest.approx([0.0975] * 2)
 
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
 def test_the_average_shares_nothing_and_drawing_leaves_it_alone(spectral_norm):
     shape = GeneratorSettings(latent_dim=3, width=4, spectral_norm=spectral_norm)
-    source = StreamSource(UpsamplingGenerator((1, 8, 8), shape).train(), 3, Streams(0), CPU)
+    source = Sampler(UpsamplingGenerator((1, 8, 8), shape).train(), 3, Streams(0), CPU)
     momentum = MomentumGenerator(source, 4, MomentumSettings())
     live = {p.data_ptr() for p in source.generator.state_dict().values()}
     assert not live & {p.data_ptr() for p in momentum.module.state_dict().values()}
     before = {name: value.clone() for name, value in momentum.module.state_dict().items()}
-    first, again, other = momentum.draw(0), momentum.draw(0), momentum.draw(1)
+    first, again, other = momentum.draw(Clock(0)).images, momentum.draw(Clock(0)).images, momentum.draw(Clock(1)).images
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not first.requires_grad
@@ -170,11 +170,11 @@ def test_the_average_shares_nothing_and_drawing_leaves_it_alone(spectral_norm):
 
 def test_the_average_uses_the_live_embeddings():
     generator = ConditionalGenerator((1, 8, 8), GeneratorSettings(latent_dim=3, width=4), 5, "sum").train()
-    source = StreamSource(generator, 3, Streams(0), CPU, num_classes=5)
+    source = Sampler(generator, 3, Streams(0), CPU, num_classes=5)
     momentum = MomentumGenerator(source, 4, MomentumSettings())
-    before = momentum.draw(0)
+    before = momentum.draw(Clock(0)).images
     generator.embedding.weight.data.add_(1)
-    assert not torch.equal(before, momentum.draw(0))
+    assert not torch.equal(before, momentum.draw(Clock(0)).images)
 
 
 # memory generator
@@ -188,9 +188,9 @@ def memory():
         yield MemoryGenerator(4, teacher, shape, MemorySettings(), Streams(0), CPU)
 
 
-def stream(count: int = 8, seed: int = 0) -> Record:
+def stream(count: int = 8, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    return record_of(images=torch.rand(count, 1, 6, 5, generator=generator))
+    return batch_of(images=torch.rand(count, 1, 6, 5, generator=generator))
 
 
 def test_recalling_gives_the_memory_no_gradient_and_moves_no_buffer(memory):
@@ -216,10 +216,10 @@ def test_a_step_on_the_latents_lowers_their_objective(memory):
     assert not torch.equal(stepped, memory.recall("x", 0))
 
 
-def test_its_turn_is_the_autoencoders_loss(memory):
-    memory.observe("after_student", stream(), GOOD)
-    parts, record = memory.learn(0)
-    assert len(record.images) == 4, "half of the batch, nothing recalled yet"
+def test_its_step_is_the_autoencoders_loss(memory):
+    memory.after_student(Clock(), stream(), GOOD)
+    parts, batch, _ = memory.learn(Clock(0))
+    assert len(batch.images) == 4, "half of the batch, nothing recalled yet"
     found = [p.grad.clone() for p in memory.learner.parameters()]
     memory.learner.zero_grad()
     teacher = memory.teacher
@@ -234,15 +234,15 @@ def test_its_turn_is_the_autoencoders_loss(memory):
     assert parts["memory_pixels"].item() == pytest.approx(pixels.item())
     for ours, slow in zip(found, memory.learner.parameters(), strict=True):
         torch.testing.assert_close(ours, slow.grad, atol=1e-5, rtol=1e-3)
-    _, later = memory.learn(1)
-    assert len(later.images) == 8, "what it recalls joins from the second turn on"
+    _, later, recalled = memory.learn(Clock(1))
+    assert (len(later.images), recalled) == (8, 4), "what it recalls joins from the second update on"
 
 
 def test_it_is_asked_only_after_the_warm_up(memory):
-    assert memory.draw(0) is None
-    memory.observe("after_student", stream(), GOOD)
-    memory.learn(0)
-    assert memory.draw(1).shape == (4, 1, 6, 5)
+    assert memory.draw(Clock(0)) is None
+    memory.after_student(Clock(), stream(), GOOD)
+    memory.learn(Clock(0))
+    assert memory.draw(Clock(1)).images.shape == (4, 1, 6, 5)
 
 
 @pytest.mark.parametrize("size", [(1, 8, 8), (3, 9, 7), (3, 32, 32), (2, 4, 4)])
@@ -254,6 +254,6 @@ def test_the_encoder_takes_any_size(size):
 
 def test_the_neutral_replay_keeps_nothing():
     nothing = NoReplay()
-    nothing.observe("epoch_end", stream(), GOOD)
-    assert nothing.draw(0) is None
+    nothing.after_student(Clock(ends_epoch=True), stream(), GOOD)
+    assert nothing.draw(Clock(0)) is None
     assert nothing.state_dict() == {}

@@ -100,12 +100,12 @@ def test_one_round_of_the_fit_equals_its_loop():
 @pytest.mark.parametrize("selection", [RAW, MONOTONE])
 def test_the_golden_batch(selection):
     scores = torch.tensor([0.01, 0.02, 0.015, 0.03, 0.02, 0.9, 1.1, 0.95, 0.025, 1.3])
-    verdict = selection(scores)
-    assert verdict.weight.tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
-    assert verdict.limit.item() == pytest.approx(0.03)
-    assert verdict.separable.item() == 1
-    assert verdict.means[0] < verdict.means[1]
-    assert verdict.shares.sum().item() == pytest.approx(1)
+    selected = selection(scores)
+    assert selected.weight.tolist() == [1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
+    assert selected.mixture.limit.item() == pytest.approx(0.03)
+    assert selected.mixture.separable.item() == 1
+    assert selected.mixture.means[0] < selected.mixture.means[1]
+    assert selected.mixture.shares.sum().item() == pytest.approx(1)
 
 
 SCORES = st.lists(st.floats(0, 20, width=32), min_size=1, max_size=60)
@@ -115,13 +115,13 @@ SCORES = st.lists(st.floats(0, 20, width=32), min_size=1, max_size=60)
 @hypothesis_settings(max_examples=300, deadline=None)
 def test_monotone_selection_never_rejects_a_surer_sample(values, tau):
     scores = torch.tensor(values)
-    verdict = MixtureSelection(tau)(scores)
-    kept, rejected = scores[verdict.weight > 0], scores[verdict.weight == 0]
-    assert set(verdict.weight.tolist()) <= {0.0, 1.0}
+    selected = MixtureSelection(tau)(scores)
+    kept, rejected = scores[selected.weight > 0], scores[selected.weight == 0]
+    assert set(selected.weight.tolist()) <= {0.0, 1.0}
     assert len(kept) > 0
     assert not len(rejected) or kept.max() <= rejected.min()
-    assert verdict.limit.item() == pytest.approx(kept.max().item(), abs=1e-5)
-    assert all(torch.isfinite(part).all() for part in verdict)
+    assert selected.mixture.limit.item() == pytest.approx(kept.max().item(), abs=1e-5)
+    assert all(torch.isfinite(part).all() for part in selected.mixture)
 
 
 @given(SCORES, st.floats(0.1, 100), st.floats(-5, 5), st.randoms())
@@ -141,25 +141,25 @@ def test_selection_ignores_scale_and_shift():
 @pytest.mark.parametrize("selection", [RAW, MONOTONE, KeepAll()])
 @pytest.mark.parametrize("scores", [[0.7] * 9, [0.3], [0.1, 5.0, 0.2]])
 def test_degenerate_batches_are_kept_whole(selection, scores):
-    verdict = selection(torch.tensor(scores))
-    assert verdict.weight.tolist() == [1.0] * len(scores)
-    assert verdict.separable.item() == 0
+    selected = selection(torch.tensor(scores))
+    assert selected.weight.tolist() == [1.0] * len(scores)
+    assert selected.mixture is None or selected.mixture.separable.item() == 0
 
 
 def test_components_that_cannot_be_told_apart_keep_all():
     scores = torch.tensor(FAMILIES["nested"](np.random.default_rng(1)))
-    verdict = MONOTONE(scores)
-    assert verdict.separable.item() == 0
-    assert verdict.weight.mean().item() == 1
+    selected = MONOTONE(scores)
+    assert selected.mixture.separable.item() == 0
+    assert selected.weight.mean().item() == 1
     assert RAW(scores).weight.mean().item() < 1
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_non_finite_scores_are_never_accepted(poison):
     scores = torch.tensor([0.01, 0.02, 0.015, 0.03, 0.02, 0.9, 1.1, poison])
-    verdict = MONOTONE(scores)
-    assert verdict.weight[-1] == 0
-    assert verdict.weight[:5].tolist() == [1] * 5
+    selected = MONOTONE(scores)
+    assert selected.weight[-1] == 0
+    assert selected.weight[:5].tolist() == [1] * 5
     assert MONOTONE(torch.full((6,), poison)).weight.sum() == 0
 
 

@@ -13,18 +13,18 @@ from lenient.losses.distances import kl_divergence, logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.student.update import LiveStudent, PlainUpdate, RetainSettings, RetainUpdate
-from lenient.teacher.batch import Record, Response
+from lenient.teacher.batch import Batch, Response
 from toys import CPU, TinyNet
 
 L1 = Objective({"student": (1.0, Imitation(logit_l1, "L1"))})
 KL = Objective({"student": (1.0, Imitation(partial(kl_divergence, temperature=2.0), "KL"))})
 
 
-def record(seed: int, count: int = 6, dtype: torch.dtype = torch.float32) -> Record:
+def batch(seed: int, count: int = 6, dtype: torch.dtype = torch.float32) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 1, 6, 5, generator=generator, dtype=dtype)
     logits = torch.randn(count, 4, generator=generator, dtype=dtype)
-    return Record(images, torch.ones(count), {"train": images}, {"train": {"teacher": Response(logits)}})
+    return Batch(images, torch.ones(count), {"train": images}, {"train": {"teacher": Response(logits)}})
 
 
 def student(seed: int = 0) -> TinyNet:
@@ -62,11 +62,11 @@ def retain(module: nn.Module, objective: Objective = KL, alpha: float = 0.3, **s
 
 def test_new_and_old_count_by_their_numbers():
     module = student()
-    parts = PlainUpdate(L1, LiveStudent(module, CPU))(record(0, 8), record(1, 1))
+    parts = PlainUpdate(L1, LiveStudent(module, CPU))(batch(0, 8), batch(1, 1))
     found = gradients(module)
     module = student()
-    images = torch.cat([record(0, 8).images, record(1, 1).images])
-    wanted = torch.cat([r.answers["train"]["teacher"].logits for r in (record(0, 8), record(1, 1))])
+    images = torch.cat([batch(0, 8).images, batch(1, 1).images])
+    wanted = torch.cat([r.answers["train"]["teacher"].logits for r in (batch(0, 8), batch(1, 1))])
     loss = (module(images) - wanted).abs().mean()
     loss.backward()
     assert ((8 * parts["student"] + parts["replay_student"]) / 9).item() == pytest.approx(loss.item(), rel=1e-5)
@@ -76,10 +76,10 @@ def test_new_and_old_count_by_their_numbers():
 
 def test_shares_weigh_the_two_means():
     module = student()
-    PlainUpdate(L1, LiveStudent(module, CPU), (1.0, 2.0))(record(0), record(1))
+    PlainUpdate(L1, LiveStudent(module, CPU), (1.0, 2.0))(batch(0), batch(1))
     found = gradients(module)
     module = student()
-    new, old = record(0), record(1)
+    new, old = batch(0), batch(1)
     first, second = module(torch.cat([new.images, old.images])).split(6)
     loss = (first - new.answers["train"]["teacher"].logits).abs().mean()
     (loss + 2 * (second - old.answers["train"]["teacher"].logits).abs().mean()).backward()
@@ -105,9 +105,9 @@ class Product(nn.Module):
 def test_golden_gradient_of_the_virtual_step(order, a, b):
     """L = |a b| for both; the acquiring gradient (3, 2) comes on top of the retaining one."""
 
-    def zero() -> Record:
+    def zero() -> Batch:
         images = torch.zeros(1, 1, 1, 1)
-        return Record(images, torch.ones(1), {"train": images}, {"train": {"teacher": Response(torch.zeros(1, 2))}})
+        return Batch(images, torch.ones(1), {"train": images}, {"train": {"teacher": Response(torch.zeros(1, 2))}})
 
     module = Product()
     parts = retain(module, L1, 0.1, order=order)(zero(), zero())
@@ -115,12 +115,12 @@ def test_golden_gradient_of_the_virtual_step(order, a, b):
     assert (module.a.grad.item() - 3, module.b.grad.item() - 2) == pytest.approx((a, b), abs=1e-5)
 
 
-def retaining_loss(module: nn.Module, new: Record, old: Record, alpha: float) -> torch.Tensor:
+def retaining_loss(module: nn.Module, new: Batch, old: Batch, alpha: float) -> torch.Tensor:
     """L_ret(theta - alpha grad L_acq(theta)), written out."""
     names = [name for name, _ in module.named_parameters()]
     buffers = {name: b.clone() for name, b in module.named_buffers()}
 
-    def loss(weights: dict[str, torch.Tensor], r: Record) -> torch.Tensor:
+    def loss(weights: dict[str, torch.Tensor], r: Batch) -> torch.Tensor:
         out = torch.func.functional_call(module, weights | {n: b.clone() for n, b in buffers.items()}, r.images)
         return kl_divergence(r.answers["train"]["teacher"].logits, out, 2.0).mean()
 
@@ -130,7 +130,7 @@ def retaining_loss(module: nn.Module, new: Record, old: Record, alpha: float) ->
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    module, new, old = smooth(), record(0, dtype=torch.float64), record(1, dtype=torch.float64)
+    module, new, old = smooth(), batch(0, dtype=torch.float64), batch(1, dtype=torch.float64)
     retain(module)(new, old)
     found = torch.cat([p.grad.flatten() for p in module.parameters()])
     values = [p for p in module.parameters()]
@@ -158,8 +158,8 @@ def test_the_retaining_term_alone_moves_the_student_and_differs_from_no_step():
     only_old = []
     for alpha in (0.0, 0.5):
         module = smooth()
-        both, plain = (record(seed, dtype=torch.float64) for seed in (0, 0))
-        retain(module, alpha=alpha)(both, record(1, dtype=torch.float64))
+        both, plain = (batch(seed, dtype=torch.float64) for seed in (0, 0))
+        retain(module, alpha=alpha)(both, batch(1, dtype=torch.float64))
         whole = gradients(module)
         module.zero_grad()
         PlainUpdate(KL, LiveStudent(module, CPU))(plain)
@@ -170,10 +170,10 @@ def test_the_retaining_term_alone_moves_the_student_and_differs_from_no_step():
 
 def test_for_small_steps_the_gradient_aligns_the_two():
     """(gradient(alpha) - gradient(0)) / alpha goes to - grad(grad L_ret . grad L_acq)."""
-    module, new, old = smooth(), record(0, dtype=torch.float64), record(1, dtype=torch.float64)
+    module, new, old = smooth(), batch(0, dtype=torch.float64), batch(1, dtype=torch.float64)
     parameters = list(module.parameters())
 
-    def loss(r: Record) -> torch.Tensor:
+    def loss(r: Batch) -> torch.Tensor:
         return kl_divergence(r.answers["train"]["teacher"].logits, module(r.images), 2.0).mean()
 
     a = torch.autograd.grad(loss(new), parameters, create_graph=True)
@@ -183,7 +183,7 @@ def test_for_small_steps_the_gradient_aligns_the_two():
 
     def gradient(alpha: float) -> list[torch.Tensor]:
         fresh = smooth()
-        retain(fresh, alpha=alpha)(record(0, dtype=torch.float64), record(1, dtype=torch.float64))
+        retain(fresh, alpha=alpha)(batch(0, dtype=torch.float64), batch(1, dtype=torch.float64))
         return gradients(fresh)
 
     zero = gradient(0.0)
@@ -198,10 +198,10 @@ def test_for_small_steps_the_gradient_aligns_the_two():
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_a_step_of_length_zero_is_the_two_losses_added_as_two_forwards(order):
     module = student()
-    retain(module, L1, 0.0, order=order)(record(0), record(1))
+    retain(module, L1, 0.0, order=order)(batch(0), batch(1))
     found = gradients(module)
     module = student()
-    for r in (record(0), record(1)):
+    for r in (batch(0), batch(1)):
         (module(r.images) - r.answers["train"]["teacher"].logits).abs().mean().backward()
     for ours, slow in zip(found, gradients(module), strict=True):
         torch.testing.assert_close(ours, slow, atol=1e-6, rtol=1e-4)
@@ -210,26 +210,26 @@ def test_a_step_of_length_zero_is_the_two_losses_added_as_two_forwards(order):
 @pytest.mark.parametrize("order", ["first", "second"])
 def test_the_live_buffers_see_the_new_images_once(order):
     module, other = student(), student()
-    retain(module, order=order)(record(0), record(1))
-    other(record(0).images)
+    retain(module, order=order)(batch(0), batch(1))
+    other(batch(0).images)
     for ours, once in zip(module.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(ours, once)
     joint, other = student(), student()
-    retain(joint, order=order, joint=True)(record(0), record(1))
-    other(torch.cat([record(0).images, record(1).images]))
+    retain(joint, order=order, joint=True)(batch(0), batch(1))
+    other(torch.cat([batch(0).images, batch(1).images]))
     for ours, once in zip(joint.buffers(), other.buffers(), strict=True):
         torch.testing.assert_close(ours, once)
 
 
 def test_jointly_the_old_images_come_twice():
     module = smooth()
-    new, old = record(0, dtype=torch.float64), record(1, dtype=torch.float64)
+    new, old = batch(0, dtype=torch.float64), batch(1, dtype=torch.float64)
     retain(module, joint=True)(new, old)
     found = gradients(module)
     module = smooth()
-    PlainUpdate(KL, LiveStudent(module, CPU))(record(0, dtype=torch.float64), record(1, dtype=torch.float64))
+    PlainUpdate(KL, LiveStudent(module, CPU))(batch(0, dtype=torch.float64), batch(1, dtype=torch.float64))
     module2 = smooth()
-    retaining_loss(module2, record(0, dtype=torch.float64), record(1, dtype=torch.float64), 0.3).backward()
+    retaining_loss(module2, batch(0, dtype=torch.float64), batch(1, dtype=torch.float64), 0.3).backward()
     for ours, a, b in zip(found, gradients(module), gradients(module2), strict=True):
         torch.testing.assert_close(ours, a + b, atol=1e-8, rtol=1e-5)
 
@@ -237,7 +237,7 @@ def test_jointly_the_old_images_come_twice():
 def test_the_orders_differ_and_by_default_the_step_is_as_long_as_the_rate():
     def total(**settings: Any) -> torch.Tensor:
         module = smooth()
-        retain(module, **settings)(record(0, dtype=torch.float64), record(1, dtype=torch.float64))
+        retain(module, **settings)(batch(0, dtype=torch.float64), batch(1, dtype=torch.float64))
         return torch.cat([g.flatten() for g in gradients(module)])
 
     assert not torch.allclose(total(order="first"), total(order="second"))
@@ -245,14 +245,14 @@ def test_the_orders_differ_and_by_default_the_step_is_as_long_as_the_rate():
 
 
 def test_the_cosine_of_the_two_gradients_is_logged():
-    same = retain(smooth(), alpha=0.0)(record(0, dtype=torch.float64), record(0, dtype=torch.float64))
+    same = retain(smooth(), alpha=0.0)(batch(0, dtype=torch.float64), batch(0, dtype=torch.float64))
     assert same["gradient_cosine"].item() == pytest.approx(1, abs=1e-5)
-    other = retain(smooth(), alpha=0.0)(record(0, dtype=torch.float64), record(1, dtype=torch.float64))
+    other = retain(smooth(), alpha=0.0)(batch(0, dtype=torch.float64), batch(1, dtype=torch.float64))
     assert -1 <= other["gradient_cosine"].item() < 0.999
 
 
 def test_without_old_images_it_is_the_plain_update():
     module, other = student(), student()
-    retain(module, L1)(record(0))
-    PlainUpdate(L1, LiveStudent(other, CPU))(record(0))
+    retain(module, L1)(batch(0))
+    PlainUpdate(L1, LiveStudent(other, CPU))(batch(0))
     assert all(torch.equal(a, b) for a, b in zip(gradients(module), gradients(other), strict=True))

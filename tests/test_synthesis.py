@@ -12,10 +12,11 @@ from torch import Tensor
 from lenient.core.seeding import Streams
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.runs.request import Request, resolve
-from lenient.synthesis.accepted import Round, Supply
-from lenient.synthesis.generated import StreamSource
-from lenient.synthesis.selection import KeepAll, MixtureSelection, Verdict
+from lenient.synthesis.accepted import AcceptedImages, Round
+from lenient.synthesis.sampler import Sampler
+from lenient.synthesis.selection import KeepAll, MixtureSelection, Selected
 from lenient.synthesis.views import augment
+from lenient.teacher.batch import Clock
 from toys import CPU
 
 # generator
@@ -38,9 +39,9 @@ def test_the_generator_has_the_published_size_and_epsilon():
 
 
 def test_latents_are_keyed_by_name_and_turn():
-    source = StreamSource(UpsamplingGenerator((1, 4, 4), GeneratorSettings(latent_dim=3, width=2)), 3, Streams(0), CPU)
+    source = Sampler(UpsamplingGenerator((1, 4, 4), GeneratorSettings(latent_dim=3, width=2)), 3, Streams(0), CPU)
     with torch.no_grad():
-        first, again, other = (source.sample(2, "a", turn).images for turn in (0, 0, 1))
+        first, again, other = (source.sample(2, "a", update).images for update in (0, 0, 1))
     torch.testing.assert_close(first, again)
     assert not torch.equal(first, other)
 
@@ -83,41 +84,38 @@ def test_views_keep_the_gradient():
     assert images.grad.abs().sum() > 0
 
 
-# supply
+# accepted images
 
 
 class Drawer:
-    """Rounds of numbered images: image value = turn * 1000 + round * 100 + place; accepted by a rule on the place."""
+    """Rounds of numbered images: image value = update * 1000 + round * 100 + place; accepted by a rule on the place."""
 
     def __init__(self, batch: int, accept) -> None:
         self.batch, self.accept, self.rounds = batch, accept, 0
 
-    def __call__(self, turn: int, number: int) -> Round:
+    def __call__(self, clock: Clock, number: int) -> Round:
         self.rounds += 1
-        values = torch.arange(self.batch).float() + 100 * number + 1000 * turn
+        values = torch.arange(self.batch).float() + 100 * number + 1000 * clock.update
         scores = (torch.arange(self.batch) * 7 % self.batch).float() / self.batch
         weight = self.accept(torch.arange(self.batch), scores).float()
-        two = torch.zeros(2)
-        return Round(
-            values.view(-1, 1, 1, 1), values.view(-1, 1), scores, Verdict(weight, two, two, two, two[0], two[0])
-        )
+        return Round(values.view(-1, 1, 1, 1), values.view(-1, 1), Selected(scores, weight))
 
 
 def test_a_batch_is_full_in_order_and_leftovers_come_next():
     drawer = Drawer(10, lambda place, score: place % 2 == 0)
-    supply = Supply(drawer, 10)
-    images, logits, _, shortfall, drawn = supply.deal(0)
+    supply = AcceptedImages(drawer, 10)
+    images, logits, _, shortfall, drawn = supply.deal(Clock(0))
     assert drawn == 10 * drawer.rounds
     assert images.flatten().tolist() == [0, 2, 4, 6, 8, 100, 102, 104, 106, 108][: len(images)]
     assert torch.equal(images.flatten(), logits.flatten())
     assert shortfall == 0
-    images = supply.deal(1)[0]
+    images = supply.deal(Clock(1))[0]
     assert len(images) == 10
 
 
 def test_a_shortfall_is_filled_with_the_surest_rejects_and_counted():
     drawer = Drawer(10, lambda place, score: place == 3)
-    images, _, _, shortfall, _ = Supply(drawer, 10, max_rounds=1).deal(0)
+    images, _, _, shortfall, _ = AcceptedImages(drawer, 10, max_rounds=1).deal(Clock(0))
     scores = {place: place * 7 % 10 for place in range(10)}
     rejects = sorted((place for place in range(10) if place != 3), key=scores.get)
     assert images.flatten().tolist() == [3, *rejects]
@@ -126,60 +124,60 @@ def test_a_shortfall_is_filled_with_the_surest_rejects_and_counted():
 
 def test_rounds_are_planned_from_the_kept_fraction_of_the_iteration_before():
     drawer = Drawer(20, lambda place, score: place < 18)
-    supply = Supply(drawer, 20)
-    supply.deal(0)
+    supply = AcceptedImages(drawer, 20)
+    supply.deal(Clock(0))
     assert drawer.rounds == 3  # nothing known yet: half is assumed, less a margin
-    supply.renew()
+    supply.moved()
     drawer.rounds = 0
-    for turn in range(5):
-        supply.deal(turn)
+    for update in range(5):
+        supply.deal(Clock(update))
     assert drawer.rounds <= 7
-    supply.renew()
+    supply.moved()
     drawer.accept = lambda place, score: place < 2
     drawer.rounds = 0
-    supply.deal(6)
+    supply.deal(Clock(6))
     assert drawer.rounds <= 2
-    supply.renew()
+    supply.moved()
     drawer.rounds = 0
-    supply.deal(7)
+    supply.deal(Clock(7))
     assert drawer.rounds == 4, "the cap"
 
 
 def test_leftovers_are_forgotten_when_the_generator_moves():
-    supply = Supply(Drawer(10, lambda place, score: place >= 0), 10)
-    supply.deal(0)
-    supply.renew()
-    assert supply.deal(1)[0].min() >= 1000
+    supply = AcceptedImages(Drawer(10, lambda place, score: place >= 0), 10)
+    supply.deal(Clock(0))
+    supply.moved()
+    assert supply.deal(Clock(1))[0].min() >= 1000
 
 
 def test_no_carry_draws_fresh_for_each_batch():
-    supply = Supply(Drawer(10, lambda place, score: place >= 0), 10, carry=False, min_rounds=2)
-    supply.deal(0)
-    assert supply.deal(1)[0].min() >= 1000
+    supply = AcceptedImages(Drawer(10, lambda place, score: place >= 0), 10, carry=False, min_rounds=2)
+    supply.deal(Clock(0))
+    assert supply.deal(Clock(1))[0].min() >= 1000
 
 
 @given(st.lists(st.integers(0, 10), min_size=12, max_size=12), st.integers(1, 3), st.booleans())
 @hypothesis_settings(max_examples=50, deadline=None)
-def test_who_looks_makes_as_many_rounds_as_it_takes(kept, least, carry):
+def test_who_waits_makes_as_many_rounds_as_it_takes(kept, least, carry):
     """Against the plain count: `kept` images of ten are accepted in each round, five rounds at most."""
     accepted = [0]  # since the last batch, leftovers included
 
-    def make_round(turn: int, number: int) -> Round:
-        count = kept[(3 * turn + number) % len(kept)]
+    def make_round(clock: Clock, number: int) -> Round:
+        count = kept[(3 * clock.update + number) % len(kept)]
         accepted[0] += count
         weight = (torch.arange(10) < count).float()
         scores = torch.arange(10.0)
-        return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), scores, Verdict(weight, *[torch.zeros(2)] * 5))
+        return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), Selected(scores, weight))
 
-    supply = Supply(make_round, 10, carry=carry, min_rounds=least, max_rounds=5, look=True)
-    for turn in range(6):
+    supply = AcceptedImages(make_round, 10, carry=carry, min_rounds=least, max_rounds=5, allow_sync=True)
+    for update in range(6):
         before = accepted[0]
-        batch = supply.deal(turn)
+        batch = supply.deal(Clock(update))
         rounds = batch.drawn // 10
         assert least <= rounds <= 5
         assert batch.shortfall.item() == pytest.approx(max(0, 10 - accepted[0]) / 10)
         if least < rounds:  # the last one was needed
-            assert accepted[0] - kept[(3 * turn + rounds - 1) % len(kept)] < 10
+            assert accepted[0] - kept[(3 * update + rounds - 1) % len(kept)] < 10
         if rounds < 5:
             assert accepted[0] >= 10 > before - 10
         accepted[0] = min(max(accepted[0] - 10, 0), 10) if carry else 0
@@ -187,33 +185,33 @@ def test_who_looks_makes_as_many_rounds_as_it_takes(kept, least, carry):
 
 @given(st.integers(0, 1000), st.integers(1, 5), st.booleans(), st.booleans())
 @hypothesis_settings(max_examples=25, deadline=None)
-def test_a_supply_goes_on_from_its_state(seed, deals, renew, look):
-    def make_round(turn: int, number: int) -> Round:
-        scores = torch.rand(16, generator=Streams(seed).generator(str(number), turn))
-        return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), scores, MixtureSelection()(scores))
+def test_a_supply_goes_on_from_its_state(seed, deals, moved, sync):
+    def make_round(clock: Clock, number: int) -> Round:
+        scores = torch.rand(16, generator=Streams(seed).generator(str(number), clock.update))
+        return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), MixtureSelection()(scores))
 
-    straight, stopped = Supply(make_round, 16, look=look), Supply(make_round, 16, look=look)
-    for turn in range(deals):
-        straight.deal(turn)
-        stopped.deal(turn)
-    if renew:
-        straight.renew()
-        stopped.renew()
-    resumed = Supply(make_round, 16, look=look)
+    straight, stopped = AcceptedImages(make_round, 16, allow_sync=sync), AcceptedImages(make_round, 16, allow_sync=sync)
+    for update in range(deals):
+        straight.deal(Clock(update))
+        stopped.deal(Clock(update))
+    if moved:
+        straight.moved()
+        stopped.moved()
+    resumed = AcceptedImages(make_round, 16, allow_sync=sync)
     resumed.load_state_dict(stopped.state_dict())
-    for turn in range(deals, deals + 4):
-        assert torch.equal(straight.deal(turn)[0], resumed.deal(turn)[0])
-    straight.renew()
-    resumed.renew()
-    assert torch.equal(straight.deal(99)[0], resumed.deal(99)[0])
+    for update in range(deals, deals + 4):
+        assert torch.equal(straight.deal(Clock(update))[0], resumed.deal(Clock(update))[0])
+    straight.moved()
+    resumed.moved()
+    assert torch.equal(straight.deal(Clock(99))[0], resumed.deal(Clock(99))[0])
 
 
 def test_keep_all_makes_one_round_a_batch():
-    def make_round(turn: int, number: int) -> Round:
+    def make_round(clock: Clock, number: int) -> Round:
         scores = torch.rand(12)
-        return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), scores, KeepAll()(scores))
+        return Round(scores.view(-1, 1, 1, 1), scores.view(-1, 1), KeepAll()(scores))
 
-    supply = Supply(make_round, 12)
-    supply.deal(0)
-    supply.renew()
+    supply = AcceptedImages(make_round, 12)
+    supply.deal(Clock(0))
+    supply.moved()
     assert supply._plan() == 1

@@ -1,4 +1,4 @@
-"""Small things that many tests need: records, a teacher in a millisecond, a run of a few steps."""
+"""Small things that many tests need: batches, a teacher in a millisecond, a run of a few steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lenient.core.config import merge, parse
 from lenient.core.runtime import Runtime
 from lenient.models import build_student
 from lenient.models.card import Card, Network
-from lenient.teacher.batch import LayerStatistics, Record, Response
+from lenient.teacher.batch import Batch, LayerStatistics, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation
@@ -91,19 +91,19 @@ def digits_like(seed: int = 0) -> Network:
     return build_student("lenient:resnet8", tiny_card(size=(8, 8), classes=10), seed=seed, role="teacher")
 
 
-def record_of(
+def batch_of(
     teacher: Tensor | None = None,
     student: Tensor | None = None,
     *,
     images: Tensor | None = None,
     weight: Tensor | None = None,
     statistics: tuple[LayerStatistics, ...] = (),
-) -> Record:
-    """A record with one view under both names."""
+) -> Batch:
+    """A batch with one view under both names."""
     count = next(len(t) for t in (teacher, images, torch.zeros(1)) if t is not None)
     answers = {"teacher": Response(teacher if teacher is not None else torch.zeros(count, 2), statistics)}
     if student is not None:
         answers["student"] = Response(student)
     images = images if images is not None else torch.zeros(count, 1, 2, 2)
     weight = weight if weight is not None else torch.ones(count)
-    return Record(images, weight, {"clean": images, "train": images}, {"clean": answers, "train": answers})
+    return Batch(images, weight, {"clean": images, "train": images}, {"clean": answers, "train": answers})

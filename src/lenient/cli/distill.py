@@ -194,7 +194,7 @@ def _dry_run(job: Job, say: Any) -> None:
     _announce_trials(job, say)
     job.open(None)
     measured = job.trial()
-    seconds = measured["seconds_per_step"] * job.settings.steps
+    seconds = measured["seconds_before"] + measured["seconds_per_step"] * job.settings.steps
     say(f"machine   {_machine(job)}")
     pace = f"{measured['seconds_per_step'] * 1000:.1f} ms a step"
     say(f"speed     {pace}, about {duration(seconds)} for {job.settings.steps} steps")

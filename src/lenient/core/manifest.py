@@ -16,7 +16,7 @@ from lenient.core import files
 from lenient.core.errors import DamagedError, UsageError
 
 MARKER = ".lenient.json"
-FORMAT = 1
+FORMAT = 2
 LIMIT = 2**16
 """Bytes of the largest marker that is read."""
 

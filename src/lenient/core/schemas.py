@@ -208,7 +208,7 @@ class StudentCard(Stored):
     input_size: list[Count] | None = None
 
 
-class _Player(_Closed):
+class _Trained(_Closed):
     module: dict[str, Any]
     optimizer: dict[str, Any]
 
@@ -222,14 +222,15 @@ class _Delivered(_Closed):
 class CheckpointState(Stored):
     """A checkpoint; its tensors are checked against the run that takes them up."""
 
-    turn: Count
+    updates: Count
     step: Count
     seconds: Annotated[Amount, Field(ge=0)]
     images: Count
     forwards: Count
     history: list[Evaluation | dict[str, Any]]
-    players: dict[str, _Player]
-    parts: dict[str, dict[str, Any]]
+    networks: dict[str, _Trained]
+    source: dict[str, Any]
+    state: dict[str, dict[str, Any]]
     health: dict[str, Any]
     delivery: _Delivered
     metrics_bytes: Count

@@ -11,7 +11,7 @@ from torch import Tensor
 from lenient.core.reductions import batch_mean
 from lenient.losses.distances import Distance, coded_js, js_divergence, kl_divergence, logit_l1
 from lenient.losses.objective import Needs
-from lenient.teacher.batch import Record
+from lenient.teacher.batch import Batch
 
 AdversarialForm = Literal["js", "js-coded", "js-coded-mean", "kl", "kl-agreeing", "l1", "l1-log"]
 """Exact Jensen-Shannon; what released codes compute under that name, divided by batch and classes (PRE-, MB-, META-,
@@ -24,15 +24,15 @@ class _Adversary:
         self.view, self.detach_teacher = view, detach_teacher
         self.needs = Needs(view, student=True)
 
-    def logits(self, record: Record) -> tuple[Tensor, Tensor]:
-        teacher = record.logits(self.view, "teacher")
-        return teacher.detach() if self.detach_teacher else teacher, record.logits(self.view, "student")
+    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        teacher = batch.logits(self.view, "teacher")
+        return teacher.detach() if self.detach_teacher else teacher, batch.logits(self.view, "student")
 
 
 class JensenShannon(_Adversary):
     """E[1 - JSD] over the accepted samples (TA-DFKD, equation of l_adv), in [1 - ln 2, 1]: minimising maximises JSD.
 
-    Mean over the batch weighted by the record's weights; independent of batch size and number of classes. Gradients
+    Mean over the batch weighted by the batch's weights; independent of batch size and number of classes. Gradients
     flow through both networks, or with `detach_teacher` through the student alone (PRE-, MB- and META-DFKD).
     """
 
@@ -42,9 +42,9 @@ class JensenShannon(_Adversary):
         super().__init__(view=view, detach_teacher=detach_teacher)
         self.temperature = temperature
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        return batch_mean(1 - js_divergence(*self.logits(record), self.temperature), record.weight)
+        return batch_mean(1 - js_divergence(*self.logits(batch), self.temperature), batch.weight)
 
 
 class CodedJensenShannon(_Adversary):
@@ -67,10 +67,10 @@ class CodedJensenShannon(_Adversary):
         super().__init__(view=view, detach_teacher=detach_teacher)
         self.temperature, self.over_classes = temperature, over_classes
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        teacher, student = self.logits(record)
-        value = batch_mean(coded_js(teacher, student, self.temperature), record.weight)
+        teacher, student = self.logits(batch)
+        value = batch_mean(coded_js(teacher, student, self.temperature), batch.weight)
         return 1 - (value / teacher.shape[1] if self.over_classes else value).clamp(0, 1)
 
 
@@ -97,15 +97,15 @@ class Disagreement(_Adversary):
         self.distance, self.label = distance, label
         self.bound, self.agreeing, self.log = bound, agreeing, log
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        teacher, student = self.logits(record)
+        teacher, student = self.logits(batch)
         reward = self.distance(teacher, student)
         if self.bound is not None:
             reward = reward.clamp_max(self.bound)
         if self.agreeing:
             reward = reward * (teacher.argmax(dim=1) == student.argmax(dim=1))
-        mean = batch_mean(reward, record.weight)
+        mean = batch_mean(reward, batch.weight)
         return -torch.log1p(mean) if self.log else -mean
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lenient.core.reductions import batch_mean, full
 from lenient.losses.distances import Distance
 from lenient.losses.objective import Needs
-from lenient.teacher.batch import Moment, Record
+from lenient.teacher.batch import Batch, Clock
 
 SelfPacedForm = Literal["log", "soft", "hard"]
 
@@ -24,13 +24,13 @@ class Imitation:
         self.distance, self.label, self.view = distance, label, view
         self.needs = Needs(view, student=True)
 
-    def per_sample(self, record: Record) -> Tensor:
+    def per_sample(self, batch: Batch) -> Tensor:
         """Return the distance of each sample, (N,)."""
-        return self.distance(record.logits(self.view, "teacher"), record.logits(self.view, "student"))
+        return self.distance(batch.logits(self.view, "teacher"), batch.logits(self.view, "student"))
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        return batch_mean(self.per_sample(record), record.weight)
+        return batch_mean(self.per_sample(batch), batch.weight)
 
 
 class SelfPaced(Imitation):
@@ -51,15 +51,15 @@ class SelfPaced(Imitation):
         super().__init__(distance, f"{label}, self-paced", view)
         self.start, self.end, self.form = start, end, form
 
-    def pace(self, moment: Moment) -> float:
+    def pace(self, clock: Clock) -> float:
         """Return the loss at which an image now counts about half."""
-        return self.start + (self.end - self.start) * moment.step / moment.steps
+        return self.start + (self.end - self.start) * clock.step / clock.steps
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        losses = self.per_sample(record)
-        trust = self_paced_weight(losses.detach(), self.pace(record.moment), self.form)
-        return batch_mean(trust * losses, record.weight)
+        losses = self.per_sample(batch)
+        trust = self_paced_weight(losses.detach(), self.pace(batch.clock), self.form)
+        return batch_mean(trust * losses, batch.weight)
 
 
 def self_paced_weight(losses: Tensor, pace: float, form: SelfPacedForm = "log") -> Tensor:
@@ -84,14 +84,14 @@ class AttentionTransfer:
         self.view = view
         self.needs = Needs(view, student=True, blocks=True)
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term from the block activations in both answers."""
-        answers = record.answers[self.view]
+        answers = batch.answers[self.view]
         pairs = zip(answers["teacher"].blocks, answers["student"].blocks, strict=True)
         distances = [
             (attention_map(teacher) - attention_map(student)).square().mean(dim=1) for teacher, student in pairs
         ]
-        return batch_mean(torch.stack(distances).sum(dim=0), record.weight)
+        return batch_mean(torch.stack(distances).sum(dim=0), batch.weight)
 
 
 def attention_map(activations: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lenient.teacher.batch import Moment, Record
+from lenient.teacher.batch import Batch, Clock
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a term reads of a record besides the images and the teacher's logits; no name of a term means anything."""
+    """What a term reads of a batch besides the images and the teacher's logits; no name of a term means anything."""
 
     view: str = "clean"
     """Which view of the images its answers are to."""
@@ -30,12 +30,12 @@ class Needs:
 
 
 class Term(Protocol):
-    """A loss on a record: returns a float32 scalar. `label` says in a word or two what it is, for the anatomy table."""
+    """A loss on a batch: returns a float32 scalar. `label` says in a word or two what it is, for the anatomy table."""
 
     label: str
     needs: Needs
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
         ...
 
@@ -52,18 +52,18 @@ class Ramp:
     begin: float
     finish: float
 
-    def __call__(self, moment: Moment) -> float:
-        """Return the weight in the epoch of `moment`."""
-        first, last = math.floor(self.begin * moment.epochs), math.floor(self.finish * moment.epochs)
+    def __call__(self, clock: Clock) -> float:
+        """Return the weight in the epoch of `clock`."""
+        first, last = math.floor(self.begin * clock.epochs), math.floor(self.finish * clock.epochs)
         increments = last - first - 1
         if increments < 2:  # too few epochs to climb by: by steps
-            share = (moment.step / moment.steps - self.begin) / max(self.finish - self.begin, 1e-9)
+            share = (clock.step / clock.steps - self.begin) / max(self.finish - self.begin, 1e-9)
             return self.start + (self.end - self.start) * min(max(share, 0.0), 1.0)
-        done = min(max(moment.epoch - first - 1, 0), increments)
+        done = min(max(clock.epoch - first - 1, 0), increments)
         return self.start + (self.end - self.start) * done / increments
 
 
-Weight = float | Callable[[Moment], float]
+Weight = float | Callable[[Clock], float]
 
 
 class Objective:
@@ -72,27 +72,27 @@ class Objective:
     def __init__(self, terms: Mapping[str, tuple[Weight, Term]]) -> None:
         self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight != 0}
 
-    def needs(self, moment: Moment | None = None) -> tuple[Needs, ...]:
-        """Return what its terms need, or those of them that have a weight at `moment`."""
+    def needs(self, clock: Clock | None = None) -> tuple[Needs, ...]:
+        """Return what its terms need, or those of them that have a weight at `clock`."""
         return tuple(
             term.needs
             for weight, term in self.terms.values()
-            if moment is None or (weight(moment) if callable(weight) else weight) != 0
+            if clock is None or (weight(clock) if callable(weight) else weight) != 0
         )
 
     def names(self, asked: Callable[[Needs], bool]) -> tuple[str, ...]:
         """Return the names of the terms with such needs."""
         return tuple(name for name, (_, term) in self.terms.items() if asked(term.needs))
 
-    def __call__(self, record: Record) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total, and every part unweighted and detached, for the log."""
-        total = torch.zeros((), device=record.images.device)
+        total = torch.zeros((), device=batch.images.device)
         parts: dict[str, Tensor] = {}
         for name, (weight, term) in self.terms.items():
-            now = weight(record.moment) if callable(weight) else weight
+            now = weight(batch.clock) if callable(weight) else weight
             if now == 0:
                 continue
-            value = term(record)
+            value = term(batch)
             parts[name] = value.detach()
             total = total + now * value
         return total, parts

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lenient.core.reductions import batch_mean, full
 from lenient.losses.objective import Needs
-from lenient.teacher.batch import Record
+from lenient.teacher.batch import Batch
 
 
 def confidence_score(logits: Tensor) -> Tensor:
@@ -29,9 +29,9 @@ class ClassPrior:
         self.view = view
         self.needs = Needs(view)
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        return batch_mean(confidence_score(record.logits(self.view, "teacher")))
+        return batch_mean(confidence_score(batch.logits(self.view, "teacher")))
 
 
 class LabelPrior:
@@ -43,11 +43,11 @@ class LabelPrior:
         self.view = view
         self.needs = Needs(view)
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        if record.labels is None:
+        if batch.labels is None:
             raise ValueError("a label prior needs a conditional generator")
-        losses = F.cross_entropy(record.logits(self.view, "teacher"), record.labels, reduction="none")
+        losses = F.cross_entropy(batch.logits(self.view, "teacher"), batch.labels, reduction="none")
         return batch_mean(losses)
 
 
@@ -64,9 +64,9 @@ class InformationEntropy:
         self.temperature, self.view = temperature, view
         self.needs = Needs(view)
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        mean = batch_mean(F.softmax(record.logits(self.view, "teacher") / self.temperature, dim=1))
+        mean = batch_mean(F.softmax(batch.logits(self.view, "teacher") / self.temperature, dim=1))
         return (mean * mean.clamp_min(1e-12).log()).sum(dim=-1)
 
 
@@ -82,9 +82,9 @@ class Activation:
         self.view = view
         self.needs = Needs(view, features=True)
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        features = record.answers[self.view]["teacher"].features
+        features = batch.answers[self.view]["teacher"].features
         if features is None:
             raise ValueError("the activation term needs the teacher's features")
         return -batch_mean(full(features).abs().flatten(1).mean(dim=1))
@@ -99,9 +99,9 @@ class EmbeddingNorm:
         self.embedding, self.limit = embedding, limit
         self.needs = Needs()
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        if record.labels is None:
+        if batch.labels is None:
             raise ValueError("an embedding norm needs a conditional generator")
-        norms = full(self.embedding(record.labels)).norm(dim=1)
+        norms = full(self.embedding(batch.labels)).norm(dim=1)
         return batch_mean((norms - self.limit).clamp_min(0).square())

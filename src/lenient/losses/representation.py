@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lenient.core.reductions import batch_mean, batch_sum
 from lenient.losses.objective import Needs
-from lenient.teacher.batch import Record
+from lenient.teacher.batch import Batch
 
 REFERENCE_BATCH = 1024
 """Batch size of TA-DFKD: its image weights belong to norms over this many images."""
@@ -28,9 +28,9 @@ class BatchNormStatistics:
         self.view = view
         self.needs = Needs(view, statistics=True)
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term from the statistics in the teacher's response."""
-        layers = record.answers[self.view]["teacher"].statistics
+        layers = batch.answers[self.view]["teacher"].statistics
         distances = [
             _norm(layer.mean - layer.running_mean) + _norm(layer.variance - layer.running_variance) for layer in layers
         ]
@@ -50,9 +50,9 @@ class ImageNorm:
         self.norms, self.label, self.view, self.whole_batch = norms, label, view, whole_batch
         self.needs = Needs(view)
 
-    def __call__(self, record: Record) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        squares = [difference.square().flatten(1).sum(dim=1) for difference in self.norms(record.inputs[self.view])]
+        squares = [difference.square().flatten(1).sum(dim=1) for difference in self.norms(batch.inputs[self.view])]
         if self.whole_batch:
             return torch.stack([_sqrt(batch_sum(square)) for square in squares]).sum()
         norms = torch.stack([batch_mean(_sqrt(square)) for square in squares])

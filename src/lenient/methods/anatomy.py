@@ -1,4 +1,4 @@
-"""What a method is made of, read off a game that it builds for a toy teacher: the table of `lenient methods`."""
+"""What a method is made of, read off the algorithm that it builds for a toy teacher: the table of `lenient methods`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import nn
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.generators.upsampling import GeneratorSettings
+from lenient.losses.objective import Objective, Weight
 from lenient.methods import method_class
-from lenient.methods.contract import Stage
+from lenient.methods.contract import STUDENT, Algorithm, Context
 from lenient.models.card import Card, Network
 from lenient.teacher.frozen import FrozenTeacher
 
@@ -26,10 +27,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "replay": ("replay",),
     "student": ("student",),
     "update": ("update",),
-    "G : S (: M)": ("rhythm",),
+    "G : S (: M)": ("schedule",),
 }
-"""Columns of the table (the first of TA-DFKD's paper, extended), and the pieces in each; the last one gives the turns
-of generator, student and memory in a cycle."""
+"""Columns of the table (the first of TA-DFKD's paper, extended), and the pieces in each; the last one gives the updates
+of generator, student and memory in a round."""
 
 
 def anatomy(name: str) -> dict[str, str]:
@@ -45,8 +46,33 @@ def _pieces(name: str) -> Mapping[str, str]:
     runtime = Runtime(torch.device("cpu"))
     toy = Network(_toy(), Card(None, (1, 8, 8), 2, (0.5,), (0.5,)))
     with untouched_global_rng(), FrozenTeacher(toy, runtime) as teacher:
-        stage = Stage(teacher, _toy(), runtime, Streams(0), shape, batch_size=16)
-        return kind(settings).build(stage).anatomy
+        context = Context(teacher, _toy(), runtime, Streams(0), shape, batch_size=16)
+        return describe(kind(settings).build(context))
+
+
+def describe(algorithm: Algorithm) -> dict[str, str]:
+    """Say in a word or two what each part of an algorithm is."""
+    found = {} if algorithm.objective is None else _terms(algorithm.objective)
+    image = " + ".join(found.pop(name) for name in ("tv", "l2") if name in found)
+    counts = (algorithm.schedule.phases[-1].count(name) for name in ("generator", STUDENT, "memory"))
+    generator, student, memory = counts
+    return {
+        **found,
+        **({"image": image} if image else {}),
+        **algorithm.parts,
+        "student": " + ".join(_terms(algorithm.imitation).values()),
+        "schedule": f"{generator} : {student}" + (f" : {memory}" if memory else ""),
+    }
+
+
+def _terms(objective: Objective) -> dict[str, str]:
+    return {name: _weighed(weight, term.label) for name, (weight, term) in objective.terms.items()}
+
+
+def _weighed(weight: Weight, label: str) -> str:
+    if callable(weight):
+        return f"{label}, climbing"
+    return label if weight == 1 else f"{weight:.4g} {label}"
 
 
 def _toy() -> nn.Module:

@@ -13,56 +13,56 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lenient.core import ranks
 from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
-from lenient.losses.prior import confidence_score
-from lenient.methods.contract import Game, MethodSettings, Player, Rhythm, Schedule, Stage, Turn, learning_rate, sgd
+from lenient.methods._steps import StudentStep
+from lenient.methods.contract import (
+    STUDENT,
+    Algorithm,
+    Context,
+    MethodSettings,
+    Phase,
+    RateSchedule,
+    Schedule,
+    Update,
+    learning_rate,
+    sgd,
+)
+from lenient.replay import NoReplay
 from lenient.student.update import LiveStudent, PlainUpdate
-from lenient.synthesis.selection import KeepAll
-from lenient.teacher.batch import Record
+from lenient.synthesis.source import Fresh
+from lenient.synthesis.views import Viewer
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet
 
 
-class AloneSettings(MethodSettings):
+class SingleStudentSettings(MethodSettings):
     """Settings of TA-DFKD's student."""
 
     student_lr: float = Field(0.2, ge=0, le=1e3)
     student_momentum: float = Field(0.9, ge=0, lt=1)
     student_weight_decay: float = Field(5e-4, ge=0, le=1e6)
-    student_schedule: Schedule = "cosine"
+    student_schedule: RateSchedule = "cosine"
 
 
-def alone_game(stage: Stage, settings: AloneSettings, sample: Callable[[int, str, int], Tensor]) -> Game:
-    """Return the game of one player, who imitates the teacher on fresh images; `sample` is the game's own."""
-    s = settings
-    update = PlainUpdate(
-        Objective({"student": (1.0, Imitation(logit_l1, "L1"))}), LiveStudent(stage.student, stage.runtime)
-    )
-
-    def student_turn(turn: int) -> Turn:
-        """Imitate the teacher on a batch."""
-        teacher, batch_size = stage.teacher, stage.batch_size
-        with torch.no_grad():
-            images = ranks.mine(sample(batch_size, s.name, turn))
-            record = Record(images, torch.ones(len(images), device=images.device))
-            record.inputs["train"] = teacher.normalize(images)
-            answer = teacher.respond(record.inputs["train"])
-            record.answers = {"clean": {"teacher": answer}, "train": {"teacher": answer}}
-        parts = update(record)
-        scores = ranks.gather(confidence_score(answer.logits))
-        return Turn(parts, record, scores, KeepAll()(scores), batch_size)
-
-    optimizer = sgd(stage.student, s.student_lr, s.student_momentum, s.student_weight_decay)
-    players = {"student": Player(stage.student, optimizer, learning_rate(s.student_schedule))}
-    anatomy = {"student": "L1", "update": update.label, "rhythm": "0 : 1"}
-    return Game(players, {"student": student_turn}, Rhythm((("student", 1),)), sample, anatomy=anatomy)
+def single_student(
+    context: Context, settings: SingleStudentSettings, draw: Callable[[int, str, int], Tensor]
+) -> Algorithm:
+    """Return the algorithm of a student that imitates the teacher, by the L1 distance of logits, on images that
+    `draw(count, name, update)` returns."""
+    s, teacher, viewer = settings, context.teacher, Viewer(context.streams)
+    imitation = Objective({"student": (1.0, Imitation(logit_l1, "L1"))})
+    update = PlainUpdate(imitation, LiveStudent(context.student, context.runtime))
+    source = Fresh(draw, teacher, viewer, context.batch_size, s.name)
+    step = StudentStep(source, NoReplay(), update, teacher, viewer, context.runtime)
+    optimizer = sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
+    updates = {STUDENT: Update(context.student, optimizer, step, rate=learning_rate(s.student_schedule))}
+    return Algorithm(updates, Schedule(Phase(((STUDENT, 1),))), source, imitation, parts={"update": update.label})
 
 
-class NoiseSettings(AloneSettings):
+class NoiseSettings(SingleStudentSettings):
     """Settings of the noise student: those of TA-DFKD's student."""
 
     name: Literal["noise"] = "noise"
@@ -71,7 +71,7 @@ class NoiseSettings(AloneSettings):
 
 
 class Noise:
-    """One kind of turn: the student learns from a fresh batch of noise."""
+    """The student learns from a fresh batch of noise."""
 
     settings_type: ClassVar[type[MethodSettings]] = NoiseSettings
     needs_batch_norm = False
@@ -80,32 +80,32 @@ class Noise:
     def __init__(self, settings: NoiseSettings) -> None:
         self.settings = settings
 
-    def build(self, stage: Stage) -> Game:
-        """Make the one player."""
-        card, streams = stage.teacher.card, stage.streams
+    def build(self, context: Context) -> Algorithm:
+        """Put the one update together."""
+        card, streams = context.teacher.card, context.streams
 
-        def sample(count: int, name: str, turn: int) -> Tensor:
+        def draw(count: int, name: str, update: int) -> Tensor:
             """Return noise images (count, C, H, W)."""
             shape = (count, *card.input_size)
             if self.settings.distribution == "uniform":
-                return stage.runtime.images(streams.uniform(name, turn, shape))
+                return context.runtime.images(streams.uniform(name, update, shape))
             mean, std = (torch.tensor(v, device=streams.device).view(1, -1, 1, 1) for v in (card.mean, card.std))
-            return stage.runtime.images(streams.normal(name, turn, shape) * std + mean)
+            return context.runtime.images(streams.normal(name, update, shape) * std + mean)
 
-        return alone_game(stage, self.settings, sample)
+        return single_student(context, self.settings, draw)
 
 
 REAL = "real"
 
 
-class RealSettings(AloneSettings):
+class RealSettings(SingleStudentSettings):
     """Settings of the real-data student: those of the noise student."""
 
     name: Literal["real"] = "real"
 
 
 class RealImages:
-    """One kind of turn: the student learns from a batch drawn from the training images, with replacement."""
+    """The student learns from a batch drawn from the training images, with replacement."""
 
     settings_type: ClassVar[type[MethodSettings]] = RealSettings
     needs_batch_norm = False
@@ -114,13 +114,13 @@ class RealImages:
     def __init__(self, images: ImageSet, settings: RealSettings | None = None) -> None:
         self.images, self.settings = images, settings or RealSettings()
 
-    def build(self, stage: Stage) -> Game:
-        """Make the one player."""
+    def build(self, context: Context) -> Algorithm:
+        """Put the one update together."""
 
-        def sample(count: int, name: str, turn: int) -> Tensor:
+        def draw(count: int, name: str, update: int) -> Tensor:
             """Return training images (count, C, H, W)."""
-            chosen = stage.streams.integers(name, turn, (count,), len(self.images)).cpu()
-            images, _ = next(self.images.subset(chosen).batches(count, device=stage.runtime.device))
-            return stage.runtime.images(images)
+            chosen = context.streams.integers(name, update, (count,), len(self.images)).cpu()
+            images, _ = next(self.images.subset(chosen).batches(count, device=context.runtime.device))
+            return context.runtime.images(images)
 
-        return alone_game(stage, self.settings, sample)
+        return single_student(context, self.settings, draw)

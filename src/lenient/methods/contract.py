@@ -1,11 +1,12 @@
-"""What a method is to the loop: players, parts, a rhythm, and one function for each kind of turn."""
+"""What a method is to the loop: an algorithm, put together for one teacher and one student, as data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -16,16 +17,19 @@ from lenient.core.config import Settings
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams
 from lenient.generators.upsampling import GeneratorSettings
-from lenient.replay import Replay
-from lenient.synthesis.selection import Verdict
-from lenient.teacher.batch import Moment, Record
+from lenient.losses.objective import Objective
+from lenient.synthesis.selection import Selected, Selection
+from lenient.synthesis.source import Source
+from lenient.teacher.batch import Batch, Clock
 from lenient.teacher.frozen import FrozenTeacher
 
-Schedule = Literal["constant", "cosine", "cosine-early", "drops"]
+RateSchedule = Literal["constant", "cosine", "cosine-early", "drops"]
 """`cosine`: per epoch, the first at the full rate; `cosine-early`: stepped before the first epoch, the last at 0;
 `drops`: a tenth of the rate from each of given shares of the run on."""
 Drops = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(max_length=100)]
 """Those shares."""
+STUDENT = "student"
+"""The update that counts the steps of a run."""
 
 
 class MethodSettings(Settings):
@@ -38,8 +42,101 @@ class MethodSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Stage:
-    """All that a method is given to build its players and parts."""
+class Phase:
+    """A round of updates, as (network, how many in a row), and how many rounds there are; None: to the run's end."""
+
+    updates: tuple[tuple[str, int], ...]
+    rounds: int | None = None
+
+    @cached_property
+    def length(self) -> int:
+        """Updates in one round."""
+        return sum(count for _, count in self.updates)
+
+    def count(self, name: str) -> int:
+        """Return the updates of a network in one round."""
+        return sum(count for own, count in self.updates if own == name)
+
+    def name(self, place: int) -> str:
+        """Return whose update is number `place` of a round."""
+        for name, count in self.updates:
+            if place < count:
+                return name
+            place -= count
+        raise IndexError("beyond the round")
+
+    def before(self, name: str, place: int) -> int:
+        """Return the updates of a network before number `place` of a round."""
+        found = 0
+        for own, count in self.updates:
+            found += min(count, place) if own == name else 0
+            place = max(place - count, 0)
+        return found
+
+
+class Schedule:
+    """Which update comes when: phases in order, each a number of equal rounds; the last one goes on to the end."""
+
+    def __init__(self, *phases: Phase) -> None:
+        *first, last = phases
+        if last.rounds is not None or not last.count(STUDENT) or any(not phase.rounds for phase in first):
+            raise ValueError("all phases but the last have a number of rounds; in the last the student learns")
+        self.phases = phases
+
+    def at(self, update: int) -> tuple[Phase, int, int, int]:
+        """Return of an update, counted from 0: its phase, the rounds and the student updates before its round, over all
+        phases, and its place in the round."""
+        rounds = steps = 0
+        for phase in self.phases[:-1]:
+            assert phase.rounds is not None, "checked above"
+            if update < phase.length * phase.rounds:
+                break
+            update -= phase.length * phase.rounds
+            rounds, steps = rounds + phase.rounds, steps + phase.rounds * phase.count(STUDENT)
+        else:
+            phase = self.phases[-1]
+        more, place = divmod(update, phase.length)
+        return phase, rounds + more, steps + more * phase.count(STUDENT), place
+
+    def name(self, update: int) -> str:
+        """Return whose update number `update` is, counted from 0."""
+        phase, _, _, place = self.at(update)
+        return phase.name(place)
+
+    def steps_before(self, update: int) -> int:
+        """Return how many student updates come before update number `update`."""
+        phase, _, steps, place = self.at(update)
+        return steps + phase.before(STUDENT, place)
+
+    def round_start(self, update: int) -> int:
+        """Return the first update of the round that an update belongs to."""
+        return update - self.at(update)[3]
+
+    def updates_for(self, steps: int) -> int:
+        """Return how many updates it takes until the student has made `steps` of them."""
+        done = 0
+        for phase in self.phases:
+            per_round, rounds = phase.count(STUDENT), phase.rounds
+            if rounds is not None and (steps > per_round * rounds or not per_round):
+                done, steps = done + phase.length * rounds, steps - per_round * rounds
+                continue
+            whole = (steps - 1) // per_round
+            left = steps - whole * per_round
+            place = next(place for place in range(phase.length) if phase.before(STUDENT, place + 1) == left)
+            return done + whole * phase.length + place + 1
+        raise AssertionError("unreachable: the last phase goes on")
+
+    def starts(self) -> list[int]:
+        """Return the first update of each phase."""
+        found = [0]
+        for phase in self.phases[:-1]:
+            found.append(found[-1] + phase.length * (phase.rounds or 0))
+        return found
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a method is given to build its algorithm."""
 
     teacher: FrozenTeacher
     student: nn.Module
@@ -50,38 +147,59 @@ class Stage:
     steps: int = 1
     steps_per_epoch: int = 1
 
-    def moment(self, step: int) -> Moment:
-        """Return the moment after `step` student steps."""
-        epochs = max(1, -(-self.steps // self.steps_per_epoch))
-        return Moment(step, self.steps, step // self.steps_per_epoch, epochs)
+    def clock(self, schedule: Schedule, update: int) -> Clock:
+        """Return the clock of an update, counted from 0."""
+        phase, rounds, steps, place = schedule.at(update)
+        step = steps + phase.before(STUDENT, place)
+        return Clock(
+            update,
+            rounds,
+            step,
+            self.steps,
+            step // self.steps_per_epoch,
+            max(1, -(-self.steps // self.steps_per_epoch)),
+            phase.name(place) == STUDENT and (step + 1) % self.steps_per_epoch == 0,
+        )
+
+
+class StepOutput(NamedTuple):
+    """What a step leaves behind besides gradients: for the log, and for what comes after it."""
+
+    losses: dict[str, Tensor]
+    """Detached, by the names of their terms."""
+    batch: Batch
+    images: int = 0
+    """Images made for it, by all ranks."""
+    selected: Selected | None = None
+    """What the teacher vouched for, where there was a choice."""
+    facts: Mapping[str, Tensor] = {}
+    """More scalars for the log."""
+
+
+def nothing(clock: Clock, output: StepOutput, bad: Tensor) -> None:
+    """What most updates do after their step."""
 
 
 @dataclass(frozen=True)
-class Player:
-    """A network, its optimizer, its learning rate as a function of (epoch, epochs) (factor of the base rate), and the
-    norm that its gradient is scaled down to, if any."""
+class Update:
+    """One optimizer step of one network, as often as the schedule says."""
 
     module: nn.Module
     optimizer: Optimizer
-    schedule: Callable[[int, int], float] = lambda epoch, epochs: 1.0
+    step: Callable[[Clock], StepOutput]
+    """Fills the gradients."""
+    after: Callable[[Clock, StepOutput, Tensor], None] = nothing
+    """Told once it is made; `bad` is a 0/1 scalar on the device: 1 where it was skipped for non-finite numbers."""
+    rate: Callable[[Clock], float] = lambda clock: 1.0
+    """Factor of the optimizer's learning rates."""
     clip_norm: float | None = None
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What a turn leaves behind besides gradients: detached parts for the log, and what health looks at."""
-
-    parts: dict[str, Tensor]
-    record: Record
-    scores: Tensor
-    verdict: Verdict
-    drawn: int
-    """Images synthesised in this turn."""
-    facts: dict[str, Tensor] = field(default_factory=dict)
+    """Norm that the gradient is scaled down to."""
+    local: bool = False
+    """Whether each rank has parameters of its own, whose gradients are not averaged."""
 
 
 class Stateful(Protocol):
-    """Whatever outlives a turn."""
+    """Whatever outlives an update."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values and tensors."""
@@ -93,27 +211,27 @@ class Stateful(Protocol):
 
 
 @dataclass(frozen=True)
-class Game:
-    """What a method has built: who plays, when, and how; the loop plays it."""
+class Algorithm:
+    """A method put together: whose updates come when, and on what; the loop runs it, `describe` tells it, and what maps
+    one algorithm to another may change any part of it."""
 
-    players: dict[str, Player]
-    turns: Mapping[str, Callable[[int], Turn]]
-    """One function for each player: takes the turn's number, fills that player's gradients."""
-    rhythm: Rhythm
-    sample: Callable[[int, str, int], Tensor]
-    """(count, name, turn) to synthetic images (count, C, H, W) without gradient, in pixel units; leaves no trace."""
-    parts: dict[str, Stateful] = field(default_factory=dict)
-    """What else outlives a turn."""
-    replay: Replay | None = None
-    """Told of each turn and epoch when it is over; one of the parts."""
-    anatomy: Mapping[str, str] = field(default_factory=dict)
-    """What the pieces are, in a word or two each, read off them."""
-    close: Callable[[], object] = lambda: None
-    """Drops what was begun ahead of its turn; called when a run ends."""
+    updates: Mapping[str, Update]
+    schedule: Schedule
+    source: Source
+    imitation: Objective
+    """What the student minimises."""
+    objective: Objective | None = None
+    """What makes the images minimises."""
+    selection: Selection | None = None
+    """Which images the teacher vouches for, where there is a choice."""
+    state: Mapping[str, Stateful] = field(default_factory=dict)
+    """What else than networks, optimizers and source outlives an update."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What selection, replay and student update are, in a word or two."""
 
 
 class Method(Protocol):
-    """One published method: its settings, and how its game is built from parts.
+    """One published method: its settings, and how its algorithm is built from parts.
 
     A method that never differentiates through the teacher may say so with `needs_gradient = False`.
     """
@@ -129,74 +247,22 @@ class Method(Protocol):
         """Whether the teacher must have batch-norm layers with statistics."""
         ...
 
-    def build(self, stage: Stage) -> Game:
-        """Make players and parts; all randomness comes from the stage's streams."""
+    def build(self, context: Context) -> Algorithm:
+        """Put the parts together; all randomness comes from the context's streams."""
         ...
 
 
-@dataclass(frozen=True)
-class Rhythm:
-    """Whose turn it is: a fixed cycle of (player, turns)."""
+def learning_rate(kind: RateSchedule, drops: Sequence[float] = ()) -> Callable[[Clock], float]:
+    """Return a factor of the base rate by epoch."""
 
-    cycle: tuple[tuple[str, int], ...]
-
-    def player(self, turn: int) -> str:
-        """Return the player of turn number `turn`, counted from 0."""
-        place = turn % self.length
-        for name, count in self.cycle:
-            if place < count:
-                return name
-            place -= count
-        raise AssertionError("unreachable: place < length")
-
-    def steps_before(self, turn: int) -> int:
-        """Return how many student steps come before turn number `turn`."""
-        cycles, place = divmod(turn, self.length)
-        return cycles * self.count("student") + sum(self.player(at) == "student" for at in range(place))
-
-    def count(self, player: str) -> int:
-        """Return the turns of a player in one cycle."""
-        return sum(count for name, count in self.cycle if name == player)
-
-    @property
-    def length(self) -> int:
-        """Turns in one cycle."""
-        return sum(count for _, count in self.cycle)
-
-    def first(self, player: str) -> int:
-        """Return the number of a player's first turn."""
-        return next(turn for turn in range(self.length) if self.player(turn) == player)
-
-    def example(self, at_most: int = 10) -> list[tuple[int, int, int]]:
-        """Return (first turn, turns to take, turns in all) for each stretch of a cycle: what a trial takes of it."""
-        found, start = [], 0
-        for _, count in self.cycle:
-            found.append((start, min(count, at_most), count))
-            start += count
-        return found
-
-    def turns_for(self, steps: int) -> int:
-        """Return how many turns it takes until the student has made `steps` steps."""
-        per_cycle = self.count("student")
-        cycles = (steps - 1) // per_cycle
-        turns, left = cycles * self.length, steps - cycles * per_cycle
-        while left:
-            left -= self.player(turns) == "student"
-            turns += 1
-        return turns
-
-
-def learning_rate(schedule: Schedule, drops: Sequence[float] = ()) -> Callable[[int, int], float]:
-    """Return the schedule's factor of the base rate as a function of (epoch from 0, number of epochs)."""
-
-    def factor(epoch: int, epochs: int) -> float:
-        if schedule == "constant":
+    def factor(clock: Clock) -> float:
+        if kind == "constant":
             return 1.0
-        if schedule == "drops":
-            return float(0.1 ** sum(epoch >= share * epochs for share in drops))
-        if epochs == 1:
+        if kind == "drops":
+            return float(0.1 ** sum(clock.epoch >= share * clock.epochs for share in drops))
+        if clock.epochs == 1:
             return 1.0  # its last positive value
-        done = min(epoch + (schedule == "cosine-early"), epochs) / epochs
+        done = min(clock.epoch + (kind == "cosine-early"), clock.epochs) / clock.epochs
         return 0.5 * (1 + math.cos(math.pi * done))
 
     return factor

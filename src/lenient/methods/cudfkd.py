@@ -17,11 +17,11 @@ from lenient.losses.imitation import SelfPaced, SelfPacedForm
 from lenient.losses.objective import Objective, Ramp
 from lenient.losses.prior import ClassPrior, InformationEntropy
 from lenient.losses.representation import BatchNormStatistics
-from lenient.methods.contract import Game, MethodSettings, Stage
-from lenient.methods.stream import StreamSettings, stream_game
+from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
+from lenient.methods.contract import Algorithm, Context, MethodSettings
 
 
-class CuDFKDSettings(StreamSettings):
+class CuDFKDSettings(GeneratorMethodSettings):
     """Settings of CuDFKD: L_G = oh L_oh - 20 H + bn R + a(epoch) L_adv. Defaults: CIFAR-10, ResNet-34 to 18."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"stem_activation": False, "halve_each_stage": True}}
@@ -63,7 +63,7 @@ class CuDFKDSettings(StreamSettings):
     draw_mode: Literal["eval", "train"] = "eval"
     """The generator's mode while it draws for the student (released code: eval)."""
     student_mode: Literal["eval", "train"] = "eval"
-    """The student's mode in the generator's turn (released code: eval)."""
+    """The student's mode in the generator's update (released code: eval)."""
 
 
 class CuDFKD:
@@ -79,8 +79,8 @@ class CuDFKD:
         """Whether the statistics have a weight."""
         return self.settings.bn_weight > 0
 
-    def build(self, stage: Stage) -> Game:
-        """Put terms, ramp, pace and rhythm together; the generator moves first."""
+    def build(self, context: Context) -> Algorithm:
+        """Put terms, ramp, pace and schedule together; the generator moves first."""
         s = self.settings
         climb = Ramp(s.adversarial_start, s.adversarial_end, s.climb_begin, s.climb_end)
         objective = Objective(
@@ -95,8 +95,8 @@ class CuDFKD:
             logit_l1 if s.imitation == "l1" else partial(kl_divergence, temperature=s.imitation_temperature)
         )
         paced = SelfPaced(distance, s.imitation.upper(), s.pace_start, s.pace_end, s.pace_form)
-        return stream_game(
-            stage,
+        return generator_algorithm(
+            context,
             s,
             objective,
             Objective({"student": (1.0, paced)}),

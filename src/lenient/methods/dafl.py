@@ -15,11 +15,11 @@ from lenient.losses.distances import kl_divergence
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import Activation, ClassPrior, InformationEntropy
-from lenient.methods.contract import Drops, Game, MethodSettings, Schedule, Stage
-from lenient.methods.stream import StreamSettings, stream_game
+from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
+from lenient.methods.contract import Algorithm, Context, Drops, MethodSettings, RateSchedule
 
 
-class DAFLSettings(StreamSettings):
+class DAFLSettings(GeneratorMethodSettings):
     """Settings of DAFL: L_G = oh L_oh + ie L_ie + a L_a. Defaults: the released code's latest for CIFAR-10."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn", "stem_activation": False}}
@@ -37,7 +37,7 @@ class DAFLSettings(StreamSettings):
     """Whether the student learns from the very images that the generator is trained on (paper)."""
     student_steps: int = Field(1, ge=1, le=10_000)
     """Student steps in one cycle (paper: 1)."""
-    student_schedule: Schedule = "drops"
+    student_schedule: RateSchedule = "drops"
     drops: Drops = (0.4, 0.8)
     """Shares of the run from which on the student's rate is a tenth (released code: epochs 800 and 1600 of 2000)."""
     generator_lr: float = Field(0.02, ge=0, le=1e3)
@@ -53,10 +53,10 @@ class DAFL:
     def __init__(self, settings: DAFLSettings) -> None:
         self.settings = settings
 
-    def build(self, stage: Stage) -> Game:
-        """Put terms, rhythm and update together.
+    def build(self, context: Context) -> Algorithm:
+        """Put terms, schedule and update together.
 
-        The student's turn comes first: the generator has not moved yet, so both draw the same images, and as the
+        The student's update comes first: the generator has not moved yet, so both draw the same images, and as the
         generator does not see the student, this is the released simultaneous step.
         """
         s = self.settings
@@ -69,4 +69,4 @@ class DAFL:
         )
         imitate = partial(kl_divergence, temperature=s.temperature)
         imitation = Objective({"student": (1.0, Imitation(imitate, "KL"))})
-        return stream_game(stage, s, objective, imitation, same_batch=s.batch == "same")
+        return generator_algorithm(context, s, objective, imitation, same_batch=s.batch == "same")

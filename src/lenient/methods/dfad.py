@@ -14,11 +14,11 @@ from lenient.losses.adversarial import AdversarialForm, adversary
 from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
-from lenient.methods.contract import Drops, Game, MethodSettings, Schedule, Stage
-from lenient.methods.stream import StreamSettings, stream_game
+from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
+from lenient.methods.contract import Algorithm, Context, Drops, MethodSettings, RateSchedule
 
 
-class DFADSettings(StreamSettings):
+class DFADSettings(GeneratorMethodSettings):
     """Settings of DFAD: L_G = -D, L_S = D, D the mean absolute difference of logits. Defaults: CIFAR's, released."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn", "stem_activation": False}}
@@ -30,8 +30,8 @@ class DFADSettings(StreamSettings):
     """Softens predictions in adversarial forms other than L1."""
     student_steps: int = Field(5, ge=1, le=10_000)
     """Student steps in one cycle (released code: 5)."""
-    student_schedule: Schedule = "drops"
-    generator_schedule: Schedule = "drops"
+    student_schedule: RateSchedule = "drops"
+    generator_schedule: RateSchedule = "drops"
     drops: Drops = (0.2, 0.4)
     """Shares of the run from which on both rates are a tenth (released code: epochs 100 and 200 of 500)."""
 
@@ -45,9 +45,9 @@ class DFAD:
     def __init__(self, settings: DFADSettings) -> None:
         self.settings = settings
 
-    def build(self, stage: Stage) -> Game:
-        """Put terms, rhythm and update together."""
+    def build(self, context: Context) -> Algorithm:
+        """Put terms, schedule and update together."""
         s = self.settings
         objective = Objective({"adversarial": (1.0, adversary(s.adversarial, s.temperature))})
         imitation = Objective({"student": (1.0, Imitation(logit_l1, "L1"))})
-        return stream_game(stage, s, objective, imitation)
+        return generator_algorithm(context, s, objective, imitation)

@@ -21,11 +21,11 @@ from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import EmbeddingNorm, LabelPrior
 from lenient.losses.representation import BatchNormStatistics
-from lenient.methods.contract import Game, MethodSettings, Stage
-from lenient.methods.stream import StreamSettings, stream_game
+from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
+from lenient.methods.contract import Algorithm, Context, MethodSettings
 
 
-class MADSettings(StreamSettings):
+class MADSettings(GeneratorMethodSettings):
     """Settings of MAD: L_G = -w min(D, bound) + bn R [+ nll CE(y) + norm]; L_S = D on new + weight D on old images."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn", "stem_activation": False}}
@@ -38,7 +38,7 @@ class MADSettings(StreamSettings):
     bound: Annotated[float, Field(ge=0, le=1e6)] | Literal["auto", "none"] = "auto"
     """Largest reward of one image (paper: there is one); ours is 2 ln C above ten classes, none up to there."""
     temperature: float = Field(1.0, ge=1e-3, le=1e6)
-    """Softens predictions of both players (our choice)."""
+    """Softens predictions of both networks (our choice)."""
     bn_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the batch-norm statistics, mean over layers (our choice); 0 for teachers without batch norm."""
     conditional: Conditioning = "none"
@@ -68,11 +68,11 @@ class MAD:
         """Whether the statistics have a weight."""
         return self.settings.bn_weight > 0
 
-    def build(self, stage: Stage) -> Game:
-        """Put terms, replay and rhythm together; the generator moves first."""
+    def build(self, context: Context) -> Algorithm:
+        """Put terms, replay and schedule together; the generator moves first."""
         s = self.settings
-        bn_weight = s.bn_weight / max(len(stage.teacher.batch_norms), 1)
-        classes = stage.teacher.card.num_classes
+        bn_weight = s.bn_weight / max(len(context.teacher.batch_norms), 1)
+        classes = context.teacher.card.num_classes
         bound = (2 * math.log(classes) if classes > 10 else None) if s.bound == "auto" else s.bound
         limit = None if bound == "none" else bound
 
@@ -82,15 +82,15 @@ class MAD:
                 "bn": (bn_weight, BatchNormStatistics()),
             }
             if isinstance(generator, ConditionalGenerator):
-                longest = stage.generator.latent_dim**0.5
+                longest = context.generator.latent_dim**0.5
                 terms["class_prior"] = (s.label_weight, LabelPrior())
                 terms["embedding"] = (s.norm_weight, EmbeddingNorm(generator.embedding, longest))
             return Objective(terms)
 
         imitate = partial(kl_divergence, temperature=s.temperature)
         imitation = Objective({"student": (1.0, Imitation(imitate, "KL"))})
-        return stream_game(
-            stage,
+        return generator_algorithm(
+            context,
             s,
             objective,
             imitation,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lenient.methods.contract import Game, MethodSettings, Stage
-from lenient.methods.family import FamilySettings, family_game
+from lenient.methods._replay import ReplayMethodSettings, replay_algorithm
+from lenient.methods.contract import Algorithm, Context, MethodSettings
 
 
-class MBDFKDSettings(FamilySettings):
+class MBDFKDSettings(ReplayMethodSettings):
     """Settings of MB-DFKD."""
 
     name: Literal["mb-dfkd"] = "mb-dfkd"
@@ -29,6 +29,6 @@ class MBDFKD:
     def __init__(self, settings: MBDFKDSettings) -> None:
         self.settings = settings
 
-    def build(self, stage: Stage) -> Game:
+    def build(self, context: Context) -> Algorithm:
         """Put terms, replay and update together."""
-        return family_game(stage, self.settings)
+        return replay_algorithm(context, self.settings)

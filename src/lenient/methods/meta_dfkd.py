@@ -10,11 +10,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from lenient.methods.contract import Game, MethodSettings, Stage
-from lenient.methods.family import FamilySettings, family_game
+from lenient.methods._replay import ReplayMethodSettings, replay_algorithm
+from lenient.methods.contract import Algorithm, Context, MethodSettings
 
 
-class METADFKDSettings(FamilySettings):
+class METADFKDSettings(ReplayMethodSettings):
     """Settings of META-DFKD: min L_acq(theta) + L_ret(theta - alpha grad L_acq(theta)).
 
     The released code sends no gradient through the virtual step; this is the paper's objective.
@@ -38,6 +38,6 @@ class METADFKD:
     def __init__(self, settings: METADFKDSettings) -> None:
         self.settings = settings
 
-    def build(self, stage: Stage) -> Game:
+    def build(self, context: Context) -> Algorithm:
         """Put terms, replay and update together."""
-        return family_game(stage, self.settings)
+        return replay_algorithm(context, self.settings)

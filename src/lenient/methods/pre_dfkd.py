@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from lenient.methods.contract import Game, MethodSettings, Stage
-from lenient.methods.family import FamilySettings, family_game
+from lenient.methods._replay import ReplayMethodSettings, replay_algorithm
+from lenient.methods.contract import Algorithm, Context, MethodSettings
 
 
-class PREDFKDSettings(FamilySettings):
+class PREDFKDSettings(ReplayMethodSettings):
     """Settings of PRE-DFKD."""
 
     name: Literal["pre-dfkd"] = "pre-dfkd"
@@ -29,6 +29,6 @@ class PREDFKD:
     def __init__(self, settings: PREDFKDSettings) -> None:
         self.settings = settings
 
-    def build(self, stage: Stage) -> Game:
+    def build(self, context: Context) -> Algorithm:
         """Put terms, replay and update together."""
-        return family_game(stage, self.settings)
+        return replay_algorithm(context, self.settings)

@@ -16,11 +16,11 @@ from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import ClassPrior, InformationEntropy
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
-from lenient.methods.contract import Game, MethodSettings, Stage
-from lenient.methods.stream import StreamSettings, stream_game
+from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
+from lenient.methods.contract import Algorithm, Context, MethodSettings
 
 
-class TADFKDSettings(StreamSettings):
+class TADFKDSettings(GeneratorMethodSettings):
     """Settings of TA-DFKD: L_G = beta L_adv + gamma (bn R + tv TV + l2 L2) + alpha L_cls.
 
     Defaults are those that reach a good student on small images whatever the teacher, in the fewest minutes; the
@@ -76,8 +76,8 @@ class TADFKD:
         """Whether the statistics have a weight."""
         return self.settings.gamma * self.settings.bn_weight > 0
 
-    def build(self, stage: Stage) -> Game:
-        """Put terms, selection, rhythm and update together."""
+    def build(self, context: Context) -> Algorithm:
+        """Put terms, selection, schedule and update together."""
         s = self.settings
         bn_view, whole_batch = ("clean" if s.bn_images == "all" else "train"), s.image_norm == "whole-batch"
         objective = Objective(
@@ -91,4 +91,4 @@ class TADFKD:
             }
         )
         imitation = Objective({"student": (1.0, Imitation(logit_l1, "L1"))})
-        return stream_game(stage, s, objective, imitation)
+        return generator_algorithm(context, s, objective, imitation)

@@ -15,11 +15,11 @@ from lenient.losses.adversarial import AdversarialForm, adversary
 from lenient.losses.distances import kl_divergence
 from lenient.losses.imitation import AttentionTransfer, Imitation
 from lenient.losses.objective import Objective
-from lenient.methods.contract import Game, MethodSettings, Schedule, Stage
-from lenient.methods.stream import StreamSettings, stream_game
+from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
+from lenient.methods.contract import Algorithm, Context, MethodSettings, RateSchedule
 
 
-class ZSKTSettings(StreamSettings):
+class ZSKTSettings(GeneratorMethodSettings):
     """Settings of ZSKT: L_G = -KL, L_S = KL + beta AT.
 
     The released code divides KL by the classes too; here it is the mean over the batch, and what belongs to the old
@@ -32,7 +32,7 @@ class ZSKTSettings(StreamSettings):
     adversarial: AdversarialForm = "kl"
     """What the generator raises (paper: forward KL; JS and reverse KL clearly worse)."""
     temperature: float = Field(1.0, ge=1e-3, le=1e6)
-    """Softens predictions of both players (paper: 1)."""
+    """Softens predictions of both networks (paper: 1)."""
     attention_weight: float = Field(2500.0, ge=0, le=1e6)
     """Weight beta of attention transfer on blocks of equal map size (released code: 250 beside KL / classes)."""
     batch: Literal["fresh", "same"] = "fresh"
@@ -41,7 +41,7 @@ class ZSKTSettings(StreamSettings):
     student_lr: float = Field(2e-3, ge=0, le=1e3)
     """Learning rate of the student (released code: 2e-3)."""
     student_weight_decay: float = Field(0.0, ge=0, le=1e6)
-    generator_schedule: Schedule = "cosine"
+    generator_schedule: RateSchedule = "cosine"
     student_clip_norm: float | None = Field(50.0, gt=0, le=1e6)
     """Largest norm of the student's gradient (released code: 5 beside KL / classes)."""
     generator_clip_norm: float | None = Field(50.0, gt=0, le=1e6)
@@ -57,8 +57,8 @@ class ZSKT:
     def __init__(self, settings: ZSKTSettings) -> None:
         self.settings = settings
 
-    def build(self, stage: Stage) -> Game:
-        """Put terms, rhythm and update together."""
+    def build(self, context: Context) -> Algorithm:
+        """Put terms, schedule and update together."""
         s = self.settings
         objective = Objective({"adversarial": (1.0, adversary(s.adversarial, s.temperature))})
         imitate = partial(kl_divergence, temperature=s.temperature)
@@ -66,4 +66,4 @@ class ZSKT:
             {"student": (1.0, Imitation(imitate, "KL")), "attention": (s.attention_weight, AttentionTransfer())}
         )
         same = s.batch == "same"
-        return stream_game(stage, s, objective, imitation, order=("generator", "student"), same_batch=same)
+        return generator_algorithm(context, s, objective, imitation, order=("generator", "student"), same_batch=same)

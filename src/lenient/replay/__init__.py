@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from lenient.teacher.batch import Record
+from lenient.teacher.batch import Batch, Clock
 
-Event = Literal["after_generator", "after_student", "epoch_end"]
+
+class Recalled(NamedTuple):
+    """Old images to learn from again."""
+
+    images: Tensor
+    """This rank's rows (m, C, H, W) in pixel units, detached."""
+    made: int = 0
+    """How many of them had to be made, by all ranks."""
 
 
 class Replay(Protocol):
     """Watches the run, decides itself what to keep of it, and hands old images out."""
 
     label: str
-    """What it is, for the anatomy table."""
+    """What it is, for the table of methods."""
     learner: nn.Module | None
-    """The network that has turns of its own, if it learns from the stream."""
+    """The network that has updates of its own, if it learns from the stream."""
 
-    def observe(self, event: Event, record: Record, bad: Tensor) -> None:
-        """Take note; `bad` is a 0/1 scalar on the device: 1 where that turn was skipped for non-finite numbers."""
+    def after_generator(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
+        """Take note of a generator update and its images; `bad` is a 0/1 scalar on the device: 1 where it was skipped
+        for non-finite numbers."""
         ...
 
-    def draw(self, turn: int) -> Tensor | None:
-        """Return this rank's rows of old images (m, C, H, W) in pixel units, detached; None where there are none."""
+    def after_student(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
+        """Take note of a student update and its images."""
+        ...
+
+    def draw(self, clock: Clock) -> Recalled | None:
+        """Return old images, None where there are none."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that outlives a turn."""
+        """Return all that outlives an update."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> object:
@@ -42,10 +54,13 @@ class NoReplay:
     label = "none"
     learner: nn.Module | None = None
 
-    def observe(self, event: Event, record: Record, bad: Tensor) -> None:
+    def after_generator(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
         """Take no note."""
 
-    def draw(self, turn: int) -> Tensor | None:
+    def after_student(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
+        """Take no note."""
+
+    def draw(self, clock: Clock) -> Recalled | None:
         """Return nothing."""
         return None
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lenient.core import ranks
 from lenient.core.config import Settings
 from lenient.core.seeding import Streams
-from lenient.replay import Event
-from lenient.teacher.batch import Record
+from lenient.replay import Recalled
+from lenient.teacher.batch import Batch, Clock
 
 
 class BankSettings(Settings):
@@ -33,7 +33,7 @@ class MemoryBank:
     """Keeps the first `size` of the newest images at the end of every few epochs, and hands out `size` at a time.
 
     Images are float32 in pixel units on the device: slots x size x C x H x W x 4 bytes, part of every checkpoint. No
-    labels are kept: the teacher is asked again. A turn with non-finite numbers overwrites nothing; should it be the
+    labels are kept: the teacher is asked again. An update with non-finite numbers overwrites nothing; should it be the
     first, the images go in where they are finite and as grey where not, for which places are filled is known without a
     look at the device. Every rank holds the whole bank and reads its rows of each draw.
     """
@@ -56,12 +56,15 @@ class MemoryBank:
     def __len__(self) -> int:
         return min(self.offered, len(self.images))
 
-    def observe(self, event: Event, record: Record, bad: Tensor) -> None:
+    def after_generator(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
+        """Take no note."""
+
+    def after_student(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
         """Write at the end of every few epochs."""
-        if event != "epoch_end":
+        if not clock.ends_epoch:
             return
         if self.epochs % self.settings.every == 0:
-            self.push(ranks.gather(record.images)[: self.size], bad)
+            self.push(ranks.gather(batch.images)[: self.size], bad)
         self.epochs += 1
 
     @torch.no_grad()
@@ -87,17 +90,17 @@ class MemoryBank:
         self.images = torch.where(chosen, torch.where(empty, finite, kept), self.images)
         self.offered += len(images)
 
-    def draw(self, turn: int) -> Tensor | None:
-        """Return this rank's rows of `size` images, None while the bank is empty."""
+    def draw(self, clock: Clock) -> Recalled | None:
+        """Return `size` of the images held, None while the bank is empty."""
         held = len(self)
         if not held:
             return None
         if self.settings.granularity == "slot":
-            slot = self.streams.integers("bank/slot", turn, (1,), held // self.size)
+            slot = self.streams.integers("bank/slot", clock.update, (1,), held // self.size)
             chosen = slot * self.size + torch.arange(self.size, device=slot.device)
         else:
-            chosen = self.streams.uniform("bank/images", turn, (held,)).argsort()[: self.size]
-        return self.images[ranks.mine(chosen)]
+            chosen = self.streams.uniform("bank/images", clock.update, (held,)).argsort()[: self.size]
+        return Recalled(self.images[ranks.mine(chosen)])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images held and the counts."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lenient.core import ranks
 from lenient.core.config import Settings
+from lenient.core.modes import mode
 from lenient.core.reductions import batch_mean, batch_size_of, full
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams
@@ -17,8 +18,8 @@ from lenient.generators.encoder import Encoder
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.losses.distances import logit_l1
 from lenient.losses.prior import ClassPrior, InformationEntropy
-from lenient.replay import Event
-from lenient.teacher.batch import Record, Response
+from lenient.replay import Recalled
+from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
 
 
@@ -26,7 +27,7 @@ class MemorySettings(Settings):
     """How the memory generator learns and recalls; figures of PRE-DFKD's released code."""
 
     updates: int = Field(4, ge=1, le=10_000)
-    """Turns of the memory in one cycle, one after each of the first student steps (released code: 4)."""
+    """Updates of the memory in one round, one after each of the first student updates (released code: 4)."""
     lr: float = Field(5e-4, ge=0, le=1e3)
     """Learning rate of its Adam (released code: 0.02 / 40)."""
     pixel_weight: float = Field(1.0, ge=0, le=1e6)
@@ -38,7 +39,7 @@ class MemorySettings(Settings):
     kl_weight: float = Field(1e-5, ge=0, le=1e6)
     """Weight of the divergence of the code from N(0, I), summed over latents."""
     match_weight: float = Field(0.0, ge=0, le=1e6)
-    """Weight of the latents' objective in the memory's own turn (released code: 1, through a leaking gradient)."""
+    """Weight of the latents' objective in the memory's own updates (released code: 1, through a leaking gradient)."""
     latent_steps: int = Field(1, ge=0, le=10_000)
     """Adam steps on the latents before recalling (released code: 1)."""
     latent_lr: float = Field(0.02, ge=0, le=1e3)
@@ -48,7 +49,7 @@ class MemorySettings(Settings):
     entropy_weight: float = Field(5 / 2.302585, ge=0, le=1e6)
     """Weight of the information entropy there, in nats (released code: 5 in base 10)."""
     warm_up: int = Field(1, ge=0, le=10**9)
-    """Turns of the memory before it is asked for images (released code: 0, which replays noise)."""
+    """Updates of the memory before it is asked for images (released code: 0, which replays noise)."""
 
 
 class MemoryGenerator:
@@ -77,23 +78,30 @@ class MemoryGenerator:
         self.encoder, self.decoder = encoder, decoder
         self.prior, self.entropy = ClassPrior(), InformationEntropy()
         self.recent: Tensor | None = None
-        self.turns = 0
+        self.updates = 0
 
-    def observe(self, event: Event, record: Record, bad: Tensor) -> None:
-        """Remember the first half of the student's newest batch until the memory's turn."""
-        if event == "after_student":
-            whole = ranks.gather(record.images)
-            self.recent = whole[: max(len(whole) // 2, 2)]
+    def after_generator(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
+        """Take no note."""
 
-    def draw(self, turn: int) -> Tensor | None:
+    def after_student(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
+        """Remember the first half of the student's newest batch until the memory's update."""
+        whole = ranks.gather(batch.images)
+        self.recent = whole[: max(len(whole) // 2, 2)]
+
+    def draw(self, clock: Clock) -> Recalled | None:
         """Return `size` recalled images, None before the warm-up is over."""
-        return self.recall("memory-latents", turn) if self.turns >= self.settings.warm_up else None
+        if self.updates < self.settings.warm_up:
+            return None
+        images = self.recall("memory-latents", clock.update)
+        return Recalled(images, len(images) * ranks.count())
 
-    def recall(self, name: str, turn: int) -> Tensor:
+    def recall(self, name: str, update: int) -> Tensor:
         """Draw latents, move them, decode them in eval mode; detached."""
-        latents = self._latents(name, turn)
-        training = self.decoder.training
-        self.decoder.eval()
+        latents = self._latents(name, update)
+        with mode(self.decoder, "eval"):
+            return self._moved(latents)
+
+    def _moved(self, latents: Tensor) -> Tensor:
         with torch.enable_grad():
             latents.requires_grad_(True)
             optimizer = torch.optim.Adam([latents], self.settings.latent_lr, fused=True)
@@ -101,12 +109,12 @@ class MemoryGenerator:
                 (latents.grad,) = torch.autograd.grad(self.match(latents) / ranks.count(), [latents])
                 optimizer.step()
         with torch.no_grad():
-            images = self.decode(latents.detach())
-        self.decoder.train(training)
-        return images
+            return self.decode(latents.detach())
 
-    def _latents(self, name: str, turn: int) -> Tensor:
-        return ranks.mine(self.streams.normal(name, turn, (self.size, self.latent_dim)).to(self.runtime.dtype)).clone()
+    def _latents(self, name: str, update: int) -> Tensor:
+        return ranks.mine(
+            self.streams.normal(name, update, (self.size, self.latent_dim)).to(self.runtime.dtype)
+        ).clone()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images in pixel units."""
@@ -120,23 +128,24 @@ class MemoryGenerator:
         """Class prior and entropy of what the latents decode to, and how far their own moments are from N(0, 1)."""
         inputs = self.teacher.normalize(self.decode(latents))
         answer = {"clean": {"teacher": self.teacher.respond(inputs)}}
-        record = Record(inputs, torch.ones(len(inputs), device=inputs.device), answers=answer)
+        batch = Batch(inputs, torch.ones(len(inputs), device=inputs.device), answers=answer)
         mean = batch_mean(latents)
         count = batch_size_of(latents)
         variance = batch_mean((latents - mean).square()) * (count / max(count - 1, 1))
         moments = (variance - 1).square().mean() + mean.square().mean()
         s = self.settings
-        return s.prior_weight * self.prior(record) + s.entropy_weight * self.entropy(record) + moments
+        return s.prior_weight * self.prior(batch) + s.entropy_weight * self.entropy(batch) + moments
 
-    def learn(self, turn: int) -> tuple[dict[str, Tensor], Record]:
-        """The memory's own turn: fill the gradients of encoder and decoder; returns parts and the targets' record."""
+    def learn(self, clock: Clock) -> tuple[dict[str, Tensor], Batch, int]:
+        """Fill the gradients of encoder and decoder; returns detached losses, the targets' batch, and how many of its
+        images were recalled by all ranks."""
         s = self.settings
         if self.recent is None:
-            raise ValueError("the memory learns after a student turn")
+            raise ValueError("the memory learns after a student update")
         images = ranks.mine(self.recent)
-        if self.turns > 0:
-            images = torch.cat([images, self.recall("memory-targets", turn)])
-        self.turns += 1
+        if self.updates > 0:
+            images = torch.cat([images, self.recall("memory-targets", clock.update)])
+        self.updates += 1
         features = s.feature_weight > 0
         with torch.no_grad():
             targets = self.teacher.normalize(images)
@@ -145,7 +154,7 @@ class MemoryGenerator:
             mean, log_variance = self.encoder(targets)
         mean, log_variance = full(mean), full(log_variance)
         groups = [len(self.recent), len(mean) * ranks.count() - len(self.recent)]  # stream, recollections
-        noise = self.streams.normal("memory-code", turn, (sum(groups), self.latent_dim)).to(mean.dtype)
+        noise = self.streams.normal("memory-code", clock.update, (sum(groups), self.latent_dim)).to(mean.dtype)
         noise = torch.cat([ranks.mine(part) for part in noise.split(groups)])
         rebuilt = self.teacher.normalize(self.decode(mean + torch.exp(log_variance / 2) * noise))
         answer = self.teacher.respond(rebuilt, features=features)
@@ -158,19 +167,20 @@ class MemoryGenerator:
         if features:
             parts["memory_features"] = (s.feature_weight, batch_mean(_feature_l1(wanted, answer)))
         if s.match_weight:
-            parts["memory_match"] = (s.match_weight, self.match(self._latents("memory-match", turn)))
+            parts["memory_match"] = (s.match_weight, self.match(self._latents("memory-match", clock.update)))
         total = torch.stack([weight * value for weight, value in parts.values()]).sum()
         total.backward()
-        record = Record(images, torch.ones(len(images), device=images.device), answers={"clean": {"teacher": wanted}})
-        return {name: value.detach() for name, (_, value) in parts.items()}, record
+        answers = {"clean": {"teacher": wanted}}
+        batch = Batch(images, torch.ones(len(images), device=images.device), answers=answers, clock=clock)
+        return {name: value.detach() for name, (_, value) in parts.items()}, batch, groups[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is not in the learner: the batch that waits for the memory's turn, and the count of turns."""
-        return {"recent": self.recent, "turns": self.turns}
+        """Return what is not in the learner: the batch that waits for its update, and the count of these."""
+        return {"recent": self.recent, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> object:
         """Go on from a saved state."""
-        self.recent, self.turns = state["recent"], state["turns"]
+        self.recent, self.updates = state["recent"], state["updates"]
         return None
 
 

@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from lenient.core import ranks
 from lenient.core.config import Settings
-from lenient.replay import Event
-from lenient.synthesis.generated import StreamSource
-from lenient.teacher.batch import Record
+from lenient.replay import Recalled
+from lenient.synthesis.sampler import Sampler
+from lenient.teacher.batch import Batch, Clock
 
 
 class MomentumSettings(Settings):
@@ -25,7 +26,7 @@ class MomentumSettings(Settings):
 
 
 class MomentumGenerator:
-    """An exponential moving average of the generator, in float32, moved after each generator turn.
+    """An exponential moving average of the generator, in float32, moved after each generator update.
 
     Parameters and floating buffers are averaged, spectral vectors and counters copied. Images are drawn with
     statistics of the batch and leave its buffers alone. Class embeddings are the live ones.
@@ -33,37 +34,39 @@ class MomentumGenerator:
 
     learner: nn.Module | None = None
 
-    def __init__(self, source: StreamSource, size: int, settings: MomentumSettings) -> None:
-        self.source, self.size, self.settings = source, size, settings
-        self.module = copy.deepcopy(source.generator).requires_grad_(False).train()
+    def __init__(self, sampler: Sampler, size: int, settings: MomentumSettings) -> None:
+        self.sampler, self.size, self.settings = sampler, size, settings
+        self.module = copy.deepcopy(sampler.generator).requires_grad_(False).train()
         self.updates = 0
         self.label = f"momentum, {settings.decay:g}"
 
     @torch.no_grad()
-    def observe(self, event: Event, record: Record, bad: Tensor) -> None:
-        """Move towards the generator after its turn; a skipped turn moves nothing."""
-        if event != "after_generator":
-            return
+    def after_generator(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
+        """Move towards the generator; a skipped update moves nothing."""
         self.updates += 1
         decay = self.settings.decay
         if self.settings.warm_up:
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
         share = (1 - decay) * (1 - bad)
-        live = self.source.generator.state_dict()
+        live = self.sampler.generator.state_dict()
         for name, average in self.module.state_dict().items():
             if average.is_floating_point() and not name.endswith(("._u", "._v")):
                 average.lerp_(live[name], share)
             else:
                 average.copy_(torch.where(bad > 0, average, live[name]))
 
+    def after_student(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
+        """Take no note."""
+
     @torch.no_grad()
-    def draw(self, turn: int) -> Tensor | None:
+    def draw(self, clock: Clock) -> Recalled | None:
         """Return `size` fresh images of the average."""
-        return self.source.sample(self.size, "momentum-latents", turn, self._frozen).images
+        images = self.sampler.sample(self.size, "momentum-latents", clock.update, self._frozen).images
+        return Recalled(images, len(images) * ranks.count())
 
     def _frozen(self, *given: Tensor) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
-        embedding = getattr(self.source.generator, "embedding", None)
+        embedding = getattr(self.sampler.generator, "embedding", None)
         if embedding is not None:
             buffers |= {f"embedding.{name}": value.detach() for name, value in embedding.named_parameters()}
         images: Tensor = torch.func.functional_call(self.module, buffers, given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +17,7 @@ from lenient.core.memory import memory_errors
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import untouched_global_rng
 from lenient.core.timing import seconds_of
-from lenient.methods.contract import Method
+from lenient.methods.contract import STUDENT, Method, Phase
 from lenient.models.behaviour import failure
 from lenient.models.card import Network
 from lenient.models.lending import copied_module
@@ -124,55 +125,72 @@ def overlap_pays(settings: DistillSettings, teacher: Network, student: Network, 
         copied = _copied(student)
         with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
             run = Distillation(frozen, copied, plan, runtime, method=copy.deepcopy(method))
-            rhythm = run.game.rhythm
-            if rhythm.count("student") < 4:  # else there are hardly steps between which the generator rests
+            last, start = run.algorithm.schedule.phases[-1], run.algorithm.schedule.starts()[-1]
+            if last.count(STUDENT) < 4:  # else there are hardly steps between which the generator rests
                 return False
-            run.turn = rhythm.first("student")
+            run.updates = start + next(place for place in range(last.length) if last.name(place) == STUDENT)
 
-            def turns(run: Distillation = run) -> None:
-                run.take_turn()
-                run.take_turn()
+            def steps(run: Distillation = run) -> None:
+                run.take_update()
+                run.take_update()
 
-            seconds[overlap] = seconds_of(turns, device, repeats=1)
-            run.game.close()
+            seconds[overlap] = seconds_of(steps, device, repeats=1)
+            run.algorithm.source.close()
     return seconds[False] > OVERLAP_GAIN * seconds[True]
 
 
 def trial(
     settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None
 ) -> dict[str, float]:
-    """Run a few turns of each kind on copies; return `seconds_per_step`, `peak_bytes` (device or process) and `steps`.
+    """Make a few updates of each kind on copies.
 
-    A stretch of many equal turns, such as a generator's start ahead of the student's, is worked out from ten of them.
+    A stretch of many equal updates, such as a generator's start ahead of the student's, is worked out from ten of them.
+
+    Returns:
+        `seconds_per_step` of the phase that goes on to the end, `seconds_before` it in phases ahead, `peak_bytes` of
+        the device or the process, and `steps` made.
     """
+    # epochs of one step, so that what is written at their ends is there to be replayed
+    short = settings.model_copy(update={"rhythm": settings.rhythm.model_copy(update={"steps_per_epoch": 1})})
     runtime = settings.runtime()
     copied = _copied(student)
     memory.reset_peak(runtime.device)
     with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
-        run = Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))
-        rhythm = run.game.rhythm
+        run = Distillation(frozen, copied, short, runtime, method=copy.deepcopy(method))
+        schedule = run.algorithm.schedule
         # late in the run, when weights have climbed and there is something to replay
-        late = rhythm.turns_for(max(settings.steps * 4 // 5, 1)) // rhythm.length * rhythm.length
+        late = schedule.round_start(schedule.updates_for(max(settings.steps * 4 // 5, 1)))
+        starts = [*schedule.starts()[:-1], max(late, schedule.starts()[-1])]
 
-        def stretch(first: int, turns: int) -> None:
-            run.turn = late + first
-            for _ in range(turns):
-                name, turn = run.take_turn()
-                if name == "student" and run.game.replay is not None:
-                    run.game.replay.observe("epoch_end", turn.record, torch.zeros((), device=runtime.device))
+        def stretch(first: int, updates: int) -> None:
+            run.updates = first
+            for _ in range(updates):
+                run.take_update()
 
-        for first, taken, _ in rhythm.example():  # once unmeasured, since a first time takes longer
-            stretch(first, taken)
-        seconds = sum(
-            count / taken * seconds_of(partial(stretch, first, taken), runtime.device, repeats=1, warm_up=False)
-            for first, taken, count in rhythm.example()
-        )
-    peak = memory.peak(runtime.device)
+        def seconds(start: int, phase: Phase) -> float:
+            stretches = list(_stretches(start, phase))
+            for first, taken, _ in stretches:  # once unmeasured, since a first time takes longer
+                stretch(first, taken)
+            return sum(
+                count / taken * seconds_of(partial(stretch, first, taken), runtime.device, repeats=1, warm_up=False)
+                for first, taken, count in stretches
+            )
+
+        rounds = [seconds(start, phase) for start, phase in zip(starts, schedule.phases, strict=True)]
+    before = sum(of_one * (phase.rounds or 0) for of_one, phase in zip(rounds, schedule.phases, strict=True))
     return {
-        "seconds_per_step": seconds / rhythm.count("student"),
-        "peak_bytes": float(peak),
+        "seconds_per_step": rounds[-1] / schedule.phases[-1].count(STUDENT),
+        "seconds_before": before,
+        "peak_bytes": float(memory.peak(runtime.device)),
         "steps": float(run.step),
     }
+
+
+def _stretches(start: int, phase: Phase, at_most: int = 10) -> Iterator[tuple[int, int, int]]:
+    """Yield (first update, updates to make, updates in all) for each stretch of a round that begins at `start`."""
+    for _, count in phase.updates:
+        yield start, min(count, at_most), count
+        start += count
 
 
 def largest_batch(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> int:

@@ -280,7 +280,7 @@ class Job:
         return None if found is None else str(found["health"]["verdict"])
 
     def trial(self) -> dict[str, float]:
-        """Measure a few turns on copies: `seconds_per_step`, `peak_bytes`."""
+        """Make a few updates on copies; see `autotune.trial`."""
         return trial(self.settings, self.teacher, self.student, self.method)
 
     def run(self, observers: Sequence[Observer] = ()) -> Result:
@@ -402,7 +402,7 @@ class Job:
         images, logits = [], []
         with torch.no_grad(), memory_errors():
             for number, start in enumerate(range(0, SAMPLES, size)):
-                part = run.game.sample(min(size, SAMPLES - start), "report", number).float()
+                part = run.algorithm.source.sample(min(size, SAMPLES - start), "report", number).float()
                 images.append(part)
                 logits.append(run.teacher.respond(run.teacher.normalize(part)).logits.float())
         drawn = torch.cat(images)

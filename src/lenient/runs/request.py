@@ -207,8 +207,14 @@ def decide(
         settings = settings.model_copy(update={"overlap": overlap_pays(settings, teacher, student, method)})
     if request.budget is not None:
         seconds = parse_budget(request.budget)
-        per_step = ranks.agree(trial(settings, teacher, student, method)["seconds_per_step"])
-        steps = max(1, min(int(BUDGET_SHARE * seconds / max(per_step, 1e-9)), MOST_STEPS))
+        tried = ranks.agree(trial(settings, teacher, student, method))
+        left = BUDGET_SHARE * seconds - tried["seconds_before"]
+        if left < 0:
+            raise UsageError(
+                f"--budget {request.budget}: {settings.method.name} takes {tried['seconds_before']:.0f} s before the "
+                "student's first step; give more"
+            )
+        steps = max(1, min(int(left / max(tried["seconds_per_step"], 1e-9)), MOST_STEPS))
         settings = settings.model_copy(update={"steps": steps})
     return settings
 

@@ -17,7 +17,7 @@ from lenient.core.runtime import Runtime
 from lenient.losses.objective import Objective
 from lenient.models.lending import own_grad_mode
 from lenient.models.probing import hooked
-from lenient.teacher.batch import Record, Response
+from lenient.teacher.batch import Batch, Response
 
 
 class LiveStudent:
@@ -69,20 +69,20 @@ class PlainUpdate:
     ) -> None:
         self.objective, self.student, self.shares, self.view = objective, student, shares, view
 
-    def __call__(self, new: Record, old: Record | None = None) -> dict[str, Tensor]:
-        """Fill the student's gradients from records whose training view and teacher answer are there."""
+    def __call__(self, new: Batch, old: Batch | None = None) -> dict[str, Tensor]:
+        """Fill the student's gradients from batches whose training view and teacher answer are there."""
         if old is None:
             return self._alone(new)
         count = len(new.images)
         answer = self.student.respond(torch.cat([new.inputs[self.view], old.inputs[self.view]]))
-        for record, part in zip((new, old), answer.split(count), strict=True):
-            record.answers[self.view]["student"] = part
+        for batch, part in zip((new, old), answer.split(count), strict=True):
+            batch.answers[self.view]["student"] = part
         first, second = self.shares or _by_number(count, len(old.images))
         (loss, parts), (old_loss, old_parts) = self.objective(new), self.objective(old)
         (first * loss + second * old_loss).backward()
         return parts | _renamed(old_parts)
 
-    def _alone(self, new: Record) -> dict[str, Tensor]:
+    def _alone(self, new: Batch) -> dict[str, Tensor]:
         new.answers[self.view]["student"] = self.student.respond(new.inputs[self.view])
         loss, parts = self.objective(new)
         loss.backward()
@@ -111,8 +111,8 @@ class RetainUpdate:
         self.plain = PlainUpdate(objective, student, view=view)
         self.label = f"retain, {settings.order} order"
 
-    def __call__(self, new: Record, old: Record | None = None) -> dict[str, Tensor]:
-        """Fill the student's gradients from records whose training view and teacher answer are there."""
+    def __call__(self, new: Batch, old: Batch | None = None) -> dict[str, Tensor]:
+        """Fill the student's gradients from batches whose training view and teacher answer are there."""
         if old is None:
             return self.plain(new)
         s = self.settings
@@ -147,15 +147,15 @@ class RetainUpdate:
                 parameter.grad += total
         return parts_new | parts | _renamed(parts_old) | {"gradient_cosine": _cosine(step, ranks.averaged(kept))}
 
-    def _loss(self, record: Record, weights: Mapping[str, Tensor], exact: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        inputs = record.inputs[self.view]
+    def _loss(self, batch: Batch, weights: Mapping[str, Tensor], exact: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        inputs = batch.inputs[self.view]
         if exact:  # fused attention has no second derivative
             with sdpa_kernel(SDPBackend.MATH):
                 answer = self.student.respond(inputs.contiguous(), weights, autocast=False)
         else:
             answer = self.student.respond(inputs, weights)
-        record.answers[self.view]["student"] = answer
-        return self.objective(record)
+        batch.answers[self.view]["student"] = answer
+        return self.objective(batch)
 
 
 StudentUpdate = PlainUpdate | RetainUpdate

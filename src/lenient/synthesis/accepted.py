@@ -1,4 +1,4 @@
-"""Deals out student batches of exactly B samples that the teacher vouches for, without asking the host."""
+"""Student batches of exactly B images that the teacher vouches for, without asking the host."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from lenient.core.runtime import Readback
-from lenient.synthesis.selection import Verdict
+from lenient.synthesis.selection import Selected
+from lenient.teacher.batch import Clock
 
 
 class Round(NamedTuple):
-    """One round of synthesis: B images, the teacher's logits on them, and the selection's verdict on their scores."""
+    """One round of synthesis: B images, the teacher's logits on them, and which of them it vouches for."""
 
     images: Tensor
     logits: Tensor
-    scores: Tensor
-    verdict: Verdict
+    selected: Selected
 
 
-class Batch(NamedTuple):
+class Deal(NamedTuple):
     """B images to learn from, with what making them took."""
 
     images: Tensor
@@ -35,44 +35,44 @@ class Batch(NamedTuple):
     """Images made for this batch, leftovers of earlier ones not counted."""
 
 
-class Supply:
+class AcceptedImages:
     """Makes rounds of B images and deals the accepted ones out in order, B at a time.
 
-    Accepted samples beyond B are carried to the next batch, until `renew` (the generator has moved on). Rounds are made
-    until there are enough. That takes a `look` at the verdicts, which an accelerator would be waited for; without it
+    Accepted samples beyond B are carried to the next batch, until `moved` (the generator has). Rounds are made
+    until there are enough. To know that, the host waits for the device (`allow_sync`), as a CPU may; on an accelerator
     the number of rounds is planned from the kept fraction of the iteration before, `kept` for the first one. Should
     `max_rounds` or the plan fall short, the most confident rejects fill the batch, and are counted.
     """
 
     def __init__(
         self,
-        make_round: Callable[[int, int], Round],
+        make_round: Callable[[Clock, int], Round],
         batch_size: int,
         *,
         carry: bool = True,
         min_rounds: int = 1,
         max_rounds: int = 4,
         kept: float = 0.5,
-        look: bool = False,
+        allow_sync: bool = False,
     ) -> None:
         self.make_round = make_round
         self.batch_size = batch_size
-        self.carry, self.min_rounds, self.max_rounds, self.look = carry, min_rounds, max_rounds, look
+        self.carry, self.min_rounds, self.max_rounds, self.allow_sync = carry, min_rounds, max_rounds, allow_sync
         self._kept = Readback(kept)
         self._dealt = self._rounds = 0
         self._kept_total: Tensor | None = None
         self._left: dict[str, Tensor] | None = None
 
-    def deal(self, turn: int) -> Batch:
+    def deal(self, clock: Clock) -> Deal:
         """Return B images and the teacher's logits on them."""
-        least, most = (self.min_rounds, self.max_rounds) if self.look else [self._plan()] * 2
-        rounds = [self.make_round(turn, number) for number in range(least)]
+        least, most = (self.min_rounds, self.max_rounds) if self.allow_sync else [self._plan()] * 2
+        rounds = [self.make_round(clock, number) for number in range(least)]
         while len(rounds) < most and not self._enough(rounds):
-            rounds.append(self.make_round(turn, len(rounds)))
+            rounds.append(self.make_round(clock, len(rounds)))
         self._rounds += len(rounds)
         self._dealt += 1
         for made in rounds:
-            kept = made.verdict.weight.mean()
+            kept = made.selected.weight.mean()
             self._kept_total = kept if self._kept_total is None else self._kept_total + kept
         pool = _pool(rounds, self._left)
         chosen = _deal_order(pool["accepted"], pool["scores"])
@@ -81,14 +81,14 @@ class Supply:
             rest = chosen[self.batch_size : 2 * self.batch_size]
             self._left = {key: value[rest] for key, value in pool.items()} if len(rest) else None
         shortfall = 1 - pool["accepted"][batch].mean()
-        return Batch(pool["images"][batch], pool["logits"][batch], rounds[-1], shortfall, len(rounds) * self.batch_size)
+        return Deal(pool["images"][batch], pool["logits"][batch], rounds[-1], shortfall, len(rounds) * self.batch_size)
 
     def _enough(self, rounds: list[Round]) -> bool:
         left = [self._left["accepted"]] if self._left is not None else []
-        accepted = torch.cat([*left, *(made.verdict.weight for made in rounds)]).sum()
+        accepted = torch.cat([*left, *(made.selected.weight for made in rounds)]).sum()
         return float(accepted.numpy()) >= self.batch_size
 
-    def renew(self) -> None:
+    def moved(self) -> None:
         """Forget leftovers: the generator has moved. Also hands the kept fraction to the next iteration's plan."""
         if self._kept_total is not None:
             self._kept.put(self._kept_total / self._rounds)
@@ -104,7 +104,7 @@ class Supply:
         return max(self.min_rounds, min(due, self.max_rounds))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that outlives a turn."""
+        """Return all that outlives an update."""
         return {
             "kept": self._kept.get(),
             "dealt": self._dealt,
@@ -123,7 +123,12 @@ class Supply:
 def _pool(rounds: list[Round], left: dict[str, Tensor] | None) -> dict[str, Tensor]:
     parts = [left] if left is not None else []
     for made in rounds:
-        fresh = {"images": made.images, "logits": made.logits, "scores": made.scores, "accepted": made.verdict.weight}
+        fresh = {
+            "images": made.images,
+            "logits": made.logits,
+            "scores": made.selected.scores,
+            "accepted": made.selected.weight,
+        }
         parts.append(fresh)
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 

@@ -1,90 +1,95 @@
-"""A generator that draws fresh images from noise for every use."""
+"""The source of methods with one generator: fresh images that the teacher vouches for."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lenient.core import ranks
-from lenient.core.runtime import Runtime
-from lenient.core.seeding import Streams
+from lenient.core.modes import mode
+from lenient.losses.prior import confidence_score
+from lenient.synthesis.accepted import AcceptedImages, Round
+from lenient.synthesis.sampler import Sampler
+from lenient.synthesis.selection import Selection
+from lenient.synthesis.source import Drawn
+from lenient.synthesis.views import Viewer
+from lenient.teacher.batch import Clock, Response
+from lenient.teacher.frozen import FrozenTeacher
+
+Key = Callable[[str, Clock], tuple[str, int]]
+"""Names the random stream of latents: for a use and a clock, its name and number."""
 
 
-class Host(Protocol):
-    """Who knows the space between pixel units and normalised inputs: the frozen teacher."""
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Pixel units to normalised inputs."""
-        ...
-
-    def denormalize(self, inputs: Tensor) -> Tensor:
-        """Normalised inputs to pixel units."""
-        ...
-
-
-class Drawing(NamedTuple):
-    """Images (N, C, H, W) in pixel units, and the classes (N,) a conditional generator was asked for."""
-
-    images: Tensor
-    labels: Tensor | None
-
-
-class StreamSource:
-    """Latents z ~ N(0, I), keyed by name and turn, through a generator; images come out in pixel units.
-
-    A generator that draws in the teacher's normalised space (`space`) is converted here, nowhere else. With
-    `num_classes`, classes are drawn uniformly and given to the generator beside z.
-    """
+class Generated:
+    """Draws rounds of images, lets the teacher answer, and deals out those that the selection accepts."""
 
     def __init__(
         self,
-        generator: nn.Module,
-        latent_dim: int,
-        streams: Streams,
-        runtime: Runtime,
-        host: Host | None = None,
-        num_classes: int | None = None,
+        sampler: Sampler,
+        teacher: FrozenTeacher,
+        viewer: Viewer,
+        selection: Selection,
+        accepted: Callable[[Callable[[Clock, int], Round]], AcceptedImages],
+        key: Key,
+        batch_size: int,
+        draw_mode: Literal["train", "eval"] = "train",
     ) -> None:
-        self.generator, self.latent_dim = generator, latent_dim
-        self._plain = runtime.compiled(generator)
-        self.streams, self.runtime = streams, runtime
-        self.host, self.num_classes = host, num_classes
+        self.sampler, self.teacher, self.viewer, self.selection = sampler, teacher, viewer, selection
+        self.accepted, self.key, self.batch_size, self.draw_mode = accepted(self._round), key, batch_size, draw_mode
+        self._make_accepted = accepted
 
-    def twin(self) -> StreamSource:
-        """Return a source with the same weights, not a copy of them, and with buffers and modes of its own."""
-        shared = {id(parameter): parameter for parameter in self.generator.parameters()}
-        generator = copy.deepcopy(self.generator, shared)
-        return StreamSource(generator, self.latent_dim, self.streams, self.runtime, self.host, self.num_classes)
+    @property
+    def buffers(self) -> list[Tensor]:
+        """What drawing a batch changes in the generator."""
+        return list(self.sampler.generator.buffers())
 
-    def sample(
-        self, count: int, name: str, turn: int, generator: Callable[..., Tensor] | None = None, *, whole: bool = False
-    ) -> Drawing:
-        """Return this rank's rows of `count` images, or all of them; with gradient to the generator unless under
-        `torch.no_grad()`."""
-        chosen = generator or self._plain
-        given: list[Tensor] = [self.streams.normal(name, turn, (count, self.latent_dim)).to(self.runtime.dtype)]
-        if self.num_classes is not None:
-            given.append(self.streams.integers(f"{name}/labels", turn, (count,), self.num_classes))
-        if not whole:
-            given = [ranks.mine(draw) for draw in given]
-        with self.runtime.autocast():
-            drawn: Tensor = chosen(*given)
-        if self.host is not None and getattr(self.generator, "space", "pixels") == "normalized":
-            drawn = self.host.denormalize(drawn)
-        return Drawing(self.runtime.images(drawn), given[1] if len(given) > 1 else None)
+    def twin(self) -> Generated:
+        """Return a source with the same weights, which it shares, and with buffers, modes and counts of its own."""
+        return Generated(
+            self.sampler.twin(),
+            self.teacher.twin(),
+            self.viewer,
+            self.selection,
+            self._make_accepted,
+            self.key,
+            self.batch_size,
+            self.draw_mode,
+        )
 
-    def show(self, count: int, name: str, turn: int) -> Tensor:
-        """Return images without gradient that leave no trace: the generator in eval mode, its buffers as they were.
+    def _round(self, clock: Clock, number: int) -> Round:
+        """One round of synthesis: images, the teacher's answer to them, and which of them it vouches for."""
+        with mode(self.sampler.generator, self.draw_mode):
+            images = self.sampler.sample(self.batch_size, *self.key(f"student-latents/{number}", clock)).images
+        logits = self.teacher.respond(self.teacher.normalize(images)).logits
+        images, logits = self.sampler.runtime.images(ranks.gather(images)), ranks.gather(logits)
+        return Round(images, logits, self.selection(confidence_score(logits)))
 
-        Every rank draws them all.
-        """
-        training = self.generator.training
-        self.generator.eval()
-        with torch.no_grad():
-            images = self.sample(count, name, turn, self.generator, whole=True).images
-        self.generator.train(training)
-        return images
+    @torch.no_grad()
+    def batch(self, clock: Clock) -> Drawn:
+        """Return accepted images with the teacher's answer."""
+        deal = self.accepted.deal(clock)
+        answer = Response(ranks.mine(deal.logits))
+        batch = self.viewer.view(self.teacher, ranks.mine(deal.images), "student-view", clock, answer)
+        return Drawn(batch, deal.drawn, deal.last.selected, deal.shortfall)
+
+    def sample(self, count: int, name: str, update: int) -> Tensor:
+        """Return images of the generator in eval mode, its buffers untouched."""
+        return self.sampler.show(count, name, update)
+
+    def moved(self) -> None:
+        """Forget leftovers: the generator is about to move."""
+        self.accepted.moved()
+
+    def close(self) -> None:
+        """Do nothing: nothing is begun."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return leftovers and counts."""
+        return self.accepted.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from them."""
+        self.accepted.load_state_dict(state)

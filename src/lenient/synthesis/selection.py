@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -16,11 +16,9 @@ from torch import Tensor
 from lenient.core.config import Settings
 
 
-class Verdict(NamedTuple):
-    """What a selection decided on one batch of scores; all tensors on the device, in the units of the scores."""
+class Mixture(NamedTuple):
+    """Two Gaussian components fitted to a batch of scores; all tensors on the device, in the units of the scores."""
 
-    weight: Tensor
-    """(N,) float32 in [0, 1]: 1 is accepted."""
     means: Tensor
     """(2,) component means, the surer first."""
     deviations: Tensor
@@ -33,10 +31,41 @@ class Verdict(NamedTuple):
     """Scalar 0/1: whether there were two components to tell apart."""
 
 
-class Selection(Protocol):
-    """Scores (N,) to a verdict: deterministic."""
+class Selected(NamedTuple):
+    """Which samples of a batch are accepted."""
 
-    def __call__(self, scores: Tensor) -> Verdict:
+    scores: Tensor
+    """(N,) what the selection saw."""
+    weight: Tensor
+    """(N,) float32 in [0, 1]: 1 is accepted."""
+    mixture: Mixture | None = None
+    """What told them apart, if a mixture did."""
+
+    def event(self, bins: int = 40) -> tuple[str, dict[str, Any]] | None:
+        """Return what belongs into a run's history: the name of an event and its values; None where nothing does."""
+        if self.mixture is None:
+            return None
+        scores, fitted = self.scores.float().cpu(), self.mixture
+        finite = scores[torch.isfinite(scores)]
+        high = float(finite.max()) if len(finite) else 1.0
+        edges = torch.linspace(0, max(high, 1e-6), bins + 1)
+        counts = torch.histogram(finite, bins=edges).hist if len(finite) else torch.zeros(bins)
+        return "mixture", {
+            "edges": edges.tolist(),
+            "counts": counts.tolist(),
+            "means": fitted.means.tolist(),
+            "stds": fitted.deviations.tolist(),
+            "weights": fitted.shares.tolist(),
+            "limit": float(fitted.limit),
+            "kept": float(self.weight.mean()),
+            "separable": bool(fitted.separable > 0),
+        }
+
+
+class Selection(Protocol):
+    """Scores (N,) to which samples are accepted: deterministic."""
+
+    def __call__(self, scores: Tensor) -> Selected:
         """Decide on one batch of scores."""
         ...
 
@@ -57,18 +86,9 @@ class MixtureSettings(Settings):
 class KeepAll:
     """The neutral selection: everything is accepted."""
 
-    def __call__(self, scores: Tensor) -> Verdict:
+    def __call__(self, scores: Tensor) -> Selected:
         """Accept everything."""
-        zero = torch.zeros((), device=scores.device)
-        mean, deviation = scores.mean(), scores.std(correction=0)
-        return Verdict(
-            torch.ones_like(scores, dtype=torch.float32),
-            torch.stack([mean, mean]),
-            torch.stack([deviation, deviation]),
-            torch.stack([torch.ones_like(zero), zero]),
-            scores.max(),
-            zero,
-        )
+        return Selected(scores, torch.ones_like(scores, dtype=torch.float32))
 
 
 @dataclass(frozen=True)
@@ -86,7 +106,7 @@ class MixtureSelection:
     """Accept where the posterior of the surer component exceeds this (paper: 0.5)."""
     settings: MixtureSettings = field(default_factory=MixtureSettings)
 
-    def __call__(self, scores: Tensor) -> Verdict:
+    def __call__(self, scores: Tensor) -> Selected:
         """Fit the mixture to scores (N,) and decide."""
         double = torch.float32 if scores.device.type == "mps" else torch.float64
         finite = torch.isfinite(scores)
@@ -116,14 +136,14 @@ class MixtureSelection:
             accepted, separable = torch.ones_like(accepted), torch.zeros_like(separable)
         accepted = (accepted | flat) & finite
         limit = torch.where(accepted, values, low).amax()
-        return Verdict(
-            accepted.float(),
+        mixture = Mixture(
             (means * span + low).float(),
             (variances.sqrt() * span).float(),
             shares.float(),
             limit.float(),
             separable.float(),
         )
+        return Selected(scores, accepted.float(), mixture)
 
     def _leads_at(self, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
         """Whether the surer component leads at each of the two means, (2,) bool."""

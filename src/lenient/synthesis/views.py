@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lenient.core import ranks
 from lenient.core.seeding import Streams
+from lenient.teacher.batch import Batch, Clock, Response
+from lenient.teacher.frozen import FrozenTeacher
 
 Augmentation = Literal["none", "crop-flip", "crop-flip-batch"]
 """`crop-flip`: zero padding, random crop and horizontal flip per image; `-batch`: one draw for the whole batch."""
 
 
-def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, turn: int, padding: int = 4) -> Tensor:
+def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, update: int, padding: int = 4) -> Tensor:
     """Return the training view of `images` (N, C, H, W); `none` returns them unchanged, the same object.
 
     Padding is black (0 in pixel units), as in the usual CIFAR augmentation; it shrinks with images under 32 pixels.
@@ -27,8 +30,8 @@ def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, tur
 
     def draw(what: str, high: int) -> Tensor:
         if kind == "crop-flip-batch":
-            return streams.integers(f"{name}/{what}", turn, (1, 1), high)
-        return ranks.mine(streams.integers(f"{name}/{what}", turn, (count * ranks.count(), 1), high))
+            return streams.integers(f"{name}/{what}", update, (1, 1), high)
+        return ranks.mine(streams.integers(f"{name}/{what}", update, (count * ranks.count(), 1), high))
 
     rows, columns, flip = draw("rows", 2 * padding + 1), draw("columns", 2 * padding + 1), draw("flip", 2)
     down = torch.arange(height, device=images.device) + rows
@@ -40,3 +43,33 @@ def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, tur
         sample, down.expand(count, -1)[:, :, None], across.expand(count, -1)[:, None, :]
     ]
     return picked.permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Shows images to the teacher as the student will see them."""
+
+    streams: Streams
+    augmentation: Augmentation = "none"
+    blocks: tuple[nn.Module, ...] = ()
+    """Layers of the teacher whose outputs the student imitates, too."""
+
+    def view(
+        self, teacher: FrozenTeacher, images: Tensor, name: str, clock: Clock, clean: Response | None = None
+    ) -> Batch:
+        """Return the batch of images to learn from.
+
+        Args:
+            teacher: who answers.
+            images: (N, C, H, W) in pixel units.
+            name: of the random stream of the augmentation.
+            clock: when.
+            clean: the teacher's answer to the images as drawn, if it is known.
+        """
+        shown = augment(images, self.augmentation, self.streams, name, clock.update)
+        batch = Batch(images, torch.ones(len(images), device=images.device), clock=clock)
+        batch.inputs["train"] = teacher.normalize(shown)
+        again = clean is None or shown is not images or self.blocks
+        seen = teacher.respond(batch.inputs["train"], blocks=self.blocks) if again or clean is None else clean
+        batch.answers = {"clean": {"teacher": clean or seen}, "train": {"teacher": seen}}
+        return batch

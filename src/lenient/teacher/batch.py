@@ -46,17 +46,25 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """When in the run a batch was made: student steps done of all, and the same in epochs."""
+class Clock:
+    """When in a run an update is made: what was done before it, and of how much."""
 
+    update: int = 0
+    """Updates of all networks."""
+    round: int = 0
+    """Rounds of the schedule, over all phases."""
     step: int = 0
+    """Student updates, of `steps` in the run."""
     steps: int = 1
     epoch: int = 0
+    """Epochs, of `epochs` in the run."""
     epochs: int = 1
+    ends_epoch: bool = False
+    """Whether this update is the student's last of its epoch."""
 
 
 @dataclass
-class Record:
+class Batch:
     """One batch and everything the networks said about it; terms read it and own no network.
 
     `images`: (N, C, H, W) in pixel units, the clean view. `inputs[view]`: the view as the teacher saw it, normalised.
@@ -70,7 +78,7 @@ class Record:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     answers: dict[str, dict[str, Response]] = field(default_factory=dict)
     labels: Tensor | None = None
-    moment: Moment = Moment()
+    clock: Clock = Clock()
 
     def logits(self, view: str, network: str) -> Tensor:
         """Return the logits of `network` ("teacher" or "student") on `view` in float32."""

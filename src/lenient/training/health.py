@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lenient.core import ranks
 from lenient.core.config import Settings
 from lenient.core.errors import HealthError
-from lenient.methods.contract import Turn
+from lenient.losses.prior import confidence_score
+from lenient.methods.contract import STUDENT, StepOutput
 from lenient.teacher.batch import LayerStatistics, Response
 
 Status = Literal["ok", "warning", "failed"]
@@ -137,22 +138,23 @@ class HealthMonitor:
         self.histogram = torch.zeros(self.num_classes, device=self.device)
 
     @torch.no_grad()
-    def observe(self, player: str, turn: Turn, bad: Tensor) -> None:
-        """Count one turn; `bad` is 1 where it was skipped for non-finite numbers."""
-        self._played[player] = self._played.get(player, 0) + 1
+    def observe(self, name: str, output: StepOutput, bad: Tensor) -> None:
+        """Count one update of a network; `bad` is 1 where it was skipped for non-finite numbers."""
+        self._played[name] = self._played.get(name, 0) + 1
         self.streak = (self.streak + bad) * bad
         self.skipped = self.skipped + bad
-        seen = {f"loss/{name}": value for name, value in turn.parts.items()}
-        seen |= {f"health/{name}": value for name, value in turn.facts.items()}
-        if player == "student":
-            answers = turn.record.answers["train"]
-            teacher, student = (answers[name].logits.argmax(dim=1) for name in ("teacher", "student"))
-            seen["health/kept"] = turn.verdict.weight.mean()
-            seen["health/confidence"] = (-turn.scores).exp().mean()
-            seen["health/agreement"] = (teacher == student).float().mean()
-            self.histogram = self.histogram + class_counts(teacher, self.num_classes)
-        if player == "generator":
-            seen["health/kept_by_generator"] = turn.verdict.weight.mean()
+        seen = {f"loss/{term}": value for term, value in output.losses.items()}
+        seen |= {f"health/{fact}": value for fact, value in output.facts.items()}
+        if name == STUDENT:
+            teacher, student = (output.batch.logits("train", network) for network in ("teacher", "student"))
+            classes = teacher.argmax(dim=1)
+            scores = confidence_score(teacher) if output.selected is None else output.selected.scores
+            seen["health/confidence"] = (-scores).exp().mean()
+            seen["health/agreement"] = (classes == student.argmax(dim=1)).float().mean()
+            self.histogram = self.histogram + class_counts(classes, self.num_classes)
+        if output.selected is not None:
+            kept = "health/kept" if name == STUDENT else f"health/kept_by_{name}"
+            seen[kept] = output.selected.weight.mean()
         if STATISTICS in seen:
             self.first_bn = torch.where(torch.isfinite(self.first_bn), self.first_bn, seen[STATISTICS].float())
         values = torch.stack([value.detach().float() for value in seen.values()])

@@ -1,4 +1,4 @@
-"""The one loop for all methods. It knows none by name: it asks whose turn it is, guards, steps, counts and logs."""
+"""The one loop for all methods; it knows none by name. It asks whose update is next, guards, steps, counts and logs."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from lenient.core.schemas import ANEW, damaged
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.core.signals import save_on_signals, stop_on_signals
 from lenient.methods import method_class
-from lenient.methods.contract import Method, Player, Stage, Turn
+from lenient.methods.contract import STUDENT, Context, Method, StepOutput, Update
 from lenient.models.card import Network
 from lenient.models.lending import as_it_was, own_grad_mode
 from lenient.models.names import one_line
+from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.guard import Guard, check_optimizer
 from lenient.training.health import HealthMonitor
@@ -115,33 +116,35 @@ class Distillation:
         self.student = runtime.place(student.module).train()
         method = method or method_class(settings.method.name)(settings.method)
         check_batch_norms(method, settings, teacher.batch_norms)
-        self.game = method.build(
-            Stage(
-                teacher,
-                self.student,
-                runtime,
-                self.streams,
-                settings.generator,
-                settings.batch_size,
-                settings.steps,
-                settings.rhythm.steps_per_epoch,
-            )
+        self.context = Context(
+            teacher,
+            self.student,
+            runtime,
+            self.streams,
+            settings.generator,
+            settings.batch_size,
+            settings.steps,
+            settings.rhythm.steps_per_epoch,
         )
-        for name, player in self.game.players.items():
-            check_optimizer(name, player.optimizer)
-            player.module.train()
-        self.guard = Guard([player.module for player in self.game.players.values()])
+        self.algorithm = method.build(self.context)
+        for name, update in self.algorithm.updates.items():
+            check_optimizer(name, update.optimizer)
+            update.module.train()
+        self.guard = Guard([update.module for update in self.algorithm.updates.values()])
         self.health = HealthMonitor(teacher.card.num_classes, settings.health, runtime.device)
         self.delivery = Delivery(settings.select, settings.ema_decay, self.student)
-        self.turn = self.step = self.images = 0
+        self.updates = self.step = self.images = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
-        self._base_rates = {name: [g["lr"] for g in p.optimizer.param_groups] for name, p in self.game.players.items()}
+        self._base_rates = {
+            name: [group["lr"] for group in update.optimizer.param_groups]
+            for name, update in self.algorithm.updates.items()
+        }
 
     # the loop
 
     def run(self, stop: threading.Event | None = None, save: threading.Event | None = None) -> Result:
-        """Take turns until the student has made all its steps, or `stop` is set; then a checkpoint is written.
+        """Make updates until the student has made all its steps, or `stop` is set; then a checkpoint is written.
 
         Where `save` is set one is written, too, and the event cleared.
         """
@@ -156,16 +159,16 @@ class Distillation:
             while self.step < s.steps:
                 if self._save_or_stop(stop, save):
                     return Result(self.student, self.history, {}, {}, self.folder, interrupted=True)
-                name, turn = self.take_turn()
+                name, output = self.take_update()
                 self.seconds = time.monotonic() - started
-                if name == "student":
-                    lap = self._after_step(turn, lap)
-                elif self.turn % s.log_every == 0 and self._student_rests(s.log_every):
+                if name == STUDENT:
+                    lap = self._after_step(output, lap)
+                elif self.updates % s.log_every == 0 and self._student_rests(s.log_every):
                     for observer in watching:
                         observer.step(self.step, self.images)
                     lap = self._log_line(lap)
         finally:
-            self.game.close()
+            self.algorithm.source.close()
             for observer in watching:
                 observer.stop()
         self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here
@@ -183,64 +186,58 @@ class Distillation:
             self.checkpoint()
         return stopped
 
-    def _student_rests(self, turns: int) -> bool:
-        """Whether the student had none of the last so many turns: others then log, alarm and stop by their own."""
-        rhythm = self.game.rhythm
-        return rhythm.steps_before(self.turn) == rhythm.steps_before(max(self.turn - turns, 0))
+    def _student_rests(self, updates: int) -> bool:
+        """Whether the student had none of the last so many updates: others then log, alarm and stop by their own."""
+        steps_before = self.algorithm.schedule.steps_before
+        return steps_before(self.updates) == steps_before(max(self.updates - updates, 0))
 
-    def _after_step(self, turn: Turn, lap: tuple[float, int]) -> tuple[float, int]:
+    def _after_step(self, output: StepOutput, lap: tuple[float, int]) -> tuple[float, int]:
         s = self.settings
         for observer in self.observers:
             observer.step(self.step, self.images)
         if self.step % s.log_every == 0 or self.step == s.steps:
             lap = self._log_line(lap)
         if self.step % s.rhythm.steps_per_epoch == 0 or self.step == s.steps:
-            self._epoch_end(turn)
+            self._epoch_end(output)
         return lap
 
-    def take_turn(self) -> tuple[str, Turn]:
-        """One turn of one player: gradients by the method, the guard, the optimizer step."""
-        game = self.game
-        name = game.rhythm.player(self.turn)
-        player = game.players[name]
-        self.streams.seed_global(name, self.turn)
-        self._set_rate(name, player)
-        for other in game.players.values():
-            other.module.requires_grad_(other is player)
-        player.optimizer.zero_grad(set_to_none=True)
+    @property
+    def clock(self) -> Clock:
+        """That of the next update."""
+        return self.context.clock(self.algorithm.schedule, self.updates)
+
+    def take_update(self) -> tuple[str, StepOutput]:
+        """Make one update of one network: gradients by the method, the guard, the optimizer's step."""
+        updates, clock = self.algorithm.updates, self.clock
+        name = self.algorithm.schedule.name(clock.update)
+        update = updates[name]
+        self.streams.seed_global(name, self.updates)
+        self._set_rate(name, update, clock)
+        for other in updates.values():
+            other.module.requires_grad_(other is update)
+        update.optimizer.zero_grad(set_to_none=True)
         with self.guard.watch() as settle:
             with one_batch():
-                turn = game.turns[name](self.turn)
-            gradients = [p.grad for p in player.module.parameters() if p.grad is not None]
-            ranks.average_(gradients)
-            bad = settle([*gradients, *turn.parts.values()])
-        if player.clip_norm is not None:
-            nn.utils.clip_grad_norm_(player.module.parameters(), player.clip_norm)
-        self.guard.step(player.optimizer, bad)
-        self.health.observe(name, turn, bad)
-        self.turn += 1
-        self.images += turn.drawn
-        if name == "student":
+                output = update.step(clock)
+            gradients = [p.grad for p in update.module.parameters() if p.grad is not None]
+            if not update.local:
+                ranks.average_(gradients)
+            bad = settle([*gradients, *output.losses.values()])
+        if update.clip_norm is not None:
+            nn.utils.clip_grad_norm_(update.module.parameters(), update.clip_norm)
+        self.guard.step(update.optimizer, bad)
+        self.health.observe(name, output, bad)
+        self.updates += 1
+        self.images += output.images
+        if name == STUDENT:
             self.step += 1
             self.delivery.follow(self.student, bad)
-        self._tell_replay(name, turn, bad)
-        return name, turn
+        update.after(clock, output, bad)
+        return name, output
 
-    def _tell_replay(self, name: str, turn: Turn, bad: Tensor) -> None:
-        if self.game.replay is None:
-            return
-        if name == "generator":
-            self.game.replay.observe("after_generator", turn.record, bad)
-        if name == "student":
-            self.game.replay.observe("after_student", turn.record, bad)
-            if self.step % self.settings.rhythm.steps_per_epoch == 0:
-                self.game.replay.observe("epoch_end", turn.record, bad)
-
-    def _set_rate(self, name: str, player: Player) -> None:
-        per_epoch = self.settings.rhythm.steps_per_epoch
-        epochs = max(1, -(-self.settings.steps // per_epoch))
-        factor = player.schedule(self.step // per_epoch, epochs)
-        for group, base in zip(player.optimizer.param_groups, self._base_rates[name], strict=True):
+    def _set_rate(self, name: str, update: Update, clock: Clock) -> None:
+        factor = update.rate(clock)
+        for group, base in zip(update.optimizer.param_groups, self._base_rates[name], strict=True):
             group["lr"] = base * factor
 
     # log lines, evaluation
@@ -248,17 +245,18 @@ class Distillation:
     def _log_line(self, lap: tuple[float, int]) -> tuple[float, int]:
         line = self.health.line()
         progress = self.step / self.settings.steps
-        fresh = self.game.sample(min(64, self.settings.batch_size), "probe", self.turn)
+        fresh = self.algorithm.source.sample(min(64, self.settings.batch_size), "probe", self.updates)
         with torch.no_grad():
             answer = self.teacher.respond(self.teacher.normalize(fresh), statistics=bool(self.teacher.batch_norms))
         found = self.health.inspect(fresh, answer, self._students_word)
-        self.health.moved({name: p.module for name, p in self.game.players.items() if self._should_move(name, p)})
-        self.health.latest["health/turns"] = float(self.turn)
+        updates = self.algorithm.updates
+        self.health.moved({name: own.module for name, own in updates.items() if self._should_move(name, own)})
+        self.health.latest["health/turns"] = float(self.updates)
         now = time.monotonic()
-        rates = {f"lr/{name}": p.optimizer.param_groups[0]["lr"] for name, p in self.game.players.items()}
+        rates = {f"lr/{name}": own.optimizer.param_groups[0]["lr"] for name, own in updates.items()}
         values = {
             "step": self.step,
-            "turn": self.turn,
+            "turn": self.updates,
             "epoch": self.step // self.settings.rhythm.steps_per_epoch,
             "seconds": self.seconds,
             "images": self.images,
@@ -270,7 +268,7 @@ class Distillation:
         self.emit("log", values)
         if any(line["histogram"]):
             self.emit("classes", {"step": self.step, "histogram": line["histogram"]})
-        done = self.turn / self.game.rhythm.turns_for(self.settings.steps)
+        done = self.updates / self.algorithm.schedule.updates_for(self.settings.steps)
         for name, message in self.health.raise_alarms(done).items():
             if ranks.is_main():
                 log.warning("alarm at step %d: %s", self.step, message)
@@ -288,13 +286,15 @@ class Distillation:
             ]
         return torch.cat(labels)
 
-    def _should_move(self, name: str, player: Player) -> bool:
+    def _should_move(self, name: str, update: Update) -> bool:
         """Not where the schedule has come to a rate of 0; a base rate of 0 is a mistake to report."""
-        rates = zip(player.optimizer.param_groups, self._base_rates[name], strict=True)
+        rates = zip(update.optimizer.param_groups, self._base_rates[name], strict=True)
         return any(group["lr"] > 0 or base == 0 for group, base in rates)
 
-    def _epoch_end(self, turn: Turn) -> None:
-        self.emit("mixture", {"step": self.step, **mixture_facts(turn)})
+    def _epoch_end(self, output: StepOutput) -> None:
+        event = None if output.selected is None else output.selected.event()
+        if event is not None:
+            self.emit(event[0], {"step": self.step, **event[1]})
         if self.evaluate is None:
             return
         self.student.eval()
@@ -320,26 +320,27 @@ class Distillation:
         return self.step % every == 0 and self.step > self._written_step
 
     def checkpoint(self) -> None:
-        """Write all that outlives a turn to the run folder, if there is one."""
+        """Write all that outlives an update to the run folder, if there is one."""
         self._written, self._written_step = time.monotonic(), self.step
         if self.folder is not None:
             self.folder.save_checkpoint(self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that outlives a turn."""
-        players = {
-            name: {"module": p.module.state_dict(), "optimizer": p.optimizer.state_dict()}
-            for name, p in self.game.players.items()
+        """Return all that outlives an update."""
+        networks = {
+            name: {"module": update.module.state_dict(), "optimizer": update.optimizer.state_dict()}
+            for name, update in self.algorithm.updates.items()
         }
         return {
-            "turn": self.turn,
+            "updates": self.updates,
             "step": self.step,
             "seconds": self.seconds,
             "images": self.images,
             "forwards": self.teacher.forwards,
             "history": self.history,
-            "players": players,
-            "parts": {name: part.state_dict() for name, part in self.game.parts.items()},
+            "networks": networks,
+            "source": self.algorithm.source.state_dict(),
+            "state": {name: part.state_dict() for name, part in self.algorithm.state.items()},
             "health": self.health.state_dict(),
             "delivery": self.delivery.state_dict(),
         }
@@ -348,7 +349,7 @@ class Distillation:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: it is not that of such a run: other players, shapes or kinds.
+            ValueError: it is not that of such a run: other networks, shapes or kinds.
         """
         try:
             self._load(state)
@@ -360,18 +361,19 @@ class Distillation:
     def _load(self, state: dict[str, Any]) -> None:
         fresh = self.state_dict() | {"history": [], "delivery": state["delivery"]}
         like({key: state[key] for key in fresh}, fresh)
-        if state["step"] > state["turn"]:
-            raise ValueError(f"step {state['step']} is beyond turn {state['turn']}")
-        for name, saved in state["players"].items():
-            player = self.game.players[name]
-            player.module.load_state_dict(saved["module"])
-            fits_optimizer(saved["optimizer"], player.optimizer)
-            player.optimizer.load_state_dict(saved["optimizer"])
-        for name, part in self.game.parts.items():
-            part.load_state_dict(state["parts"][name])
+        if state["step"] > state["updates"]:
+            raise ValueError(f"step {state['step']} is beyond update {state['updates']}")
+        for name, saved in state["networks"].items():
+            update = self.algorithm.updates[name]
+            update.module.load_state_dict(saved["module"])
+            fits_optimizer(saved["optimizer"], update.optimizer)
+            update.optimizer.load_state_dict(saved["optimizer"])
+        self.algorithm.source.load_state_dict(state["source"])
+        for name, part in self.algorithm.state.items():
+            part.load_state_dict(state["state"][name])
         self.health.load_state_dict(state["health"])
         self.delivery.load_state_dict(state["delivery"], state["step"] / self.settings.steps)
-        self.turn, self.step, self.seconds = state["turn"], state["step"], state["seconds"]
+        self.updates, self.step, self.seconds = state["updates"], state["step"], state["seconds"]
         self.images, self.teacher.forwards = state["images"], state["forwards"]
         self.history = list(state["history"])
 
@@ -463,25 +465,6 @@ def check_batch_norms(method: Method, settings: DistillSettings, layers: Sequenc
             f"the teacher has no batch-norm layers, whose statistics {settings.method.name} matches; "
             "switch that term off knowingly with -s method.bn_weight=0"
         )
-
-
-def mixture_facts(turn: Turn, bins: int = 40) -> dict[str, Any]:
-    """Return the histogram of the teacher's cross-entropy over the accepted batch's round, and the fitted mixture."""
-    scores, verdict = turn.scores.float().cpu(), turn.verdict
-    finite = scores[torch.isfinite(scores)]
-    high = float(finite.max()) if len(finite) else 1.0
-    edges = torch.linspace(0, max(high, 1e-6), bins + 1)
-    counts = torch.histogram(finite, bins=edges).hist if len(finite) else torch.zeros(bins)
-    return {
-        "edges": edges.tolist(),
-        "counts": counts.tolist(),
-        "means": verdict.means.tolist(),
-        "stds": verdict.deviations.tolist(),
-        "weights": verdict.shares.tolist(),
-        "limit": float(verdict.limit),
-        "kept": float(verdict.weight.mean()),
-        "separable": bool(verdict.separable > 0),
-    }
 
 
 def run_loop(distillation: Distillation) -> Result:

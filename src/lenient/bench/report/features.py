@@ -184,18 +184,14 @@ def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int, e
     import torch
 
     from lenient.losses.prior import confidence_score
-    from lenient.synthesis.selection import KeepAll, MixtureSelection, Selection
+    from lenient.synthesis.selection import KeepAll
 
-    method, size = distillation.settings.method, distillation.settings.batch_size
-    selects = getattr(method, "selection", "none") == "mixture"
-    selection: Selection = KeepAll()
-    if selects:
-        selection = MixtureSelection(getattr(method, "tau"), getattr(method, "mixture"))  # noqa: B009 - of one method's
+    size, selection = distillation.settings.batch_size, distillation.algorithm.selection or KeepAll()
     features, labels, kept = [], [], []
 
     def batches() -> Iterator[Tensor]:
         for number, start in enumerate(range(0, count, size)):
-            yield distillation.game.sample(min(size, count - start), "bench/features", number).float()
+            yield distillation.algorithm.source.sample(min(size, count - start), "bench/features", number).float()
 
     for images in batches():
         with torch.no_grad():

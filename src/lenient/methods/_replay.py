@@ -11,11 +11,11 @@ from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import Activation, ClassPrior, InformationEntropy
-from lenient.methods.contract import Game, Schedule, Stage
-from lenient.methods.stream import StreamSettings, stream_game
+from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
+from lenient.methods.contract import Algorithm, Context, RateSchedule
 
 
-class FamilySettings(StreamSettings):
+class ReplayMethodSettings(GeneratorMethodSettings):
     """L_G = L_oh + 5 L_ie + 0.1 L_a + L_adv; the adversary pushes through the student only."""
 
     general: ClassVar[dict[str, Any]] = {
@@ -36,12 +36,12 @@ class FamilySettings(StreamSettings):
     """Softens predictions in the adversarial term (released code: 3)."""
     detach_teacher: bool = True
     """Whether the adversary's gradient is kept from the teacher (released code: yes)."""
-    student_schedule: Schedule = "cosine"
+    student_schedule: RateSchedule = "cosine"
     generator_lr: float = Field(0.02, ge=0, le=1e3)
     """Learning rate of the generator's Adam (released code: 0.02, with spectral norm)."""
 
 
-def family_game(stage: Stage, s: FamilySettings) -> Game:
+def replay_algorithm(context: Context, s: ReplayMethodSettings) -> Algorithm:
     """Put the family's terms together with the settings' replay and update; the generator moves first."""
     objective = Objective(
         {
@@ -55,4 +55,4 @@ def family_game(stage: Stage, s: FamilySettings) -> Game:
         }
     )
     imitation = Objective({"student": (1.0, Imitation(logit_l1, "L1"))})
-    return stream_game(stage, s, objective, imitation, order=("generator", "student"))
+    return generator_algorithm(context, s, objective, imitation, order=("generator", "student"))

@@ -1,0 +1,302 @@
+"""What methods with one generator share: settings, and how an algorithm is put together. A method says which terms, who
+starts, and what the student learns by; everything else is a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.optim import Optimizer
+
+from lenient.core import ranks
+from lenient.core.errors import TeacherError, UsageError
+from lenient.core.modes import mode
+from lenient.core.seeding import untouched_global_rng
+from lenient.generators.conditional import ConditionalGenerator, Conditioning
+from lenient.generators.upsampling import UpsamplingGenerator
+from lenient.losses.objective import Objective
+from lenient.methods._steps import GeneratorStep, MemoryStep, StudentStep
+from lenient.methods.contract import (
+    STUDENT,
+    Algorithm,
+    Context,
+    Drops,
+    MethodSettings,
+    Phase,
+    RateSchedule,
+    Schedule,
+    Update,
+    adam,
+    learning_rate,
+    sgd,
+)
+from lenient.models.probing import last_block_by_size
+from lenient.replay import NoReplay, Replay
+from lenient.replay.bank import BankSettings, MemoryBank
+from lenient.replay.generative import MemoryGenerator, MemorySettings
+from lenient.replay.momentum import MomentumGenerator, MomentumSettings
+from lenient.student.update import LiveStudent, PlainUpdate, RetainSettings, RetainUpdate, StudentUpdate
+from lenient.synthesis.accepted import AcceptedImages
+from lenient.synthesis.generated import Generated, Key
+from lenient.synthesis.prefetch import Prefetch
+from lenient.synthesis.sampler import Sampler
+from lenient.synthesis.selection import KeepAll, MixtureSelection, MixtureSettings, Selection
+from lenient.synthesis.source import Source
+from lenient.synthesis.views import Augmentation, Viewer
+from lenient.teacher.batch import Clock
+
+
+class GeneratorMethodSettings(MethodSettings):
+    """Settings of all methods with one generator. Defaults are each method's paper's; the neutral ones stand here."""
+
+    student_steps: int = Field(10, ge=1, le=10_000)
+    """Student updates in one round."""
+    generator_steps: int = Field(1, ge=1, le=10_000)
+    """Generator updates in one round."""
+    student_optimizer: Literal["sgd", "adam"] = "sgd"
+    student_lr: float = Field(0.1, ge=0, le=1e3)
+    """Learning rate of the student."""
+    student_momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of the student's SGD."""
+    student_weight_decay: float = Field(5e-4, ge=0, le=1e6)
+    student_schedule: RateSchedule = "cosine"
+    generator_lr: float = Field(1e-3, ge=0, le=1e3)
+    """Learning rate of the generator's Adam."""
+    generator_schedule: RateSchedule = "constant"
+    drops: Drops = ()
+    """Shares of the run from which on a schedule `drops` gives a tenth of the rate."""
+    student_clip_norm: float | None = Field(None, gt=0, le=1e6)
+    """Largest norm of the student's gradient; longer ones are scaled down to it."""
+    generator_clip_norm: float | None = Field(None, gt=0, le=1e6)
+    """Largest norm of the generator's gradient."""
+    augmentation: Augmentation = "none"
+    """What the student is trained on: the images as drawn, or randomly cropped and flipped."""
+    selection: Literal["none", "mixture"] = "none"
+    """Whether the teacher selects samples (TA-DFKD)."""
+    tau: float = Field(0.5, gt=0, lt=1)
+    """Posterior above which a sample is accepted (TA-DFKD: 0.5)."""
+    mixture: MixtureSettings = MixtureSettings()
+    carry_leftovers: bool = True
+    """Deal accepted samples left over to the next student step, until the generator moves."""
+    min_rounds: int = Field(1, ge=1, le=1000)
+    """Rounds of synthesis for one student batch at least (TA-DFKD's released code: 2)."""
+    max_rounds: int = Field(4, ge=1, le=1000)
+    """Rounds of synthesis for one student batch at most."""
+    replay: Literal["none", "bank", "generative", "momentum"] = "none"
+    """Old samples against forgetting: kept images (MB-DFKD), a memory (PRE-DFKD), averaged generators (MAD)."""
+    replay_share: float = Field(0.125, ge=0, le=1e6)
+    """Old images in one student step, as a share of the batch, two at least (PRE-, MB-, META-DFKD: 1/8; MAD: 1)."""
+    replay_weight: float | None = Field(None, ge=0, le=1e6)
+    """Weight of the old images' loss beside 1 for the new; by default both count by their numbers."""
+    bank: BankSettings = BankSettings()
+    memory: MemorySettings = MemorySettings()
+    momentum: MomentumSettings = MomentumSettings()
+    update: Literal["plain", "retain"] = "plain"
+    """How new and old join: one batch, or acquire and retain through a virtual step (META-DFKD)."""
+    retain: RetainSettings = RetainSettings()
+
+
+def generator_algorithm(
+    context: Context,
+    settings: GeneratorMethodSettings,
+    objective: Callable[[nn.Module], Objective] | Objective,
+    imitation: Objective,
+    *,
+    order: Sequence[Literal["student", "generator"]] = ("student", "generator"),
+    same_batch: bool = False,
+    student_mode: Literal["train", "eval"] = "train",
+    draw_mode: Literal["train", "eval"] = "train",
+    conditioning: Conditioning = "none",
+    generator_betas: tuple[float, float] = (0.9, 0.999),
+) -> Algorithm:
+    """Put a method with one generator together.
+
+    Args:
+        context: teacher, student, device and streams.
+        settings: which selection, replay and student update, and how often who moves.
+        objective: the generator's, or a function of the generator where terms need it.
+        imitation: the student's.
+        order: who starts a round.
+        same_batch: one draw of latents for a whole round.
+        student_mode: of the student in the generator's update.
+        draw_mode: of the generator while it draws for the student.
+        conditioning: how the generator is told a class.
+        generator_betas: of its Adam.
+    """
+    s, teacher = settings, context.teacher
+    sampler = build_sampler(context, conditioning)
+    replay = build_replay(context, s, sampler)
+    memory = replay if isinstance(replay, MemoryGenerator) else None
+    schedule = Schedule(Phase(round_of(s, order, memory)))
+    selection: Selection = MixtureSelection(s.tau, s.mixture) if s.selection == "mixture" else KeepAll()
+    if not isinstance(objective, Objective):
+        objective = objective(sampler.generator)
+    if any(need.features for need in objective.needs()):
+        _ = teacher.classifier  # refuses a teacher without one now, not in the first update
+    blocks = common_blocks(context) if any(need.blocks for need in imitation.needs()) else ((), ())
+    student = LiveStudent(context.student, context.runtime, blocks[1])
+    viewer = Viewer(context.streams, s.augmentation, blocks[0])
+
+    def key(name: str, clock: Clock) -> tuple[str, int]:
+        return ("cycle-latents", clock.round) if same_batch else (name, clock.update)
+
+    source = build_source(context, s, schedule, sampler, viewer, selection, key, same_batch, draw_mode)
+    optimizer = (
+        sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
+        if s.student_optimizer == "sgd"
+        else adam(context.student, s.student_lr, weight_decay=s.student_weight_decay)
+    )
+    update = build_update(s, imitation, student, optimizer)
+    step = GeneratorStep(context, sampler, student, source, objective, selection, viewer, key, student_mode)
+    updates = {
+        STUDENT: Update(
+            context.student,
+            optimizer,
+            StudentStep(source, replay, update, teacher, viewer, context.runtime),
+            lambda clock, output, bad: replay.after_student(clock, output.batch, bad),
+            learning_rate(s.student_schedule, s.drops),
+            s.student_clip_norm,
+        ),
+        "generator": Update(
+            sampler.generator,
+            adam(sampler.generator, s.generator_lr, generator_betas),
+            step,
+            lambda clock, output, bad: replay.after_generator(clock, output.batch, bad),
+            learning_rate(s.generator_schedule, s.drops),
+            s.generator_clip_norm,
+        ),
+    }
+    if memory is not None and memory.learner is not None:
+        updates["memory"] = Update(memory.learner, adam(memory.learner, s.memory.lr), MemoryStep(memory))
+    parts = {"selection": s.selection, "replay": replay.label, "update": update.label}
+    return Algorithm(updates, schedule, source, imitation, objective, selection, {"replay": replay}, parts)
+
+
+def round_of(
+    settings: GeneratorMethodSettings, order: Sequence[str], memory: MemoryGenerator | None
+) -> tuple[tuple[str, int], ...]:
+    """Return the updates of a round; a memory learns after each of the first student updates."""
+    found: list[tuple[str, int]] = []
+    for name in order:
+        count = settings.student_steps if name == STUDENT else settings.generator_steps
+        if name == STUDENT and memory is not None:
+            learning = min(memory.settings.updates, count)
+            found += [(STUDENT, 1), ("memory", 1)] * learning
+            count -= learning
+        if count:
+            found.append((name, count))
+    return tuple(found)
+
+
+def build_sampler(context: Context, conditioning: Conditioning = "none") -> Sampler:
+    """Make the generator, its weights drawn from the context's streams."""
+    card, shape = context.teacher.card, context.generator
+    with untouched_global_rng():
+        context.streams.seed_global("generator-init", 0)
+        generator: nn.Module = (
+            UpsamplingGenerator(card.input_size, shape)
+            if conditioning == "none"
+            else ConditionalGenerator(card.input_size, shape, card.num_classes, conditioning)
+        )
+    generator = context.runtime.place(generator)
+    classes = None if conditioning == "none" else card.num_classes
+    return Sampler(generator, shape.latent_dim, context.streams, context.runtime, context.teacher, classes)
+
+
+def build_source(
+    context: Context,
+    settings: GeneratorMethodSettings,
+    schedule: Schedule,
+    sampler: Sampler,
+    viewer: Viewer,
+    selection: Selection,
+    key: Key,
+    same_batch: bool,
+    draw_mode: Literal["train", "eval"],
+) -> Source:
+    """Make what deals accepted images; on a CPU with threads to spare, a batch ahead."""
+    s = settings
+    accepted = partial(
+        AcceptedImages,
+        batch_size=context.batch_size,
+        carry=s.carry_leftovers,
+        min_rounds=1 if same_batch else s.min_rounds,
+        max_rounds=1 if same_batch else s.max_rounds,
+        kept=0.5 if s.selection == "mixture" else 1.0,
+        allow_sync=context.runtime.device.type == "cpu",
+    )
+    source = Generated(sampler, context.teacher, viewer, selection, accepted, key, context.batch_size, draw_mode)
+    threads = context.runtime.threads_ahead
+    return Prefetch(source, partial(next_student_update, context, schedule), threads) if threads else source
+
+
+def next_student_update(context: Context, schedule: Schedule, clock: Clock) -> Clock | None:
+    """Return the clock of the next update if it is the student's, and not beyond the run."""
+    following = clock.update + 1
+    if schedule.name(following) != STUDENT or schedule.steps_before(following) >= context.steps:
+        return None
+    return context.clock(schedule, following)
+
+
+def build_update(
+    settings: GeneratorMethodSettings, imitation: Objective, student: LiveStudent, optimizer: Optimizer
+) -> StudentUpdate:
+    """Make what joins new and old images."""
+    s = settings
+    if s.update == "retain":
+        rate = partial(_rate, optimizer)
+        return RetainUpdate(imitation, student, s.retain, rate, s.replay_weight or 1.0)
+    return PlainUpdate(imitation, student, None if s.replay_weight is None else (1.0, s.replay_weight))
+
+
+def _rate(optimizer: Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def build_replay(context: Context, settings: GeneratorMethodSettings, sampler: Sampler) -> Replay:
+    """Make what keeps old samples; nothing where none would be asked for."""
+    if settings.replay == "none" or settings.replay_share == 0 or settings.replay_weight == 0:
+        return NoReplay()
+    size = max(round(settings.replay_share * context.batch_size), 2)
+    if size % ranks.count():
+        raise UsageError(
+            f"-s method.replay_share: {settings.replay_share:g} of a batch is {size} old images, which do not divide "
+            f"among {ranks.count()} devices; give another share or --batch-size"
+        )
+    if settings.replay == "bank":
+        if size > context.batch_size:
+            raise UsageError("-s method.replay_share: a bank holds at most one batch for each read; give at most 1")
+        return MemoryBank(size, context.teacher.card.input_size, settings.bank, context.streams, context.runtime.dtype)
+    if settings.replay == "momentum":
+        return MomentumGenerator(sampler, size, settings.momentum)
+    with untouched_global_rng():
+        context.streams.seed_global("memory-init", 0)
+        memory = MemoryGenerator(
+            size, context.teacher, context.generator, settings.memory, context.streams, context.runtime
+        )
+    if memory.learner is not None:
+        context.runtime.place(memory.learner)
+    return memory
+
+
+def common_blocks(context: Context) -> tuple[tuple[nn.Module, ...], tuple[nn.Module, ...]]:
+    """Return the last blocks of teacher and student for each map size that both have.
+
+    Raises:
+        TeacherError: they share none.
+    """
+    teacher = context.teacher.blocks()
+    example = context.runtime.images(torch.zeros(2, *context.teacher.card.input_size))
+    with mode(context.student, "eval"):
+        student = last_block_by_size(context.student, example)
+    sizes = sorted(set(teacher) & set(student), reverse=True)
+    if not sizes:
+        raise TeacherError(
+            "teacher and student have no maps of equal size to compare attention on; "
+            "switch the term off with -s method.attention_weight=0, or take a --student of the teacher's family"
+        )
+    return tuple(teacher[size] for size in sizes), tuple(student[size] for size in sizes)
