@@ -3,7 +3,7 @@
     python benchmarks/bn_shift.py runs/mnist runs/digits -o benchmarks/results/bn-shift.json
     python benchmarks/bn_shift.py -o benchmarks/results/bn-shift.json --table docs/results/bn-shift.md
 
-For each run: the shift (`lenient.training.health.bn_shift`) of fresh images, and the agreement of student and teacher
+For each run: the shift (`lenient.training.probe.bn_shift`) of fresh images, and the agreement of student and teacher
 on images held out of the training data, which no student sees. Real images of as large a batch stand beside them. Test
 images are never read.
 """
@@ -26,7 +26,8 @@ from lenient.data import ImageSet, load_data
 from lenient.evaluation import evaluate
 from lenient.models import Network
 from lenient.runs.folder import environment
-from lenient.training.health import HealthSettings, bn_shift
+from lenient.training.probe import bn_shift
+from lenient.training.verdict import HealthSettings
 
 BATCH = 64
 """As many images as a log line looks at."""

@@ -54,7 +54,7 @@ def logs(steps: int = 4000, every: int = 40) -> list[dict[str, Any]]:
         done = step / 4000
         noise = rng.normal(0, 1, 8)
         found.append({
-            "event": "log", "step": step, "turn": 2 * step, "epoch": step // 200, "seconds": 94 * done,
+            "event": "log", "step": step, "update": 2 * step, "epoch": step // 200, "seconds": 94 * done,
             "images": 256 * step, "images_per_second": 10_900 + 300 * noise[0],
             "loss/student_l1": 1.9 * math.exp(-5 * done) + 0.11 + 0.02 * abs(noise[1]),
             "loss/adversarial": 0.93 - 0.35 * math.exp(-4 * done) + 0.015 * noise[2],

@@ -22,19 +22,12 @@ from lenient.models.card import Network
 from lenient.synthesis.selection import KeepAll
 from lenient.teacher.batch import Clock, LayerStatistics, Response
 from lenient.teacher.frozen import FrozenTeacher
-from lenient.training.health import (
-    DISCLAIMER,
-    HealthMonitor,
-    HealthSettings,
-    ProbeSet,
-    bn_shift,
-    class_counts,
-    duplicate_rate,
-    pixel_span,
-    spread,
-)
+from lenient.training.health import HealthMonitor
+from lenient.training.metrics import class_counts, spread
 from lenient.training.model_selection import Delivery
+from lenient.training.probe import ProbeSet, bn_shift, duplicate_rate, pixel_span
 from lenient.training.trainer import Distillation
+from lenient.training.verdict import DISCLAIMER, HealthSettings
 from toys import CPU, batch_of, settings, tiny_teacher
 
 SHORT: dict[str, Any] = {
@@ -217,10 +210,10 @@ def test_a_phase_without_the_student_logs_by_its_own_turns(tmp_path):
     plan = merge(SHORT, {"method": method, "steps": 40, "log_every": 20})
     distill(tiny_teacher(), "lenient:lenet5-half", settings=plan, output=tmp_path / "r")
     lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
-    turns = [(line["step"], line["turn"]) for line in lines if line["event"] == "log"]
+    turns = [(line["step"], line["update"]) for line in lines if line["event"] == "log"]
     # the student's 20 steps come first in a cycle of 150 turns
     assert turns == [(20, 20), *((20, turn) for turn in range(40, 141, 20)), (40, 170)]
-    alone = [line for line in lines if line["event"] == "log" and line["turn"] not in (20, 170)]
+    alone = [line for line in lines if line["event"] == "log" and line["update"] not in (20, 170)]
     assert all("health/coverage" not in line and "health/kept_by_generator" in line for line in alone)
     assert not [line for line in lines if line["event"] == "alarm" and line["name"] in ("coverage", "class entropy")]
 
@@ -249,7 +242,7 @@ class Poisoned(TADFKD):
 def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher):
     result = run(digits_teacher, Poisoned(settings_of()), **BRIEF)
     assert all(torch.isfinite(p).all() for p in result.student.parameters())
-    assert any("of turns were skipped for non-finite numbers" in reason for reason in result.health["reasons"])
+    assert any("of updates were skipped for non-finite numbers" in reason for reason in result.health["reasons"])
 
 
 def test_alarms_sound_once_while_it_runs(digits_teacher):
@@ -269,7 +262,7 @@ def test_alarms_sound_once_while_it_runs(digits_teacher):
         settings=merge(SHORT, BRIEF, {"method": {"student_lr": 0.0}}),
         observers=[Listen()],
     )
-    assert heard.count("players move") == 1
+    assert heard.count("networks move") == 1
 
 
 # pieces
@@ -434,14 +427,14 @@ def test_the_verdict_is_about_the_student_delivered(digits_teacher):
     assert said["probe agreement"] < 0.2
 
 
-def test_a_player_without_a_turn_does_not_stand_still():
+def test_a_network_without_an_update_does_not_stand_still():
     """Close log lines: the generator has its turn once in many of them."""
     monitor, module = HealthMonitor(4, HealthSettings(), torch.device("cpu")), torch.nn.Linear(2, 2)
     for _ in range(5):
         line_of(monitor, output_of(1.0))  # the student's
         monitor.moved({"generator": module})
-    assert monitor._players().status == "ok"
+    assert monitor.checks()[0].status == "ok"
     for _ in range(3):
         line_of(monitor, output_of(1.0))
         monitor.moved({"student": module})
-    assert "student do not move" in monitor._players().text
+    assert "student do not move" in monitor.checks()[0].text

@@ -31,6 +31,7 @@ from lenient.runs.export import export_pt2
 from lenient.runs.folder import RunFolder, fingerprint
 from lenient.runs.job import Job, last_and_best
 from lenient.runs.request import PRESETS, Request, flatten, parse_budget, pick_student, resolve
+from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.model_selection import Delivery
 from lenient.training.trainer import Distillation, run_loop
@@ -682,5 +683,5 @@ def test_an_objective_without_a_term_yet_moves_nothing():
 
 
 def test_a_schedule_over_one_epoch_is_not_at_its_end():
-    assert learning_rate("cosine-early")(0, 1) == 1
-    assert 0 < learning_rate("cosine-early")(0, 2) < 1
+    assert learning_rate("cosine-early")(Clock(epochs=1)) == 1
+    assert 0 < learning_rate("cosine-early")(Clock(epochs=2)) < 1

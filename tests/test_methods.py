@@ -97,7 +97,7 @@ def test_a_checkpoint_between_any_two_turns_goes_on_as_if_nothing_had_happened(n
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_players_move_in_their_own_turns_only(name):
+def test_networks_move_in_their_own_updates_only(name):
     run = distillation(method=BASE[name])
     moved: set[str] = set()
     for _ in range(6):

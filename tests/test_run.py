@@ -12,7 +12,7 @@ import torch
 
 from lenient.core.errors import DamagedError, LenientError, UsageError
 from lenient.core.files import LOCKS
-from lenient.core.manifest import MARKER
+from lenient.core.manifest import FORMAT, MARKER
 from lenient.runs.folder import ALWAYS, FOLDERS, LAST, NAMES, PREVIOUS, TREES, RunFolder, discard
 
 
@@ -94,12 +94,16 @@ def test_what_a_killed_start_leaves_is_as_good_as_empty(tmp_path: Path, left: li
     assert contents(tmp_path) == {}
 
 
+def marker(**changes: object) -> str:
+    return json.dumps({"kind": "run", "format": FORMAT, "files": []} | changes)
+
+
 @pytest.mark.parametrize(
     "marker",
     ["", "null", "[]", "{", "[" * 9999, '{"kind": "run"}', "\xff", " " * 2**17]
     + ['{"kind": "run", "format": true, "files": []}']
-    + [json.dumps({"kind": "run", "format": 1, "files": files}) for files in ("a", [1], [[]], ["../a"], ["thesis.txt"])]
-    + [json.dumps({"kind": kind, "format": version, "files": []}) for kind, version in (("hub", 1), ("run", 2))],
+    + [marker(files=files) for files in ("a", [1], [[]], ["../a"], ["thesis.txt"])]
+    + [marker(kind="hub"), marker(format=FORMAT + 1)],
 )  # fmt: skip
 @pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
 def test_a_damaged_marker_is_refused_in_one_line(run: Path, marker: str, how: dict[str, bool]) -> None:

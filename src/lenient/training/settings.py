@@ -15,7 +15,7 @@ from lenient.core.text import shown
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.methods import DEFAULT, method_class
 from lenient.methods.contract import MethodSettings
-from lenient.training.health import HealthSettings
+from lenient.training.verdict import HealthSettings
 
 MOST_STEPS = 10**9
 

@@ -173,7 +173,7 @@ class Distillation:
                 observer.stop()
         self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here
         if self.delivery.install(self.student):
-            self.health.question(self._students_word)  # the verdict is about the student that is delivered
+            self.health.question(self._predict)  # the verdict is about the student that is delivered
         return self._result()
 
     def _save_or_stop(self, stop: threading.Event | None, save: threading.Event | None) -> bool:
@@ -248,15 +248,15 @@ class Distillation:
         fresh = self.algorithm.source.sample(min(64, self.settings.batch_size), "probe", self.updates)
         with torch.no_grad():
             answer = self.teacher.respond(self.teacher.normalize(fresh), statistics=bool(self.teacher.batch_norms))
-        found = self.health.inspect(fresh, answer, self._students_word)
+        found = self.health.inspect(fresh, answer, self._predict)
         updates = self.algorithm.updates
         self.health.moved({name: own.module for name, own in updates.items() if self._should_move(name, own)})
-        self.health.latest["health/turns"] = float(self.updates)
+        self.health.latest["health/updates"] = float(self.updates)
         now = time.monotonic()
         rates = {f"lr/{name}": own.optimizer.param_groups[0]["lr"] for name, own in updates.items()}
         values = {
             "step": self.step,
-            "turn": self.updates,
+            "update": self.updates,
             "epoch": self.step // self.settings.rhythm.steps_per_epoch,
             "seconds": self.seconds,
             "images": self.images,
@@ -276,7 +276,7 @@ class Distillation:
         self.delivery.judge(self.student, found["health/probe_agreement"], progress)
         return now, self.images
 
-    def _students_word(self, images: Tensor) -> Tensor:
+    def _predict(self, images: Tensor) -> Tensor:
         """The student's labels in eval mode, a batch at a time, its buffers and mode untouched."""
         with as_it_was(self.student), own_grad_mode(), torch.no_grad(), self.runtime.autocast():
             self.student.eval()
