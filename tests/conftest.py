@@ -7,12 +7,13 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from filelock import FileLock
 
-from lenient.models.card import Network
+if TYPE_CHECKING:  # the process that hands out the tests needs no torch, whose import all others would wait for
+    from lenient.models.card import Network
 
 
 class Once(Protocol):

@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassCalibrationError
 
 from lenient.core.errors import UsageError
 from lenient.data import ImageSet
@@ -76,6 +75,9 @@ def test_measures_equal_their_definitions(problem: tuple[Table, Table, ImageSet]
 
 def test_the_calibration_error_is_that_of_fifteen_bins() -> None:
     generator = torch.Generator().manual_seed(0)
+    # here, for it brings scipy's signals and more along, which no process that only collects the tests should wait for
+    from torchmetrics.classification import MulticlassCalibrationError
+
     rows = 2 * torch.randn(250, CLASSES, generator=generator)
     labels = torch.multinomial(rows.softmax(1), 1, generator=generator).flatten()
     found = evaluate(Table(rows), toy(labels), batch_size=100).ece

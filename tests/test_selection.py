@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sklearn.mixture import GaussianMixture
 
 from lenient.synthesis.selection import KeepAll, MixtureSelection, MixtureSettings, fit_mixture, log_joint, two_means
 
@@ -41,6 +40,8 @@ def slow_two_means(values: np.ndarray) -> np.ndarray:
 
 def oracle(scores: np.ndarray) -> np.ndarray:
     """Posterior of the surer component, by scikit-learn from the exact 2-means partition."""
+    from sklearn.mixture import GaussianMixture  # here, so that collecting the tests does not wait for it
+
     unit = (scores - scores.min()) / (scores.max() - scores.min())
     upper = slow_two_means(unit)
     groups = [unit[~upper], unit[upper]]
