@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     else:
         random.Random(seed).shuffle(names)
     items.sort(key=lambda item: names.index(item.path.stem))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector need not go through half a million objects again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -90,3 +97,14 @@ def digits_teacher(digits_file: Path) -> Network:
     from lenient.models import load_network
 
     return load_network(digits_file)
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs leave out what takes longer than their few steps: the figures of the report, and the traced student.
+
+    A test that looks at them takes BARE out of the environment.
+    """
+    import bare  # noqa: F401
+
+    monkeypatch.setenv("BARE", "1")
