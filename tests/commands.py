@@ -2,7 +2,7 @@
 
 The processes are forked from one that has imported what commands need and has done nothing else, and so are those that
 they start for cells of the bench. A test of what is imported, or of a process that others start, kill or join, starts
-its own. With UNDRAWN in the environment reports have all but their figures, which take longer than a run of few steps.
+its own. With BARE in the environment runs leave out what takes longer than few steps: see `bare`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         *(*IMPORTED, "torch.export._trace", "sympy.tensor.tensor", "torch._inductor.ir", "torch.utils.tensorboard"),
-        *("lenient.cli", "lenient.cli.distill", "lenient.api", "lenient.methods.ta_dfkd", "undrawn"),
+        *("lenient.cli", "lenient.cli.distill", "lenient.api", "lenient.methods.ta_dfkd", "bare", "frozen"),
     ]
 )
 
@@ -81,7 +81,9 @@ def _run(words: Sequence[str], cwd: Path, environment: Mapping[str, str], said: 
         handle = os.open(path, os.O_RDWR | os.O_CREAT)
         os.dup2(handle, number)
         os.close(handle)
-    forkserver._forkserver.ensure_running = lambda: None  # this process's own children come from the same server
+    # This process's own children come from the same server, which it would otherwise start anew, for it cannot wait for
+    # one that is not its child; there is no public name for this.
+    forkserver._forkserver.ensure_running = lambda: None
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

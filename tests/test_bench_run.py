@@ -44,7 +44,10 @@ from lenient.models import save_network
 from lenient.runs.folder import RunFolder
 from toys import digits_like
 
-pytestmark = pytest.mark.timeout(1200)  # many starts of processes, each of seconds, or of minutes on a busy machine
+pytestmark = [
+    pytest.mark.timeout(1200),  # many starts of processes, each of seconds, or of minutes on a busy machine
+    pytest.mark.usefixtures("bare"),
+]
 
 GRIDS = Path(__file__).parents[1] / "grids"
 TINY: dict[str, Any] = {
@@ -66,12 +69,6 @@ TINY: dict[str, Any] = {
 CARD = {"input_size": [1, 8, 8], "num_classes": 10, "mean": [0.3], "std": [0.4], "outputs": "logits"}
 TEACHER = {"label": "T", "file": "t.safetensors", "path": "teachers/x/t.safetensors", "sha256": "a" * 64,
            "accuracy": 0.5, "arch": "lenient:resnet8", "recipe": None, "epoch": None, "card": CARD}  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks at the figures of these cells' reports."""
-    monkeypatch.setenv("UNDRAWN", "1")
 
 
 def write_grid(folder: Path, *changes: dict[str, Any], name: str = "grid.yaml") -> Path:

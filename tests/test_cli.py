@@ -17,37 +17,35 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import lenient
+from commands import lenient, python
 from lenient.api import reopen
 from lenient.cli import main
 from lenient.runs.samples import write_samples
 from toys import TinyNet
+
+pytestmark = pytest.mark.usefixtures("bare")  # what is left out so is in one run, `done_run`
 
 COMMANDS = ["demo", "train-teacher", "inspect", "distill", "evaluate", "report", "sample", "export", "methods"]
 TRAIN = ["train-teacher", "--data", "digits", "--arch", "lenient:lenet5", "-o", "t.safetensors"]
 QUICK = ["--preset", "smoke", "--device", "cpu", "--precision", "32", "-s", "generator.width=4", "--progress", "plain"]
 # Twenty steps teach nothing: the verdict `failed` (4) is what these runs should end in.
 TAUGHT_NOTHING = 4
-
-
 ANY_VERDICT = (0, 4)
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are looked at in one run, `done_run`, only."""
-    monkeypatch.setenv("UNDRAWN", "1")
 
 
 @pytest.fixture
 def done_run(made_once, digits_file, tmp_path, monkeypatch) -> Path:
-    """A run of twenty steps, complete with figures, in a folder of the test's own."""
+    """A run of twenty steps, complete with figures and traced student, in a folder of the test's own.
+
+    What it said on stderr lies beside it.
+    """
 
     def make(folder: Path) -> None:
         more = ["--student", "lenient:lenet5-half", "--eval-data", "digits", "-o", "run"]
-        with monkeypatch.context() as drawn:
-            drawn.delenv("UNDRAWN")
-            lenient("distill", digits_file, *QUICK, *more, cwd=folder, code=TAUGHT_NOTHING)
+        with monkeypatch.context() as complete:
+            complete.delenv("BARE")
+            done = lenient("distill", digits_file, *QUICK, *more, cwd=folder, code=TAUGHT_NOTHING)
+        (folder / "stderr").write_text(done.stderr)
 
     return shutil.copytree(made_once("done-run", make), tmp_path / "done") / "run"
 
@@ -70,9 +68,8 @@ def test_help_names_every_flag(command, tmp_path):
 # distill
 
 
-def test_distill_says_what_it_found_before_it_starts(done_run, digits_file, tmp_path):
-    done = lenient("distill", digits_file, *QUICK, "-o", "r", cwd=tmp_path, code=TAUGHT_NOTHING)
-    said = done.stdout
+def test_distill_says_what_it_found_before_it_starts(digits_file, tmp_path):
+    said = lenient("distill", digits_file, *QUICK, "-o", "r", cwd=tmp_path, code=TAUGHT_NOTHING).stdout
     for words in ("77,754 parameters, 10 classes, images 1x8x8", "mean 0.3", "student   lenient:", "ta-dfkd, 20 steps"):
         assert words in said
     assert said.index("deciding what is best here: overlap") < said.index("machine   cpu, 32, batches of")
@@ -106,7 +103,8 @@ def test_the_readme_of_the_student_works_as_written(done_run):
     snippets = text.split("```python\n")[1:]
     assert len(snippets) == 2
     code = "\n".join(snippet.split("```")[0] for snippet in snippets)
-    subprocess.run([sys.executable, "-c", code], cwd=done_run / "student", check=True)
+    done = python("-c", code, cwd=done_run / "student")
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_dry_run_writes_nothing(digits_file, tmp_path):
@@ -125,9 +123,8 @@ def test_print_config_is_a_recipe(digits_file, tmp_path):
     assert "tau: 0.6" in text
 
 
-def test_plain_progress_is_lines_and_none_is_silent(digits_file, tmp_path):
-    done = lenient("distill", digits_file, *QUICK, "-o", "a", cwd=tmp_path, code=TAUGHT_NOTHING)
-    assert "step 20/20" in done.stderr
+def test_plain_progress_is_lines_and_none_is_silent(done_run, digits_file, tmp_path):
+    assert "step 20/20" in (done_run.parent / "stderr").read_text()
     silent = [*QUICK[:-1], "none", "-o", "b"]
     quiet = lenient("distill", digits_file, *silent, cwd=tmp_path, code=TAUGHT_NOTHING)
     assert not quiet.stdout
@@ -252,7 +249,7 @@ def test_export_check_fails_where_outputs_differ(done_run, tmp_path, monkeypatch
 
 
 def test_report_is_rewritten_equal(done_run, tmp_path, monkeypatch):
-    monkeypatch.delenv("UNDRAWN")
+    monkeypatch.delenv("BARE")
     before = (done_run / "report.html").read_text()
     (done_run / "report.html").unlink()
     lenient("report", done_run, cwd=tmp_path)

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 import yaml
 from torch import nn
 
+from commands import python
 from lenient.api import distill
 from lenient.core.config import merge
 from lenient.core.errors import HealthError, MachineError, TeacherError, UsageError
@@ -37,11 +36,7 @@ from lenient.training.model_selection import Delivery
 from lenient.training.trainer import Distillation, run_loop
 from toys import CPU, QUICK, TinyNet, digits_like, distillation, settings, tiny_student, tiny_teacher
 
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have all but their figures, which take longer than these runs."""
-    monkeypatch.setattr("lenient.reporting.svg.draw", lambda figure: '<svg viewBox="0 0 1 1"></svg>')
+pytestmark = pytest.mark.usefixtures("bare")
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -79,7 +74,8 @@ class StopAt:
 # a run
 
 
-def test_a_run_leaves_what_it_should(tmp_path):
+def test_a_run_leaves_what_it_should(tmp_path, monkeypatch):
+    monkeypatch.delenv("BARE")
     result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
     assert result.summary["steps"] == 6
     assert result.run.path == tmp_path / "r"
@@ -142,19 +138,22 @@ def test_any_module_is_a_teacher():
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
 @pytest.mark.parametrize("select", ["last", "ema", "proxy"])
-def test_an_interrupted_run_goes_on_to_the_bit(tmp_path, stop_at, select):
+def test_an_interrupted_run_goes_on_to_the_bit(made_once, tmp_path, stop_at, select):
     plan = merge(QUICK, {"select": select})
-    distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=plan)
+    straight = made_once(
+        f"straight-{select}",
+        lambda folder: distill(tiny_teacher(), tiny_student(), output=folder / "r", settings=plan),
+    )
     first = distill(tiny_teacher(), tiny_student(), output=tmp_path / "cut", settings=plan, observers=[StopAt(stop_at)])
     assert first.interrupted
     assert not (tmp_path / "cut" / "done").exists()
     second = distill(tiny_teacher(), tiny_student(seed=8), output=tmp_path / "cut", resume=True)
     assert not second.interrupted
-    whole, cut = state_of(tmp_path / "whole"), state_of(tmp_path / "cut")
+    whole, cut = state_of(straight / "r"), state_of(tmp_path / "cut")
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
     timeless = ("seconds", "images_per_second")
     for kind in ("log", "classes", "mixture"):
-        pairs = zip(events(tmp_path / "whole", kind), events(tmp_path / "cut", kind), strict=True)
+        pairs = zip(events(straight / "r", kind), events(tmp_path / "cut", kind), strict=True)
         for a, b in pairs:
             assert {k: a[k] for k in a if k not in timeless} == {k: b[k] for k in b if k not in timeless}
 
@@ -386,7 +385,7 @@ except LenientError as error:
 """
     out = tmp_path / "r"
     code = code.format(tests=str(Path(__file__).parent), out=str(out))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = python("-c", code, cwd=tmp_path)
     assert "5 " in done.stdout, done.stderr[-1500:]
     assert torch.load(out / "checkpoints" / "last.pt", weights_only=True)["step"] == 6
 
@@ -560,7 +559,8 @@ class Fickle(TinyNet):
         return super().forward(images if float(images.detach().mean()) < 100 else -images)
 
 
-def test_a_student_that_cannot_be_traced_is_delivered_without_the_traced_file(tmp_path):
+def test_a_student_that_cannot_be_traced_is_delivered_without_the_traced_file(tmp_path, monkeypatch):
+    monkeypatch.delenv("BARE")
     distill(tiny_teacher(), Fickle(), output=tmp_path / "r", settings=QUICK)
     student = tmp_path / "r" / "student"
     assert (tmp_path / "r" / "done").exists()

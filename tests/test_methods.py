@@ -255,17 +255,19 @@ NO_DATA = """
     for name in list(sys.modules):
         assert not name.startswith("lenient.data"), name
     sys.meta_path.insert(0, Block())
-    mine = os.path.realpath(os.environ["TMPDIR"])
+    mine, others = os.path.realpath(os.environ["TMPDIR"]), []
     allowed = (sys.prefix, sys.base_prefix, mine, {src!r}, {tests!r}, "/proc", "/sys", "/dev", "/usr", "/etc")
     def audit(event, args):
         if event == "open" and isinstance(args[0], str):
             path = os.path.realpath(args[0])
-            assert path.startswith(allowed), "opened " + path
+            if not path.startswith(allowed):
+                others.append(path)  # an error could be taken for a report that cannot be made
     sys.addaudithook(audit)
     for name in {names!r}:
         output = os.path.join(mine, name) if name in {written!r} else None
         result = distill(tiny_teacher(), tiny_student(), method=name, output=output, settings=QUICK)
         assert result.summary["steps"] == QUICK["steps"]
+    assert not others, others
 """
 
 
