@@ -1,8 +1,8 @@
 """Python as a process of its own, without the seconds that importing torch takes each time.
 
 The processes are forked from one that has imported what commands need and has done nothing else, and so are those that
-they start for cells of the bench. A test of what is imported, or of a process that others start, kill or join, starts
-its own. With BARE in the environment runs leave out what takes longer than few steps: see `bare`.
+they start for cells of the bench. A test of what is imported, or of a process that others start or join, starts its
+own. With BARE in the environment runs leave out what takes longer than few steps: see `bare`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,41 @@ def python(*words: object, cwd: Path, **environment: str) -> subprocess.Complete
     Args:
         environment: what differs from that of the tests.
     """
+    with begun(*words, cwd=cwd, **environment) as process:
+        return process.end()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A python that is under way."""
+
+    words: list[str]
+    process: BaseProcess
+    said: list[Path]
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None, "it was started"
+        return self.process.pid
+
+    @property
+    def over(self) -> bool:
+        return self.process.exitcode is not None
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def end(self, seconds: float = LIMIT) -> subprocess.CompletedProcess[str]:
+        """Wait for its end and return how it came, and what it said."""
+        self.process.join(seconds)
+        said = [path.read_text(errors="replace") for path in self.said]
+        assert self.process.exitcode is not None, f"it goes on after {seconds} s: {said}"
+        return subprocess.CompletedProcess(self.words, self.process.exitcode, *said)
+
+
+@contextmanager
+def begun(*words: object, cwd: Path, **environment: str) -> Iterator[Begun]:
+    """Start what `python` runs; it is killed where it has not ended by the end of the block."""
     told = [str(word) for word in words]
     _start_server()
     with tempfile.TemporaryDirectory() as place:
@@ -61,12 +99,10 @@ def python(*words: object, cwd: Path, **environment: str) -> subprocess.Complete
         process = _SERVER.Process(target=_run, args=(told, cwd, os.environ | environment, said))
         process.start()
         try:
-            process.join(LIMIT)
+            yield Begun(told, process, said)
         finally:
             process.kill()
             process.join()
-        assert process.exitcode is not None, "joined above"
-        return subprocess.CompletedProcess(told, process.exitcode, *(path.read_text(errors="replace") for path in said))
 
 
 def _start_server() -> None:

@@ -26,7 +26,7 @@ import pytest
 import torch
 import yaml
 
-from commands import lenient
+from commands import begun, lenient
 from lenient.bench import running, tasks
 from lenient.bench.cell import Meter, read_costs
 from lenient.bench.cell import work as run_cell
@@ -429,22 +429,42 @@ def checkpoint_of(home: Path) -> Path | None:
     return next(iter(home.glob("cells/*/run/checkpoints/last.pt")), None)
 
 
+def kill_a_worker(home: Path, over: Callable[[], bool]) -> Path:
+    """Wait until a cell has a checkpoint, kill its process, and wait until it goes on; return the cell."""
+    cell: Path = wait_for(lambda: checkpoint_of(home)).parents[2]
+    os.kill(wait_for(lambda: process_of(cell)), signal.SIGKILL)
+    wait_for(lambda: over() or "going on from step" in (cell / "run" / "train.log").read_text())
+    return cell
+
+
+KILLED = ["run", "grid.yaml", "-s", "settings.steps=300"]
+
+
 def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
-    """Over ten seconds: a launcher of its own, whose fork server imports anew, as in no other fast test."""
+    """The cells are forked by the server of the tests."""
     write_grid(tmp_path, LONG)
     home = tmp_path / "runs" / "tiny"
-    process = bench("run", "grid.yaml", "-s", "settings.steps=300", cwd=tmp_path)
-    checkpoint = wait_for(lambda: checkpoint_of(home))
-    cell = checkpoint.parents[2]
-    os.kill(wait_for(lambda: process_of(cell)), signal.SIGKILL)
-    wait_for(lambda: process.poll() is not None or "going on from step" in (cell / "run" / "train.log").read_text())
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=600) == 130
+    with begun("-m", "lenient", "bench", *KILLED, cwd=tmp_path) as process:
+        cell = kill_a_worker(home, lambda: process.over)
+        process.send(signal.SIGINT)
+        assert process.end().returncode == 130
     # what is no part of its id may change on the way: it goes on as it was begun
     others = ["-s", "settings.health.patience=3", "-s", "settings.checkpoint_every=7", "-s", "settings.overlap=off"]
-    run("run", "grid.yaml", "-s", "settings.steps=300", *others, cwd=tmp_path)
+    run(*KILLED, *others, cwd=tmp_path)
     assert len(records(home)) == 1
     assert "going on from step" in (cell / "run" / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_a_launchers_own_server_is_taken_up_again(tmp_path):
+    write_grid(tmp_path, LONG)
+    home = tmp_path / "runs" / "tiny"
+    process = bench(*KILLED, cwd=tmp_path)
+    kill_a_worker(home, lambda: process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=600) == 130
+    run(*KILLED, cwd=tmp_path)
+    assert len(records(home)) == 1
 
 
 @pytest.mark.slow
@@ -471,6 +491,7 @@ def test_a_killed_fork_server_is_started_again_and_no_cell_runs_twice(tmp_path):
     ],
 )
 def test_signals_while_the_fork_server_imports_leave_no_traceback(sent, code, words, tmp_path):
+    """Over ten seconds where a core is shared: a launcher and a server of its own import, the latter to the end."""
     write_grid(tmp_path)
     process = bench("run", "grid.yaml", cwd=tmp_path, start_new_session=True)
     begun = Path(f"/proc/{process.pid}/task/{process.pid}/children")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from commands import lenient, python
+from commands import begun, lenient, python
 from lenient.api import reopen
 from lenient.cli import main
 from lenient.runs.samples import write_samples
@@ -150,26 +150,19 @@ def test_a_demo_does_not_replace_a_run_unasked(done_run):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupt_writes_a_checkpoint_exits_130_and_resume_goes_on(number, digits_file, tmp_path):
-    arguments = ["distill", str(digits_file), *QUICK, "--steps", "100000", "-s", "log_every=1", "-o", "r"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lenient", *arguments],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    arguments = ["distill", digits_file, *QUICK, "--steps", 100000, "-s", "log_every=1", "-o", "r"]
     metrics = tmp_path / "r" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") > 3):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "--resume" in errors
-    assert "Traceback" not in errors
+    with begun("-m", "lenient", *arguments, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+            assert time.monotonic() < deadline
+            assert not process.over, process.end().stderr
+            time.sleep(0.05)
+        process.send(number)
+        done = process.end(60)
+    assert done.returncode == 130, done.stderr
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
     step = torch.load(tmp_path / "r" / "checkpoints" / "last.pt", weights_only=True)["step"]
     assert step > 0
     said = lenient("distill", digits_file, "--steps", 50, "--resume", "-o", "r", cwd=tmp_path, code=2)
