@@ -1,6 +1,6 @@
 """One of several processes: plays short games in float64 and stores what their students have come to.
 
-torchrun --nproc-per-node N ranks_worker.py FILE GAME...
+torchrun --nproc-per-node N ranks_worker.py FILE STEPS GAME...
 """
 
 from __future__ import annotations
@@ -41,17 +41,13 @@ GAMES: dict[str, dict[str, Any]] = {
 }
 
 
-STEPS = 8
-"""Over every phase of every game: two epochs, two turns of each player, the bank, what is learnt from it."""
-
-
-def play(game: str) -> dict[str, torch.Tensor]:
-    """Return the student's tensors after `STEPS`, its answers to fixed images, and the gauges, all in float64."""
+def play(game: str, steps: int) -> dict[str, torch.Tensor]:
+    """Return the student's tensors after so many steps, its answers to fixed images, and the gauges, all in float64."""
     runtime = Runtime(torch.device("cpu"), "64")
     method = {"name": game.split(",")[0], **GAMES[game]}
     student = tiny_student()
     with FrozenTeacher(tiny_teacher(), runtime) as teacher:
-        run = Distillation(teacher, student, settings(steps=STEPS, method=method), runtime)
+        run = Distillation(teacher, student, settings(steps=steps, method=method), runtime)
         run.run()
         probe = torch.linspace(-2, 2, 16 * 30, dtype=torch.float64).view(16, 1, 6, 5).sin()
         with torch.no_grad():
@@ -61,10 +57,10 @@ def play(game: str) -> dict[str, torch.Tensor]:
     return {**student.module.state_dict(), **lines, "answers": answers}
 
 
-def main(output: str, *games: str) -> None:
+def main(output: str, steps: str, *games: str) -> None:
     torch.set_num_threads(1)
     with ranks.joined():
-        found = {game: play(game) for game in games}
+        found = {game: play(game, int(steps)) for game in games}
         if ranks.is_main():
             torch.save(found, output)
 

@@ -17,18 +17,23 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from commands import python
+from commands import begun, python
 from lenient.core import ranks
 from lenient.core.batch_norm import _GlobalBatchNorm
 from lenient.models import save_network
 from lenient.runs.folder import RunFolder
-from ranks_worker import GAMES, STEPS, play
+from ranks_worker import GAMES, play
 from toys import QUICK, TA_QUICK, digits_like
 
 WORKER = Path(__file__).parent / "ranks_worker.py"
+STEPS = 8
+"""Over every phase of every game: two epochs, two turns of each player, the bank, what is learnt from it."""
+LONG = 20
+FOUR = ["ta-dfkd", "meta-dfkd"]
+"""What four ranks play: halves of halves, and a second derivative through them."""
 
 
-def together(number: int, output: Path, games: list[str]) -> dict[str, dict[str, torch.Tensor]]:
+def together(number: int, output: Path, steps: int, games: list[str]) -> dict[str, dict[str, torch.Tensor]]:
     """What the games come to with `number` processes, each told of the others as torchrun tells it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -36,7 +41,7 @@ def together(number: int, output: Path, games: list[str]) -> dict[str, dict[str,
     told = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
     def rank(own: int) -> None:
-        done = python(WORKER, output, *games, cwd=output.parent, RANK=str(own), LOCAL_RANK=str(own), **told)
+        done = python(WORKER, output, steps, *games, cwd=output.parent, RANK=str(own), LOCAL_RANK=str(own), **told)
         assert done.returncode == 0, done.stderr
 
     with ThreadPoolExecutor(number) as pool:
@@ -44,7 +49,7 @@ def together(number: int, output: Path, games: list[str]) -> dict[str, dict[str,
     return torch.load(output)
 
 
-def bound(name: str, adam: bool) -> float:
+def bound(name: str, adam: bool, steps: int) -> float:
     """How far rounding may part what is played by many ranks from what is played by one, absolutely and relatively.
 
     Ranks sum in another order, which moves a sum of `terms` numbers about 1 by `terms` units in the last place of
@@ -55,20 +60,29 @@ def bound(name: str, adam: bool) -> float:
     """
     terms = QUICK["batch_size"] * 6 * 5
     noise = terms * torch.finfo(torch.float64).eps
-    followed = TA_QUICK["generator_lr"] * 2 * STEPS * noise / 1e-8
+    followed = TA_QUICK["generator_lr"] * 2 * steps * noise / 1e-8
     if name.startswith("health/"):
-        return followed + 2 * STEPS * torch.finfo(torch.float32).eps
-    return followed if adam else 1000 * STEPS * noise
+        return followed + 2 * steps * torch.finfo(torch.float32).eps
+    return followed if adam else 1000 * steps * noise
 
 
-@pytest.mark.parametrize(("number", "games"), [(2, list(GAMES)), (4, ["ta-dfkd", "meta-dfkd"])])
-def test_many_ranks_equal_one(tmp_path: Path, number: int, games: list[str]) -> None:
-    for game, many in together(number, tmp_path / "many.pt", games).items():
-        one = play(game)
+@pytest.mark.parametrize(
+    ("number", "steps", "games"),
+    [
+        pytest.param(2, STEPS, [game for game in GAMES if game not in FOUR], id="two"),
+        pytest.param(4, STEPS, FOUR, id="four"),
+        pytest.param(2, LONG, list(GAMES), id="two, long", marks=pytest.mark.slow),
+        pytest.param(4, LONG, FOUR, id="four, long", marks=pytest.mark.slow),
+    ],
+)
+def test_many_ranks_equal_one(tmp_path: Path, number: int, steps: int, games: list[str]) -> None:
+    """Over ten seconds for two: each of fifteen games is played by three processes. What four play, two need not."""
+    for game, many in together(number, tmp_path / "many.pt", steps, games).items():
+        one = play(game, steps)
         assert many.keys() == one.keys()
         adam = any(name in game for name in ("generative", "pre-dfkd", "zskt", "cudfkd"))
         for name in ["answers"] if adam else one:
-            limit = bound(name, adam)
+            limit = bound(name, adam, steps)
             assert torch.allclose(many[name], one[name], rtol=limit, atol=limit, equal_nan=True), (game, name)
 
 
@@ -127,17 +141,13 @@ def command(teacher: Path, folder: Path, *more: str, devices: int = 2) -> list[s
     return [*base, *quick, *wide, "--devices", str(devices), *more]
 
 
-def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=200, check=False)
-
-
 def test_a_run_goes_on_with_another_number_of_devices_to_the_same_student(teacher: Path, tmp_path: Path) -> None:
-    """Over ten seconds: torch's launcher and two ranks import torch."""
-    assert python(*command(teacher, tmp_path / "one", devices=1), cwd=tmp_path).returncode in (0, 4)
-    first = run(command(teacher, tmp_path / "many", "--steps", "10"))
+    """Over ten seconds: torch's launcher starts two ranks anew, which import torch, and there are three runs."""
+    assert python(*command(teacher, tmp_path / "one", "--steps", "12", devices=1), cwd=tmp_path).returncode in (0, 4)
+    first = python(*command(teacher, tmp_path / "many", "--steps", "6"), cwd=tmp_path)
     assert first.returncode in (0, 4), first.stderr
     assert "ranks" in (tmp_path / "many" / "env.json").read_text()
-    then = python(*command(teacher, tmp_path / "many", "--steps", "20", "--resume", devices=1), cwd=tmp_path)
+    then = python(*command(teacher, tmp_path / "many", "--steps", "12", "--resume", devices=1), cwd=tmp_path)
     assert then.returncode in (0, 4), then.stderr
     assert "ranks was 2, is 1" in then.stderr
     students = [
@@ -151,15 +161,15 @@ def test_a_run_goes_on_with_another_number_of_devices_to_the_same_student(teache
 
 
 def test_where_one_rank_is_killed_the_others_end_with_an_error(teacher: Path, tmp_path: Path) -> None:
-    """Over ten seconds: torch's launcher and two ranks import torch."""
-    words = command(teacher, tmp_path / "run", "--steps", "100000", "-s", "checkpoint_every=5")
-    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
-    wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
-    os.kill(ranks_of(process.pid)[-1], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 5
-    assert "died of SIGKILL" in said
-    assert "Traceback" not in said
+    """Over ten seconds where a core is shared: torch's launcher starts two ranks anew, which import torch."""
+    words = command(teacher, tmp_path / "run", "--steps", "100000", "-s", "checkpoint_every=1")
+    with begun(*words, cwd=tmp_path) as process:
+        wait_for(tmp_path / "run" / "checkpoints" / "last.pt")
+        os.kill(ranks_of(process.pid)[-1], signal.SIGKILL)
+        done = process.end(60)
+    assert done.returncode == 5
+    assert "died of SIGKILL" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
