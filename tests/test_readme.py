@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ TEXT = README.read_text()
 COMMANDS = re.findall(r"^lenient [^#\n]*", "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)), re.MULTILINE)
 
 
+@cache
 def options_of(command: str) -> str:
     return lenient(command, "--help", cwd=README.parent).stdout
 
