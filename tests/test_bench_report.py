@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import shutil
 import statistics
@@ -52,6 +53,7 @@ from lenient.bench.report.sweeps import fid_table, picture_rows, sweeps
 from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
 from lenient.cli import main
 from lenient.core.errors import UsageError
+from lenient.core.manifest import MARKER
 
 PAPER = {  # Table 3 of TA-DFKD on CIFAR-10, first teacher: acc_last of made-up seeds, acc_max as printed
     "dafl": ([0.80, 0.86], 0.9207),
@@ -486,6 +488,47 @@ def test_cells_json_makes_the_same_bytes(made_up: Path, tmp_path: Path) -> None:
     write_bench_report(tmp_path / "again/cells.json")  # in its own place
     assert files(tmp_path / "again") == first
     assert {"figures/figure-1.svg", "figures/figure-7.svg", "tables/table-3.tex", "report.html"} <= first.keys()
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "report.html", "cells.json", "tables/table-3.md", "figures/mine.svg"])
+def test_a_report_does_not_write_among_somebodys_files(made_up: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UsageError, match=rf"^-o {tmp_path}: the folder holds other files; choose an empty one$"):
+        write_bench_report(made_up / "report/cells.json", tmp_path)
+    assert files(tmp_path) == {name: b"precious"}
+
+
+def test_a_report_goes_on_where_reports_wrote_and_leaves_the_rest(tmp_path: Path) -> None:
+    folder = make_grid(tmp_path / "g", lambda *_: "finished", ("ta-dfkd", "dafl"), 1)
+    place = folder / "report"
+    write_bench_report(folder)
+    assert (place / "figures/kept.svg").exists()
+    (place / "tables/mine.md").write_text("precious, and not named by figures/kept.svg")
+    (place / "notes.md").write_text("precious")
+    plan = json.loads((folder / "grid.json").read_text())
+    plan["cells"] = [cell for cell in plan["cells"] if cell["row"] == "dafl"]
+    (folder / "grid.json").write_text(json.dumps(plan))
+    write_bench_report(folder)
+    assert not (place / "figures/kept.svg").exists()  # of a figure that there is no more
+    assert (place / "tables/mine.md").exists()
+    assert (place / "notes.md").exists()
+    named = json.loads((place / MARKER).read_text())["files"]
+    assert set(named) == set(files(place)) - {MARKER, "tables/mine.md", "notes.md"}
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize("name", [MARKER, "report.html", "cells.json", "tables", "figures"])
+def test_a_report_refuses_a_link_or_a_pipe_by_one_of_its_names(
+    made_up: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    other, place = tmp_path / "other", tmp_path / "place"
+    other.mkdir()
+    place.mkdir()
+    (place / name).symlink_to(other) if kind == "link" else os.mkfifo(place / name)
+    with pytest.raises(UsageError, match=f"{name} is a {kind}"):
+        write_bench_report(made_up / "report/cells.json", place)
+    assert not list(other.iterdir())
 
 
 def test_records_lose_what_tells_of_the_machine(made_up: Path) -> None:
@@ -969,6 +1012,7 @@ def test_features_from_two_reports_are_joined_where_they_compare(with_runs: Path
         (tmp_path / f"{name}.json").write_text(json.dumps(whole | {"features": entries | part}))
     shutil.copytree(with_runs, tmp_path / "grid", ignore=shutil.ignore_patterns("report"))
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MARKER).write_text(json.dumps({"kind": "report", "format": 1, "files": ["cells.json"]}))
     shutil.copy(tmp_path / "one.json", tmp_path / "out/cells.json")
     write_bench_report(tmp_path / "grid", tmp_path / "out", records=tmp_path / "two.json")
     joined = json.loads((tmp_path / "out/cells.json").read_text())["features"]

@@ -40,6 +40,7 @@ from lenient.bench.tasks import Task, state, write_json
 from lenient.bench.teachers import trainings
 from lenient.core.config import merge
 from lenient.core.errors import DamagedError, LenientError, MachineError, UsageError
+from lenient.core.manifest import MARKER
 from lenient.models import save_network
 from lenient.runs.folder import RunFolder
 from toys import digits_like
@@ -652,6 +653,66 @@ def test_a_grids_folder_with_a_link_or_a_pipe_by_one_of_our_names_is_refused(tmp
     task = Task("none", tmp_path / "home" / "cells" / "a", "a cell")
     with pytest.raises(UsageError, match=f"{re.escape(place.name)} is a {kind}"):
         tasks.check_places(tmp_path / "home", [task])
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+NOTHING = {"tell": lambda *_: None}
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "grid.json", "teachers.json", "cells/a/cell.json", "report.html"])
+def test_a_grid_does_not_write_among_somebodys_files(tmp_path, name):
+    grid, home = grid_of(tmp_path), tmp_path / "home"
+    (home / name).parent.mkdir(parents=True)
+    (home / name).write_text("precious")
+    with pytest.raises(UsageError, match=rf"^-o {home}: the folder holds other files; choose an empty one$"):
+        run_grid(grid, home, Scripted(), **NOTHING)
+    assert listing(home) == {name: b"precious"}
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize("name", [MARKER, ".lock", "grid.json", "teachers.json", "cells", "teachers", "slurm"])
+def test_a_grid_refuses_a_link_or_a_pipe_by_one_of_its_names(tmp_path, name, kind):
+    grid, home, other = grid_of(tmp_path), tmp_path / "home", tmp_path / "other"
+    tasks.claim_home(home)
+    (home / name).unlink(missing_ok=True)
+    other.mkdir()
+    (home / name).symlink_to(other) if kind == "link" else os.mkfifo(home / name)
+    with pytest.raises(UsageError, match=rf"-o {home}: {re.escape(name)} is a {kind}"):
+        run_grid(grid, home, Scripted(), **NOTHING)
+    assert not list(other.iterdir())
+
+
+def test_a_grid_names_its_folder_before_it_writes_and_goes_on_there(tmp_path):
+    grid, home = grid_of(tmp_path), tmp_path / "home"
+    for _ in range(2):
+        with pytest.raises(LenientError, match="teacher T"):
+            run_grid(grid, home, Scripted("failed"), **NOTHING)
+        marker = json.loads((home / MARKER).read_text())
+        assert marker == {"kind": "grid", "format": 1, "files": [*tasks.HOME, *tasks.HOME_FOLDERS]}
+    with pytest.raises(UsageError, match="is no folder of a run"):
+        RunFolder.create(home)
+    RunFolder.create(tmp_path / "run").close()
+    with pytest.raises(UsageError, match="is no folder of a grid"):
+        run_grid(grid, tmp_path / "run", Scripted(), **NOTHING)
+
+
+def test_launchers_that_begin_in_one_folder_at_once_do_not_refuse_each_other(tmp_path):
+    ended: list[str] = []
+
+    def begin() -> None:
+        tasks.claim_home(tmp_path / "home")
+        write_json(tmp_path / "home" / "grid.json", {})
+        ended.append("well")
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ended == ["well"] * 8
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])

@@ -275,6 +275,12 @@ def test_train_teacher_keeps_checkpoints(tmp_path):
     assert not [path.name for path in tmp_path.iterdir() if path.suffix != ".safetensors"]
 
 
+def test_checkpoints_do_not_take_the_place_of_a_folder(tmp_path):
+    (tmp_path / "t-e003.safetensors").mkdir()
+    said = lenient(*TRAIN, "--epochs", 4, "--keep", 2, "--overwrite", cwd=tmp_path, code=2).stderr
+    assert said == "lenient: -o t-e003.safetensors: is a folder; choose another name\n"
+
+
 def test_a_folder_of_classes_has_to_be_split_to_train_on(tmp_path):
     for name in "ab":
         (tmp_path / "d" / name).mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from lenient.core import files
-from lenient.core.errors import MachineError
+from lenient.core.errors import DamagedError, MachineError, UsageError
+from lenient.core.manifest import MARKER, Manifest
 
 TEMPORARIES = "*.lenient-tmp"
 
@@ -153,3 +155,35 @@ def test_a_lock_is_held_by_one_process_and_free_once_that_is_killed(
     again = files.Lock(path)
     assert again.take()
     again.release()
+
+
+def report_in(folder: Path) -> Manifest:
+    return Manifest(folder, "report", ("page.html",), {"tables/": r"[\w-]+\.md"})
+
+
+def test_a_marker_names_single_files_of_a_folder_that_it_knows_by_a_pattern(tmp_path: Path) -> None:
+    manifest = report_in(tmp_path)
+    assert not manifest.check()
+    manifest.claim("tables/a.md", "tables/b.md", "page.html")
+    for name in ("tables/a.md", "tables/b.md", "tables/mine.md", "page.html"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    manifest = report_in(tmp_path)
+    assert manifest.check()
+    with pytest.raises(UsageError, match=r"tables/mine\.md is there, and no report wrote it"):
+        manifest.claim("tables/mine.md")
+    manifest.drop(["tables/a.md", "tables/mine.md"])
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["b.md", "mine.md"]
+    assert json.loads((tmp_path / MARKER).read_text())["files"] == ["tables/b.md", "page.html"]
+
+
+@pytest.mark.parametrize(
+    "name", ["tables/../page.md", "tables/", "tables/a.txt", "tables/a/b.md", "figures/a.md", "a.md"]
+)
+def test_a_marker_that_names_a_file_elsewhere_is_damaged(tmp_path: Path, name: str) -> None:
+    (tmp_path / MARKER).write_text(json.dumps({"kind": "report", "format": 1, "files": [name]}))
+    if name == "tables/":  # the folder as a whole
+        assert report_in(tmp_path).check()
+        return
+    with pytest.raises(DamagedError, match="names files that no report writes"):
+        report_in(tmp_path).check()

@@ -12,7 +12,7 @@ from lenient.bench.cells import Cell, cells_of
 from lenient.bench.grid import Grid
 from lenient.bench.launchers import Finished, Launcher
 from lenient.bench.report.records import read_records
-from lenient.bench.tasks import Outcome, Task, check_places, read_json, state, write_json
+from lenient.bench.tasks import Outcome, Task, check_places, claim_home, read_json, state, write_json
 from lenient.bench.teachers import Training, specification, trainings
 from lenient.core.errors import LenientError, MachineError, UsageError
 from lenient.core.schemas import Failed
@@ -48,13 +48,14 @@ def run_grid(
     Raises:
         LenientError: cells failed, or a teacher did; the message says how many and why.
         MachineError: cells were killed; the same command goes on with them.
-        UsageError: the records cannot be read.
+        UsageError: the records cannot be read; or the folder holds something that no grid wrote.
     """
     elsewhere = {} if records is None else {cell.wanted.id: cell.raw for cell in read_records(records).cells}
     root = data_root or os.environ.get("LENIENT_DATA")
     root = None if root is None else str(Path(root).absolute())
     with stop_on_signals() as stop:
         plan = trainings(grid)
+        claim_home(home)
         check_places(home, [training.task(home) for training in plan])
         _make_teachers(grid, plan, home, launcher, root, trust, tell, stop)
         if stop.is_set():

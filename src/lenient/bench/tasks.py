@@ -32,6 +32,7 @@ from pydantic import BaseModel
 from lenient.core import files, processes, schemas
 from lenient.core.errors import DamagedError, LenientError, MachineError
 from lenient.core.files import disk_errors
+from lenient.core.manifest import Manifest
 from lenient.core.schemas import Failed, Stored
 from lenient.core.signals import end_on_signals, end_plainly
 from lenient.models.trust import Trusted
@@ -56,6 +57,8 @@ OUTPUT = "output.log"
 TRUST_ALL = "--trust-code"
 NAMES = ("spec.json", OUTPUT, "done", "failed.json", "cell.json", "cost.jsonl", "teacher.json", *files.LOCKS, "run/")
 """What lies in the folders of tasks."""
+HOME, HOME_FOLDERS = ("teachers.json", "grid.json"), ("cells/", "teachers/", "slurm/")
+"""What lies in the folder of a grid."""
 LOST = 255
 """What a forked process is said to have ended with where the server that would know was killed."""
 IMPORTED = (
@@ -110,11 +113,35 @@ def state(folder: Path) -> State:
     return "done" if (folder / "done").exists() else "missing"  # it may have ended between two looks
 
 
+def claim_home(home: Path) -> None:
+    """Make a grid's folder, or go on with one that a grid has made; its marker says so before anything else is written.
+
+    Raises:
+        UsageError: it is no folder, holds something and no marker of a grid, or one of our names is a link, a pipe or a
+            device.
+        DamagedError: the marker is damaged.
+        MachineError: it cannot be written.
+    """
+    manifest = Manifest(home, "grid", HOME, dict.fromkeys(HOME_FOLDERS, ".*"))
+    with disk_errors(home):
+        manifest.check()
+        check_places(home)
+        home.mkdir(parents=True, exist_ok=True)
+        lock = files.lock_folder(home, LOCK_SECONDS)  # another launcher may begin here at this moment
+        if lock is None:
+            raise MachineError(f"-o {home}: another process holds {files.LOCKS[0]} there; try again")
+        try:
+            manifest.check()
+            manifest.claim(*HOME, *HOME_FOLDERS)
+        finally:
+            lock.release()
+
+
 def check_places(home: Path, tasks: Iterable[Task] = ()) -> None:
     """Refuse a grid's folder where one of our names is a link, a pipe or a device; raises UsageError."""
     with disk_errors(home):
         files.check_folder(home)
-        files.check_kinds(home, ("cells/", "teachers/", "teachers.json", "grid.json"))
+        files.check_kinds(home, (*HOME, *HOME_FOLDERS))
         for task in tasks:
             files.check_kinds(task.folder.parent, [f"{task.folder.name}/"])
             files.check_kinds(task.folder, NAMES)

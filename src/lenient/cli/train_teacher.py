@@ -76,8 +76,8 @@ def train_teacher(
     with disk_errors(output):  # now, rather than when all is trained
         output.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output.parent).close()
-    if keep and not overwrite:
-        _refuse_kept(output)
+    if keep:
+        _check_kept(output, overwrite)
     print(f"{visible(arch)} on {len(images)} images of {visible(data)}, {recipe.epochs} epochs")
     _say_notes([*images.notes, *test.notes])
     # a folder that is nobody's yet; nothing else in the place is touched
@@ -106,12 +106,15 @@ def train_teacher(
             print(f"{place}: epoch {kept.epoch}, accuracy {kept.accuracy:.2%}")
 
 
-def _refuse_kept(output: Path) -> None:
-    """Refuse to keep checkpoints where there are some: which epochs will be kept is not known before."""
+def _check_kept(output: Path, overwrite: bool) -> None:
+    """Refuse to keep checkpoints where there are some, or folders of their names: which it will be is not known."""
+    from lenient.core.files import check_new
+
     name = re.compile(re.escape(output.stem) + r"-e\d{3,}\.safetensors")
-    there = next((place for place in sorted(output.parent.iterdir()) if name.fullmatch(place.name)), None)
-    if there is not None:
-        raise UsageError(f"--keep: {there} exists; choose another -o, or replace it with --overwrite")
+    for there in sorted(place for place in output.parent.iterdir() if name.fullmatch(place.name)):
+        if not overwrite:
+            raise UsageError(f"--keep: {there} exists; choose another -o, or replace it with --overwrite")
+        check_new(there, overwrite)
 
 
 @contextmanager

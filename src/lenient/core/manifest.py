@@ -6,6 +6,7 @@ What it does not name is somebody else's, whatever it is called, and stays.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -27,7 +28,8 @@ class Manifest:
     Args:
         names: all files that a folder of this kind may hold, "a/b" for one in a folder; in the order in which they are
             removed.
-        trees: folders "a/" that another library fills -> a regular expression for the entries that it makes there.
+        trees: folders "a/" whose entries are not known before -> a regular expression for them. Such a folder is
+            entered as a whole, "a/", where another library fills it, or file by file, "a/b".
     """
 
     def __init__(self, folder: Path, kind: str, names: Collection[str], trees: Mapping[str, str]) -> None:
@@ -35,6 +37,28 @@ class Manifest:
         self.known = (*names, *trees)
         self.named: set[str] = set()
         """What it names, since the last `read` or `claim`."""
+
+    def check(self, beside: Collection[str] = ()) -> bool:
+        """Read the marker, of a folder that is there or not yet; returns False where there is none, and nothing else.
+
+        Args:
+            beside: names that may lie in a folder without a marker.
+
+        Raises:
+            DamagedError: as `read`.
+            UsageError: as `read`; or it is no folder, or holds something and no marker, or what should be a marker or
+                a lock is a link or a pipe.
+        """
+        files.check_folder(self.folder)
+        files.check_kinds(self.folder, (MARKER, *files.LOCKS))
+        if self.read():
+            return True
+        there = os.listdir(self.folder) if self.folder.exists() else []
+        if all(name in (*beside, *files.LOCKS) or files.TEMPORARY.fullmatch(name) for name in there):
+            return False
+        if self.read():  # another process has just begun here
+            return True
+        raise UsageError(f"-o {self.folder}: the folder holds other files; choose an empty one")
 
     def read(self) -> bool:
         """Read the marker; returns False where there is none.
@@ -58,7 +82,7 @@ class Manifest:
             raise UsageError(f"-o {self.folder}: is no folder of a {self.kind}; choose another")
         if version != FORMAT:
             raise UsageError(f"-o {self.folder}: was written by another version of lenient; choose another folder")
-        if not named <= set(self.known):
+        if not all(name in self.known or self._in_tree(name) for name in named):
             raise DamagedError(f"{marker}: names files that no {self.kind} writes; choose another folder")
         self.named = named
         return True
@@ -88,16 +112,20 @@ class Manifest:
 
     def remove(self) -> None:
         """Remove what is entered, and folders that are empty then; the marker names nothing afterwards."""
-        for name in self.known:
-            for place in list(self._places(name)) if name in self.named else []:
+        self.drop(self.named)
+
+    def drop(self, names: Collection[str]) -> None:
+        """Remove those of the names that are entered, and folders that are empty then; they are no longer entered."""
+        for name in self._sorted(self.named.intersection(names)):
+            for place in list(self._places(name)):
                 if files.kind_of(place) == "a folder":
                     shutil.rmtree(place)
                 else:
                     place.unlink()
-        for folder in sorted({name.rpartition("/")[0] for name in self.named} - {""}):
+        for folder in sorted({name.rpartition("/")[0] for name in names} - {""}):
             with suppress(OSError):
                 (self.folder / folder).rmdir()
-        self._write(set())
+        self._write(self.named.difference(names))
 
     def _places(self, name: str) -> Iterator[Path]:
         place = self.folder / name
@@ -106,7 +134,18 @@ class Manifest:
         elif files.kind_of(place) == "a folder":
             yield from (entry for entry in sorted(place.iterdir()) if re.fullmatch(self.trees[name], entry.name))
 
+    def _in_tree(self, name: object) -> bool:
+        tree, _, entry = str(name).partition("/")
+        pattern = self.trees.get(f"{tree}/")
+        if pattern is None or "/" in entry or entry in ("", ".", ".."):
+            return False
+        return isinstance(name, str) and re.fullmatch(pattern, entry) is not None
+
+    def _sorted(self, names: Collection[str]) -> list[str]:
+        known = [name for name in self.known if name in names]
+        return sorted(set(names).difference(known)) + known
+
     def _write(self, named: set[str]) -> None:
-        content = {"kind": self.kind, "format": FORMAT, "files": [name for name in self.known if name in named]}
+        content = {"kind": self.kind, "format": FORMAT, "files": self._sorted(named)}
         files.write(self.folder / MARKER, json.dumps(content, indent=1) + "\n")
         self.named = named

@@ -22,7 +22,7 @@ from lenient.core import files, ranks, schemas
 from lenient.core.config import dump_yaml
 from lenient.core.errors import DamagedError, UsageError
 from lenient.core.files import disk_errors
-from lenient.core.manifest import MARKER, Manifest
+from lenient.core.manifest import Manifest
 from lenient.models.names import one_line
 
 log = logging.getLogger("lenient")
@@ -91,10 +91,8 @@ class RunFolder:
     def _check(self, overwrite: bool, resume: bool) -> None:
         path, manifest = self.path, self._manifest
         files.check_folder(path)
-        files.check_kinds(path, (MARKER, *files.LOCKS, *(f"{name}/" for name in FOLDERS), *NAMES, *TREES))
-        if not manifest.read():
-            if not _is_empty(path):
-                raise UsageError(f"-o {path}: the folder holds other files; choose an empty one")
+        files.check_kinds(path, (*(f"{name}/" for name in FOLDERS), *NAMES, *TREES))
+        if not manifest.check():
             return
         strangers = [name for name in manifest.strangers() if name not in TREES]
         if strangers:
@@ -277,12 +275,6 @@ def discard(path: Path) -> None:
             folder.empty()
         finally:
             folder.close()
-
-
-def _is_empty(path: Path) -> bool:
-    """Whether a folder holds nothing, or what a process that was killed while it made the folder leaves."""
-    names = os.listdir(path) if path.exists() else []
-    return all(name in files.LOCKS or files.TEMPORARY.fullmatch(name) for name in names)
 
 
 def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,14 +13,19 @@ from lenient.bench.report.features import Options, measure
 from lenient.bench.report.page import Choice, compose, render
 from lenient.bench.report.records import Grid, read_grid, read_records
 from lenient.bench.report.tables import WRITERS, in_words
+from lenient.core import files
 from lenient.core.errors import UsageError
 from lenient.core.files import disk_errors
+from lenient.core.manifest import Manifest
 from lenient.reporting import write_text
 from lenient.reporting.svg import standalone
 
 __all__ = ["Choice", "Options", "read_grid", "write_bench_report"]
 
 DEFAULT = Choice()
+PAGE = "report.html"
+FOLDERS = {"tables/": rf"[\w-]+\.({'|'.join(WRITERS)})", "figures/": r"[\w-]+\.svg"}
+"""Folders of a report, and what it calls its files there."""
 PALETTE = {
     "ink": "#1c2226",
     "muted": "#57626a",
@@ -57,12 +61,19 @@ def write_bench_report(
         records: the `cells.json` of another report, to keep from, too: where `bench run --records` took its cells.
         say: hears how far the measuring got.
 
-    The same `cells.json` gives the same bytes. Raises UsageError for records that cannot be read and choices that do
-    not exist, MachineError where nothing can be written.
+    A marker in the folder names what reports wrote there; nothing else is replaced or removed. The same `cells.json`
+    gives the same bytes.
+
+    Raises:
+        UsageError: records that cannot be read, choices that do not exist, or a folder with files of somebody else.
+        MachineError: nothing can be written.
     """
     grid = read_grid(source)
     place = output or (source / "report" if source.is_dir() else source.parent)
     _check(grid, choice, features)
+    manifest = Manifest(place, "report", ("cells.json", PAGE), FOLDERS)
+    with disk_errors(place):  # before anything is measured
+        _check_place(manifest, source)
     if grid.folder is not None:
         earlier = [read_grid(place / "cells.json")] if (place / "cells.json").is_file() else []
         if records is not None:
@@ -82,21 +93,30 @@ def write_bench_report(
             description=f"{figure.title}: {figure.description}",
             footer=f"{figure.text} {in_words(figure.context)}",
         )
-    texts["report.html"] = render(content)
+    texts[PAGE] = render(content)
     with disk_errors(place):
-        for name in _named(place / "report.html") - texts.keys():
-            (place / name).unlink(missing_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
+        _check_place(manifest, source)
+        manifest.claim(*texts)
+        manifest.drop(manifest.named - texts.keys())  # what an earlier page was about, and this one is not
         for name, text in texts.items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             write_text(place / name, text)
-    return place / "report.html"
+    return place / PAGE
 
 
-def _named(page: Path) -> set[str]:
-    """The tables and figures that an earlier page is about: a newer one may have others."""
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    tables = {f"tables/{key}.{kind}" for key in re.findall(r"\btables/([\w-]+)\.md\b", text) for kind in WRITERS}
-    return tables | set(re.findall(r"\bfigures/[\w-]+\.svg\b", text))
+def _check_place(manifest: Manifest, source: Path) -> None:
+    """Refuse a folder that no report has written in, unless it holds nothing but the records that were named."""
+    place = manifest.folder
+    files.check_kinds(place, (*manifest.known,))
+    if manifest.check([source.name] if _same(source.parent, place) else []):
+        return
+    if _same(source, place / "cells.json"):
+        manifest.named.add("cells.json")
+
+
+def _same(one: Path, two: Path) -> bool:
+    return one.exists() and two.exists() and one.samefile(two)
 
 
 def _check(grid: Grid, choice: Choice, features: Options | None) -> None:
