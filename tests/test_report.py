@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from lenient.core.errors import DamagedError, LenientError, UsageError
+from lenient.core.manifest import MARKER
 from lenient.reporting import write_report
 from lenient.reporting.cards import NOT_ACCURACY
 from report_fixtures import DIGITS, SUMMARY, events, logs, make_images, make_run, summary_with, write_metrics
@@ -61,7 +62,7 @@ def test_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     write_report(run)
     assert first == {name: (run / name).read_bytes() for name in first}
     leftovers = [path.name for path in run.iterdir() if path.name.startswith(".")]
-    assert not leftovers
+    assert leftovers == [MARKER]
     assert stat.S_IMODE((run / "report.html").stat().st_mode) == stat.S_IMODE((run / "config.yaml").stat().st_mode)
 
 
@@ -180,6 +181,19 @@ def test_folder_without_a_step_yet(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("method: ta-dfkd\nseed: 3\n")
     assert write_report(tmp_path)["steps"] == 0
     assert "<h2>Unfinished</h2>" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json"])
+def test_a_file_that_no_run_wrote_is_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.yaml").write_text("of: somebody's program\n")
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UsageError, match=f"{name}: is there, and no run wrote it; move it elsewhere"):
+        write_report(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["config.yaml", name])
+    assert (tmp_path / name).read_text() == "precious"
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        write_report(tmp_path)
 
 
 def test_not_a_run_folder(tmp_path: Path) -> None:

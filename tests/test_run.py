@@ -12,8 +12,8 @@ import torch
 
 from lenient.core.errors import DamagedError, LenientError, UsageError
 from lenient.core.files import LOCKS
-from lenient.core.manifest import FORMAT, MARKER
-from lenient.runs.folder import ALWAYS, FOLDERS, LAST, NAMES, PREVIOUS, TREES, RunFolder, discard
+from lenient.core.manifest import ALWAYS, FOLDERS, FORMAT, LAST, MARKER, NAMES, PREVIOUS, TREES
+from lenient.runs.folder import RunFolder, discard
 
 
 def contents(folder: Path) -> dict[str, bytes | str | None]:

@@ -22,6 +22,24 @@ LIMIT = 2**16
 """Bytes of the largest marker that is read."""
 
 
+# of one run
+
+FOLDERS = ("checkpoints", "samples", "student")
+LAST, PREVIOUS = "checkpoints/last.pt", "checkpoints/previous.pt"
+ALWAYS = (
+    *("done", LAST, "report.html", "report.json", "train.log", "metrics.jsonl"),
+    *(f"student/{name}" for name in ("model.safetensors", "config.json", "student.pt2", "README.md")),
+    *("env.json", "config.yaml"),
+)
+"""Files that every run may come to write, in the order in which they are removed: the settings last."""
+NAMES = (PREVIOUS, "samples/images.safetensors", "trackers.json", *ALWAYS)
+TREES = {
+    "tensorboard/": r"events\.out\.tfevents\..*",
+    "wandb/": r"(offline-)?run-.*|latest-run|debug(-internal|-cli.*)?\.log|settings|wandb-resume\.json",
+}
+"""Folders that trackers fill, and what they call their files."""
+
+
 class Manifest:
     """The marker of one folder, and what is done by its word.
 
@@ -149,3 +167,8 @@ class Manifest:
         content = {"kind": self.kind, "format": FORMAT, "files": self._sorted(named)}
         files.write(self.folder / MARKER, json.dumps(content, indent=1) + "\n")
         self.named = named
+
+
+def of_run(folder: Path) -> Manifest:
+    """Return the manifest of a run's folder."""
+    return Manifest(folder, "run", NAMES, TREES)

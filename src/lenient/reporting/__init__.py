@@ -9,6 +9,8 @@ from typing import Any
 
 from lenient.core import files
 from lenient.core.errors import MachineError, UsageError
+from lenient.core.files import disk_errors
+from lenient.core.manifest import of_run
 from lenient.reporting.collect import collect
 from lenient.reporting.page import render
 
@@ -19,12 +21,29 @@ def write_report(run: Path) -> dict[str, Any]:
     """(Re)write `report.html` and `report.json` in the run folder and return what `report.json` holds.
 
     Also works on a run that has not ended: its verdict is then "unfinished". The same folder gives the same bytes.
+
+    Raises:
+        UsageError: it is no run folder, or has files of these names that no run wrote.
+        DamagedError: its settings or metrics are damaged.
+        MachineError: it cannot be written.
     """
     record = collect(Path(run))
+    _claim(record.path)
     summary: dict[str, Any] = without_nonfinite(record.summary)
     write_text(record.path / "report.html", render(record))
     write_text(record.path / "report.json", json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
     return summary
+
+
+def _claim(run: Path) -> None:
+    """Enter the two files among those of the run; in a folder without a marker they are new, or somebody else's."""
+    manifest, names = of_run(run), ("report.html", "report.json")
+    manifest.read()
+    for name in manifest.strangers():
+        if name in names:
+            raise UsageError(f"{run / name}: is there, and no run wrote it; move it elsewhere")
+    with disk_errors(run):
+        manifest.claim(*names)
 
 
 def without_nonfinite(value: Any) -> Any:

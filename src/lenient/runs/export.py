@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from lenient.core import files
 from lenient.core.errors import MachineError, UsageError
 from lenient.core.files import disk_errors
+from lenient.core.manifest import FOLDERS
 from lenient.models import load_network, save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.names import one_line
 from lenient.models.trust import Trusted
-from lenient.runs.folder import FOLDERS
 
 log = logging.getLogger("lenient")
 

@@ -22,26 +22,12 @@ from lenient.core import files, ranks, schemas
 from lenient.core.config import dump_yaml
 from lenient.core.errors import DamagedError, UsageError
 from lenient.core.files import disk_errors
-from lenient.core.manifest import Manifest
+from lenient.core.manifest import ALWAYS, FOLDERS, LAST, NAMES, PREVIOUS, TREES, of_run
 from lenient.models.names import one_line
 
 log = logging.getLogger("lenient")
 
 RESUME = "go on with --resume"
-FOLDERS = ("checkpoints", "samples", "student")
-LAST, PREVIOUS = "checkpoints/last.pt", "checkpoints/previous.pt"
-ALWAYS = (
-    *("done", LAST, "report.html", "report.json", "train.log", "metrics.jsonl"),
-    *(f"student/{name}" for name in ("model.safetensors", "config.json", "student.pt2", "README.md")),
-    *("env.json", "config.yaml"),
-)
-"""Files that every run may come to write, in the order in which they are removed: the settings last."""
-NAMES = (PREVIOUS, "samples/images.safetensors", "trackers.json", *ALWAYS)
-TREES = {
-    "tensorboard/": r"events\.out\.tfevents\..*",
-    "wandb/": r"(offline-)?run-.*|latest-run|debug(-internal|-cli.*)?\.log|settings|wandb-resume\.json",
-}
-"""Folders that trackers fill, and what they call their files."""
 
 
 class RunFolder:
@@ -50,7 +36,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._manifest = Manifest(path, "run", NAMES, TREES)
+        self._manifest = of_run(path)
         self._may_remove = False
         self._metrics: IO[str] | None = None
         self._lock: files.Lock | None = None
