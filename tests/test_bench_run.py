@@ -655,6 +655,16 @@ def test_a_grids_folder_with_a_link_or_a_pipe_by_one_of_our_names_is_refused(tmp
         tasks.check_places(tmp_path / "home", [task])
 
 
+@pytest.mark.parametrize("name", ["output.log", "cost.jsonl", ".lock"])
+def test_what_a_cell_writes_in_place_has_no_second_name(tmp_path, name):
+    task = Task("none", tmp_path / "home" / "cells" / "a", "a cell")
+    task.folder.mkdir(parents=True)
+    (tmp_path / "other").touch()
+    os.link(tmp_path / "other", task.folder / name)
+    with pytest.raises(UsageError, match=f"{name} is a hard link"):
+        tasks.check_places(tmp_path / "home", [task])
+
+
 def listing(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -73,6 +73,16 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     assert not link.is_symlink()
 
 
+def test_nothing_is_written_at_the_end_of_a_file_with_a_second_name(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("precious")
+    os.link(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(OSError, match="it is a hard link"):
+        files.append(tmp_path / "b")
+    with pytest.raises(OSError, match="it is a hard link"):
+        files.Lock(tmp_path / "b").take()
+    assert (tmp_path / "a").read_text() == "precious"
+
+
 def test_what_is_appended_follows_what_is_there(tmp_path: Path) -> None:
     for _ in range(2):
         with files.append(tmp_path / "a.log") as file:

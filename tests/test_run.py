@@ -145,6 +145,28 @@ def test_our_names_are_files_and_folders_and_no_links(
     assert contents(other) == {"precious": b"somebody's precious"}
 
 
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "train.log"])
+def test_what_is_written_in_place_has_no_second_name(
+    run: Path, tmp_path: Path, name: str, how: dict[str, bool]
+) -> None:
+    other = tmp_path / "other"
+    (run / name).unlink(missing_ok=True)
+    put(run, name)
+    os.link(run / name, other)
+    with pytest.raises(UsageError, match=rf"^-o {run}: {name} is a hard link there; choose another folder$"):
+        RunFolder.create(run, **how)
+    assert other.read_text() == f"somebody's {name}"
+
+
+def test_what_is_replaced_may_have_a_second_name(run: Path, tmp_path: Path) -> None:
+    os.link(run / "config.yaml", tmp_path / "kept")
+    folder = RunFolder.create(run, resume=True)
+    folder.write_config({"steps": 1})
+    folder.close()
+    assert (tmp_path / "kept").read_text() == "somebody's config.yaml"
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ALWAYS])
 def test_a_name_of_ours_that_no_run_wrote_is_not_replaced(tmp_path: Path, name: str) -> None:
     path = tmp_path / "run"

@@ -145,6 +145,7 @@ def check_places(home: Path, tasks: Iterable[Task] = ()) -> None:
         for task in tasks:
             files.check_kinds(task.folder.parent, [f"{task.folder.name}/"])
             files.check_kinds(task.folder, NAMES)
+            files.check_alone(task.folder, (OUTPUT, "cost.jsonl", *files.LOCKS))
 
 
 @contextmanager

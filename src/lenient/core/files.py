@@ -68,8 +68,21 @@ def file_hash(path: Path) -> str:
 
 
 def append(path: Path) -> IO[str]:
-    """Open a text file to write at its end, made where there is none; raises OSError for a link, a pipe or a device."""
-    return open(_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINKS), "a", encoding="utf-8")
+    """Open a text file to write at its end, made where there is none.
+
+    Raises:
+        OSError: it cannot be written, is a link, a pipe or a device, or has another name, so that what stands there
+            would change, too.
+    """
+    return open(_alone(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINKS), "a", encoding="utf-8")
+
+
+def _alone(path: Path, flags: int) -> int:
+    handle = _regular(path, flags)
+    if os.fstat(handle).st_nlink > 1:
+        os.close(handle)
+        raise OSError(errno.EMLINK, "it is a hard link", str(path))
+    return handle
 
 
 def _regular(path: Path, flags: int) -> int:
@@ -160,6 +173,15 @@ def check_kinds(folder: Path, names: Iterable[str]) -> None:
                 raise UsageError(f"-o {folder}: {'/'.join(parts[:depth])} is {kind} there; choose another folder")
 
 
+def check_alone(folder: Path, names: Iterable[str]) -> None:
+    """Refuse files below a folder that are written in place and have another name; raises UsageError."""
+    for name in names:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            status = os.lstat(folder / name)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                raise UsageError(f"-o {folder}: {name} is a hard link there; choose another folder")
+
+
 def kind_of(path: Path) -> str | None:
     """Say in words what lies at a path, of a link that it is one; None where nothing does."""
     try:
@@ -246,7 +268,7 @@ class Lock:
         Raises:
             OSError: the file cannot be written, or is a link, a pipe or a device.
         """
-        os.close(_regular(self._path, os.O_RDWR | os.O_CREAT | _NO_LINKS))
+        os.close(_alone(self._path, os.O_RDWR | os.O_CREAT | _NO_LINKS))
         try:
             self._lock.acquire(timeout=seconds)
         except Timeout:

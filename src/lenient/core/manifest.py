@@ -32,6 +32,8 @@ ALWAYS = (
     *("env.json", "config.yaml"),
 )
 """Files that every run may come to write, in the order in which they are removed: the settings last."""
+GROWING = ("train.log", "metrics.jsonl")
+"""Those of them that are written at their end; the others are replaced."""
 NAMES = (PREVIOUS, "samples/images.safetensors", "trackers.json", *ALWAYS)
 TREES = {
     "tensorboard/": r"events\.out\.tfevents\..*",
@@ -65,10 +67,11 @@ class Manifest:
         Raises:
             DamagedError: as `read`.
             UsageError: as `read`; or it is no folder, or holds something and no marker, or what should be a marker or
-                a lock is a link or a pipe.
+                a lock is a link or a pipe, or a lock has another name.
         """
         files.check_folder(self.folder)
         files.check_kinds(self.folder, (MARKER, *files.LOCKS))
+        files.check_alone(self.folder, files.LOCKS)
         if self.read():
             return True
         there = os.listdir(self.folder) if self.folder.exists() else []

@@ -22,7 +22,7 @@ from lenient.core import files, ranks, schemas
 from lenient.core.config import dump_yaml
 from lenient.core.errors import DamagedError, UsageError
 from lenient.core.files import disk_errors
-from lenient.core.manifest import ALWAYS, FOLDERS, LAST, NAMES, PREVIOUS, TREES, of_run
+from lenient.core.manifest import ALWAYS, FOLDERS, GROWING, LAST, NAMES, PREVIOUS, TREES, of_run
 from lenient.models.names import one_line
 
 log = logging.getLogger("lenient")
@@ -48,7 +48,7 @@ class RunFolder:
 
         Raises:
             UsageError: it holds a run and neither `overwrite` nor `resume` was asked for; it holds what no run wrote
-                and has no marker of a run, or has one of our names; or another run is using it.
+                and has no marker of a run, or has one of our names; one of these is a link; or another run is using it.
             DamagedError: the marker, or a checkpoint that there was, is damaged or missing.
             MachineError: it cannot be written.
         """
@@ -78,6 +78,7 @@ class RunFolder:
         path, manifest = self.path, self._manifest
         files.check_folder(path)
         files.check_kinds(path, (*(f"{name}/" for name in FOLDERS), *NAMES, *TREES))
+        files.check_alone(path, GROWING)
         if not manifest.check():
             return
         strangers = [name for name in manifest.strangers() if name not in TREES]
