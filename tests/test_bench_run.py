@@ -37,10 +37,12 @@ from lenient.bench.record import commit, logged, rounded
 from lenient.bench.running import run_grid
 from lenient.bench.status import status_of
 from lenient.bench.tasks import Task, state, write_json
-from lenient.bench.teachers import trainings
+from lenient.bench.teachers import specification, trainings
+from lenient.core import schemas
 from lenient.core.config import merge
 from lenient.core.errors import DamagedError, LenientError, MachineError, UsageError
 from lenient.core.manifest import MARKER
+from lenient.core.schemas import CellSpec, Stored, TeacherSpec
 from lenient.models import save_network
 from lenient.runs.folder import RunFolder
 from toys import digits_like
@@ -747,12 +749,55 @@ def test_only_what_the_machine_refused_is_gone_on_with(tmp_path, monkeypatch, er
         raise error
 
     write_json(tmp_path / "spec.json", {})
-    assert tasks._attempt(work, tmp_path / "spec.json", False) == getattr(error, "exit_code", 1)
+    assert tasks._attempt(work, Stored, tmp_path / "spec.json", False) == getattr(error, "exit_code", 1)
     left = tasks.read_json(tmp_path / "failed.json")
     assert left["resume"] is resume
     assert "--resume" not in left["reason"]
     assert "--overwrite" not in left["reason"]
     assert ("--retry" in left["reason"]) == isinstance(error, MachineError)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teacher": "t"}, "spec.json is damaged (teacher: input should be a valid dictionary"),
+        ({"teacher": {"label": "T", "path": 3}}, "spec.json is damaged (teacher.path: input should be a valid string"),
+        ({"seed": 2**63}, "spec.json is damaged (seed: "),
+        ({"seed": True}, "spec.json is damaged (seed: "),
+        ({"settings": []}, "spec.json is damaged (settings: "),
+        ({"student": None}, "spec.json is damaged (student: "),
+        ({"data": ["digits"]}, "spec.json is damaged (data: "),
+        (None, "spec.json: is missing; the same `lenient bench run` writes it again"),
+    ],
+)
+def test_a_damaged_spec_is_said_so(tmp_path, changes, words):
+    (cell,) = cells_of(grid_of(tmp_path), [TEACHER], None)
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    if changes is not None:
+        write_json(folder / "spec.json", cell.spec | changes)
+    assert tasks._attempt(lambda *_: pytest.fail("it ran"), CellSpec, folder / "spec.json", False) == 5
+    reason = tasks.read_json(folder / "failed.json")["reason"]
+    assert words in reason
+    assert len(reason) <= 300
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_what_cells_and_teachers_are_told_is_sound(tmp_path, seed):
+    trained = {"train": {"arch": "lenient:resnet8", "epochs": 2, "keep": 2, "keep_above": 0.5}}
+    grid = grid_of(tmp_path, {"teachers": [TINY["teachers"][0], trained, {"train": {"arch": "lenient:lenet5"}}]})
+    for training in trainings(grid):
+        schemas.check(TeacherSpec, specification(training, grid, None), tmp_path, "")
+    for cell in cells_of(grid.model_copy(update={"seeds": (seed,)}), [TEACHER], None):
+        schemas.check(CellSpec, json.loads(json.dumps(cell.spec)), tmp_path, "")
+
+
+@pytest.mark.parametrize("changes", [{"source": None}, {"name": ""}, {"arch": 3}, {"precision": "8"}, {"keep": -1}])
+def test_a_damaged_spec_of_a_teacher_is_said_so(tmp_path, changes):
+    grid = grid_of(tmp_path)
+    (training,) = trainings(grid)
+    with pytest.raises(DamagedError, match=r"spec\.json is damaged"):
+        schemas.check(TeacherSpec, specification(training, grid, None) | changes, tmp_path / "spec.json", "again")
 
 
 def test_a_retry_goes_on_where_only_an_input_was_missing(finished, tmp_path):

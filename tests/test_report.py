@@ -196,6 +196,10 @@ def test_a_file_that_no_run_wrote_is_not_replaced(tmp_path: Path, name: str) -> 
         write_report(tmp_path)
 
 
+def test_a_seed_may_be_as_large_as_settings_allow(tmp_path: Path) -> None:
+    assert write_report(make_run(tmp_path / "run", summary=summary_with(seed=2**63 - 1)))["seed"] == 2**63 - 1
+
+
 def test_not_a_run_folder(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing"):
         with pytest.raises(UsageError, match="not a run folder"):

@@ -21,7 +21,7 @@ from lenient.core import files
 from lenient.core.config import parse
 from lenient.core.errors import LenientError, MachineError, UsageError
 from lenient.core.memory import peak, reset_peak
-from lenient.core.schemas import Cost, Failed, check, read_lines
+from lenient.core.schemas import CellSpec, Cost, Failed, check, read_lines
 from lenient.data import load_data
 from lenient.methods.baselines import REAL, RealImages, RealSettings
 from lenient.methods.contract import Method
@@ -30,6 +30,7 @@ from lenient.runs.folder import RunFolder
 from lenient.runs.job import Job, load_teacher
 from lenient.runs.request import Request
 
+SPEC = CellSpec
 COSTLESS = "remove it, and the cell goes on without its cost so far"
 
 
@@ -140,4 +141,4 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
 
 
 if __name__ == "__main__":
-    main(work)
+    main(work, SPEC)

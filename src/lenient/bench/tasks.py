@@ -1,7 +1,7 @@
 """One process of the bench and its folder: who holds it, how it ends, and what it leaves behind.
 
-A task is a folder with `spec.json`; `work` of the task's module does it, and `python -m MODULE FOLDER/spec.json`, after
-which stand the names in it that may run code or visit places, or `--trust-code` for all. At
+A task is a folder with `spec.json`, which fits `SPEC` of the task's module; `work` there does it, and `python -m MODULE
+FOLDER/spec.json`, after which stand the names in it that may run code or visit places, or `--trust-code` for all. At
 the end `done` is written, after everything else; what cannot be done leaves `failed.json`. The folder is locked for as
 long as the process lives, and the kernel releases the lock however it dies, so that no task runs twice at once and none
 is left half done unnoticed.
@@ -180,20 +180,23 @@ def _held(folder: Path) -> bool:
 # the process itself
 
 
-def main(work: Work, spec: Path | None = None, trust: Trusted = False) -> None:
-    """Run `work(folder, spec, trust)` as a process of its own and exit; it returns False where it was asked to stop."""
+def main(work: Work, model: type[BaseModel], spec: Path | None = None, trust: Trusted = False) -> None:
+    """Run `work(folder, spec, trust)` as a process of its own and exit; it returns False where it was asked to stop.
+
+    `model`: what `spec.json` must be.
+    """
     if spec is None:
         spec, *names = Path(sys.argv[1]).absolute(), *sys.argv[2:]
         trust = frozenset(names) if TRUST_ALL not in names else True
     end_on_signals()
     _follow_parent()
     with locked(spec.parent) as mine:
-        code = _attempt(work, spec, trust) if mine else BUSY
+        code = _attempt(work, model, spec, trust) if mine else BUSY
     end_plainly()
     sys.exit(code)
 
 
-def _attempt(work: Work, spec: Path, trust: Trusted) -> int:
+def _attempt(work: Work, model: type[BaseModel], spec: Path, trust: Trusted) -> int:
     folder = spec.parent
     if (folder / "done").exists():
         return 0
@@ -201,7 +204,10 @@ def _attempt(work: Work, spec: Path, trust: Trusted) -> int:
         import torch
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-        if not work(folder, read_json(spec), trust):
+        told = read_json(spec, model)
+        if told is None:
+            raise DamagedError(f"{spec}: is missing; the same `lenient bench run` writes it again")
+        if not work(folder, told, trust):
             return INTERRUPTED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -306,7 +312,8 @@ def _forked(task: Task, environment: Mapping[str, str]) -> None:
         os.dup2(words.fileno(), 2)
     os.environ.clear()
     os.environ.update(environment)
-    main(import_module(task.module).work, task.spec, task.trust)
+    module = import_module(task.module)
+    main(module.work, module.SPEC, task.spec, task.trust)
 
 
 def settled(task: Task) -> Outcome | None:

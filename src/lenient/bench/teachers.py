@@ -18,8 +18,10 @@ from lenient.bench.tasks import Task, main, read_json, state, write_json
 from lenient.core.config import merge, parse
 from lenient.core.errors import UsageError
 from lenient.core.files import file_hash
-from lenient.core.schemas import BroughtTeachers, damaged
+from lenient.core.schemas import BroughtTeachers, TeacherSpec, damaged
 from lenient.models.trust import Trusted, require
+
+SPEC = TeacherSpec
 
 
 @dataclass(frozen=True)
@@ -199,4 +201,4 @@ def _train(folder: Path, spec: Mapping[str, Any], device: Any) -> list[dict[str,
 
 
 if __name__ == "__main__":
-    main(work)
+    main(work, SPEC)

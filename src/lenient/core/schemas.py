@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lenient.core.config import load_yaml
 from lenient.core.errors import DamagedError, UsageError
@@ -36,6 +36,7 @@ Count = Annotated[int, BeforeValidator(_no_truth), Field(ge=0, le=10**15, strict
 Amount = Annotated[float, BeforeValidator(_no_truth), Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_no_truth), Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, max_length=20_000)]
+Seed = Annotated[int, BeforeValidator(_no_truth), Field(ge=0, le=2**63 - 1, strict=True)]
 Row = Annotated[list[Amount], Field(max_length=100_000)]
 
 
@@ -135,7 +136,7 @@ class Summary(Stored):
     """`report.json`, and the `end` event."""
 
     method: Text | None = None
-    seed: Count | None = None
+    seed: Seed | None = None
     steps: Count | None = None
     images_synthesized: Count | None = None
     teacher_forwards: Count | None = None
@@ -234,6 +235,48 @@ class CheckpointState(Stored):
     health: dict[str, Any]
     delivery: _Delivered
     metrics_bytes: Count
+
+
+class _ToldTeacher(Stored):
+    label: Text
+    path: Text
+
+
+class CellSpec(Stored):
+    """`spec.json` of a cell. Settings are checked in full where they become settings again."""
+
+    id: Text
+    row: Text
+    method: Text
+    teacher: _ToldTeacher
+    student: Text
+    seed: Seed
+    data: Text
+    data_root: Text | None
+    settings: dict[str, Any]
+
+
+class TeacherSpec(Stored):
+    """`spec.json` of a teacher: of a file, or of a training where `source` is None."""
+
+    data: Text
+    device: Text
+    arch: Text | None
+    source: Text | None
+    data_root: Text | None
+    name: Text = ""
+    recipe: dict[str, Any] | None = None
+    keep: Count = 0
+    keep_above: Share | None = None
+    precision: Literal["32", "bf16"] = "32"
+
+    @model_validator(mode="after")
+    def _whole(self) -> TeacherSpec:
+        if self.source is None and (self.arch is None or self.recipe is None):
+            raise ValueError("a training has an arch and a recipe")
+        if self.source is not None and not self.name:
+            raise ValueError("a file has a name")
+        return self
 
 
 class CellTeacher(Stored):
