@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lenient.core.errors import DamagedError, LenientError, UsageError
+from lenient.core.errors import LenientError, UsageError
 from lenient.core.manifest import MARKER
 from lenient.reporting import write_report
 from lenient.reporting.cards import NOT_ACCURACY
@@ -218,12 +218,22 @@ def test_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("file", "text"), [("config.yaml", "a: [1"), ("env.json", "{"), ("student/config.json", "{")])
-def test_damaged_file_is_named(tmp_path: Path, file: str, text: str) -> None:
-    run = make_run(tmp_path / "run")
+@pytest.mark.parametrize("text", ["[1]", '{"threads": -1, "classes": 5, "method": &a 1'])
+@pytest.mark.parametrize("file", ["config.yaml", "env.json", "student/config.json", "samples/images.safetensors"])
+def test_a_damaged_file_costs_its_part_and_a_warning(
+    tmp_path: Path, file: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run(tmp_path / "run", lines=[])
+    whole = write_report(run)
     (run / file).write_text(text)
-    with pytest.raises(DamagedError, match=f"{Path(file).name} is damaged"):
-        write_report(run)
+    assert write_report(run) == whole  # of which the metrics have all
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{run / file} is damaged (")
+    assert said.endswith("; the report goes without it")
+    assert len(said) <= 300
+    html = (run / "report.html").read_text()
+    assert ("python 3.11.9" in re.sub("<[^>]*>", " ", html).replace("  ", " ")) == (file != "env.json")
+    assert ("<img" in html) == (file not in ("config.yaml", "samples/images.safetensors"))
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -408,19 +408,19 @@ def read_config(path: Path) -> dict[str, Any] | None:
     return None if values is None else check(RunConfig, values, path, ANEW)
 
 
-def read_settings(path: Path) -> dict[str, Any] | None:
+def read_settings(path: Path, cure: str = ANEW) -> dict[str, Any] | None:
     """Return the mapping in a `config.yaml`, unchecked, None where there is no file; raises DamagedError."""
     try:
-        text = content(path, ANEW).decode()
+        text = content(path, cure).decode()
         values = load_yaml(text, "its YAML")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
-        raise damaged(path, "it is no text in UTF-8", ANEW) from None
+        raise damaged(path, "it is no text in UTF-8", cure) from None
     except UsageError as error:
-        raise damaged(path, str(error), ANEW) from None
+        raise damaged(path, str(error), cure) from None
     if not isinstance(values, dict):
-        raise damaged(path, f"it holds {'nothing' if values is None else shown(values)}, not settings", ANEW)
+        raise damaged(path, f"it holds {'nothing' if values is None else shown(values)}, not settings", cure)
     return values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,12 @@ from lenient.core.errors import DamagedError, UsageError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from pydantic import BaseModel
+
+log = logging.getLogger("lenient")
 
 Event = dict[str, Any]
-ANOTHER = "remove it, and the report is made without it"
+WITHOUT = "the report goes without it"
 EVENTS = ("log", "classes", "mixture", "eval", "alarm")
 
 
@@ -46,13 +50,17 @@ class RunRecord:
 
 
 def collect(run: Path) -> RunRecord:
-    """Read the run folder; raise UsageError when it is none, DamagedError for a file that is damaged."""
+    """Read the run folder; what is damaged of all that is there beside the metrics is left out, with a warning.
+
+    Raises:
+        UsageError: it is no run folder.
+        DamagedError: a line of the metrics is damaged; a page without it might say that the run came to something else.
+    """
     if not (run / "config.yaml").is_file() and not (run / "metrics.jsonl").is_file():
         raise UsageError(f"{run} is not a run folder (no config.yaml, no metrics.jsonl): give what `distill -o` wrote")
     path = run.resolve()
-    config = schemas.read_settings(path / "config.yaml") or {}
-    settings = schemas.content(path / "config.yaml", schemas.ANEW).decode() if config else ""
-    student_card = schemas.read_json(path / "student" / "config.json", schemas.StudentCard, ANOTHER) or {}
+    config, settings = _read_settings(path / "config.yaml")
+    student_card = _read_object(path / "student" / "config.json", schemas.StudentCard)
     lines = schemas.read_metrics(path / "metrics.jsonl")
     events = {kind: [line for line in lines if line["event"] == kind] for kind in EVENTS}
     end = _end(lines)
@@ -63,7 +71,7 @@ def collect(run: Path) -> RunRecord:
         path=path,
         name=path.name,
         settings=settings,
-        environment=schemas.read_json(path / "env.json", schemas.Environment, ANOTHER) or {},
+        environment=_read_object(path / "env.json", schemas.Environment),
         events=events,
         summary=summary,
         finished=end is not None,
@@ -73,6 +81,24 @@ def collect(run: Path) -> RunRecord:
         samples=samples,
         no_samples=reason,
     )
+
+
+def _read_settings(path: Path) -> tuple[dict[str, Any], str]:
+    """The settings, and the same as written; with unreadable ones no image is shown, for they might forbid it."""
+    try:
+        config = schemas.read_settings(path, WITHOUT) or {}
+        return config, schemas.content(path, WITHOUT).decode() if config else ""
+    except DamagedError as error:
+        log.warning("%s", error)
+        return {"report": {"images": False}}, ""
+
+
+def _read_object(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    try:
+        return schemas.read_json(path, model, WITHOUT) or {}
+    except DamagedError as error:
+        log.warning("%s", error)
+        return {}
 
 
 def _selects(config: dict[str, Any]) -> bool:
@@ -141,6 +167,7 @@ def _read_samples(path: Path, config: dict[str, Any]) -> tuple[Samples | None, s
     try:
         tensors = schemas.read_samples(path)
     except DamagedError as error:
+        log.warning("%s", error)
         return None, f"The synthetic images could not be read: {str(error).replace(str(path), path.name)}."
     images, labels, confidence = tensors["images"], tensors["labels"], tensors.get("confidence")
     if not len(images):
