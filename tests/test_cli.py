@@ -412,6 +412,39 @@ def test_bad_input_is_one_line_with_the_flag_to_change(
         assert {path.name for path in factories.iterdir()} - before <= {"__pycache__"}
 
 
+LONGER = ["distill", "DIGITS", "--resume", "--steps", "30", "-o", "RUN", "--student", "lenient:lenet5-half"]
+EVALUATE = ["evaluate", "RUN", "--data", "digits"]
+EXPORT = ["export", "RUN", "--format", "safetensors", "-o", "x.safetensors"]
+DAMAGED = [
+    (LONGER, "config.yaml"),
+    (LONGER, "checkpoints/last.pt"),
+    (LONGER, ".lenient.json"),
+    (LONGER, "metrics.jsonl"),
+    (EVALUATE, "student/model.safetensors"),
+    (EXPORT, "student/model.safetensors"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"), DAMAGED, ids=lambda value: value if isinstance(value, str) else value[0]
+)
+def test_a_damaged_run_is_one_line_that_names_the_file(
+    arguments, name, done_run, digits_file, capsys, monkeypatch, tmp_path
+):
+    (done_run / name).write_bytes(b"\x00" * 99)
+    before = {path: path.read_bytes() for path in done_run.rglob("*") if path.is_file() and path.name != ".lock"}
+    monkeypatch.chdir(tmp_path)
+    places = {"DIGITS": str(digits_file), "RUN": str(done_run)}
+    monkeypatch.setattr("sys.argv", ["lenient", *(places.get(word, word) for word in arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lenient: ")]
+    assert end.value.code in (2, 3, 5)
+    assert name in line
+    assert len(line) <= 300
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize("name", ["logits", "soft"])
 def test_dicts_with_logits_and_probabilities_are_taken(name, factories):
     args = ["distill", f"py:nets.py:{name}", *FACTS, *QUICK, "--student", "lenient:lenet5-half", "-o", "r"]

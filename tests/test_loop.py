@@ -18,9 +18,11 @@ from torch import nn
 
 from commands import python
 from lenient.api import distill
+from lenient.cli import main
 from lenient.core.config import merge
 from lenient.core.errors import HealthError, MachineError, TeacherError, UsageError
 from lenient.core.files import disk_errors
+from lenient.core.manifest import LAST, PREVIOUS
 from lenient.losses.imitation import Imitation
 from lenient.losses.prior import InformationEntropy
 from lenient.methods.contract import learning_rate
@@ -169,6 +171,37 @@ def test_checkpoints_fall_where_asked_and_metrics_are_cut_back(tmp_path):
     result = distill(tiny_teacher(), tiny_student(), output=folder, resume=True)
     assert result.summary["steps"] == 6
     assert [line["step"] for line in events(folder, "log")] == [2, 4, 6]
+
+
+def tear(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def lose_a_key(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    del state["players"]
+    torch.save(state, path)
+
+
+def be_of_another_run(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["players"]["student"]["module"] = {"another.weight": torch.zeros(3)}
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize("damage", [tear, lose_a_key, be_of_another_run, Path.unlink])
+def test_a_run_goes_on_to_the_bit_from_the_checkpoint_before_a_damaged_one(tmp_path, damage):
+    plan = merge(QUICK, {"checkpoint_every": 2})
+    distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=plan)
+    cut = tmp_path / "cut"
+    distill(tiny_teacher(), tiny_student(), output=cut, settings=plan, observers=[StopAt(5)])
+    assert torch.load(cut / PREVIOUS, weights_only=True)["step"] == 4
+    damage(cut / LAST)
+    second = distill(tiny_teacher(), tiny_student(seed=8), output=cut, resume=True)
+    assert second.summary["steps"] == 6
+    assert [line["step"] for line in events(cut, "log")] == [2, 4, 6]
+    whole, found = state_of(tmp_path / "whole"), state_of(cut)
+    assert all(torch.equal(whole[key], found[key]) for key in whole)
 
 
 def test_resume_without_a_checkpoint_starts(tmp_path):
@@ -569,6 +602,56 @@ def test_a_student_that_cannot_be_traced_is_delivered_without_the_traced_file(tm
     assert "no student.pt2" in (tmp_path / "r" / "train.log").read_text()
     with pytest.raises(UsageError, match="cannot trace this network"):
         export_pt2(Network(Fickle(), tiny_teacher().card), tmp_path / "x.pt2")
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("it is broken")
+
+
+OPTIONAL = {
+    "report": ["lenient.runs.job.write_report"],
+    "synthetic images in the report": ["lenient.runs.job.Job._samples"],
+    "latency": ["lenient.runs.job.latency"],
+    "student.pt2": ["torch.export.export", "torch.export.save"],
+}
+
+
+def test_what_only_describes_a_run_costs_it_a_warning(tmp_path, monkeypatch, capsys):
+    distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=QUICK)
+    whole = state_of(tmp_path / "whole")
+    assert "warning" not in capsys.readouterr().err
+    for what, places in OPTIONAL.items():
+        for place in places:
+            with monkeypatch.context() as patch:
+                patch.setattr(place, broken)
+                folder = tmp_path / place
+                distill(tiny_teacher(), tiny_student(), output=folder, settings=QUICK)
+            lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+            assert [line.startswith(f"warning: no {what}: ") for line in lines] == [True]
+            assert "it is broken" in lines[0]
+            assert lines[0].removeprefix("warning: ") in (folder / "train.log").read_text()
+            assert (folder / "done").exists()
+            assert (folder / "report.html").exists() == (what != "report")
+            found = state_of(folder)
+            assert all(torch.equal(whole[key], found[key]) for key in whole)
+
+
+def test_a_run_that_can_describe_nothing_of_itself_ends_well(tmp_path, monkeypatch, capsys, digits_file):
+    for place in (place for places in OPTIONAL.values() for place in places):
+        monkeypatch.setattr(place, broken)
+    monkeypatch.setattr(
+        "lenient.training.health.HealthMonitor.verdict",
+        lambda _: {"verdict": "ok", "reasons": [], "checks": [], "note": ""},
+    )
+    flags = ["--preset", "smoke", "--steps", "2", "--device", "cpu", "--precision", "32", "-s", "overlap=false"]
+    words = ["--student", "lenient:lenet5-half", "-o", str(tmp_path / "r"), "--progress", "none"]
+    monkeypatch.setattr("sys.argv", ["lenient", "distill", str(digits_file), *flags, *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: no ")]) == 4
+    assert state_of(tmp_path / "r")
+    assert (tmp_path / "r" / "done").exists()
 
 
 def test_ema_averages_and_skips_bad_turns():

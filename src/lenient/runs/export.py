@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,24 +41,23 @@ ARITHMETIC_OPSET = 14
 """Where arithmetic came to take more types."""
 
 
-def write_student(folder: Path, network: Network, extra: Mapping[str, Any] | None = None) -> None:
+def write_student(folder: Path, network: Network, warn: Callable[[str], None] = log.warning) -> None:
     """Write `model.safetensors`, `config.json`, `student.pt2` and a README that says how to load them.
 
-    `student.pt2` takes pixels in [0, 1], (N, C, H, W), any N, and needs torch only. It is left out, with a warning in
-    the log, for a network that `torch.export` cannot trace.
+    `student.pt2` takes pixels in [0, 1], (N, C, H, W), any N, and needs torch only. It is left out, and `warn` told
+    why, for a network that `torch.export` cannot trace.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     save_network(folder / "model.safetensors", network)
-    config = {**network.card.to_dict(), **(extra or {})}
     with disk_errors(folder):
-        files.write(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        files.write(folder / "config.json", json.dumps(network.card.to_dict(), indent=2) + "\n")
         program = folder / "student.pt2"
         program.unlink(missing_ok=True)
         try:
             export_pt2(network, program)
         except UsageError as error:
-            log.warning("no student.pt2: %s", error)
+            warn(f"no student.pt2: {error}")
         files.write(folder / "README.md", _readme(network, program.exists()))
 
 
@@ -127,8 +126,8 @@ def export_pt2(network: Network, path: Path) -> None:
         warnings.simplefilter("ignore")
         with _traceable("pt2"):
             program = torch.export.export(classifier, (sample,), dynamic_shapes=({0: batch},))
-        content = io.BytesIO()  # torch's own writer has errors of its own for a full disk
-        torch.export.save(program, content)
+            content = io.BytesIO()  # torch's own writer has errors of its own for a full disk
+            torch.export.save(program, content)
     files.write(path, content.getvalue())
 
 

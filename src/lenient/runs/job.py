@@ -138,12 +138,13 @@ class Job:
             raise
 
     def _claim(self, *, anew: bool) -> None:
-        """Write the settings, and empty the folder for a new run: only now that nothing is left to refuse."""
-        if self.folder is None:
-            return
-        if anew:
+        """Empty the folder for a new run, and write its settings: only now that nothing is left to refuse."""
+        if self.folder is not None and anew:
             self.folder.empty()
-        self.folder.write_config({**self.settings.model_dump(mode="json"), "run": self._identity()})
+            self._write_config(self.folder)
+
+    def _write_config(self, folder: RunFolder) -> None:
+        folder.write_config({**self.settings.model_dump(mode="json"), "run": self._identity()})
 
     def _check(self, size_known: bool) -> None:
         """Refuse settings that cannot be; the batch size only where it is known by now."""
@@ -326,6 +327,8 @@ class Job:
             state = run.resume(self._source, metrics.stat().st_size if metrics.is_file() else 0)
         if self.folder is None:
             return
+        if self._source is not None:
+            self._write_config(self.folder)  # not before: a run is not lengthened that cannot go on
         environment_now = environment(runtime.device, runtime.precision)
         if state is not None:
             before = self._environment_before()
@@ -470,7 +473,7 @@ class Job:
         path = self.folder.path
         notes = (f"distilled without data by lenient ({self.settings.method.name}, {result.summary['steps']} steps)",)
         self.student = Network(self.student.module, replace(self.student.card, notes=notes))
-        write_student(path / "student", self.student)
+        write_student(path / "student", self.student, _warn)
         if images is not None:
             self.folder.claim("samples/images.safetensors")
             with disk_errors(path, RESUME):
