@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lenient.cli import main
 from lenient.core.signals import (
     STOPS,
     WARNINGS,
@@ -132,3 +133,17 @@ def test_a_process_that_winds_itself_up_ends_without_a_trace() -> None:
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_an_interrupt_of_any_command_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lenient.reporting.write_report", interrupted)
+    monkeypatch.setattr(sys, "argv", ["lenient", "report", "run"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "lenient: interrupted\n"

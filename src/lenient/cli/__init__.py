@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from lenient.cli import (
     bench,
@@ -29,8 +30,21 @@ from lenient.core.errors import LenientError, MachineError
 from lenient.core.signals import end_on_signals, end_plainly
 from lenient.core.text import LINE, visible
 
+
+class _Commands(TyperGroup):
+    """Typer by itself ends an interrupted command without a word, or with one, depending on its version."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named; an interrupt is told by `_run`."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+
 app = typer.Typer(
     name="lenient",
+    cls=_Commands,
     help="Distil a trained image classifier into a smaller one without any training data.",
     no_args_is_help=True,
     add_completion=False,
