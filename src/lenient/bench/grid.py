@@ -23,6 +23,8 @@ def _several(value: Any) -> Any:
 
 MOST_ENTRIES = 1000
 """Of any list of a grid."""
+MOST_CELLS = 100_000
+"""Of a grid: they are listed before the first one starts, which takes seconds for so many."""
 
 Nested = Annotated[dict[str, Any], BeforeValidator(nested)]
 Several = Annotated[tuple[str, ...], BeforeValidator(_several)]
@@ -145,6 +147,14 @@ class Grid(Settings):
         if len(set(values)) < len(values):
             raise ValueError("names one twice")
         return values
+
+    @model_validator(mode="after")
+    def _countable(self) -> Grid:
+        teachers = sum(1 if entry.train is None else max(entry.train.keep, 1) for entry in self.teachers)
+        count = len(self.rows) * teachers * len(self.students) * len(self.seeds)
+        if count > MOST_CELLS:
+            raise ValueError(f"rows, teachers, students and seeds make {count:,} cells; at most {MOST_CELLS:,}")
+        return self
 
 
 def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
