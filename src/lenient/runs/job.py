@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import sys
@@ -21,6 +22,7 @@ from lenient.core.files import disk_errors
 from lenient.core.memory import memory_errors
 from lenient.core.runtime import Runtime
 from lenient.core.schemas import Report, read_json
+from lenient.core.seeding import untouched_global_rng
 from lenient.evaluation import latency, num_bytes, parameters
 from lenient.evaluation.running import check_fits
 from lenient.methods import method_class
@@ -28,6 +30,7 @@ from lenient.methods.contract import Method
 from lenient.models import check_classifier, load_network, network_from_module
 from lenient.models.card import Network
 from lenient.models.checking import check_distillable, heard_batch_norms
+from lenient.models.lending import copied_module
 from lenient.models.names import one_line
 from lenient.models.trust import Trusted, require
 from lenient.reporting import write_report
@@ -131,6 +134,7 @@ class Job:
                 self._take_over(old, path)
             self._check(True)
             self.load_data()
+            self._rehearse()
             self._claim(anew=old is None)
         except BaseException:
             if self.folder is not None:
@@ -153,6 +157,13 @@ class Job:
         check_batch_norms(method, self.settings, heard_batch_norms(self.teacher))
         if size_known:
             self.share(ranks.count())
+
+    def _rehearse(self) -> None:
+        """Put the run together from copies: what its method refuses has to be refused before a folder is emptied."""
+        runtime = self.settings.runtime()
+        copied = replace(self.student, module=copied_module(self.student.module))
+        with untouched_global_rng(), memory_errors(), FrozenTeacher(self.teacher, runtime) as frozen:
+            Distillation(frozen, copied, self.settings, runtime, method=copy.deepcopy(self.method)).game.close()
 
     def share(self, devices: int) -> int:
         """Return how many images of a batch each of several devices has.
