@@ -353,7 +353,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["distill", "DIGITS", "--input-size", "8"], 2, "--input-size"),
     (["distill", "DIGITS", "--mean", "a,b"], 2, "--mean"),
     (["distill", "DIGITS", "--student", "lenient:resnet9"], 2, "resnet9"),
-    (["distill", "DIGITS", "-c", "bad.yaml"], 2, "the nearest is tau"),
+    (["distill", "DIGITS", "-c", "bad.yaml"], 2, "the nearest is method.tau"),
     (["distill", "DIGITS", "-c", "none.yaml"], 2, "-c none.yaml"),
     (["distill", "DIGITS", "-s", "stepz=4"], 2, "the nearest is steps"),
     (["distill", "DIGITS", "--method", "magic"], 2, "--method magic"),

@@ -491,7 +491,7 @@ def test_presets_are_valid(preset):
         (Request(steps=3, epochs=2), "--steps, --epochs and --budget: give one of them"),
         (Request(recipes=["none"]), "-c none: no such file, nor a recipe of ta-dfkd"),
         (Request(method="noise", recipes=["published"]), "nor a recipe of noise"),
-        (Request(overrides=["method.tua=1"]), r"-s method\.tua: no such setting; the nearest is tau"),
+        (Request(overrides=["method.tua=1"]), r"-s method\.tua: no such setting; the nearest is method\.tau"),
         (Request(overrides=["stepz=1"]), r"-s stepz: no such setting; the nearest is steps"),
         (Request(overrides=["method.tau=2"]), r"-s method\.tau=2.*less than 1"),
         (Request(steps=-4), r"steps=-4"),

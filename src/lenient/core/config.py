@@ -86,14 +86,14 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     if first["type"] == "extra_forbidden":
         key = ".".join(map(str, first["loc"]))
         nearest = difflib.get_close_matches(key[:100], list(keys_of(model)), n=1, cutoff=0.0)
-        hint = f"; the nearest is {nearest[0]}" if nearest else ""
+        hint = f"; the nearest is {where.removeprefix('-s ')}{nearest[0]}" if nearest else ""
         return f"{where}{visible(key, VALUE)}: no such setting{hint}"
     text = first["msg"].removeprefix("Value error, ")
     text = visible(text[:1].lower() + text[1:], 2 * VALUE)
     key = _key(model, first["loc"])
     if not key:  # of the settings as a whole
         value = "" if isinstance(first["input"], Mapping) else f"{shown(first['input'])}: "
-        return f"{where.rstrip('. ')}: {value}{text}"
+        return f"{where.rstrip('. ')}: {value}{text}".removeprefix(": ")
     return f"{where}{visible(key, VALUE)}={shown(first['input'])}: {text}"
 
 

@@ -235,8 +235,9 @@ def _held(path: Path) -> Iterator[_Held]:
 
 
 def _student_in(folder: Path) -> Path:
-    """Return where a folder's network lies: of a run, its student's folder."""
-    return folder / "student" if (folder / "student" / "model.safetensors").is_file() else folder
+    """Return where a folder's network lies: of a run, its student's folder, even if that has lost its weights."""
+    student = folder / "student"
+    return student if any(files.kind_of(student / name) for name in ("model.safetensors", "config.json")) else folder
 
 
 def _nameless(path: Path) -> str:

@@ -87,7 +87,9 @@ def weights_in(folder: Path, config: Mapping[str, Any] | None) -> Path:
     for name in names:
         if (folder / name).exists():
             return folder / name
-    raise TeacherError(f"{folder}: no model.safetensors in this folder; give a run, its student/ or a file of weights")
+    if (folder / "checkpoints").is_dir() and (folder / "config.yaml").is_file():
+        raise TeacherError(f"{folder}: the run has no student yet; go on with it: lenient distill --resume -o {folder}")
+    raise TeacherError(f"{folder / names[0]}: no such file; give a run, its student/ or a file of weights")
 
 
 def _lenient(spec: Spec, wanted: Wanted, label: str) -> nn.Module:
