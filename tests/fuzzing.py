@@ -41,6 +41,7 @@ class Ended:
 
     words: tuple[object, ...]
     code: int
+    printed: str
     said: str
     seconds: float
 
@@ -59,9 +60,9 @@ class Ended:
 
 def command(*words: object) -> Ended:
     """Run `lenient WORDS` in this process, with an interrupt after `STOP` seconds and another one at the limit."""
-    said, began = io.StringIO(), time.monotonic()
+    printed, said, began = io.StringIO(), io.StringIO(), time.monotonic()
     alarms = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (STOP, SECONDS)]
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()), redirect_stderr(said):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(said):
         patch.setattr(sys, "argv", ["lenient", *map(str, words)])
         old = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
         for alarm in alarms:
@@ -75,7 +76,7 @@ def command(*words: object) -> Ended:
             for alarm in alarms:
                 alarm.cancel()
             signal.signal(signal.SIGINT, old)
-    return Ended(words, code, said.getvalue(), time.monotonic() - began)
+    return Ended(words, code, printed.getvalue(), said.getvalue(), time.monotonic() - began)
 
 
 @contextmanager
