@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import pytest
 import torch
 import yaml
 
+import lenient
 import undrawn  # noqa: F401 - reports without figures
+from commands import lenient as in_a_process
 from fuzzing import command
 from lenient.core.files import lock_folder
 from lenient.models import save_network
@@ -30,6 +34,7 @@ AGAIN = "distill t.safetensors --progress plain --resume -o finished"
 TOYS = Path(__file__).with_name("toys.py")
 FACTS = "--input-size 1,8,8 --num-classes 4 --mean 0.5 --std 0.5"
 NETS = """
+import torch
 from torch import nn
 
 def plain():
@@ -53,6 +58,20 @@ class Multiplied(Tiny):
 
     def forward(self, images):
         return self.norm(self.conv(images)).relu().mean((2, 3)) @ self.head
+
+class Stiff(Tiny):
+    def forward(self, images):
+        if torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("expected m1 and m2 to have the same dtype")
+        return super().forward(images)
+
+class Ten(Tiny):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, images):
+        return super().forward(images * 2 if float(images.sum()) > 1e9 else images)
 """
 GRID = {
     "name": "g",
@@ -68,6 +87,9 @@ STRANGE = f"{DISTILL.replace('lenient:lenet5-half', 'py:nets.py:ten')} --method 
 """A student that has no maps."""
 MULTIPLIED = f"distill py:nets.py:Multiplied {FACTS} {DISTILL.partition(' t.safetensors ')[2]} --method dafl -o new"
 """A teacher whose logits come from no layer."""
+STIFF = MULTIPLIED.replace("Multiplied", "Stiff").replace("dafl", "dfad")
+"""A teacher that does not run in bfloat16."""
+TRUSTED = "--teacher-arch py:nets.py:Ten"
 
 
 @dataclass(frozen=True)
@@ -265,6 +287,11 @@ HINTS = {
         f"{STRANGE} --student lenient:resnet8-half",
     ),
     "activations": Hint(MULTIPLIED, "-s method.activation_weight=0", f"{MULTIPLIED} -s method.activation_weight=0"),
+    "precision": Hint(
+        f"{STIFF} --precision bf16",
+        "use --precision 32",
+        f"{STIFF} --precision 32",
+    ),
     # teachers
     "which network": Hint(
         "inspect w.pt",
@@ -316,6 +343,12 @@ HINTS = {
         "inspect py:nets.py:Tiny --input-size 1,8,8 --num-classes 4",
     ),
     # export, evaluate, train
+    "traced": Hint(
+        f"export new --format pt2 -o x.pt2 {TRUSTED}",
+        "use --format safetensors",
+        f"export new --format safetensors -o x.safetensors {TRUSTED}",
+        makes=lambda: command(*shlex.split(f"{DISTILL} -o new --student py:nets.py:Ten")),
+    ),
     "exported": Hint(
         "export finished --format safetensors -o x.safetensors",
         "or replace it with --overwrite",
@@ -348,8 +381,24 @@ HINTS = {
         "train-teacher --data digits --arch lenient:lenet5 --epochs 2 --keep 2 -o u.safetensors",
     ),
     # grids
-    "grid": Hint("bench status g.yaml -o home", "start with `lenient bench run`", does=lambda: os.mkdir("home")),
+    "grid": Hint(
+        "bench status g.yaml -o home",
+        "start with `lenient bench run`",
+        does=lambda: in_a_process("bench", "run", "g.yaml", "-o", "home", cwd=Path.cwd()),
+    ),
 }
+ELSEWHERE = {
+    "`lenient bench status`": "test_bench_run.py: test_a_cell_that_cannot_be_fails_with_its_reason_until_retry",
+    "`lenient train-teacher -s`": "no message",
+    "`lenient distill`": "no message",
+    **dict.fromkeys(
+        ["pip install timm", "pip install torchvision"]
+        + [f"pip install 'lenient[{extra}" for extra in ("ray", "slurm", "inception", "onnx", "")],
+        "fetches packages",
+    ),
+}
+"""Recipes in the texts of the package that are followed by other tests, or by none and why."""
+RECIPE = re.compile(r"-s [a-z_]+(?:\.[a-z_]+)+=[\w.]+|`lenient [^`]*`|\buse --[a-z-]+ \w+|pip install [\w'\[]+")
 
 
 @pytest.fixture
@@ -365,10 +414,28 @@ def place(made_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder
 
 
-SLOW = ("grid",)
+FAST = ("resume", "overwrite", "attention")
+"""Whole runs that are fast tests none the less: of each kind one."""
 
 
-@pytest.mark.parametrize("name", HINTS)
+def whole_run(hint: Hint) -> bool:
+    """Whether a run is made from its start to its report, which takes seconds."""
+    words = f"{hint.asked} {hint.then}"
+    return (
+        " -o new" in words
+        or (" --overwrite" in words and "distill" in words)
+        or "bench" in words
+        or "--epochs 2" in words
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if whole_run(hint) and name not in FAST else [])
+        for name, hint in HINTS.items()
+    ],
+)
 def test_what_a_message_says_works(name: str, place: Path) -> None:
     hint = HINTS[name]
     hint.makes()
@@ -379,6 +446,24 @@ def test_what_a_message_says_works(name: str, place: Path) -> None:
     followed = command(*shlex.split(hint.then or hint.asked))
     assert followed.code in (0, 4), followed
     assert hint.says not in followed.printed + followed.said
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Yield the literal texts of a module, but for its docstrings."""
+    tree = ast.parse(path.read_text())
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_every_recipe_in_a_message_is_followed() -> None:
+    """A flag with its value, a setting with its value, a command: who writes one into a message adds it above."""
+    modules = sorted(Path(lenient.__file__).parent.rglob("*.py"))
+    found = {recipe for path in modules for text in texts(path) for recipe in RECIPE.findall(text)}
+    followed = " ".join(hint.says for hint in HINTS.values())
+    assert len(found) > 10
+    assert {recipe for recipe in found if recipe not in followed and recipe not in ELSEWHERE} == set()
 
 
 def test_what_a_method_refuses_leaves_the_run_before_alone(place: Path) -> None:
