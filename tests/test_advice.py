@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+import undrawn  # noqa: F401 - reports without figures
 import yaml
 
 import lenient
-import undrawn  # noqa: F401 - reports without figures
 from commands import lenient as in_a_process
 from fuzzing import command
 from lenient.core.files import lock_folder

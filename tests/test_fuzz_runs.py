@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import torch
+import undrawn  # noqa: F401 - reports without figures
 import yaml
 
 import lenient
-import undrawn  # noqa: F401 - reports without figures
 from fuzzing import HOSTILE, OTHERS, Spoil, bounded_memory, command, spoilt_bytes, spoilt_safetensors, spoilt_values
 from lenient.core.manifest import MARKER
 from lenient.models import save_network

@@ -82,7 +82,7 @@ class Course:
     def after(self, turns: int) -> tuple[int, dict[str, torch.Tensor]]:
         """The steps and weights after so many turns."""
         while len(self.turns) < turns:
-            self.run.take_turn()
+            self.run.take_update()
             self.turns.append((self.run.step, weights(self.run)))
         return self.turns[turns - 1]
 

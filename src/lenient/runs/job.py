@@ -163,7 +163,7 @@ class Job:
         runtime = self.settings.runtime()
         copied = replace(self.student, module=copied_module(self.student.module))
         with untouched_global_rng(), memory_errors(), FrozenTeacher(self.teacher, runtime) as frozen:
-            Distillation(frozen, copied, self.settings, runtime, method=copy.deepcopy(self.method)).game.close()
+            Distillation(frozen, copied, self.settings, runtime, method=copy.deepcopy(self.method))
 
     def share(self, devices: int) -> int:
         """Return how many images of a batch each of several devices has.
