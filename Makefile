@@ -38,9 +38,9 @@ format: $(VENV)/.installed-dev  ## Format the code and repair what can be repair
 	$(BIN)/ruff check --fix-only src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
 
-results: $(VENV)/.installed-dev  ## Draw the grids in docs/results again from the records of their cells
-	for cells in $$(find docs/results -name cells.json); do $(BIN)/lenient bench report $$cells || exit; done
-	$(BIN)/python benchmarks/claims.py docs/results grids
+results: $(VENV)/.installed-dev  ## Draw the grids in results again from the records of their cells
+	for cells in $$(find results -name cells.json); do $(BIN)/lenient bench report $$cells || exit; done
+	$(BIN)/python benchmarks/claims.py results grids
 
 clean:  ## Remove caches and build leftovers; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info

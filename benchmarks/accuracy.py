@@ -1,7 +1,7 @@
 """Does speed cost accuracy? Students after equal steps: the library in both precisions, and the released procedure.
 
     python benchmarks/accuracy.py benchmarks/results/accuracy.json --teacher mnist.safetensors --data mnist --steps 1000
-    python benchmarks/accuracy.py benchmarks/results/accuracy.json --table docs/results/precision.md
+    python benchmarks/accuracy.py benchmarks/results/accuracy.json --table results/precision.md
 
 *As released* is the restatement that `speed.py` times (`published.py`); *released terms* is the recipe `published` in
 the library's loop, the same mathematics: the two should come to about the same. Both have the rates given, for the

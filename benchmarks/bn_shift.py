@@ -1,7 +1,7 @@
 """Is the batch-norm shift a measure of what a student is worth? Over finished runs of grids, whatever the method.
 
     python benchmarks/bn_shift.py runs/mnist runs/digits -o benchmarks/results/bn-shift.json
-    python benchmarks/bn_shift.py -o benchmarks/results/bn-shift.json --table docs/results/bn-shift.md
+    python benchmarks/bn_shift.py -o benchmarks/results/bn-shift.json --table results/bn-shift.md
 
 For each run: the shift (`lenient.training.probe.bn_shift`) of fresh images, and the agreement of student and teacher
 on images held out of the training data, which no student sees. Real images of as large a batch stand beside them. Test

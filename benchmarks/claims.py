@@ -1,6 +1,6 @@
 """What our own runs say of the claims of the two papers, claim by claim, from the records of the grids alone.
 
-    python benchmarks/claims.py docs/results grids    # writes docs/results/README.md from docs/results/*/cells.json
+    python benchmarks/claims.py results grids    # writes results/README.md from results/*/cells.json
 
 A claim is a sentence of a paper and a rule, which the page states. The rule looks at one grid and says whether it holds
 there, with the figures; where a grid lacks the rows, the teachers or the measurements that it needs, the claim was not
@@ -670,7 +670,7 @@ ResNet-18 on CIFAR-10 and CIFAR-100 for hundreds of epochs; these are short runs
 on easier data. What does not hold here may hold there, and the other way round.
 
 *Our weights* of TA-DFKD are the library's defaults: another balance of losses, a term that asks for all classes, and a
-generator that draws in the teacher's normalised space ([where we differ](../methods/ta-dfkd.md#where-we-differ)). They
+generator that draws in the teacher's normalised space ([where we differ](../docs/methods/ta-dfkd.md#where-we-differ)). They
 were chosen in dozens of runs on training images of digits and a few of MNIST. Rows with *the paper's weights* keep our
 rates, rhythm and batch, which were not searched for them; the rates of the other methods come from one run each. That
 is no level field. How much each loss has to say was measured on MNIST, in
@@ -716,7 +716,7 @@ def waiting(folder: Path, run: Collection[str]) -> list[str]:
         size = field_size(teachers, len(plans), len(grid.seeds))
         budget = f"{exact(settings['steps'])} steps of {exact(settings['batch_size'])} images"
         students = ", ".join(f"`{student}`" for student in grid.students)
-        link = f"[{path.stem}](../../grids/{path.name})"
+        link = f"[{path.stem}](../grids/{path.name})"
         lines.append(f"| {link} | {grid.data} | {size} | {students} | {budget} | 0 of {count} | | |")
     return lines
 

@@ -1,7 +1,7 @@
 """What steers a generator? The gradients of the terms of its objective, one by one, at the end of runs of grids.
 
     python benchmarks/loss_balance.py runs/mnist runs/class-prior -o benchmarks/results/loss-balance.json
-    python benchmarks/loss_balance.py -o benchmarks/results/loss-balance.json --table docs/results/loss-balance.md
+    python benchmarks/loss_balance.py -o benchmarks/results/loss-balance.json --table results/loss-balance.md
 
 The size of a loss says little: a class entropy at its highest is large and pulls nowhere. So every term, weighed, is
 differentiated alone on fresh batches; its share is the norm of its gradient in the generator's parameters, of the sum

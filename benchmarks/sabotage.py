@@ -1,7 +1,7 @@
 """Does the verdict tell a run that failed from a sound one? Runs on digits, sound and sabotaged, with real accuracy.
 
     python benchmarks/sabotage.py -o benchmarks/results/sabotage.json
-    python benchmarks/sabotage.py -o benchmarks/results/sabotage.json --table docs/results/sabotage.md
+    python benchmarks/sabotage.py -o benchmarks/results/sabotage.json --table results/sabotage.md
 
 Sabotage: constants wrong by scale and offset, normalised twice, softmax or sigmoid on top, classes that are not there,
 too few steps, losses that do not suit the data. Teachers: two of grey digits, one of digits in three channels of

@@ -222,7 +222,7 @@ def test_the_page_has_every_claim_and_every_grid(claims, grid, tmp_path):
 
 def test_grids_without_records_are_listed_as_not_run(claims):
     lines = claims.waiting(Path(__file__).parents[1] / "grids", ["digits"])
-    assert "| [cifar10](../../grids/cifar10.yaml) | cifar10 | 5 of 1 training | 1 | `lenient:resnet18` |" in "\n".join(
+    assert "| [cifar10](../grids/cifar10.yaml) | cifar10 | 5 of 1 training | 1 | `lenient:resnet18` |" in "\n".join(
         lines
     )
     assert not any("[digits](" in line for line in lines)

@@ -14,7 +14,7 @@ from lenient.bench.grid import load_grid
 from lenient.bench.report import write_bench_report
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results"
+RESULTS = ROOT / "results"
 GRIDS = sorted(path.parent for path in RESULTS.glob("*/cells.json"))
 IMAGES: dict[str, dict[str, Any]] = {
     "digits": {"input_size": [1, 8, 8], "mean": [0.3055], "std": [0.376]},
