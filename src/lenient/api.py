@@ -1,37 +1,47 @@
-"""The front door from Python: `distill`, `inspect`, `load`, `train_teacher`; the commands are thin wrappers."""
+"""The front door from Python: every command has its function here, and the commands are thin wrappers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from torch import nn
 
 from lenient.core import ranks
 from lenient.core.errors import TeacherError, UsageError
 from lenient.core.memory import memory_errors
-from lenient.evaluation import num_bytes, parameters
-from lenient.methods import fitting
+from lenient.core.runtime import resolve_device
+from lenient.core.text import VALUE, visible
+from lenient.evaluation import Measures, num_bytes, parameters
+from lenient.evaluation import evaluate as measure
+from lenient.methods import METHODS, fitting
+from lenient.methods.anatomy import MethodInfo, method_info
 from lenient.methods.contract import Method
 from lenient.models import choose_student, load_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.checking import advice, heard_batch_norms
 from lenient.models.loading import outline
 from lenient.models.trust import Trusted, UntrustedError, require
+from lenient.reporting import write_report
+from lenient.runs.export import export as write_format
 from lenient.runs.folder import RunFolder, fingerprint
-from lenient.runs.job import Job, load_teacher
+from lenient.runs.job import Job, TeacherFacts, load_teacher
 from lenient.runs.request import Request, decide, pick_student, resolve, settings_of
+from lenient.runs.samples import MOST, write_samples
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation, Observer, Result
+
+if TYPE_CHECKING:
+    from lenient.data import ImageSet
 
 WITHOUT_BATCH_NORM = (
     "no batch-norm layers: ta-dfkd matches their statistics; -s method.bn_weight=0 goes without, unproven"
 )
 
 
-def load(path: str | Path, *, trust_code: bool = False, **facts: Any) -> PixelClassifier:
+def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]) -> PixelClassifier:
     """Load a student (or any classifier that `lenient distill` takes) as a module that takes pixels in [0, 1].
 
     `facts` are those of `load_teacher`; `trust_code` lets the file name code to run and places to visit.
@@ -41,7 +51,9 @@ def load(path: str | Path, *, trust_code: bool = False, **facts: Any) -> PixelCl
     return PixelClassifier(network.module, network.card).eval()
 
 
-def inspect(teacher: nn.Module | Network | str | Path, *, trust_code: bool = False, **facts: Any) -> dict[str, Any]:
+def inspect(
+    teacher: nn.Module | Network | str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]
+) -> dict[str, Any]:
     """Say what was found of a teacher, what can be done with it and what was assumed.
 
     `facts` are those of `load_teacher`; `trust_code` lets a file name code to run and places to visit. A run whose
@@ -92,7 +104,7 @@ def distill(
     overwrite: bool = False,
     trust_code: bool = False,
     observers: Sequence[Observer] = (),
-    **facts: Any,
+    **facts: Unpack[TeacherFacts],
 ) -> Result:
     """Distil `teacher` into `student` without data.
 
@@ -144,11 +156,135 @@ def distill(
         return job.run(observers if ranks.is_main() else ())
 
 
-def train_teacher(*args: Any, **kwargs: Any) -> Any:
-    """Train a classifier on real data; see `lenient.supervised.train_classifier`."""
-    from lenient.supervised import train_classifier
+def evaluate(
+    model: nn.Module | Network | str | Path,
+    data: str | ImageSet,
+    *,
+    teacher: nn.Module | Network | str | Path | None = None,
+    split: str = "test",
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    trust_code: bool = False,
+    **facts: Unpack[TeacherFacts],
+) -> Measures:
+    """Measure a classifier on labelled images: accuracy, calibration, and agreement with a teacher.
 
-    return train_classifier(*args, **kwargs)
+    Args:
+        model: any module that maps images to logits, or what `lenient distill` takes, or a run folder.
+        data: DATA, such as `digits` or `imagefolder:DIR`, or a set of images.
+        teacher: agreement with it is measured, too.
+        split: which images of DATA: test, train, fit or holdout.
+        data_root: where data sets lie; by default $LENIENT_DATA, else ./data.
+        device: where to run.
+        trust_code: lets files name code to run and places to visit.
+        facts: those of the model, where they cannot be found.
+
+    Raises:
+        TeacherError: a network cannot be loaded.
+        UsageError: the data does not fit it.
+    """
+    from lenient.data import load_data
+
+    network = load_teacher(model, trust_code=trust_code, **facts)
+    other = None if teacher is None else load_teacher(teacher, trust_code=trust_code)
+    if isinstance(data, str):
+        data = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
+    return measure(network, data, teacher=other, device=resolve_device(device))
+
+
+def export(
+    run: str | Path,
+    output: str | Path,
+    format: str,
+    *,
+    check: bool = False,
+    teacher_arch: str | None = None,
+    opset: int | None = None,
+    overwrite: bool = False,
+    trust_code: bool = False,
+) -> float | None:
+    """Write the student of a run, or any network file, as `safetensors`, `pt2`, `onnx` or `hub`.
+
+    Args:
+        run: a run folder, or a file that `load` takes.
+        output: a file; for `hub` a folder.
+        format: which of the four.
+        check: read it back and compare its outputs with the source's.
+        teacher_arch: the architecture, for weights of your own code.
+        opset: version of ONNX's operators, 13 to 23.
+        overwrite: replace what is at `output`.
+        trust_code: lets the run name code to run and places to visit.
+
+    Returns:
+        With `check`, the largest difference between its logits and those of the source, relative to their range.
+
+    Raises:
+        UsageError: an unknown format, a library that it needs is missing, or something lies at `output`.
+        MachineError: the file read back gives other outputs, or the disk refuses.
+    """
+    return write_format(
+        Path(run),
+        format,
+        Path(output),
+        check=check,
+        arch=teacher_arch,
+        opset=opset,
+        overwrite=overwrite,
+        trust_code=trust_code,
+    )
+
+
+def report(run: str | Path) -> dict[str, Any]:
+    """(Re)write `report.html` and `report.json` of a run folder, and return what `report.json` holds; see
+    `lenient.reporting.write_report` for what it raises."""
+    return write_report(Path(run))
+
+
+def sample(
+    run: str | Path,
+    output: str | Path,
+    count: int = 64,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    teacher: str | None = None,
+    teacher_arch: str | None = None,
+    student: str | None = None,
+    trust_code: bool = False,
+) -> float:
+    """Write synthetic images of a run as PNG files, and the teacher's soft labels as `labels.csv`.
+
+    Args:
+        run: its folder.
+        output: a folder that is new or empty.
+        count: images, up to ten million.
+        seed: draws other images.
+        device: where; by default that of the run.
+        teacher: where the teacher is now, by default as the run says; `teacher_arch` which network, `student` likewise.
+        trust_code: lets the run name code to run and places to visit.
+
+    Returns:
+        The share of values that were clipped to 8 bit.
+
+    Raises:
+        UsageError: not a run, a folder that holds files, or more images than fit on the disk.
+        DamagedError: a file of the run is.
+        TeacherError: the teacher is no longer where it was, or is another one.
+    """
+    folder = Path(output)
+    if (folder.is_symlink() or folder.exists()) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"-o {folder}: is there and no empty folder; choose another")
+    if not 1 <= count <= MOST:
+        raise UsageError(f"-n {visible(count, VALUE)}: give a number from 1 to {MOST}")
+    distillation, frozen = reopen(
+        Path(run), device, teacher=teacher, arch=teacher_arch, student=student, trust_code=trust_code
+    )
+    return write_samples(distillation, frozen, count, folder, seed)
+
+
+def list_methods() -> dict[str, MethodInfo]:
+    """Return what there is to know of each method, by name; those that were registered count."""
+    return {name: method_info(name) for name in METHODS}
 
 
 def reopen(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 
@@ -15,52 +16,37 @@ def methods(
     as_json: flags.AsJson = False,
 ) -> None:
     """List the methods, or say of one: paper, settings with their defaults, recipes."""
-    import inspect as python_inspect
-
-    from lenient.core.config import keys_of
-    from lenient.methods import METHODS, method_class, recipes
-    from lenient.methods.anatomy import anatomy
+    from lenient.methods import METHODS
+    from lenient.methods.anatomy import method_info
 
     if not name:
-        pieces = {key: anatomy(key) for key in METHODS}
-        texts = {key: _first_line(python_inspect.getmodule(method_class(key))) for key in METHODS}
+        known = {key: method_info(key) for key in METHODS}
         if as_json:
-            print(json.dumps({key: {"text": texts[key], "anatomy": pieces[key]} for key in METHODS}, indent=2))
+            rows = {key: {"text": _first_line(info.paper), "anatomy": info.anatomy} for key, info in known.items()}
+            print(json.dumps(rows, indent=2))
             return
-        for key, text in texts.items():
-            print(f"{key:10} {text}")
+        for key, info in known.items():
+            print(f"{key:10} {_first_line(info.paper)}")
         print("\nWhat each is made of (defaults; numbers are weights):\n")
-        _table(pieces)
+        _table({key: info.anatomy for key, info in known.items()})
         return
-    found = method_class(name)
-    module = python_inspect.getmodule(found)
-    paper = ((module.__doc__ if module else None) or name).strip()
-    settings = {key: _field(found.settings_type, key) for key in keys_of(found.settings_type) if key != "name"}
+    info = method_info(name)
     if as_json:
-        fields = {key: {"default": str(default), "text": text} for key, (default, text) in settings.items()}
-        row = {"name": name, "paper": paper, "anatomy": anatomy(name), "settings": fields}
-        print(json.dumps(row | {"recipes": list(recipes(name))}, indent=2))
+        fields = {key: {"default": str(default), "text": text} for key, (default, text) in info.settings.items()}
+        row = {"name": name, "paper": info.paper, "anatomy": info.anatomy, "settings": fields}
+        print(json.dumps(row | {"recipes": list(info.recipes)}, indent=2))
         return
-    print(paper)
+    print(info.paper)
     print("\nMade of:")
-    for column, text in anatomy(name).items():
+    for column, text in info.anatomy.items():
         print(f"  {column:12} {text or 'none'}")
     print("\nSettings (-s method.NAME=VALUE):")
-    for key, (default, text) in settings.items():
+    for key, (default, text) in info.settings.items():
         print(f"  {key:25} {str(default)[:40]:10} {text}")
-    print("\nRecipes (-c NAME):", ", ".join(recipes(name)) or "none")
+    print("\nRecipes (-c NAME):", ", ".join(info.recipes) or "none")
 
 
-def _field(model: Any, key: str) -> tuple[Any, str]:
-    """Return default and text of a dotted key of a settings model."""
-    head, _, rest = key.partition(".")
-    field = model.model_fields[head]
-    if rest:
-        return _field(field.annotation, rest)
-    return field.get_default(call_default_factory=True), field.description or ""
-
-
-def _table(pieces: dict[str, dict[str, str]]) -> None:
+def _table(pieces: Mapping[str, Mapping[str, str]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -75,5 +61,5 @@ def _table(pieces: dict[str, dict[str, str]]) -> None:
     console.print(table)
 
 
-def _first_line(module: Any) -> str:
-    return str((module.__doc__ or "").strip().splitlines()[0])
+def _first_line(text: str) -> str:
+    return text.splitlines()[0]

@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 from lenient.cli import flags
-from lenient.core.errors import UsageError
-from lenient.core.text import VALUE, visible
 
 
 def sample(
@@ -28,20 +26,17 @@ def sample(
     trust_code: flags.TrustCode = False,
 ) -> None:
     """Write synthetic images of RUN as PNG files, and the teacher's soft labels as labels.csv."""
-    from lenient.api import reopen
-    from lenient.runs.samples import MOST, write_samples
+    from lenient import api
 
-    if (output.is_symlink() or output.exists()) and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"-o {output}: is there and no empty folder; choose another")
-    if not 1 <= count <= MOST:
-        raise UsageError(f"-n {visible(count, VALUE)}: give a number from 1 to {MOST}")
-    distillation, frozen = reopen(
+    clipped = api.sample(
         run,
-        device or None,
+        output,
+        count,
+        seed=seed,
+        device=device or None,
         teacher=teacher or None,
-        arch=teacher_arch or None,
+        teacher_arch=teacher_arch or None,
         student=student or None,
         trust_code=trust_code,
     )
-    clipped = write_samples(distillation, frozen, count, output, seed)
     print(f"{count} images in {output}; {clipped:.2%} of the values were clipped to 8 bit")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lenient.core.config import resolve_dotted
 from lenient.core.errors import UsageError
@@ -29,6 +31,35 @@ METHODS: dict[str, str] = {
 DEFAULT = "ta-dfkd"
 
 
+M = TypeVar("M", bound="type[Method]")
+_REGISTERED: dict[str, type[Method]] = {}
+
+
+def register_method(name: str) -> Callable[[M], M]:
+    """Return a decorator that gives a method of one's own a name, for `method=NAME`, settings and `list_methods`.
+
+    Raises:
+        UsageError: the name is taken, or is not of small letters, digits and hyphens.
+    """
+    if re.fullmatch(r"[a-z][a-z0-9-]{0,40}", name) is None:
+        raise UsageError(f"method {visible(name, VALUE)}: a name is of small letters, digits and hyphens")
+
+    def register(kind: M) -> M:
+        home = f"{kind.__module__}:{kind.__qualname__}"
+        if METHODS.get(name, home) != home:
+            raise UsageError(f"method {name}: there is one of this name; choose another")
+        METHODS[name] = home
+        _REGISTERED[name] = kind
+        return kind
+
+    return register
+
+
+def registered() -> frozenset[str]:
+    """Return the names that `register_method` has given."""
+    return frozenset(_REGISTERED)
+
+
 def method_class(name: str) -> type[Method]:
     """Return the class of a method by name, imported now.
 
@@ -37,7 +68,7 @@ def method_class(name: str) -> type[Method]:
     """
     if name not in METHODS:
         raise UsageError(f"--method {visible(name, VALUE)}: no such method; there are {', '.join(METHODS)}")
-    found: type[Method] = resolve_dotted(METHODS[name])
+    found: type[Method] = _REGISTERED.get(name) or resolve_dotted(METHODS[name])
     return found
 
 

@@ -58,15 +58,19 @@ class GeneratorMethodSettings(MethodSettings):
     generator_steps: int = Field(1, ge=1, le=10_000)
     """Generator updates in one round."""
     student_optimizer: Literal["sgd", "adam"] = "sgd"
+    """The student's optimizer."""
     student_lr: float = Field(0.1, ge=0, le=1e3)
     """Learning rate of the student."""
     student_momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of the student's SGD."""
     student_weight_decay: float = Field(5e-4, ge=0, le=1e6)
+    """Weight decay of the student's optimizer."""
     student_schedule: RateSchedule = "cosine"
+    """How the student's rate falls: constant, cosine, cosine-early, drops."""
     generator_lr: float = Field(1e-3, ge=0, le=1e3)
     """Learning rate of the generator's Adam."""
     generator_schedule: RateSchedule = "constant"
+    """How the generator's rate falls."""
     drops: Drops = ()
     """Shares of the run from which on a schedule `drops` gives a tenth of the rate."""
     student_clip_norm: float | None = Field(None, gt=0, le=1e6)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from lenient.core.config import keys_of
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.losses.objective import Objective, Weight
-from lenient.methods import method_class
+from lenient.methods import method_class, recipes, registered
 from lenient.methods.contract import STUDENT, Algorithm, Context
 from lenient.models.card import Card, Network
 from lenient.teacher.frozen import FrozenTeacher
@@ -31,6 +35,39 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """Columns of the table (the first of TA-DFKD's paper, extended), and the pieces in each; the last one gives the updates
 of generator, student and memory in a round."""
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What there is to know of a method."""
+
+    paper: str
+    """What it is and where it was published, in a few lines."""
+    anatomy: Mapping[str, str]
+    """What it is made of with its defaults, by the columns of the table."""
+    settings: Mapping[str, tuple[Any, str]]
+    """Dotted key below `method.` to the default and what it means."""
+    recipes: tuple[str, ...]
+
+
+def method_info(name: str) -> MethodInfo:
+    """Return what there is to know of a method; raises UsageError where there is none of that name."""
+    kind = method_class(name)
+    module = inspect.getmodule(kind)
+    settings = {key: _field(kind.settings_type, key) for key in keys_of(kind.settings_type) if key != "name"}
+    paper = (module.__doc__ if module and name not in registered() else None) or kind.__doc__ or name
+    return MethodInfo(inspect.cleandoc(paper).strip(), anatomy(name), settings, tuple(recipes(name)))
+
+
+def _field(model: Any, key: str) -> tuple[Any, str]:
+    """Return default and text of a dotted key of a settings model."""
+    head, _, rest = key.partition(".")
+    field = model.model_fields[head]
+    if rest:
+        return _field(field.annotation, rest)
+    bases = (base.model_fields for base in model.__mro__ if hasattr(base, "model_fields"))
+    texts = (fields[head].description for fields in bases if head in fields)  # one that only changes a default has none
+    return field.get_default(call_default_factory=True), next(filter(None, texts), "")
 
 
 def anatomy(name: str) -> dict[str, str]:

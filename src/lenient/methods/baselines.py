@@ -42,9 +42,13 @@ class SingleStudentSettings(MethodSettings):
     """Settings of TA-DFKD's student."""
 
     student_lr: float = Field(0.2, ge=0, le=1e3)
+    """Learning rate of the student's SGD."""
     student_momentum: float = Field(0.9, ge=0, lt=1)
+    """Its momentum."""
     student_weight_decay: float = Field(5e-4, ge=0, le=1e6)
+    """Its weight decay."""
     student_schedule: RateSchedule = "cosine"
+    """How the rate falls: constant, cosine, cosine-early, drops."""
 
 
 def single_student(

@@ -1,0 +1,134 @@
+"""The front door from Python: what commands do, functions do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+import lenient
+from lenient.core.errors import UsageError
+from lenient.data import load_data
+from lenient.methods import _REGISTERED, METHODS
+from lenient.methods.baselines import SingleStudentSettings, single_student
+from lenient.methods.contract import MethodSettings
+from lenient.models import save_network
+from toys import QUICK, digits_like, tiny_student, tiny_teacher
+
+FEW = {key: value for key, value in QUICK.items() if key not in ("generator", "rhythm")}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of few steps."""
+    home = tmp_path_factory.mktemp("api")
+    save_network(home / "teacher.safetensors", digits_like())
+    plan = FEW | {"generator.width": 4}
+    lenient.distill(home / "teacher.safetensors", "lenient:lenet5-half", output=home / "run", settings=plan)
+    return home / "run"
+
+
+def test_a_run_is_measured_exported_reported_and_sampled(run: Path, tmp_path: Path) -> None:
+    teacher = run.parent / "teacher.safetensors"
+    found = lenient.evaluate(run, "digits", teacher=teacher, device="cpu")
+    assert (found.n, found.agreement is not None) == (len(load_data("digits", split="test")), True)
+    assert lenient.evaluate(run, load_data("digits", split="test"), device="cpu").accuracy == found.accuracy
+    difference = lenient.export(run, tmp_path / "s.safetensors", "safetensors", check=True)
+    assert difference is not None
+    assert difference < 1e-5
+    student = lenient.load(tmp_path / "s.safetensors")
+    assert student(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert lenient.report(run) == json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert 0 <= lenient.sample(run, tmp_path / "drawn", 3, seed=1) <= 1
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 3
+    with pytest.raises(UsageError, match="no empty folder"):
+        lenient.sample(run, tmp_path / "drawn", 3)
+    with pytest.raises(UsageError, match="give a number from 1"):
+        lenient.sample(run, tmp_path / "more", 0)
+
+
+def test_a_misspelt_fact_fails_at_the_call(tmp_path: Path) -> None:
+    for call in (lenient.distill, lenient.inspect, lenient.load):
+        with pytest.raises(TypeError, match="input_sizee"):
+            call(tmp_path / "none.safetensors", input_sizee=(1, 8, 8))  # type: ignore[operator]
+
+
+def test_what_is_known_of_the_methods() -> None:
+    known = lenient.list_methods()
+    assert set(known) == set(METHODS)
+    assert known["ta-dfkd"].settings["tau"][0] == 0.5
+    assert all(info.paper and info.anatomy for info in known.values())
+    assert [(name, key) for name, info in known.items() for key, (_, text) in info.settings.items() if not text] == []
+
+
+class GreySettings(SingleStudentSettings):
+    """Settings of a student of grey images."""
+
+    name: str = "grey"
+    shade: float = 0.5
+    """Grey, from black (0) to white (1)."""
+
+
+@pytest.fixture
+def grey():
+    """A method of one's own by the name of `grey`."""
+
+    @lenient.register_method("grey")
+    class Grey:
+        """Grey images: the student sees nothing else."""
+
+        settings_type: ClassVar[type[MethodSettings]] = GreySettings
+        needs_batch_norm = False
+
+        def __init__(self, settings: GreySettings) -> None:
+            self.settings = settings
+
+        def build(self, context: Any) -> lenient.Algorithm:
+            def draw(count: int, name: str, update: int) -> torch.Tensor:
+                shape = (count, *context.teacher.card.input_size)
+                return context.runtime.images(torch.full(shape, self.settings.shade))
+
+            return single_student(context, self.settings, draw)
+
+    yield Grey
+    del METHODS["grey"], _REGISTERED["grey"]
+
+
+def test_a_registered_method_is_one_by_name(grey: type, tmp_path: Path) -> None:
+    """Settings, `config.yaml`, exact resume, `sample`, and the table of methods."""
+    teacher = tmp_path / "t.safetensors"
+    save_network(teacher, digits_like())
+    plan = FEW | {"method.shade": 0.25}
+    whole = lenient.distill(teacher, "lenient:lenet5-half", method="grey", settings=plan | {"steps": 8})
+    lenient.distill(teacher, "lenient:lenet5-half", method="grey", settings=plan, output=tmp_path / "run")
+    longer = lenient.distill(
+        teacher, "lenient:lenet5-half", method="grey", steps=8, output=tmp_path / "run", resume=True
+    )
+    assert longer.summary["method"] == "grey"
+    assert "shade: 0.25" in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+    for ours, theirs in zip(whole.student.parameters(), longer.student.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    lenient.sample(tmp_path / "run", tmp_path / "drawn", 2)
+    info = lenient.list_methods()["grey"]
+    assert info.paper == "Grey images: the student sees nothing else."
+    assert info.settings["shade"] == (0.5, "Grey, from black (0) to white (1).")
+    with pytest.raises(UsageError, match=r"method\.shades"):
+        lenient.distill(teacher, "lenient:lenet5-half", method="grey", settings=FEW | {"method.shades": 1})
+
+
+def test_a_name_is_given_once(grey: type) -> None:
+    with pytest.raises(UsageError, match="there is one of this name"):
+        lenient.register_method("ta-dfkd")(grey)
+    for name in ("Grey", "py:grey", "", "1st"):
+        with pytest.raises(UsageError, match="small letters"):
+            lenient.register_method(name)
+    assert lenient.register_method("grey")(grey) is grey, "the same class again, as when a notebook's cell runs twice"
+
+
+def test_the_contracts_are_names_of_the_package() -> None:
+    assert {"Algorithm", "Method", "Schedule", "Source", "Term", "Update"} <= set(lenient.__all__) <= set(dir(lenient))
+    result = lenient.distill(tiny_teacher(), tiny_student(), settings=QUICK)
+    assert isinstance(result, lenient.Result)
