@@ -889,7 +889,7 @@ def test_inception_distances_stand_beside_the_teachers(
 ) -> None:
     from lenient.bench.report import inception
 
-    options = Options(images=8, inception=str(inception_weights))
+    options = Options(images=4, inception=str(inception_weights))
     with pytest.raises(UsageError, match=r"--inception .*not the published weights"):
         write_bench_report(with_runs, tmp_path, features=options)
     digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
@@ -899,7 +899,7 @@ def test_inception_distances_stand_beside_the_teachers(
     cells = json.loads((tmp_path / "cells.json").read_text())["features"]["cells"]
     assert len(cells) == 3
     assert all(entry["fid_inception"] > 0 and entry["fid"] > 0 for entry in cells.values())
-    write_bench_report(with_runs, tmp_path, features=Options(images=8))  # not asked for, and not lost
+    write_bench_report(with_runs, tmp_path, features=Options(images=4))  # not asked for, and not lost
     assert json.loads((tmp_path / "cells.json").read_text())["features"]["cells"] == cells
     assert (tmp_path / "tables/table-2-inception.md").is_file()
 

@@ -42,8 +42,8 @@ SHORT: dict[str, Any] = {
 }
 
 
-BRIEF: dict[str, Any] = {"steps": 60}
-"""Four log lines: for what shows without learning."""
+BRIEF = pytest.mark.parametrize("steps", [60, pytest.param(150, marks=pytest.mark.slow)])
+"""Four log lines, and ten in the slow tests: for what shows without learning."""
 
 
 def run(teacher: Network, own: Any = None, **changes: Any) -> Any:
@@ -78,14 +78,16 @@ def test_a_sound_run_is_ok(sound):
     assert sound["note"] == DISCLAIMER
 
 
-def test_a_frozen_generator_is_named(digits_teacher):
-    health = run(digits_teacher, **BRIEF, method={"generator_lr": 0.0}).health
+@BRIEF
+def test_a_frozen_generator_is_named(digits_teacher, steps):
+    health = run(digits_teacher, steps=steps, method={"generator_lr": 0.0}).health
     assert health["verdict"] == "failed"
     assert any("the weights of the generator do not move" in reason for reason in health["reasons"])
 
 
-def test_a_student_that_cannot_learn_is_named(digits_teacher):
-    health = run(digits_teacher, **BRIEF, method={"student_lr": 0.0}).health
+@BRIEF
+def test_a_student_that_cannot_learn_is_named(digits_teacher, steps):
+    health = run(digits_teacher, steps=steps, method={"student_lr": 0.0}).health
     assert health["verdict"] == "failed"
     assert any("the weights of the student do not move" in reason for reason in health["reasons"])
     assert "probe agreement" in failing(health)
@@ -105,16 +107,18 @@ class OneClass(TADFKD):
         return algorithm
 
 
-def test_a_generator_stuck_on_one_class_is_named(digits_teacher):
-    health = run(digits_teacher, OneClass(settings_of()), **BRIEF).health
+@BRIEF
+def test_a_generator_stuck_on_one_class_is_named(digits_teacher, steps):
+    health = run(digits_teacher, OneClass(settings_of()), steps=steps).health
     assert health["verdict"] == "failed"
     assert any("of the classes appear among the accepted samples" in reason for reason in health["reasons"])
     assert {"coverage", "class entropy", "duplicates"} <= failing(health)
 
 
-def test_a_wrong_mean_shows_in_the_batch_norm_distance(digits_teacher):
+@pytest.mark.parametrize("steps", [150, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_wrong_mean_shows_in_the_batch_norm_distance(digits_teacher, steps):
     wrong = Network(digits_teacher.module, replace(digits_teacher.card, mean=(-0.5,)))
-    health = run(wrong).health
+    health = run(wrong, steps=steps).health
     assert health["verdict"] != "ok"
     assert any("check the teacher's --mean and --std first" in reason for reason in health["reasons"])
 
@@ -239,13 +243,15 @@ class Poisoned(TADFKD):
         return replace(algorithm, updates={**algorithm.updates, "student": replace(own, step=poisoned)})
 
 
-def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher):
-    result = run(digits_teacher, Poisoned(settings_of()), **BRIEF)
+@BRIEF
+def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher, steps):
+    result = run(digits_teacher, Poisoned(settings_of()), steps=steps)
     assert all(torch.isfinite(p).all() for p in result.student.parameters())
     assert any("of updates were skipped for non-finite numbers" in reason for reason in result.health["reasons"])
 
 
-def test_alarms_sound_once_while_it_runs(digits_teacher):
+@BRIEF
+def test_alarms_sound_once_while_it_runs(digits_teacher, steps):
     heard: list[str] = []
 
     class Listen:
@@ -259,7 +265,7 @@ def test_alarms_sound_once_while_it_runs(digits_teacher):
     distill(
         digits_teacher,
         "lenient:lenet5",
-        settings=merge(SHORT, BRIEF, {"method": {"student_lr": 0.0}}),
+        settings=merge(SHORT, {"steps": steps, "method": {"student_lr": 0.0}}),
         observers=[Listen()],
     )
     assert heard.count("networks move") == 1
@@ -406,9 +412,10 @@ def test_a_late_collapse_is_a_warning():
     assert found["coverage"]["text"].startswith("at the end of the run 25%")
 
 
-def test_a_schedule_that_ends_at_zero_is_not_a_student_that_stands_still(digits_teacher):
-    plan = {"student_schedule": "cosine-early"}
-    health = run(digits_teacher, **BRIEF, log_every=4, rhythm={"steps_per_epoch": 20}, method=plan).health
+@pytest.mark.parametrize(("steps", "epoch", "every"), [(60, 20, 4), pytest.param(150, 50, 10, marks=pytest.mark.slow)])
+def test_a_schedule_that_ends_at_zero_is_not_a_student_that_stands_still(digits_teacher, steps, epoch, every):
+    plan = {"steps": steps, "log_every": every, "rhythm": {"steps_per_epoch": epoch}}
+    health = run(digits_teacher, **plan, method={"student_schedule": "cosine-early"}).health
     assert not any("do not move" in reason for reason in health["reasons"])
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import stat
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from report_fixtures import DIGITS, SUMMARY, events, logs, make_images, make_run
 def page(run: Path) -> str:
     write_report(run)
     return (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def drawn(made_once: Callable[..., Path]) -> Path:
+    """A whole run with its report, figures and all, made once for the tests that look at it; not to be changed."""
+    return made_once("drawn-report", lambda folder: write_report(make_run(folder / "run"))) / "run"
 
 
 class Links(HTMLParser):
@@ -44,6 +51,7 @@ class Links(HTMLParser):
         assert tag not in {"script", "iframe", "object", "embed"}
 
 
+@pytest.mark.usefixtures("bare")
 def test_json_holds_the_promised_keys_and_all_of_the_summary(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     returned = write_report(run)
@@ -55,9 +63,8 @@ def test_json_holds_the_promised_keys_and_all_of_the_summary(tmp_path: Path) -> 
     assert stored["student"]["acc_last_k"] == SUMMARY["student"]["acc_last_k"]
 
 
-def test_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    write_report(run)
+def test_same_folder_gives_the_same_bytes(drawn: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(drawn, tmp_path / "run")
     first = {name: (run / name).read_bytes() for name in ("report.html", "report.json")}
     write_report(run)
     assert first == {name: (run / name).read_bytes() for name in first}
@@ -66,17 +73,17 @@ def test_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     assert stat.S_IMODE((run / "report.html").stat().st_mode) == stat.S_IMODE((run / "config.yaml").stat().st_mode)
 
 
-def test_user_settings_of_matplotlib_do_not_change_the_page(tmp_path: Path) -> None:
+def test_user_settings_of_matplotlib_do_not_change_the_page(drawn: Path, tmp_path: Path) -> None:
     import matplotlib
 
-    run = make_run(tmp_path / "run")
-    plain = page(run)
+    run = shutil.copytree(drawn, tmp_path / "run")
+    plain = (run / "report.html").read_text(encoding="utf-8")
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.fonttype": "path"}):
         assert page(run) == plain
 
 
-def test_everything_is_inside_the_page(tmp_path: Path) -> None:
-    html = page(make_run(tmp_path / "run"))
+def test_everything_is_inside_the_page(drawn: Path) -> None:
+    html = (drawn / "report.html").read_text(encoding="utf-8")
     links = Links()
     links.feed(html)
     assert links.fetched
@@ -114,6 +121,7 @@ def test_verdict_is_said_in_words(tmp_path: Path, verdict: str, word: str) -> No
     assert "<li>And of that.</li>" in html
 
 
+@pytest.mark.usefixtures("bare")
 def test_agreement_is_never_shown_without_its_caveat(tmp_path: Path) -> None:
     without = summary_with(student={"params": 10}, teacher={"params": 20}, noise_student=None)
     lines = [line for line in events() if line["event"] != "eval"]
@@ -136,6 +144,7 @@ def test_bare_summary_still_makes_a_page(tmp_path: Path) -> None:
     assert stored["health"] == {"verdict": "ok", "reasons": [], "checks": []}
 
 
+@pytest.mark.usefixtures("bare")
 def test_the_lines_that_load_the_student_are_of_files_that_are_there(tmp_path: Path) -> None:
     html = page(make_run(tmp_path / "run"))
     assert "student/student.pt2" in html
@@ -147,6 +156,7 @@ def test_the_lines_that_load_the_student_are_of_files_that_are_there(tmp_path: P
     assert "arch=&#34;py:FILE.py:FACTORY&#34;" in html
 
 
+@pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("tail", ["", '{"event": "log", "ste', '{"event": "end"', "\n\n"])
 def test_unfinished_run(tmp_path: Path, tail: str) -> None:
     run = make_run(tmp_path / "run", summary={}, lines=logs(800))
@@ -163,6 +173,7 @@ def test_unfinished_run(tmp_path: Path, tail: str) -> None:
     assert stored["images_synthesized"] == 256 * 800
 
 
+@pytest.mark.usefixtures("bare")
 def test_unfinished_run_shows_the_accuracy_measured_so_far(tmp_path: Path) -> None:
     run = make_run(
         tmp_path / "run", summary={}, lines=[{"event": "eval", "step": 9, "accuracy": 0.5, "agreement": 0.6}]
@@ -172,6 +183,7 @@ def test_unfinished_run_shows_the_accuracy_measured_so_far(tmp_path: Path) -> No
     assert json.loads((run / "report.json").read_text())["student"]["accuracy"] == 0.5
 
 
+@pytest.mark.usefixtures("bare")
 def test_run_continued_after_its_end_is_unfinished(tmp_path: Path) -> None:
     lines = [*logs(400), {"event": "end", **SUMMARY}, *logs(800)[10:]]
     assert write_report(make_run(tmp_path / "run", summary={}, lines=lines))["health"]["verdict"] == "unfinished"
@@ -270,6 +282,7 @@ def test_numbers_that_are_none_do_no_harm(tmp_path: Path) -> None:
     assert json.loads((run / "report.json").read_text())["seconds"] is None
 
 
+@pytest.mark.usefixtures("bare")
 def test_images_can_be_kept_out(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "config.yaml").write_text("report: {images: false}\n")
@@ -278,6 +291,7 @@ def test_images_can_be_kept_out(tmp_path: Path) -> None:
     assert "can resemble private data" in html
 
 
+@pytest.mark.usefixtures("bare")
 def test_missing_or_damaged_images_are_said(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (run / "samples" / "images.safetensors").write_bytes(b"cut")
@@ -288,6 +302,7 @@ def test_missing_or_damaged_images_are_said(tmp_path: Path) -> None:
     assert "holds no synthetic images" in html
 
 
+@pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 96, 80), (4, 5, 9), (2, 6, 6)])
 def test_images_of_any_shape(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     run = make_run(tmp_path / "run", lines=[])
@@ -298,12 +313,14 @@ def test_images_of_any_shape(tmp_path: Path, shape: tuple[int, int, int]) -> Non
     assert ("strips pixelated" in html) == (max(shape) < 64)
 
 
+@pytest.mark.usefixtures("bare")
 def test_classes_without_an_image_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", lines=[])
     make_images(run / "samples", num_classes=8)
     assert "No stored image for 2 of 10 classes: 8, 9." in page(run)
 
 
+@pytest.mark.usefixtures("bare")
 def test_a_run_without_selection_shows_no_mixture(tmp_path):
     run = make_run(tmp_path / "run")
     config = run / "config.yaml"
