@@ -24,6 +24,7 @@ import typer
 from published import STUDENT_STEPS, Released
 
 from lenient import distill
+from lenient.core.processes import safe_path
 from lenient.data import load_data
 from lenient.evaluation import evaluate
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
@@ -144,9 +145,11 @@ def main(
     table: Annotated[Path | None, typer.Option(help="Write the page, and run nothing.")] = None,
 ) -> None:
     """Run every cell that is missing, and say what came of each."""
-    written: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"data": {}, "cells": []}
+    written: dict[str, Any] = (
+        json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"data": {}, "cells": []}
+    )
     if table is not None:
-        table.write_text(page(written))
+        table.write_text(page(written), encoding="utf-8")
         return
     root = data_root or None
     network = load_network(teacher)
@@ -159,13 +162,13 @@ def main(
     done = {(cell["row"], cell["data"], cell["seed"]) for cell in written["cells"]}
     rows = only.split(";") if only else list(ROWS)
     wanted = [(row, seed) for seed in range(seeds) for row in rows if (row, data, seed) not in done]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with safe_path(), ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(run_cell, row, teacher, data, root, student, steps, batch, seed) for row, seed in wanted]
         for number, future in enumerate(as_completed(futures), 1):
             cell = future.result()
             print(f"{number}/{len(wanted)}", cell, flush=True)
             written["cells"].append(cell)
-            output.write_text(json.dumps(written, indent=1) + "\n")
+            output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 from published import STUDENT_STEPS
 from speed_ways import clock, ours, random_teacher, settings_of
 
+from lenient.core.processes import safe_path
 from lenient.models import build_student
 
 AXES: dict[str, tuple[Any, ...]] = {
@@ -66,7 +67,7 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:  # the kernel's other counter, ru_maxrss, starts at the parent's size
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -108,7 +109,8 @@ def run_point(point: Point, rounds: int, cap: float) -> dict[str, Any]:
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=measure, args=(point, rounds, cap, torch.get_num_threads(), sender))
-    child.start()
+    with safe_path():
+        child.start()
     sender.close()
     found: dict[str, Any] = {"seconds_per_step": [], "warm": False, "peak_bytes": None}
     end = time.monotonic() + 2 * cap

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from speed_ways import clock, ours, random_teacher, settings_of
 
-from lenient.core import ranks
+from lenient.core import processes, ranks
 from lenient.models import build_student
 
 RUNS = {
@@ -32,15 +32,22 @@ def scaling(rounds: int) -> list[dict[str, Any]]:
     """Measure every pair on every setup; returns seconds of each round."""
     rows = []
     for name in RUNS:
-        for processes, threads in SETUPS:
+        for count, threads in SETUPS:
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "seconds.json"
                 command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-                command += ["--nproc-per-node", str(processes), __file__, name, str(rounds), str(file)]
-                subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-                rows.append({"processes": processes, "threads": threads, **json.loads(file.read_text())})
+                command += ["--nproc-per-node", str(count), __file__, name, str(rounds), str(file)]
+                subprocess.run(command, check=True, env=surroundings(threads))
+                rows.append({"processes": count, "threads": threads, **json.loads(file.read_text(encoding="utf-8"))})
                 print(rows[-1], flush=True)
     return rows
+
+
+def surroundings(threads: int) -> dict[str, str]:
+    """Return the environment of the processes: they find what lies beside this file, and not what lies where we are."""
+    folders = [str(Path(__file__).resolve().parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    path = os.pathsep.join(folders)
+    return processes.safely({**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": path})
 
 
 def main(name: str, rounds: int, file: Path) -> None:
@@ -55,7 +62,7 @@ def main(name: str, rounds: int, file: Path) -> None:
         way.iterate()
         seconds = [clock(way.iterate, device)[0] for _ in range(rounds)]
         if ranks.is_main():
-            file.write_text(json.dumps({"pair": name, "batch": batch, "seconds": seconds}))
+            file.write_text(json.dumps({"pair": name, "batch": batch, "seconds": seconds}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import multiprocessing
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -176,6 +178,32 @@ def test_growth_sends_what_it_knows_after_each_iteration():
     assert sent[-1]["peak_bytes"] >= sent[-1]["bytes_before"] > 0
     with pytest.raises(ValueError, match="the axes are batch"):
         growth.base_point(["bacth=4"])
+
+
+class StartedError(Exception):
+    """What a child is started with is all that is asked."""
+
+
+def test_children_do_not_look_for_modules_where_they_are_started(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def start(*_, env=None, **__):
+        seen.append((os.environ if env is None else env).copy())
+        raise StartedError
+
+    speed_ranks, growth = module("speed_ranks"), module("speed_growth")
+    monkeypatch.setattr(speed_ranks.subprocess, "run", start)
+    with pytest.raises(StartedError):
+        speed_ranks.scaling(1)
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", start)
+    with pytest.raises(StartedError):
+        growth.run_point({}, 1, 1.0)
+    assert [environment["PYTHONSAFEPATH"] for environment in seen] == ["1", "1"]
+    assert str(BENCHMARKS) in seen[0]["PYTHONPATH"].split(os.pathsep)  # where a rank finds what lies beside its script
+    assert "" not in seen[0]["PYTHONPATH"].split(os.pathsep)
+    assert "PYTHONSAFEPATH" not in os.environ
 
 
 def test_each_axis_changes_one_value_of_the_base_point():
