@@ -105,7 +105,7 @@ def main(
 ) -> None:
     """Measure all runs, or write the page on what was measured."""
     if table is not None:
-        table.write_text(page(json.loads(output.read_text()), output.name))
+        table.write_text(page(json.loads(output.read_text(encoding="utf-8")), output.name), encoding="utf-8")
         return
     cells = []
     for folder in folders or []:
@@ -114,7 +114,7 @@ def main(
         order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
         cells += measure(grid, folder, held_out.subset(order[:images]))
     machine = {key: v for key, v in environment(torch.device("cpu"), "32").items() if key != "command"}
-    output.write_text(json.dumps({"cells": cells, "machine": machine}, indent=1) + "\n")
+    output.write_text(json.dumps({"cells": cells, "machine": machine}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

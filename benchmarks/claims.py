@@ -723,7 +723,7 @@ def waiting(folder: Path, run: Collection[str]) -> list[str]:
 
 def commands(grid: Path) -> list[str]:
     """Return the lines at the top of a grid that say how it is run and reported."""
-    lines = grid.read_text().splitlines() if grid.is_file() else []
+    lines = grid.read_text(encoding="utf-8").splitlines() if grid.is_file() else []
     return [line.removeprefix("# ") for line in lines if line.startswith("# lenient bench ")]
 
 
@@ -803,7 +803,7 @@ def main(
     grids: Annotated[Path, typer.Argument(help="Holds the grids.")],
 ) -> None:
     """Write RESULTS/README.md."""
-    (results / "README.md").write_text(read(results, grids))
+    (results / "README.md").write_text(read(results, grids), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -58,13 +58,13 @@ def main(
     """Run every cell, and say for each variant the median and the range."""
     if table is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(page(json.loads(output.read_text()), output))
+        table.write_text(page(json.loads(output.read_text(encoding="utf-8")), output), encoding="utf-8")
         return
     torch.set_num_threads(threads)
     fit, holdout, train = (
         load_data(data, split=split, root=data_root or None) for split in ("fit", "holdout", "train")
     )
-    written: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"cells": []}
+    written: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"cells": []}
     machine = {key: v for key, v in environment(torch.device("cpu"), precision).items() if key != "command"}
     written |= {"name": name, "data": data, "recipe": recipe, "common": common, "machine": machine}
     done = {(cell["variant"], cell["teacher"], cell["seed"]) for cell in written["cells"]}
@@ -95,7 +95,7 @@ def main(
                 print(json.dumps(cell), flush=True)
                 written["cells"].append(cell)
                 written["summary"] = summary(written["cells"])
-                output.write_text(json.dumps(written, indent=1) + "\n")
+                output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     for label, row in summary(written["cells"]).items():
         print(label, row)
 

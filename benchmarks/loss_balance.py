@@ -99,11 +99,11 @@ def main(
 ) -> None:
     """Measure all runs, or write the page on what was measured."""
     if table is not None:
-        table.write_text(page(json.loads(output.read_text()), output.name))
+        table.write_text(page(json.loads(output.read_text(encoding="utf-8")), output.name), encoding="utf-8")
         return
     cells = [cell for folder in folders or [] for cell in measure(folder)]
     machine = {key: v for key, v in environment(torch.device("cpu"), "32").items() if key != "command"}
-    output.write_text(json.dumps({"cells": cells, "machine": machine}, indent=1) + "\n")
+    output.write_text(json.dumps({"cells": cells, "machine": machine}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

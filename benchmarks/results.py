@@ -29,14 +29,14 @@ app = typer.Typer()
 def add(output: Path, runs: list[Path]) -> None:
     """Store what RUNS say about themselves in OUTPUT, in place of what it held."""
     rows = [read(run) for run in runs]
-    output.write_text(json.dumps({"runs": rows}, indent=1) + "\n")
+    output.write_text(json.dumps({"runs": rows}, indent=1) + "\n", encoding="utf-8")
     print(f"{output}: {len(rows)} runs")
 
 
 def read(run: Path) -> dict[str, Any]:
     """Return one run's row."""
-    report, env = (json.loads((run / name).read_text()) for name in ("report.json", "env.json"))
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    report, env = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("report.json", "env.json"))
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     kept = ("method", "seed", "steps", "seconds", "eval_data", "teacher", "student", "noise_student")
     return {
         **{key: report[key] for key in kept if key in report},
@@ -50,17 +50,17 @@ def read(run: Path) -> dict[str, Any]:
 @app.command()
 def table() -> None:
     """Rewrite the table in README.md."""
-    text = README.read_text()
+    text = README.read_text(encoding="utf-8")
     before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    README.write_text(f"{before}{MARKS[0]}\n{markdown()}{MARKS[1]}{after}")
+    README.write_text(f"{before}{MARKS[0]}\n{markdown()}{MARKS[1]}{after}", encoding="utf-8")
 
 
 def markdown() -> str:
     """Return the table: one row for each data set, method and pair of networks."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for path in sorted((HERE / "results").glob("*.json")):
-        for run in json.loads(path.read_text()).get("runs", []):
+        for run in json.loads(path.read_text(encoding="utf-8")).get("runs", []):
             names = (run["teacher"].get("arch") or "own", run["student"].get("arch") or "own")
             groups.setdefault((run["eval_data"], run["method"], *names), []).append(run)
     lines = [

@@ -201,9 +201,9 @@ def main(
     at_most: Annotated[int, typer.Option(help="Cases, in order.")] = 10_000,
 ) -> None:
     """Run what is not in the file yet, or write the page."""
-    runs = json.loads(output.read_text())["runs"] if output.exists() else []
+    runs = json.loads(output.read_text(encoding="utf-8"))["runs"] if output.exists() else []
     if table is not None:
-        table.write_text(page(json.loads(output.read_text()), output.name))
+        table.write_text(page(json.loads(output.read_text(encoding="utf-8")), output.name), encoding="utf-8")
         return
     torch.set_num_threads(1)
     machine = {key: v for key, v in environment(torch.device("cpu"), "32").items() if key != "command"}
@@ -219,7 +219,7 @@ def main(
         runs.append(measure(case, teachers[who]))
         print(json.dumps(runs[-1]), flush=True)
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps({"runs": runs, "machine": machine}, indent=1) + "\n")
+        output.write_text(json.dumps({"runs": runs, "machine": machine}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -192,13 +192,13 @@ def main(
     table: Annotated[Path | None, typer.Option(help="Write the page from OUTPUT, and run nothing.")] = None,
 ) -> None:
     """Measure, and write what came of it after each part."""
-    written: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {"pairs": {}}
+    written: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"pairs": {}}
     if table is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(page(written, output.name))
+        table.write_text(page(written, output.name), encoding="utf-8")
         if "growth" in written:
             (table.parent / FILE).parent.mkdir(exist_ok=True)
-            (table.parent / FILE).write_text(curves(written["growth"]))
+            (table.parent / FILE).write_text(curves(written["growth"]), encoding="utf-8")
         return
     if threads:
         torch.set_num_threads(threads)
@@ -229,7 +229,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 def store(output: Path, written: dict[str, Any]) -> None:
     """Write the JSON file."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(written, indent=1) + "\n")
+    output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def hashes_of(commit: str) -> dict[str, str]:
             if not script.exists():
                 script.write_text(Path(__file__).read_text(encoding="utf-8"), encoding="utf-8")
             environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tree / "src")}
-            done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, script], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+            )
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, check=True)
     found: dict[str, str] = json.loads(done.stdout)

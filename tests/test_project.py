@@ -91,6 +91,38 @@ def test_every_module_has_a_docstring() -> None:
     assert not silent
 
 
+UNSAID = """
+Path(p).read_text()
+p.write_text("a", newline="")
+open(p)
+open(p, mode="a")
+subprocess.run(c, text=True)
+with_encoding = open(p, "rb"), open(p, encoding="utf-8"), p.read_text(encoding="utf-8"), files.read_text(p)
+"""
+
+
+def unsaid(text: str) -> list[int]:
+    """Lines with a call that takes the machine's encoding, which is another one on the next machine."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call) or "encoding" in {word.arg for word in node.keywords}:
+            continue
+        name, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+        mode = given.get("mode", ast.unparse(node.args[1]) if len(node.args) > 1 else "")
+        reads = name.endswith((".read_text", ".write_text")) and not name.startswith("files.")
+        if reads or (name == "open" and "b" not in mode) or given.get("text") == "True":
+            found.append(node.lineno)
+    return found
+
+
+def test_no_text_is_read_or_written_in_the_machines_encoding() -> None:
+    assert unsaid(UNSAID) == [2, 3, 4, 5, 6]
+    sources = [*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    assert len(sources) > 100
+    found = {str(path.relative_to(ROOT)): lines for path in sources if (lines := unsaid(path.read_text("utf-8")))}
+    assert not found
+
+
 def test_every_module_stands_on_one_floor() -> None:
     contract = next(c for c in PROJECT["tool"]["importlinter"]["contracts"] if c["id"] == "floors")
     assert contract["exhaustive"]

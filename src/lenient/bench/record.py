@@ -103,7 +103,9 @@ def commit() -> str | None:
     described = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     try:
         for arguments in (("ls-files", "--error-unmatch", "__init__.py"), described):
-            done = subprocess.run(["git", *arguments], cwd=home, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                ["git", *arguments], cwd=home, capture_output=True, text=True, check=True, encoding="utf-8"
+            )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip() or None

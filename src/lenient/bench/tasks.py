@@ -339,7 +339,7 @@ def conclude(task: Task, code: int) -> Outcome:
 
 def _last_words(path: Path) -> str:
     try:
-        lines = path.read_text(errors="replace").split("\n")
+        lines = path.read_text(errors="replace", encoding="utf-8").split("\n")
     except OSError:
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -18,7 +18,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return
 
@@ -48,8 +48,8 @@ def left(device: torch.device) -> int | None:
 def _cgroup_left() -> int | None:
     """What a container may still take."""
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return None if limit == "max" else max(int(limit) - used, 0)
@@ -57,7 +57,7 @@ def _cgroup_left() -> int | None:
 
 def _proc(path: str, name: str) -> int | None:
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     found = next((line.split()[1] for line in lines if line.startswith(f"{name}:")), None)
