@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,13 +39,15 @@ from lenient.bench.running import run_grid
 from lenient.bench.status import status_of
 from lenient.bench.tasks import Task, state, write_json
 from lenient.bench.teachers import specification, trainings
+from lenient.bench.teachers import work as bring_teacher
 from lenient.core import schemas
 from lenient.core.config import merge
 from lenient.core.errors import DamagedError, LenientError, MachineError, UsageError
 from lenient.core.manifest import MARKER
 from lenient.core.schemas import CellSpec, Stored, TeacherSpec
 from lenient.models import save_network
-from lenient.runs.folder import RunFolder
+from lenient.runs.folder import RunFolder, fingerprint
+from lenient.runs.job import load_teacher
 from toys import digits_like
 
 pytestmark = [
@@ -790,6 +793,27 @@ def test_what_cells_and_teachers_are_told_is_sound(tmp_path, seed):
         schemas.check(TeacherSpec, specification(training, grid, None), tmp_path, "")
     for cell in cells_of(grid.model_copy(update={"seeds": (seed,)}), [TEACHER], None):
         schemas.check(CellSpec, json.loads(json.dumps(cell.spec)), tmp_path, "")
+
+
+def test_a_checkpoint_with_several_networks_is_as_many_teachers(tmp_path, monkeypatch):
+    ours = partial(load_teacher, input_size=(1, 8, 8))  # which a bare checkpoint does not say
+    monkeypatch.setattr("lenient.runs.job.load_teacher", ours)
+    networks = {key: digits_like(seed) for seed, key in enumerate(("model", "model_ema"))}
+    torch.save({key: network.module.state_dict() for key, network in networks.items()}, tmp_path / "both.pt")
+    arch = networks["model"].card.arch
+    entries = [{"file": "both.pt", "arch": arch, "checkpoint_key": key} for key in networks]
+    grid = grid_of(tmp_path, {"teachers": entries})
+    plan = trainings(grid)
+    assert len({training.id for training in plan}) == 2
+    for training, network in zip(plan, networks.values(), strict=True):
+        spec = specification(training, grid, None)
+        schemas.check(TeacherSpec, spec, tmp_path, "")
+        folder = tmp_path / training.id
+        folder.mkdir()
+        assert bring_teacher(folder, spec)
+        assert json.loads((folder / "teacher.json").read_text())["teachers"][0]["sha256"] == fingerprint(network.module)
+    with pytest.raises(UsageError, match="checkpoint_key beside train: it is for a file; leave it out"):
+        grid_of(tmp_path, {"teachers": [{"train": {"arch": "lenient:resnet8"}, "checkpoint_key": "model"}]})
 
 
 @pytest.mark.parametrize("changes", [{"source": None}, {"name": ""}, {"arch": 3}, {"precision": "8"}, {"keep": -1}])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from lenient.core import files
 from lenient.core.errors import MachineError, UsageError
 from lenient.models import load_network, save_network
 from lenient.runs.export import HUB, OPSETS, export, opset_of, write_student
+from lenient.runs.folder import fingerprint
 from toys import digits_like
 
 
@@ -66,6 +69,21 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     write_student(run / "student", digits_like())
     return run
+
+
+def test_which_network_of_a_checkpoint_is_exported_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = partial(load_network, input_size=(1, 8, 8))  # which a bare checkpoint does not say
+    monkeypatch.setattr("lenient.runs.export.load_network", ours)
+    networks = {key: digits_like(seed) for seed, key in enumerate(("model", "model_ema"))}
+    torch.save({key: network.module.state_dict() for key, network in networks.items()}, tmp_path / "both.pt")
+    export(
+        tmp_path / "both.pt",
+        "safetensors",
+        tmp_path / "x.safetensors",
+        arch="lenient:resnet8",
+        checkpoint_key="model_ema",
+    )
+    assert fingerprint(load_network(tmp_path / "x.safetensors").module) == fingerprint(networks["model_ema"].module)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt2", "onnx"])

@@ -17,7 +17,7 @@ import yaml
 from torch import nn
 
 from commands import python
-from lenient.api import distill
+from lenient.api import distill, reopen
 from lenient.cli import main
 from lenient.core.config import merge
 from lenient.core.errors import HealthError, MachineError, TeacherError, UsageError
@@ -248,6 +248,22 @@ def test_resuming_wants_the_teachers_own_facts(tmp_path, change, words):
     teacher.card = replace(teacher.card, **change)
     with pytest.raises(UsageError, match=words):
         distill(teacher, tiny_student(), output=tmp_path / "r", resume=True, steps=9)
+
+
+def test_a_run_knows_which_network_of_a_checkpoint_its_teacher_was(tmp_path):
+    networks = {key: digits_like(seed) for seed, key in enumerate(("model", "model_ema"))}
+    file = tmp_path / "both.pt"
+    torch.save({key: network.module.state_dict() for key, network in networks.items()}, file)
+    card = networks["model"].card
+    facts = {"arch": card.arch, "input_size": card.input_size, "num_classes": card.num_classes, "mean": card.mean,
+             "std": card.std, "checkpoint_key": "model_ema"}  # fmt: skip
+    student, out = "lenient:lenet5-half", tmp_path / "r"
+    distill(file, student, output=out, settings=QUICK, **facts)
+    assert distill(file, student, output=out, resume=True, steps=8, **facts).summary["steps"] == 8
+    _, frozen = reopen(out)
+    assert fingerprint(frozen.module) == fingerprint(networks["model_ema"].module)
+    with pytest.raises(TeacherError, match="is not the teacher that"):
+        reopen(out, checkpoint_key="model")
 
 
 def test_resuming_with_epochs_counts_in_the_runs_own(tmp_path):

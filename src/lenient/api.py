@@ -199,6 +199,7 @@ def export(
     *,
     check: bool = False,
     teacher_arch: str | None = None,
+    checkpoint_key: str | None = None,
     opset: int | None = None,
     overwrite: bool = False,
     trust_code: bool = False,
@@ -210,7 +211,7 @@ def export(
         output: a file; for `hub` a folder.
         format: which of the four.
         check: read it back and compare its outputs with the source's.
-        teacher_arch: the architecture, for weights of your own code.
+        teacher_arch: the architecture, for weights of your own code; `checkpoint_key` which ones of a checkpoint.
         opset: version of ONNX's operators, 13 to 23.
         overwrite: replace what is at `output`.
         trust_code: lets the run name code to run and places to visit.
@@ -228,6 +229,7 @@ def export(
         Path(output),
         check=check,
         arch=teacher_arch,
+        checkpoint_key=checkpoint_key,
         opset=opset,
         overwrite=overwrite,
         trust_code=trust_code,
@@ -249,6 +251,7 @@ def sample(
     device: str | None = None,
     teacher: str | None = None,
     teacher_arch: str | None = None,
+    checkpoint_key: str | None = None,
     student: str | None = None,
     trust_code: bool = False,
 ) -> float:
@@ -260,7 +263,8 @@ def sample(
         count: images, up to ten million.
         seed: draws other images.
         device: where; by default that of the run.
-        teacher: where the teacher is now, by default as the run says; `teacher_arch` which network, `student` likewise.
+        teacher: where the teacher is now, by default as the run says; `teacher_arch` which network,
+            `checkpoint_key` which one of its file; `student` likewise.
         trust_code: lets the run name code to run and places to visit.
 
     Returns:
@@ -277,7 +281,13 @@ def sample(
     if not 1 <= count <= MOST:
         raise UsageError(f"-n {visible(count, VALUE)}: give a number from 1 to {MOST}")
     distillation, frozen = reopen(
-        Path(run), device, teacher=teacher, arch=teacher_arch, student=student, trust_code=trust_code
+        Path(run),
+        device,
+        teacher=teacher,
+        arch=teacher_arch,
+        checkpoint_key=checkpoint_key,
+        student=student,
+        trust_code=trust_code,
     )
     return write_samples(distillation, frozen, count, folder, seed)
 
@@ -293,6 +303,7 @@ def reopen(
     *,
     teacher: str | None = None,
     arch: str | None = None,
+    checkpoint_key: str | None = None,
     student: str | None = None,
     trust_code: Trusted = False,
 ) -> tuple[Distillation, FrozenTeacher]:
@@ -301,7 +312,8 @@ def reopen(
     Args:
         run: its folder.
         device: where; by default that of the run.
-        teacher: where the teacher is now, and `arch` which network; by default as the run says.
+        teacher: where the teacher is now, `arch` which network, and `checkpoint_key` which one of its file; by
+            default as the run says.
         student: which network; it must be the run's.
         trust_code: lets the run name code to run and places to visit; what is named here needs no trust.
 
@@ -324,7 +336,7 @@ def reopen(
         raise UsageError(f"{run}: its student was given as a Python object, which cannot be loaded again from here")
     if teacher is None:
         require(source, trust_code, where=said, what="its teacher", again="--teacher NAME", weights=True)
-    network = _load_again(source, identity["teacher"]["facts"], arch, said, trust_code)
+    network = _load_again(source, identity["teacher"]["facts"], arch, checkpoint_key, said, trust_code)
     if fingerprint(network.module) != identity["teacher"]["sha256"]:
         raise TeacherError(f"{source}: is not the teacher that {run} was made with")
     if device is not None:
@@ -345,10 +357,15 @@ def reopen(
     return distillation, frozen
 
 
-def _load_again(source: str, facts: Mapping[str, Any], arch: str | None, said: Path, trust: Trusted) -> Network:
+def _load_again(
+    source: str, facts: Mapping[str, Any], arch: str | None, checkpoint_key: str | None, said: Path, trust: Trusted
+) -> Network:
     """Load a run's teacher with the facts that its settings, in the file `said`, have."""
     if arch is None and facts.get("arch") is not None:
         arch = str(facts["arch"])
         require(arch, trust, where=said, what="its teacher", again="--teacher-arch NAME")
-    told = {name: facts[name] for name in ("input_size", "num_classes", "mean", "std") if name in facts}
+    names = ("input_size", "num_classes", "mean", "std", "checkpoint_key")
+    told = {name: facts[name] for name in names if name in facts}
+    if checkpoint_key is not None:
+        told["checkpoint_key"] = checkpoint_key
     return load_teacher(source, arch=arch, trust_code=trust, **told)

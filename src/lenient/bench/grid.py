@@ -61,6 +61,8 @@ class TeacherSettings(Settings):
     """A checkpoint."""
     arch: str | None = None
     """SPEC for a file that does not know its own architecture."""
+    checkpoint_key: str | None = None
+    """Which network of a file, by dots, as after `--checkpoint-key`."""
     train: TrainSettings | None = None
 
     @model_validator(mode="after")
@@ -69,6 +71,8 @@ class TeacherSettings(Settings):
             raise ValueError("needs either file or train")
         if self.arch is not None and self.file is None:
             raise ValueError("arch beside train: write it inside of train")
+        if self.checkpoint_key is not None and self.file is None:
+            raise ValueError("checkpoint_key beside train: it is for a file; leave it out")
         return self
 
 

@@ -107,8 +107,9 @@ def _file(grid: Grid, entry: TeacherSettings, place: int) -> dict[str, Any]:
         digest = file_hash(path)
     except OSError as error:
         raise UsageError(f"teachers.{place}.file: {path} cannot be read ({error.strerror})") from None
+    key = {} if entry.checkpoint_key is None else {"checkpoint_key": entry.checkpoint_key}
     return {"data": grid.data, "device": grid.settings.get("device", "auto"), "sha256": digest, "arch": entry.arch,
-            "name": path.name}  # fmt: skip
+            "name": path.name, **key}  # fmt: skip
 
 
 def specification(training: Training, grid: Grid, data_root: str | None) -> dict[str, Any]:
@@ -142,7 +143,8 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
     else:
         from lenient.runs.job import load_teacher
 
-        network = load_teacher(spec["source"], arch=spec["arch"], trust_code=trust)
+        key = spec.get("checkpoint_key")
+        network = load_teacher(spec["source"], arch=spec["arch"], checkpoint_key=key, trust_code=trust)
         path = folder / f"{Path(spec['name']).stem}.safetensors"
         save_network(path, network)
         made = [{"file": path.name, "epoch": None, "held_out_accuracy": None}]

@@ -22,6 +22,7 @@ def export(
     teacher_arch: Annotated[
         str, typer.Option("--teacher-arch", metavar="SPEC", help="Architecture, for a student of your own code.")
     ] = "",
+    checkpoint_key: flags.CheckpointKey = "",
     opset: Annotated[
         int,
         typer.Option("--opset", metavar="N", help="ONNX operators of this version, 13 to 23.", show_default="torch's"),
@@ -39,6 +40,7 @@ def export(
         output,
         check=check,
         arch=teacher_arch or None,
+        checkpoint_key=checkpoint_key or None,
         opset=opset or None,
         overwrite=overwrite,
         trust_code=trust_code,

@@ -20,6 +20,7 @@ def sample(
         str, typer.Option(metavar="TEACHER", help="The teacher of RUN.", show_default="as RUN says")
     ] = "",
     teacher_arch: flags.TeacherArch = "",
+    checkpoint_key: flags.CheckpointKey = "",
     student: Annotated[
         str, typer.Option(metavar="SPEC", help="The student's network.", show_default="as RUN says")
     ] = "",
@@ -36,6 +37,7 @@ def sample(
         device=device or None,
         teacher=teacher or None,
         teacher_arch=teacher_arch or None,
+        checkpoint_key=checkpoint_key or None,
         student=student or None,
         trust_code=trust_code,
     )

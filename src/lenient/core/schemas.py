@@ -58,6 +58,7 @@ class StoredFacts(_Closed):
     num_classes: Count | None = None
     mean: Row | None = None
     std: Row | None = None
+    checkpoint_key: Text | None = None
 
 
 class StoredCard(Stored):
@@ -189,6 +190,7 @@ class Alarm(Line):
     """A question of health that failed."""
 
     name: Text = ""
+    checkpoint_key: Text | None = None
     message: Text = ""
 
 

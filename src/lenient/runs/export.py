@@ -68,6 +68,7 @@ def export(
     *,
     check: bool = False,
     arch: str | None = None,
+    checkpoint_key: str | None = None,
     opset: int | None = None,
     trust_code: Trusted = False,
     overwrite: bool = False,
@@ -88,7 +89,7 @@ def export(
         raise UsageError(f"--opset {opset}: is for --format onnx; leave it out for {kind}")
     with disk_errors(output):
         _check_output(source, kind, output, overwrite)
-    network = load_network(source, arch=arch, trust_code=trust_code)
+    network = load_network(source, arch=arch, checkpoint_key=checkpoint_key, trust_code=trust_code)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         if kind == "safetensors":
