@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -72,6 +73,9 @@ def command(*words: object) -> Ended:
             code: Any = 0
         except SystemExit as end:
             code = end.code
+        except Exception:
+            traceback.print_exc(file=said)
+            code = 1
         finally:
             for alarm in alarms:
                 alarm.cancel()
