@@ -38,6 +38,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "zskt": {},
     "cudfkd": {},
     "noise": {},
+    "adi": {"iterations": 3, "first_batches": 1, "student_steps": 2},
 }
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from toys import CPU, QUICK, TA_QUICK, distillation, settings, tiny_card, tiny_s
 
 QUICK_STREAM = {"student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01, "replay_share": 0.25}
 QUICK_REPLAY = {**QUICK_STREAM, "bank": {"every": 1}, "memory": {"updates": 1, "lr": 0.01}}
+QUICK_PIXELS = {"iterations": 2, "first_batches": 1, "student_steps": 2, "student_lr": 0.05}
 BASE: dict[str, dict[str, Any]] = {
     "ta-dfkd": TA_QUICK,
     "dafl": {"name": "dafl", "student_lr": 0.05, "generator_lr": 0.01},
@@ -43,6 +45,8 @@ BASE: dict[str, dict[str, Any]] = {
     "meta-dfkd": {"name": "meta-dfkd", **QUICK_REPLAY},
     "cudfkd": {"name": "cudfkd", **QUICK_STREAM, "adversarial_start": 0.5},
     "noise": {"name": "noise", "student_lr": 0.05},
+    "deepinversion": {"name": "deepinversion", **QUICK_PIXELS},
+    "adi": {"name": "adi", **QUICK_PIXELS},
     "mad, conditional": {"name": "mad", **QUICK_STREAM, "conditional": "sum"},
     "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_REPLAY, "replay": "generative"},
     "meta-dfkd, first order, selecting": {
@@ -212,8 +216,13 @@ def test_a_turn_with_nan_changes_nothing_but_the_count(name):
     run = take(distillation(method=BASE[name], select="ema"), 4)
     before, step, kept = weights(run), run.step, copy.deepcopy(run.delivery.state_dict()["kept"])
     state = copy.deepcopy([update.optimizer.state_dict()["state"] for update in run.algorithm.updates.values()])
-    true = run.teacher.normalize
-    run.teacher.normalize = lambda images: true(images) * float("nan")
+    true = run.teacher.respond
+
+    def lost(*args, **kwargs):
+        answer = true(*args, **kwargs)
+        return replace(answer, logits=answer.logits * float("nan"))
+
+    run.teacher.respond = lost
     run.algorithm.source.moved()
     take(run, 3)
     assert same(before, weights(run))
@@ -223,7 +232,7 @@ def test_a_turn_with_nan_changes_nothing_but_the_count(name):
         for index in old:
             assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(new[index][k])) for k, v in old[index].items())
     assert run.step > step
-    run.teacher.normalize = true
+    run.teacher.respond = true
     run.algorithm.source.moved()
     take(run, 3)
     assert not same(before, weights(run))
@@ -538,6 +547,29 @@ FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "detach_teacher": (False, {}),
 }
 OWN_CHANGES |= dict.fromkeys(("mb-dfkd", "pre-dfkd", "meta-dfkd"), FAMILY_CHANGES)
+PIXELS = ("deepinversion", "adi")
+PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "iterations": (3, {}),
+    "pixels_lr": (0.5, {}),
+    "jitter": (0, {}),
+    "label_weight": (0.0, {}),
+    "bn_weight": (0.1, {}),
+    "tv_weight": (1.0, {}),
+    "l2_weight": (1.0, {}),
+    "adversarial_weight": (5.0, {"bn_weight": 0.1}),
+    "adversarial": ("l1", {"adversarial_weight": 5.0}),
+    "temperature": (1.0, {"adversarial_weight": 5.0}),
+    "first_batches": (2, {}),
+    "student_steps": (3, {}),
+    "pool_size": (16, {}),
+    "student_temperature": (1.0, {}),
+    "student_lr": (0.3, {}),
+    "student_momentum": (0.0, {}),
+    "student_weight_decay": (0.1, {}),
+    "student_schedule": ("cosine-early", {}),
+    "augmentation": ("crop-flip", {}),
+}
+OWN_CHANGES |= dict.fromkeys(PIXELS, PIXELS_CHANGES)
 FLIPS = [
     *(("ta-dfkd", key, *how) for key, how in STREAM_CHANGES.items()),
     *((name, key, *how) for name, changes in OWN_CHANGES.items() for key, how in changes.items()),
@@ -547,7 +579,8 @@ FLIPS = [
 def test_every_setting_of_every_method_is_listed_here():
     common = {key.split(".")[0] for key in STREAM_CHANGES} | {"bank", "memory", "momentum", "retain"}
     for name, changes in OWN_CHANGES.items():
-        assert {*common, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
+        shared = set() if name in PIXELS else common
+        assert {*shared, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
     assert {*OWN_CHANGES, "noise"} == set(METHODS)
     groups = method_class("ta-dfkd").settings_type.model_fields
     for group in ("bank", "memory", "momentum", "retain"):

@@ -1,4 +1,4 @@
-"""Randomness keyed by (seed, name, turn): nothing to save, and a new draw in one part moves no other."""
+"""Randomness keyed by (seed, name, update): nothing to save, and a new draw in one part moves no other."""
 
 from __future__ import annotations
 
@@ -12,41 +12,45 @@ import torch
 from torch import Tensor
 
 
-def derive(seed: int, name: str, turn: int = 0) -> int:
-    """Return a 63-bit seed for one named stream at one turn; equal inputs give equal seeds on every machine."""
-    digest = hashlib.blake2b(f"{seed}/{name}/{turn}".encode(), digest_size=8).digest()
+def derive(seed: int, name: str, update: int = 0) -> int:
+    """Return a 63-bit seed for one named stream at one update; equal inputs give equal seeds on every machine."""
+    digest = hashlib.blake2b(f"{seed}/{name}/{update}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 class Streams:
-    """Hands out random draws by name and turn.
+    """Hands out random draws by name and update.
 
-    A draw depends on (seed, name, turn) and its shape only: not on what was drawn before, nor on other names.
+    A draw depends on (seed, name, update) and its shape only: not on what was drawn before, nor on other names.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
         self.seed = seed
         self.device = torch.device(device)
 
-    def generator(self, name: str, turn: int = 0) -> torch.Generator:
-        """Return a fresh generator on the device for the stream `name` at `turn`."""
-        return torch.Generator(self.device).manual_seed(derive(self.seed, name, turn))
+    def generator(self, name: str, update: int = 0) -> torch.Generator:
+        """Return a fresh generator on the device for the stream `name` at `update`."""
+        return torch.Generator(self.device).manual_seed(derive(self.seed, name, update))
 
-    def normal(self, name: str, turn: int, shape: tuple[int, ...]) -> Tensor:
+    def host(self, name: str, update: int = 0) -> torch.Generator:
+        """Return such a generator on the CPU, for what the host has to know: asking a device would wait for it."""
+        return torch.Generator().manual_seed(derive(self.seed, name, update))
+
+    def normal(self, name: str, update: int, shape: tuple[int, ...]) -> Tensor:
         """Return a standard normal float32 tensor of `shape` on the device."""
-        return torch.randn(shape, generator=self.generator(name, turn), device=self.device)
+        return torch.randn(shape, generator=self.generator(name, update), device=self.device)
 
-    def uniform(self, name: str, turn: int, shape: tuple[int, ...]) -> Tensor:
+    def uniform(self, name: str, update: int, shape: tuple[int, ...]) -> Tensor:
         """Return a float32 tensor of `shape` on the device, uniform in [0, 1)."""
-        return torch.rand(shape, generator=self.generator(name, turn), device=self.device)
+        return torch.rand(shape, generator=self.generator(name, update), device=self.device)
 
-    def integers(self, name: str, turn: int, shape: tuple[int, ...], high: int) -> Tensor:
+    def integers(self, name: str, update: int, shape: tuple[int, ...], high: int) -> Tensor:
         """Return an int64 tensor of `shape` on the device, uniform in [0, high)."""
-        return torch.randint(high, shape, generator=self.generator(name, turn), device=self.device)
+        return torch.randint(high, shape, generator=self.generator(name, update), device=self.device)
 
-    def seed_global(self, name: str, turn: int) -> None:
-        """Seed torch's global stream, which dropout and library transforms draw from, for one turn."""
-        torch.manual_seed(derive(self.seed, f"global/{name}", turn))
+    def seed_global(self, name: str, update: int) -> None:
+        """Seed torch's global stream, which dropout and library transforms draw from, for one update."""
+        torch.manual_seed(derive(self.seed, f"global/{name}", update))
 
 
 @contextmanager

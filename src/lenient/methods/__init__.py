@@ -25,6 +25,8 @@ METHODS: dict[str, str] = {
     "mad": "lenient.methods.mad:MAD",
     "meta-dfkd": "lenient.methods.meta_dfkd:METADFKD",
     "cudfkd": "lenient.methods.cudfkd:CuDFKD",
+    "deepinversion": "lenient.methods.deepinversion:DeepInversion",
+    "adi": "lenient.methods.deepinversion:ADI",
     "noise": "lenient.methods.baselines:Noise",
 }
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from lenient.core import ranks
 from lenient.core.modes import mode
@@ -70,9 +71,13 @@ class GeneratorStep:
         total, losses = self.objective(batch)
         if losses:  # a term may have no weight before its time
             total.backward()
-        matched = [losses[name] for name in self.objective.names(lambda need: need.statistics) if name in losses]
-        facts = {"statistics": torch.stack(matched).sum()} if matched else {}
-        return StepOutput(losses, batch, context.batch_size, selected, facts)
+        return StepOutput(losses, batch, context.batch_size, selected, statistics_of(self.objective, losses))
+
+
+def statistics_of(objective: Objective, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what health follows: the images' distance from the teacher's statistics, by all terms that match them."""
+    matched = [losses[name] for name in objective.names(lambda need: need.statistics) if name in losses]
+    return {"statistics": torch.stack(matched).sum()} if matched else {}
 
 
 def _probes(needs: Sequence[Needs], view: str) -> dict[str, Any]:

@@ -91,14 +91,15 @@ def describe(algorithm: Algorithm) -> dict[str, str]:
     """Say in a word or two what each part of an algorithm is."""
     found = {} if algorithm.objective is None else _terms(algorithm.objective)
     image = " + ".join(found.pop(name) for name in ("tv", "l2") if name in found)
-    counts = (algorithm.schedule.phases[-1].count(name) for name in ("generator", STUDENT, "memory"))
-    generator, student, memory = counts
+    last = algorithm.schedule.phases[-1]
+    images = sum(last.count(name) for name in algorithm.updates if name not in (STUDENT, "memory"))
+    student, memory = last.count(STUDENT), last.count("memory")
     return {
         **found,
         **({"image": image} if image else {}),
         **algorithm.parts,
         "student": " + ".join(_terms(algorithm.imitation).values()),
-        "schedule": f"{generator} : {student}" + (f" : {memory}" if memory else ""),
+        "schedule": f"{images} : {student}" + (f" : {memory}" if memory else ""),
     }
 
 

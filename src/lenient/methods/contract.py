@@ -174,6 +174,8 @@ class StepOutput(NamedTuple):
     """What the teacher vouched for, where there was a choice."""
     facts: Mapping[str, Tensor] = {}
     """More scalars for the log."""
+    kept: Mapping[str, Tensor] = {}
+    """What `after` needs of the step besides."""
 
 
 def nothing(clock: Clock, output: StepOutput, bad: Tensor) -> None:

@@ -45,6 +45,14 @@ def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, upd
     return picked.permute(0, 3, 1, 2)
 
 
+def rolled(images: Tensor, limit: int, streams: Streams, name: str, update: int) -> Tensor:
+    """Return a batch (N, C, H, W) shifted in a circle by one draw of up to `limit` pixels in both directions."""
+    if limit == 0:
+        return images
+    offsets = torch.randint(-limit, limit + 1, (2,), generator=streams.host(name, update))
+    return torch.roll(images, shifts=(int(offsets.numpy()[0]), int(offsets.numpy()[1])), dims=(2, 3))
+
+
 @dataclass(frozen=True)
 class Viewer:
     """Shows images to the teacher as the student will see them."""
