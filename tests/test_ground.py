@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lenient.core.config import Settings, keys_of, merge, parse, parse_overrides, read_yaml, resolve_dotted
+from lenient.core.config import Settings, keys_of, merge, nested, parse, parse_overrides, read_yaml, resolve_dotted
 from lenient.core.errors import HealthError, LenientError, MachineError, TeacherError, UsageError
 from lenient.core.memory import memory_errors
 from lenient.core.reductions import batch_mean, batch_moments
@@ -56,6 +57,29 @@ def test_overrides_are_typed_and_nested():
     assert found == {"a": {"b": 1e-3, "c": True}, "d": [1, 2], "e": "text", "f": 0.5, "g": None}
     with pytest.raises(UsageError, match="write it as -s key=value"):
         parse_overrides(["tau"])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"method": {"tau": 0.5}, "method.tau": 0.6}, "method.tau: is written twice, under the keys 'method' and"),
+        ({"method.tau": 0.6, "method": {"tau": 0.6}}, "under the keys 'method.tau' and 'method'; drop one of them"),
+        ({"a": 1, "a.b": 2}, "a.b: is written twice, under the keys 'a' and 'a.b'"),
+        ({"a.b": 2, "a": 1}, "a: is written twice, under the keys 'a.b' and 'a'"),
+        ({"x": {"a.b": 1, "a": {"b": {"c": 2}}}}, "a.b.c: is written twice, under the keys 'a.b' and 'a'"),
+        ({"a.b.c": 1, "a.b": {"c": 2}}, "a.b.c: is written twice, under the keys 'a.b.c' and 'a.b'"),
+    ],
+)
+def test_a_setting_is_written_once(values, words):
+    with pytest.raises(UsageError, match=re.escape(words)) as said:
+        nested(values)
+    assert len(str(said.value)) <= 300
+
+
+def test_a_section_may_be_written_in_parts():
+    values = {"method.tau": 0.6, "method": {"bank.slots": 3, "bank": {"size": 2}}, "method.lr": 1, "a": {}, "a.b": 2}
+    wanted = {"method": {"tau": 0.6, "bank": {"slots": 3, "size": 2}, "lr": 1}, "a": {"b": 2}}
+    assert nested(values) == wanted
 
 
 def test_merge_is_deep_and_later_wins():

@@ -308,6 +308,17 @@ def test_settings_and_recipes_may_be_written_by_dots(tmp_path):
     assert (given.method.name, given.method.student_lr, given.rhythm.steps_per_epoch) == ("dafl", 0.3, 7)
 
 
+def test_a_setting_written_twice_is_one_line(tmp_path):
+    twice = {"method": {"tau": 0.5}, "method.tau": 0.6}
+    with pytest.raises(UsageError, match=r"^method\.tau: is written twice, under the keys 'method' and 'method\.tau'"):
+        resolve(Request(settings=twice))
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(twice))
+    with pytest.raises(UsageError, match=r"^-c .*r\.yaml: method\.tau: is written twice"):
+        resolve(Request(recipes=(str(tmp_path / "r.yaml"),)))
+    with pytest.raises(UsageError, match=r"method\.name: is written twice, under the keys 'method' and 'method\.name'"):
+        resolve(Request(settings={"method": "dafl", "method.name": "ta-dfkd"}))
+
+
 def test_a_precision_may_be_written_as_a_number():
     assert resolve(Request(overrides=["precision=32"])).precision == "32"
 

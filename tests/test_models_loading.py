@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from lenient.core.errors import TeacherError, UsageError
+from lenient.core.errors import LenientError, TeacherError, UsageError
 from lenient.models import (
     Card,
     Network,
@@ -37,6 +38,35 @@ def network(name: str = "resnet8", seed: int = 1, num_classes: int = 3) -> Netwo
 def same_weights(left: nn.Module, right: nn.Module) -> bool:
     mine, yours = left.state_dict(), right.state_dict()
     return mine.keys() == yours.keys() and all(torch.equal(mine[key], yours[key]) for key in mine)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "flag"),
+    [
+        ([math.nan], [1], "--mean"),
+        ([math.inf], [1], "--mean"),
+        ([1e7], [1], "--mean"),
+        (["x"], [1], "--mean"),
+        (0.5, [1], "--mean"),
+        ([], [1], "--mean"),
+        ([0], [0], "--std"),
+        ([0], [-1], "--std"),
+        ([0], [math.nan], "--std"),
+        ([0], [1e-7], "--std"),
+        ([0], [10**400], "--std"),
+        ([0.1, 0.2], [1, 1], "--mean"),
+    ],
+)
+def test_a_normalisation_given_from_python_has_the_bounds_of_the_flags(mean, std, flag) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    for call in (
+        lambda: network_from_module(module, input_size=(1, 8, 8), mean=mean, std=std),
+        lambda: load_network("lenient:lenet5", input_size=(1, 8, 8), num_classes=10, mean=mean, std=std),
+    ):
+        with pytest.raises(LenientError, match=flag) as said:
+            call()
+        assert len(str(said.value)) <= 300
+        assert "\n" not in str(said.value)
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet8", "wrn-10-1"])

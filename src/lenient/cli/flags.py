@@ -14,8 +14,6 @@ from lenient.core.text import VALUE, visible
 MOST_CLASSES = 10**6
 MOST_VALUES = 2**26
 """Of one image: channels x height x width."""
-LARGEST = 1e6
-"""Of the constants of a normalisation."""
 
 Teacher = Annotated[
     str,
@@ -62,10 +60,10 @@ def facts(
         "std": numbers("--std", std),
         "checkpoint_key": checkpoint_key or None,
     }
-    if not all(abs(value) <= LARGEST for value in values["mean"] or ()):
-        raise UsageError(f"--mean {visible(mean, VALUE)}: write numbers of at most {LARGEST:g}, e.g. 0.49,0.48,0.45")
-    if not all(1 / LARGEST <= value <= LARGEST for value in values["std"] or ()):
-        raise UsageError(f"--std {visible(std, VALUE)}: write numbers above {1 / LARGEST:g}, e.g. 0.25,0.24,0.26")
+    if mean or std:
+        from lenient.models.loading import check_constants
+
+        check_constants(values["mean"], values["std"])
     return {name: value for name, value in values.items() if value is not None}
 
 

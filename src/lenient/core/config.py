@@ -135,19 +135,38 @@ def nested(values: Any) -> Any:
     """Turn dotted keys (`method.tau: 0.6`) into nested ones; the two may be mixed. What is no mapping is left alone.
 
     Raises:
-        UsageError: a key has an empty part, or too many.
+        UsageError: a key has an empty part, or too many; or one setting is written twice, nested and by dots.
     """
     if not isinstance(values, Mapping):
         return values
     result: dict[str, Any] = {}
+    settings: dict[str, str] = {}  # dotted -> the key here that it is written under
+    sections: dict[str, str] = {}
     for key, value in values.items():
         inner, parts = nested(value), str(key).split(".")
         if not all(parts) or len(parts) > YAML_DEPTH:
             raise UsageError(f"{shown(key)}: no such setting; write a key as words with single dots between")
         for part in reversed(parts):
             inner = {part: inner}
+        for place in _places(inner):
+            above = [place[:end] for end, sign in enumerate(place) if sign == "."]
+            other = next((settings[name] for name in (place, *above) if name in settings), sections.get(place))
+            if other not in (None, key):
+                both = " and ".join(visible(repr(name), VALUE) for name in (other, str(key)))
+                raise UsageError(f"{visible(place, VALUE)}: is written twice, under the keys {both}; drop one of them")
+            settings[place] = str(key)
+            sections |= dict.fromkeys(above, str(key))
         result = merge(result, inner)
     return result
+
+
+def _places(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    """Yield the dotted place of every setting in nested ones."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _places(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def load_yaml(text: str, where: str) -> Any:

@@ -13,6 +13,8 @@ from lenient.core.errors import TeacherError
 from lenient.models.card import Card, Outputs, Size
 
 FLAGS = "the flags"
+LARGEST_CONSTANT = 1e6
+"""Of a normalisation; no deviation is below its inverse."""
 _FLAG_OF = {"channels": "--input-size", "size": "--input-size", "num_classes": "--num-classes", "mean": "--mean/--std"}
 
 

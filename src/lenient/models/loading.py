@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from lenient.core import files
 from lenient.core.errors import TeacherError, UsageError
 from lenient.core.seeding import derive, untouched_global_rng
+from lenient.core.text import shown
 from lenient.models.archives import Entry
 from lenient.models.card import Card, Network
 from lenient.models.factories import call_factory
 from lenient.models.facts import (
     FLAGS,
+    LARGEST_CONSTANT,
     Facts,
     classifying,
     facts_of_attributes,
@@ -136,15 +138,43 @@ def _flags(
         raise UsageError(f"--num-classes: {num_classes} is too few; a classifier has 2 or more")
     if (mean is None) != (std is None):
         raise UsageError("--mean and --std go together; give both, in pixel units")
+    means, stds = check_constants(mean, std)
     size = None if input_size is None else (int(input_size[1]), int(input_size[2]))
     return Facts(
         FLAGS,
         channels=None if input_size is None else int(input_size[0]),
         size=size,
         num_classes=num_classes,
-        mean=None if mean is None else tuple(float(value) for value in mean),
-        std=None if std is None else tuple(float(value) for value in std),
+        mean=means,
+        std=stds,
     )
+
+
+def check_constants(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Return the constants of a normalisation, one per channel or one for all, as they were given.
+
+    Raises:
+        UsageError: a mean beyond +-1e6, a deviation that is not between 1e-6 and 1e6, or what is no number.
+    """
+    most = LARGEST_CONSTANT
+    return (
+        _bounded("--mean", mean, -most, f"write numbers of at most {most:g}, e.g. 0.49,0.48,0.45"),
+        _bounded("--std", std, 1 / most, f"write numbers from {1 / most:g} to {most:g}, e.g. 0.25,0.24,0.26"),
+    )
+
+
+def _bounded(flag: str, values: Sequence[float] | None, least: float, advice: str) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    try:
+        found = tuple(float(value) for value in values)
+    except (TypeError, ValueError, OverflowError):
+        found = ()
+    if not found or not all(least <= value <= LARGEST_CONSTANT for value in found):
+        raise UsageError(f"{flag} {shown(values)}: {advice}")
+    return found
 
 
 def _from_name(spec: Spec, flags: Facts, pretrained: bool) -> Network:

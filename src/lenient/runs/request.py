@@ -113,7 +113,11 @@ def read_recipe(name: str, method: str) -> dict[str, Any]:
                 f"-c {visible(name, VALUE)}: no such file, nor a recipe of {method} ({', '.join(own) or 'it has none'})"
             )
         path = own[name]
-    values = _named(read_yaml(path))
+    try:
+        values = _named(read_yaml(path))
+    except UsageError as error:
+        where = f"-c {visible(path, VALUE)}: "
+        raise UsageError(f"{where}{str(error).removeprefix(where)}") from None
     values.pop("run", None)
     return values
 
