@@ -115,6 +115,29 @@ def test_four_ways_to_signal_a_command(name: str, ignored: bool, tmp_path: Path)
         process.kill()
 
 
+def test_training_a_teacher_outlives_a_warning_and_ends_by_a_hang_up(tmp_path: Path) -> None:
+    words = ["-m", "lenient", "train-teacher", "--data", "digits", "--arch", "lenient:lenet5", "-o", "t.safetensors"]
+    said = tmp_path / "said"
+    with open(said, "w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, *words, "--epochs", "100000"], cwd=tmp_path, stdout=file, stderr=file
+        )
+    try:
+        wait_for(lambda: "epoch 2:" in said.read_text())
+        process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: "warned by a signal: training goes on, and is lost where it is ended\n" in said.read_text())
+        epochs = said.read_text().count("accuracy")
+        wait_for(lambda: said.read_text().count("accuracy") > epochs + 1)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert said.read_text().endswith("lenient: interrupted\n")
+    assert said.read_text().count("warned") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["said"]
+
+
 def wait_for(condition: object, seconds: float = 90) -> None:
     until = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]

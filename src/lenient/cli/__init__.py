@@ -27,7 +27,7 @@ from lenient.cli import (
 )
 from lenient.core import processes
 from lenient.core.errors import LenientError, MachineError
-from lenient.core.signals import end_on_signals, end_plainly
+from lenient.core.signals import end_on_signals, end_plainly, interrupted
 from lenient.core.text import LINE, visible
 
 
@@ -82,6 +82,8 @@ def _run() -> NoReturn:
             code = app(standalone_mode=False)
         finally:
             sys.stdout.flush()  # now, when a full disk can still be told
+        if code == 130 and interrupted():  # of which typer makes an exit code without a word
+            _tell("interrupted")
         sys.exit(code if isinstance(code, int) else 0)
     except LenientError as error:
         if processes.speaks() or isinstance(error, MachineError):  # all ranks find the rest alike

@@ -17,6 +17,7 @@ import typer
 from lenient.cli import flags
 from lenient.cli.progress import PLAIN_SECONDS
 from lenient.core.errors import UsageError
+from lenient.core.signals import save_on_signals
 from lenient.core.text import visible
 
 if TYPE_CHECKING:
@@ -119,17 +120,26 @@ def _check_kept(output: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
-    """Yield what says how far it is: on a terminal in one live line, elsewhere in a line every half minute."""
+    """Yield what says how far it is: on a terminal in one live line, elsewhere in a line every half minute.
+
+    A scheduler's warning is answered: there is no checkpoint to write.
+    """
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     console, text, said = Console(stderr=True), Text("training"), time.monotonic()
     # lines for a file go there, those for the same terminal above the live one
-    with Live(text, console=console, transient=True, redirect_stdout=sys.stdout.isatty()):
+    live = Live(text, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
+    with save_on_signals() as warned, live:
 
         def watch(now: Progress) -> None:
             nonlocal said
+            if warned.is_set():
+                warned.clear()
+                print(
+                    "warned by a signal: training goes on, and is lost where it is ended", file=sys.stderr, flush=True
+                )
             left = now.seconds / now.step * (now.steps - now.step)
             where = f"epoch {now.epoch} of {now.epochs}, step {now.step} of {now.steps}"
             words = f"{where}, loss {now.loss:.4f}, {left:.0f} s left"

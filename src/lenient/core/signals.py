@@ -23,8 +23,8 @@ def end_on_signals() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in _present(STOPS[1:]):
-        if signal.getsignal(number) is signal.SIG_DFL:
+    for number in _present(STOPS):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
     for number in _present(WARNINGS):
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -35,12 +35,22 @@ def end_plainly() -> None:
     """Undo `end_on_signals` for what ends a process: nothing catches an interrupt while Python winds itself up."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in _present(STOPS[1:]):
+    for number in _present(STOPS):
         if signal.getsignal(number) is _interrupt:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
+
+def interrupted() -> bool:
+    """Whether a signal has ended what this process did, as `end_on_signals` lets it."""
+    return bool(_INTERRUPTS)
+
+
+_INTERRUPTS: list[int] = []
+"""Signals that have come to `_interrupt`."""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    _INTERRUPTS.append(number)
     raise KeyboardInterrupt
 
 
