@@ -291,6 +291,18 @@ def test_a_folder_of_classes_has_to_be_split_to_train_on(tmp_path):
     lenient(*wanted, "--split", "fit", cwd=tmp_path)
 
 
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr("sys.argv", ["lenient", "inspect", str(tmp_path / "t.safetensors")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 5
+    said = capsys.readouterr().err
+    assert said == "lenient: the current folder is gone (No such file or directory); change to one that is there\n"
+
+
 def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
     def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "/a/teacher.pt")

@@ -79,6 +79,7 @@ def main() -> None:
 def _run() -> NoReturn:
     try:
         try:
+            _check_place()
             code = app(standalone_mode=False)
         finally:
             sys.stdout.flush()  # now, when a full disk can still be told
@@ -105,6 +106,14 @@ def _run() -> NoReturn:
         if not hasattr(error, "format_message"):
             raise
         _refuse(error)
+
+
+def _check_place() -> None:
+    """A library of torch ends the process where the working folder has been deleted."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise MachineError(f"the current folder is gone ({error.strerror}); change to one that is there") from None
 
 
 def _refuse(error: Any) -> NoReturn:
