@@ -78,7 +78,7 @@ def test_user_settings_of_matplotlib_do_not_change_the_page(drawn: Path, tmp_pat
 
     run = shutil.copytree(drawn, tmp_path / "run")
     plain = (run / "report.html").read_text(encoding="utf-8")
-    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.fonttype": "path"}):
+    with matplotlib.rc_context({"font.size": 20, "axes.linewidth": 5, "svg.fonttype": "path"}):
         assert page(run) == plain
 
 
