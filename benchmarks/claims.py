@@ -670,10 +670,10 @@ ResNet-18 on CIFAR-10 and CIFAR-100 for hundreds of epochs; these are short runs
 on easier data. What does not hold here may hold there, and the other way round.
 
 *Our weights* of TA-DFKD are the library's defaults: another balance of losses, a term that asks for all classes, and a
-generator that draws in the teacher's normalised space ([where we differ](../docs/methods/ta-dfkd.md#where-we-differ)). They
-were chosen in dozens of runs on training images of digits and a few of MNIST. Rows with *the paper's weights* keep our
-rates, rhythm and batch, which were not searched for them; the rates of the other methods come from one run each. That
-is no level field. How much each loss has to say was measured on MNIST, in
+generator that draws in the teacher's normalised space ([where we differ](../docs/methods/ta-dfkd.md#where-we-differ)).
+They were chosen in dozens of runs on training images of digits and a few of MNIST. Rows with *the paper's weights* keep
+our rates, rhythm and batch, which were not searched for them; the rates of the other methods come from one run each.
+That is no level field. How much each loss has to say was measured on MNIST, in
 [what steers the generators](loss-balance.md): a loss with hardly a share of the gradient can hardly help or hurt.
 
 A *row* is a method with its settings, a *pair* two runs of two rows with the same teacher and seed. Where rows are

@@ -173,19 +173,34 @@ def test_checkpoints_fall_where_asked_and_metrics_are_cut_back(tmp_path):
     assert [line["step"] for line in events(folder, "log")] == [2, 4, 6]
 
 
+def test_what_is_damaged_never_takes_the_place_of_the_checkpoint_before(tmp_path):
+    """A run that goes on from `previous.pt` keeps it until there is a sound `last.pt`, whenever it is killed."""
+    folder = tmp_path / "r"
+    distill(tiny_teacher(), tiny_student(), output=folder, settings=merge(QUICK, {"checkpoint_every": 2}))
+    (folder / "done").unlink()
+    sound = (folder / PREVIOUS).read_bytes()
+    (folder / LAST).write_bytes(b"torn")
+    stop = [StopAt(5)]  # the first checkpoint after the resume is the one of the interrupt
+    assert distill(tiny_teacher(), tiny_student(), output=folder, resume=True, observers=stop).interrupted
+    assert (folder / PREVIOUS).read_bytes() == sound
+    assert torch.load(folder / LAST, weights_only=True)["step"] > 4
+    distill(tiny_teacher(), tiny_student(), output=folder, resume=True)
+    assert torch.load(folder / PREVIOUS, weights_only=True)["step"] == 5
+
+
 def tear(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
 
 
 def lose_a_key(path: Path) -> None:
     state = torch.load(path, weights_only=True)
-    del state["players"]
+    del state["networks"]
     torch.save(state, path)
 
 
 def be_of_another_run(path: Path) -> None:
     state = torch.load(path, weights_only=True)
-    state["players"]["student"]["module"] = {"another.weight": torch.zeros(3)}
+    state["networks"]["student"]["module"] = {"another.weight": torch.zeros(3)}
     torch.save(state, path)
 
 

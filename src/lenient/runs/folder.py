@@ -38,6 +38,7 @@ class RunFolder:
         self.path = path
         self._manifest = of_run(path)
         self._may_remove = False
+        self._last_is_sound = True
         self._metrics: IO[str] | None = None
         self._lock: files.Lock | None = None
         self._log_handler: logging.StreamHandler[IO[str]] | None = None
@@ -199,6 +200,10 @@ class RunFolder:
 
     # checkpoints
 
+    def distrust_last(self) -> None:
+        """Let the next checkpoint take the place of `last.pt`, which is not to become the one before."""
+        self._last_is_sound = False
+
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Write a checkpoint whole or not at all; the one before is kept as `previous.pt`."""
         last, previous = self.path / LAST, self.path / PREVIOUS
@@ -208,7 +213,8 @@ class RunFolder:
             state["metrics_bytes"] = self._metrics.tell()
             written = io.BytesIO()  # torch's own file writer hides why the disk refused
             torch.save(state, written)
-            before = last.exists()
+            before = last.exists() and self._last_is_sound
+            self._last_is_sound = True
             if before:
                 self._manifest.claim(PREVIOUS)
             with files.replacing(last) as file:

@@ -362,6 +362,8 @@ class Job:
             changed = [name for name in names if before.get(name) != environment_now[name]]
             for key in changed:
                 log.warning("--resume: %s was %s, is %s: not to the bit", key, before.get(key), environment_now[key])
+        if run.resumed_from is not None and run.resumed_from.name != "last.pt":
+            self.folder.distrust_last()
         self.folder.open_logs(state["metrics_bytes"] if state else 0)
         self.folder.write_env(environment_now)
         log.info("%s from step %d of %d", "going on" if state else "starting", run.step, self.settings.steps)

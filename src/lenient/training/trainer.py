@@ -136,6 +136,8 @@ class Distillation:
         self.updates = self.step = self.images = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
+        self.resumed_from: Path | None = None
+        """The checkpoint that it goes on from."""
         self._base_rates = {
             name: [group["lr"] for group in update.optimizer.param_groups]
             for name, update in self.algorithm.updates.items()
@@ -392,6 +394,7 @@ class Distillation:
                     if metrics_bytes is not None and state["metrics_bytes"] > metrics_bytes:
                         raise ValueError(f"metrics.jsonl had {state['metrics_bytes']} bytes, now {metrics_bytes}")
                     self.load_state_dict(state)
+                    self.resumed_from = path
                     if path.name != "last.pt":
                         log.warning("last.pt is missing, damaged or of another run: going on from %s", path.name)
                     return state
