@@ -132,3 +132,15 @@ def test_the_contracts_are_names_of_the_package() -> None:
     assert {"Algorithm", "Method", "Schedule", "Source", "Term", "Update"} <= set(lenient.__all__) <= set(dir(lenient))
     result = lenient.distill(tiny_teacher(), tiny_student(), settings=QUICK)
     assert isinstance(result, lenient.Result)
+
+
+def test_errors_are_caught_by_public_names(tmp_path: Path) -> None:
+    from lenient.core import errors as own
+    from lenient.errors import LenientError, TeacherError
+
+    with pytest.raises(TeacherError) as caught:
+        lenient.inspect(tmp_path / "none.safetensors")
+    assert isinstance(caught.value, LenientError)
+    assert caught.value.exit_code == 3
+    kinds = {name for name, kind in vars(own).items() if isinstance(kind, type) and issubclass(kind, own.LenientError)}
+    assert kinds == set(lenient.errors.__all__)

@@ -207,4 +207,4 @@ def test_files_that_pages_name_are_there() -> None:
 
 
 def test_only_the_door_stands_at_the_root_of_the_package() -> None:
-    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "api.py"}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "api.py", "errors.py"}

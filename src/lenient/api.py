@@ -121,7 +121,7 @@ def distill(
             be found.
 
     The other arguments are the flags of the command. Under torchrun all processes call this alike, share the batch,
-    and end up with the same student; the first one writes. Raises the errors of `lenient.core.errors`.
+    and end up with the same student; the first one writes. Raises the errors of `lenient.errors`.
     """
     network = load_teacher(teacher, trust_code=trust_code, **facts)
     own = None if method is None or isinstance(method, str) else method

@@ -78,9 +78,12 @@ class PlainProgress:
         if now - self.last < self.seconds and step < self.total:
             return
         self.last = now
-        pace = (now - self.began) / max(step - self.first, 1)
-        left = pace * (self.total - step)
-        _say(f"step {step}/{self.total}, {left:.0f} s left{', ' + self.words if self.words else ''}")
+        told = [f"step {step}/{self.total}"]
+        if step > self.first:
+            told.append(f"{(now - self.began) / (step - self.first) * (self.total - step):.0f} s left")
+        elif step == 0:
+            told.append(f"{images} images made ahead of the student's first step")
+        _say(", ".join([*told, *filter(None, [self.words])]))
 
     def line(self, event: str, values: Mapping[str, Any]) -> None:
         """Remember the newest numbers; print alarms and accuracies."""

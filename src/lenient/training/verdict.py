@@ -111,7 +111,7 @@ def checks(evidence: Evidence, settings: HealthSettings, progress: float = 1.0) 
                 "{value:.0%} of a batch are near-identical images",
             )
         )
-    if "health/probe_agreement" in now:
+    if "health/probe_agreement" in now and any(evidence.accepted):  # before its first step a student agrees by chance
         chance = now["health/probe_chance"]
         gain = (now["health/probe_agreement"] - chance) / max(1 - chance, 1e-9)
         agreement = f"{now['health/probe_agreement']:.0%} of probe images (chance: {chance:.0%})"
