@@ -25,7 +25,7 @@ from lenient.api import reopen
 from lenient.bench.report.features import run_folder
 from lenient.bench.report.records import NO_GENERATOR, read_grid
 from lenient.losses.objective import Objective
-from lenient.methods._steps import GeneratorStep
+from lenient.methods.steps import GeneratorStep
 from lenient.runs.folder import environment
 from lenient.teacher.batch import Clock
 

@@ -11,8 +11,8 @@ from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import Activation, ClassPrior, InformationEntropy
-from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
 from lenient.methods.contract import Algorithm, Context, RateSchedule
+from lenient.methods.generator import GeneratorMethodSettings, generator_algorithm
 
 
 class ReplayMethodSettings(GeneratorMethodSettings):

@@ -16,7 +16,6 @@ from torch import Tensor
 from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
-from lenient.methods._steps import StudentStep
 from lenient.methods.contract import (
     STUDENT,
     Algorithm,
@@ -29,6 +28,7 @@ from lenient.methods.contract import (
     learning_rate,
     sgd,
 )
+from lenient.methods.steps import StudentStep
 from lenient.replay import NoReplay
 from lenient.student.update import LiveStudent, PlainUpdate
 from lenient.synthesis.source import Fresh

@@ -17,8 +17,8 @@ from lenient.losses.imitation import SelfPaced, SelfPacedForm
 from lenient.losses.objective import Objective, Ramp
 from lenient.losses.prior import ClassPrior, InformationEntropy
 from lenient.losses.representation import BatchNormStatistics
-from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
 from lenient.methods.contract import Algorithm, Context, MethodSettings
+from lenient.methods.generator import GeneratorMethodSettings, generator_algorithm
 
 
 class CuDFKDSettings(GeneratorMethodSettings):

@@ -15,8 +15,8 @@ from lenient.losses.distances import kl_divergence
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import Activation, ClassPrior, InformationEntropy
-from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
 from lenient.methods.contract import Algorithm, Context, Drops, MethodSettings, RateSchedule
+from lenient.methods.generator import GeneratorMethodSettings, generator_algorithm
 
 
 class DAFLSettings(GeneratorMethodSettings):

@@ -23,7 +23,6 @@ from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import LabelPrior
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
-from lenient.methods._steps import StudentStep, statistics_of
 from lenient.methods.contract import (
     STUDENT,
     Algorithm,
@@ -38,6 +37,7 @@ from lenient.methods.contract import (
     learning_rate,
     sgd,
 )
+from lenient.methods.steps import StudentStep, statistics_of
 from lenient.replay import NoReplay
 from lenient.student.update import LiveStudent, PlainUpdate
 from lenient.synthesis.pixels import Pixels, balanced

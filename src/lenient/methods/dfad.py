@@ -14,8 +14,8 @@ from lenient.losses.adversarial import AdversarialForm, adversary
 from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
-from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
 from lenient.methods.contract import Algorithm, Context, Drops, MethodSettings, RateSchedule
+from lenient.methods.generator import GeneratorMethodSettings, generator_algorithm
 
 
 class DFADSettings(GeneratorMethodSettings):

@@ -16,8 +16,8 @@ from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import ClassPrior, InformationEntropy
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
-from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
 from lenient.methods.contract import Algorithm, Context, MethodSettings
+from lenient.methods.generator import GeneratorMethodSettings, generator_algorithm
 
 
 class TADFKDSettings(GeneratorMethodSettings):

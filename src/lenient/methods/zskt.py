@@ -15,8 +15,8 @@ from lenient.losses.adversarial import AdversarialForm, adversary
 from lenient.losses.distances import kl_divergence
 from lenient.losses.imitation import AttentionTransfer, Imitation
 from lenient.losses.objective import Objective
-from lenient.methods._generator import GeneratorMethodSettings, generator_algorithm
 from lenient.methods.contract import Algorithm, Context, MethodSettings, RateSchedule
+from lenient.methods.generator import GeneratorMethodSettings, generator_algorithm
 
 
 class ZSKTSettings(GeneratorMethodSettings):

@@ -19,7 +19,6 @@ from lenient.core.seeding import untouched_global_rng
 from lenient.generators.conditional import ConditionalGenerator, Conditioning
 from lenient.generators.upsampling import UpsamplingGenerator
 from lenient.losses.objective import Objective
-from lenient.methods._steps import GeneratorStep, MemoryStep, StudentStep
 from lenient.methods.contract import (
     STUDENT,
     Algorithm,
@@ -34,6 +33,7 @@ from lenient.methods.contract import (
     learning_rate,
     sgd,
 )
+from lenient.methods.steps import GeneratorStep, MemoryStep, StudentStep
 from lenient.models.probing import last_block_by_size
 from lenient.replay import NoReplay, Replay
 from lenient.replay.bank import BankSettings, MemoryBank
