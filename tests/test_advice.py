@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-import undrawn  # noqa: F401 - reports without figures
 import yaml
 
+import bare  # noqa: F401 - runs without figures and traced file
 import lenient
 from commands import lenient as in_a_process
 from fuzzing import command
@@ -406,7 +406,7 @@ def place(made_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """The working folder: a teacher, its bare weights, networks of one's own, a finished and an interrupted run."""
     folder = shutil.copytree(made_once("runs-to-damage", make_runs), tmp_path / "place")
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("UNDRAWN", "1")
+    monkeypatch.setenv("BARE", "1")
     Path("nets.py").write_text(NETS)
     Path("g.yaml").write_text(yaml.safe_dump(GRID))
     torch.save(digits_like().module.state_dict(), "w.pt")

@@ -53,7 +53,7 @@ from lenient.bench.report.sweeps import fid_table, picture_rows, sweeps
 from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
 from lenient.cli import main
 from lenient.core.errors import UsageError
-from lenient.core.manifest import MARKER
+from lenient.core.manifest import FORMAT, MARKER
 
 PAPER = {  # Table 3 of TA-DFKD on CIFAR-10, first teacher: acc_last of made-up seeds, acc_max as printed
     "dafl": ([0.80, 0.86], 0.9207),
@@ -1018,7 +1018,7 @@ def test_features_from_two_reports_are_joined_where_they_compare(with_runs: Path
         (tmp_path / f"{name}.json").write_text(json.dumps(whole | {"features": entries | part}))
     shutil.copytree(with_runs, tmp_path / "grid", ignore=shutil.ignore_patterns("report"))
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / MARKER).write_text(json.dumps({"kind": "report", "format": 1, "files": ["cells.json"]}))
+    (tmp_path / "out" / MARKER).write_text(json.dumps({"kind": "report", "format": FORMAT, "files": ["cells.json"]}))
     shutil.copy(tmp_path / "one.json", tmp_path / "out/cells.json")
     write_bench_report(tmp_path / "grid", tmp_path / "out", records=tmp_path / "two.json")
     joined = json.loads((tmp_path / "out/cells.json").read_text())["features"]

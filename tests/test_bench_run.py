@@ -43,7 +43,7 @@ from lenient.bench.teachers import work as bring_teacher
 from lenient.core import schemas
 from lenient.core.config import merge
 from lenient.core.errors import DamagedError, LenientError, MachineError, UsageError
-from lenient.core.manifest import MARKER
+from lenient.core.manifest import FORMAT, MARKER
 from lenient.core.schemas import CellSpec, Stored, TeacherSpec
 from lenient.models import save_network
 from lenient.runs.folder import RunFolder, fingerprint
@@ -706,7 +706,7 @@ def test_a_grid_names_its_folder_before_it_writes_and_goes_on_there(tmp_path):
         with pytest.raises(LenientError, match="teacher T"):
             run_grid(grid, home, Scripted("failed"), **NOTHING)
         marker = json.loads((home / MARKER).read_text())
-        assert marker == {"kind": "grid", "format": 1, "files": [*tasks.HOME, *tasks.HOME_FOLDERS]}
+        assert marker == {"kind": "grid", "format": FORMAT, "files": [*tasks.HOME, *tasks.HOME_FOLDERS]}
     with pytest.raises(UsageError, match="is no folder of a run"):
         RunFolder.create(home)
     RunFolder.create(tmp_path / "run").close()

@@ -15,7 +15,7 @@ import pytest
 
 from lenient.core import files
 from lenient.core.errors import DamagedError, MachineError, UsageError
-from lenient.core.manifest import MARKER, Manifest
+from lenient.core.manifest import FORMAT, MARKER, Manifest
 
 TEMPORARIES = "*.lenient-tmp"
 
@@ -191,7 +191,7 @@ def test_a_marker_names_single_files_of_a_folder_that_it_knows_by_a_pattern(tmp_
     "name", ["tables/../page.md", "tables/", "tables/a.txt", "tables/a/b.md", "figures/a.md", "a.md"]
 )
 def test_a_marker_that_names_a_file_elsewhere_is_damaged(tmp_path: Path, name: str) -> None:
-    (tmp_path / MARKER).write_text(json.dumps({"kind": "report", "format": 1, "files": [name]}))
+    (tmp_path / MARKER).write_text(json.dumps({"kind": "report", "format": FORMAT, "files": [name]}))
     if name == "tables/":  # the folder as a whole
         assert report_in(tmp_path).check()
         return

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-import undrawn  # noqa: F401 - reports without figures
 import yaml
 
+import bare  # noqa: F401 - runs without figures and traced file
 import lenient
 from fuzzing import HOSTILE, OTHERS, Spoil, bounded_memory, command, spoilt_bytes, spoilt_safetensors, spoilt_values
 from lenient.core.manifest import MARKER
@@ -103,7 +103,7 @@ def make_runs(folder: Path) -> None:
 @pytest.fixture
 def place(made_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what `make_runs` makes, as the working folder."""
-    monkeypatch.setenv("UNDRAWN", "1")
+    monkeypatch.setenv("BARE", "1")
     folder = shutil.copytree(made_once("runs-to-damage", make_runs), tmp_path / "place")
     monkeypatch.chdir(folder)
     return folder

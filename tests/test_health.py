@@ -155,6 +155,7 @@ def test_a_channel_of_little_contrast_is_no_reason_and_one_beyond_white_is(low, 
 
 def test_probe_images_of_one_class_are_said_to_be():
     monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
+    monitor.seen = [2.0] * 4
     alike = Response(torch.tensor([[9.0, 0, 0, 0]]).repeat(8, 1))
     monitor.inspect(torch.rand(8, 1, 6, 5), alike, lambda images: torch.zeros(len(images), dtype=torch.long))
     assert "all probe images are of one class" in " ".join(monitor.verdict()["reasons"])
@@ -359,6 +360,7 @@ def test_a_teacher_without_batch_norm_gets_no_clean_bill(digits_teacher):
 
 def test_agreement_is_measured_against_chance():
     monitor = HealthMonitor(10, HealthSettings(), torch.device("cpu"))
+    monitor.seen = [2.0] * 10
     labels = torch.tensor([3] * 6 + [1, 2])
     word = Response(torch.nn.functional.one_hot(labels, 10).float())
     found = monitor.inspect(torch.rand(8, 1, 4, 4), word, lambda images: torch.full((len(images),), 3))
@@ -368,6 +370,8 @@ def test_agreement_is_measured_against_chance():
     check = next(check for check in monitor.checks(0.5) if check.name == "probe agreement")
     assert check.value == 0
     assert check.status == "failed"
+    monitor.seen = [0.0] * 10
+    assert "probe agreement" not in {check.name for check in monitor.checks(0.5)}, "before the student's first step"
 
 
 def test_the_verdict_is_plain_data():

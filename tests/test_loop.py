@@ -659,6 +659,7 @@ OPTIONAL = {
 
 
 def test_what_only_describes_a_run_costs_it_a_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("BARE")
     distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=QUICK)
     whole = state_of(tmp_path / "whole")
     assert "warning" not in capsys.readouterr().err
@@ -679,6 +680,7 @@ def test_what_only_describes_a_run_costs_it_a_warning(tmp_path, monkeypatch, cap
 
 
 def test_a_run_that_can_describe_nothing_of_itself_ends_well(tmp_path, monkeypatch, capsys, digits_file):
+    monkeypatch.delenv("BARE")
     for place in (place for places in OPTIONAL.values() for place in places):
         monkeypatch.setattr(place, broken)
     monkeypatch.setattr(

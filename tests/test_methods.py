@@ -274,7 +274,8 @@ NO_DATA = """
     sys.addaudithook(audit)
     for name in {names!r}:
         output = os.path.join(mine, name) if name in {written!r} else None
-        result = distill(tiny_teacher(), tiny_student(), method=name, output=output, settings=QUICK)
+        plan = QUICK | {{"method": {plans!r}[name]}}
+        result = distill(tiny_teacher(), tiny_student(), method=name, output=output, settings=plan)
         assert result.summary["steps"] == QUICK["steps"]
     assert not others, others
 """
@@ -289,7 +290,7 @@ def test_a_process_that_can_open_no_data_still_distils(written, tmp_path):
     import lenient
 
     tests, source = Path(__file__).parent, str(Path(lenient.__file__).parents[1])
-    code = textwrap.dedent(NO_DATA).format(names=ALL, written=written, tests=str(tests), src=source)
+    code = textwrap.dedent(NO_DATA).format(names=ALL, plans=BASE, written=written, tests=str(tests), src=source)
     places = {name: str(tmp_path) for name in ("TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
     environment = os.environ | places
     done = subprocess.run(

@@ -17,7 +17,8 @@ from lenient.models import save_network
 from toys import QUICK, digits_like
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-method.md").read_text(encoding="utf-8")
-PLAN = {key: value for key, value in QUICK.items() if key != "generator"} | {"generator.width": 4}
+SHAPE = ("generator", "rhythm")
+PLAN = {key: value for key, value in QUICK.items() if key not in SHAPE} | {"generator.width": 4}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def written() -> Iterator[dict[str, Any]]:
     """What the page defines."""
     names: dict[str, Any] = {"__name__": "own_method"}
     for program in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
-        exec(program, names)
+        exec(compile(program, "own-method.md", "exec", dont_inherit=True), names)
     yield names
     for name in ("calm", "patient"):
         del METHODS[name], _REGISTERED[name]

@@ -353,6 +353,6 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
 def _no_file(path: Path) -> str:
     siblings = [str(path.with_name(other.name)) for other in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = nearest(str(path), siblings)
-    if not hint and path.parent == Path() and not path.suffix:
-        hint = f"; a network by name needs its source, such as timm:{path} (sources: {', '.join(SOURCES)})"
+    if path.parent == Path() and not path.suffix:
+        hint += f"; a network by name needs its source, such as timm:{path} (sources: {', '.join(SOURCES)})"
     return f"{path}: no such file or folder{hint}"
