@@ -177,12 +177,6 @@ HINTS = {
         f"{DISTILL} -o interrupted --overwrite",
         makes=cut("interrupted/metrics.jsonl", 1),
     ),
-    "environment": Hint(
-        "report finished",
-        "remove it, and the report is made without it",
-        makes=damage("finished/env.json"),
-        does=remove("finished/env.json"),
-    ),
     "summary": Hint(
         AGAIN,
         "`lenient report finished` writes it again",

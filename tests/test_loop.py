@@ -659,6 +659,7 @@ OPTIONAL = {
 
 
 def test_what_only_describes_a_run_costs_it_a_warning(tmp_path, monkeypatch, capsys):
+    """It takes over ten seconds: five whole runs, each with all that it writes at its end."""
     monkeypatch.delenv("BARE")
     distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=QUICK)
     whole = state_of(tmp_path / "whole")
