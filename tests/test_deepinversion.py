@@ -129,10 +129,23 @@ def test_a_pool_holds_eight_bits_over_each_images_own_range(pool):
 
 
 def test_the_oldest_go_beyond_the_capacity(pool):
-    for value in range(4):
-        pool.push(torch.full((3, 1, 6, 5), float(value)))
+    for value in range(5):
+        pool.push(torch.full((4, 1, 6, 5), float(value)))
+        held = {float(max(0, number)) for number in range(value - 1, value + 1)}
+        assert set(pool.draw(80, "x", 0).unique().tolist()) == held
     assert len(pool) == 6
-    assert set(pool.draw(50, "x", 0).unique().tolist()) == {2.0, 3.0}
+    pool.push(torch.arange(9.0).view(9, 1, 1, 1).expand(9, 1, 6, 5))
+    assert set(pool.draw(90, "x", 0).unique().tolist()) == {3.0, 4.0, 5.0, 6.0, 7.0, 8.0}
+
+
+def test_a_pool_goes_on_from_its_state(pool):
+    pool.push(torch.rand(5, 1, 6, 5))
+    state = copy.deepcopy(pool.state_dict())
+    seen = pool.draw(9, "x", 0)
+    pool.push(torch.rand(5, 1, 6, 5))
+    assert not torch.equal(pool.draw(9, "x", 0), seen)
+    pool.load_state_dict(state)
+    assert torch.equal(pool.draw(9, "x", 0), seen)
 
 
 def test_a_batch_of_the_pool_has_the_teachers_answer_and_makes_no_image(pool):
@@ -147,7 +160,7 @@ def test_images_without_a_range_are_no_state(pool):
     pool.push(torch.rand(3, 1, 6, 5))
     state = pool.state_dict()
     with pytest.raises(ValueError, match="without their range"):
-        pool.load_state_dict({**state, "ranges": []})
+        pool.load_state_dict({**state, "ranges": state["ranges"][:2]})
 
 
 def test_batches_come_first_and_their_best_iterates_make_the_pool():

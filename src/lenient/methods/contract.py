@@ -196,8 +196,6 @@ class Update:
     """Factor of the optimizer's learning rates."""
     clip_norm: float | None = None
     """Norm that the gradient is scaled down to."""
-    local: bool = False
-    """Whether each rank has parameters of its own, whose gradients are not averaged."""
 
 
 class Stateful(Protocol):

@@ -36,32 +36,43 @@ class Pool:
     ) -> None:
         self.teacher, self.viewer, self.runtime, self.streams = teacher, viewer, runtime, streams
         self.batch_size, self.capacity, self.start = batch_size, capacity, start
-        self._pixels: list[Tensor] = []
-        self._ranges: list[Tensor] = []
+        self._pixels = torch.empty(0, *teacher.card.input_size, dtype=torch.uint8, device=streams.device)
+        self._ranges = torch.empty(0, 2, device=streams.device)
+        self._pushed = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._pixels))
+        return min(self._pushed, self.capacity)
 
     @torch.no_grad()
     def push(self, images: Tensor) -> None:
-        """Append images (n, C, H, W) in pixel units; the same on every rank."""
-        flat = images.detach().float().flatten(1)
+        """Store images (n, C, H, W) in pixel units; the same on every rank."""
+        images = images.detach().float()[-self.capacity :]
+        flat = images.flatten(1)
         low, high = flat.amin(dim=1), flat.amax(dim=1)
         step = (high - low).clamp_min(1e-8) / 255
         shape = (-1, 1, 1, 1)
-        self._pixels.append(((images.float() - low.view(shape)) / step.view(shape)).round().byte())
-        self._ranges.append(torch.stack([low, step], dim=1))
-        while len(self) > self.capacity and len(self._pixels) > 1:
-            del self._pixels[0], self._ranges[0]
+        self._grow(self._pushed + len(images))
+        places = (self._pushed + torch.arange(len(images), device=images.device)) % self.capacity
+        self._pixels[places] = ((images - low.view(shape)) / step.view(shape)).round().byte()
+        self._ranges[places] = torch.stack([low, step], dim=1)
+        self._pushed += len(images)
+
+    def _grow(self, wanted: int) -> None:
+        """Make room for so many images, twice as much as before at least: each is copied a few times at most."""
+        held = len(self._pixels)
+        if wanted <= held or held == self.capacity:
+            return
+        more = min(max(wanted, 2 * held), self.capacity) - held
+        self._pixels = torch.cat([self._pixels, self._pixels.new_empty(more, *self._pixels.shape[1:])])
+        self._ranges = torch.cat([self._ranges, self._ranges.new_empty(more, 2)])
 
     def draw(self, count: int, name: str, update: int) -> Tensor:
         """Return images (count, C, H, W) in pixel units, by the key of a random stream."""
-        if not self._pixels:
+        if not self._pushed:
             return self.start(count, name, update)
         chosen = self.streams.integers(name, update, (count,), len(self))
-        pixels, ranges = torch.cat(self._pixels)[chosen], torch.cat(self._ranges)[chosen]
-        low, step = ranges.view(-1, 2, 1, 1, 1).unbind(dim=1)
-        return self.runtime.images(pixels.float() * step + low)
+        low, step = self._ranges[chosen].view(-1, 2, 1, 1, 1).unbind(dim=1)
+        return self.runtime.images(self._pixels[chosen].float() * step + low)
 
     @torch.no_grad()
     def batch(self, clock: Clock) -> Drawn:
@@ -81,11 +92,12 @@ class Pool:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images held."""
-        return {"pixels": list(self._pixels), "ranges": list(self._ranges)}
+        held = len(self)
+        return {"pixels": self._pixels[:held], "ranges": self._ranges[:held], "pushed": self._pushed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from them; raises ValueError where images and ranges do not belong together."""
-        pixels, found = list(state["pixels"]), list(state["ranges"])
-        if [(len(part), 2) for part in pixels] != [tuple(part.shape) for part in found]:
-            raise ValueError("the pool has images without their range")
-        self._pixels, self._ranges = pixels, found
+        """Go on from them; raises ValueError where images, ranges and their number do not belong together."""
+        pixels, ranges, pushed = state["pixels"], state["ranges"], state["pushed"]
+        if not len(pixels) == len(ranges) == min(pushed, self.capacity):
+            raise ValueError("the pool has images without their range, or not as many as it says")
+        self._pixels, self._ranges, self._pushed = pixels.clone(), ranges.clone(), pushed

@@ -222,8 +222,7 @@ class Distillation:
             with one_batch():
                 output = update.step(clock)
             gradients = [p.grad for p in update.module.parameters() if p.grad is not None]
-            if not update.local:
-                ranks.average_(gradients)
+            ranks.average_(gradients)
             bad = settle([*gradients, *output.losses.values()])
         if update.clip_norm is not None:
             nn.utils.clip_grad_norm_(update.module.parameters(), update.clip_norm)
