@@ -44,7 +44,7 @@ class Runtime:
 
     @property
     def threads_ahead(self) -> int:
-        """Threads for work ahead of its turn: half of torch's where that is wanted, on a CPU, by one process."""
+        """Threads for work ahead of its time: half of torch's where that is wanted, on a CPU, by one process."""
         wanted = self.overlap and self.device.type == "cpu" and ranks.count() == 1
         return torch.get_num_threads() // 2 if wanted else 0
 

@@ -38,7 +38,7 @@ class FrozenTeacher:
         self.forwards = 0
         """Images the teacher was asked about, for the report of costs."""
         self._loan = ExitStack()
-        self._turn = threading.Lock()
+        self._asking = threading.Lock()
 
     def __enter__(self) -> FrozenTeacher:
         with ExitStack() as loan:
@@ -157,7 +157,7 @@ class FrozenTeacher:
         gathered: list[LayerStatistics] = []
         heard: dict[nn.Module, Tensor] = {}
         with ExitStack() as probes:
-            probes.enter_context(self._turn)  # a probe hears every forward
+            probes.enter_context(self._asking)  # a probe hears every forward
             if statistics:
                 probes.enter_context(self._probes(gathered, weight))
             if features:

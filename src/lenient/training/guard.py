@@ -16,7 +16,7 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Guard:
-    """Undoes what a turn with non-finite numbers did to the networks, without asking the host.
+    """Undoes what an update with non-finite numbers did to the networks, without asking the host.
 
     Buffers, which a forward pass in training mode moves, are put back by selection on the device; `step` leaves weights
     and the optimizer's state as they were.
@@ -27,7 +27,7 @@ class Guard:
 
     @contextmanager
     def watch(self) -> Iterator[Callable[[Iterable[Tensor]], Tensor]]:
-        """Open a turn; call the yielded function with the tensors that must be finite, it returns a 0/1 float `bad`."""
+        """Open a step; call the yielded function with the tensors that must be finite, it returns a 0/1 float `bad`."""
         before = [buffer.clone() for buffer in self._buffers]
 
         def settle(tensors: Iterable[Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ class Delivery:
 
     @torch.no_grad()
     def follow(self, student: nn.Module, bad: Tensor) -> None:
-        """Move the average towards the student; not where the turn was skipped."""
+        """Move the average towards the student; not where the update was skipped."""
         if self.kind != "ema" or self.kept is None:
             return
         pace = (1 - min(self.decay, (1 + self.followed) / (10 + self.followed))) * (1 - bad)

@@ -25,7 +25,7 @@ class ProbeSet:
         self.labels: list[Tensor] = []
 
     def offer(self, images: Tensor, labels: Tensor) -> None:
-        """Take a group of images (n, C, H, W) in pixel units and labels (n,), if it is its turn.
+        """Take a group of images (n, C, H, W) in pixel units and labels (n,), if it is one of those that are kept.
 
         Stored as 8 bit over the group's own range: generators that draw in normalised space leave [0, 1].
         """

@@ -171,7 +171,7 @@ def _classes(evidence: Evidence, settings: HealthSettings, progress: float) -> l
 
 
 def _movement(stuck: Sequence[str]) -> Check:
-    text = f"the weights of the {' and the '.join(stuck)} do not move" if stuck else "generator and student move"
+    text = f"the weights of the {' and the '.join(stuck)} do not move" if stuck else "all networks move"
     return Check("networks move", float(bool(stuck)), 0.0, "failed" if stuck else "ok", text)
 
 
