@@ -72,7 +72,7 @@ def test_distill_says_what_it_found_before_it_starts(digits_file, tmp_path):
     said = lenient("distill", digits_file, *QUICK, "-o", "r", cwd=tmp_path, code=TAUGHT_NOTHING).stdout
     for words in ("77,754 parameters, 10 classes, images 1x8x8", "mean 0.3", "student   lenient:", "ta-dfkd, 20 steps"):
         assert words in said
-    assert said.index("deciding what is best here: overlap") < said.index("machine   cpu, 32, batches of")
+    assert said.index("deciding what is best here: overlap") < said.index("machine   cpu, 32")
     assert said.index("mean") < said.index("verdict")
     assert "Agreement on synthetic images is not accuracy" in said
     assert "report.html" in said
@@ -111,7 +111,7 @@ def test_a_dry_run_writes_nothing(digits_file, tmp_path):
     said = lenient("distill", digits_file, *QUICK, "--dry-run", cwd=tmp_path).stdout
     assert "ms a step, about" in said
     assert "memory" in said
-    assert "machine   cpu, 32, batches of" in said
+    assert "machine   cpu, 32" in said
     assert not list(tmp_path.iterdir())
 
 

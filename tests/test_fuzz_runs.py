@@ -103,8 +103,8 @@ def make_runs(folder: Path) -> None:
 @pytest.fixture
 def place(made_once: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what `make_runs` makes, as the working folder."""
-    monkeypatch.setenv("BARE", "1")
     folder = shutil.copytree(made_once("runs-to-damage", make_runs), tmp_path / "place")
+    monkeypatch.setenv("BARE", "1")  # only now: every file of a run is to be damaged
     monkeypatch.chdir(folder)
     return folder
 

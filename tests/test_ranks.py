@@ -137,7 +137,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(teacher: Path, folder: Path, *more: str, devices: int = 2) -> list[str]:
     base = ["-m", "lenient", "distill", str(teacher), "--student", "lenient:resnet8-half"]
     quick = ["--preset", "smoke", "--device", "cpu", "--precision", "64", "--progress", "none", "-o", str(folder)]
-    wide = ["-s", "generator.width=8", "-s", "generator.latent_dim=16"]
+    wide = ["-s", "generator.width=8", "-s", "generator.latent_dim=16", "-s", "overlap=false"]
     return [*base, *quick, *wide, "--devices", str(devices), *more]
 
 
