@@ -300,7 +300,7 @@ HINTS = {
     "own class": Hint(
         f"inspect whole.pt {FACTS}",
         "for example py:my_net.py:TinyNet",
-        f"inspect whole.pt {FACTS} --teacher-arch py:{TOYS}:TinyNet",
+        f"inspect whole.pt {FACTS} --teacher-arch {shlex.quote(f'py:{TOYS}:TinyNet')}",
     ),
     "classes": Hint(
         "inspect lenient:resnet8 --input-size 1,8,8",
