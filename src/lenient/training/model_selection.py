@@ -47,7 +47,7 @@ class Delivery:
         return other
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that outlives a turn."""
+        """Return all that outlives an update."""
         kept = None if self.kept is None else self.kept.state_dict()
         return {"best": self.best, "followed": self.followed, "kept": kept}
 

@@ -46,7 +46,7 @@ class ProbeSet:
         return torch.cat(groups), torch.cat(self.labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that outlives a turn."""
+        """Return all that outlives an update."""
         kept = {"images": self.images, "ranges": self.ranges, "labels": self.labels}
         return {"stride": self.stride, "offered": self.offered, **kept}
 
