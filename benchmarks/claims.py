@@ -36,6 +36,7 @@ from lenient.bench.report.results import (
 from lenient.bench.report.sweeps import measured, sweeps, weight_of
 from lenient.bench.teachers import trainings
 from lenient.reporting.numbers import exact
+from lenient.runs.request import flatten
 
 COMPARED = ("dafl", "dfad", "pre-dfkd")
 """Of the methods in the paper's Table 3, those that the library has."""
@@ -83,19 +84,23 @@ def row_of(grid: Grid, method: str, **settings: object) -> str | None:
     """The first row of a method whose settings are those given; None where the grid has none with a result."""
     for row in grid.rows:
         cells = grid.of(row)
-        if cells and not grid.is_baseline(row) and cells[0].method == method:
-            own = cells[0].method_settings
-            if all(own.get(key) == value for key, value in settings.items()):
-                return row
+        fits = cells and not grid.is_baseline(row) and cells[0].method == method
+        if fits and all(setting(cells[0], key) == value for key, value in settings.items()):
+            return row
     return None
+
+
+def setting(cell: Cell, key: str) -> object:
+    """A setting of a cell's method; of one made of parts, which part."""
+    value = cell.method_settings.get(key)
+    return value["name"] if isinstance(value, dict) else value
 
 
 def forms(grid: Grid) -> list[str]:
     """The rows that are TA-DFKD whole (selection, no class prior), in the grid's forms of it."""
     rows = [row for row in grid.rows if not grid.is_baseline(row) and grid.of(row)]
     own = {row: grid.of(row)[0] for row in rows if grid.of(row)[0].method == "ta-dfkd"}
-    whole = {"selection": "mixture", "class_prior_weight": 0}
-    return [row for row, cell in own.items() if all(cell.method_settings.get(k) == v for k, v in whole.items())]
+    return [row for row, cell in own.items() if cell.selects and not cell.method_settings["class_prior_weight"]]
 
 
 def form(grid: Grid, row: str) -> str:
@@ -493,8 +498,8 @@ def remembering(number: Number, *, sign: int = 1, unit: str = "points") -> Rule:
 
 def also(grid: Grid, first: str, second: str) -> str:
     """What else two rows differ in, beside the update of the student."""
-    one, two = (grid.of(row)[0].method_settings for row in (first, second))
-    shared = sorted((one.keys() & two.keys()) - {"name", "update", "bank", "memory"})
+    one, two = (flatten(grid.of(row)[0].method_settings) for row in (first, second))
+    shared = sorted(key for key in one.keys() & two.keys() if key != "name" and not key.startswith("update."))
     others = [f"{key} {one[key]} against {two[key]}" for key in shared if one[key] != two[key]]
     return f"; they differ in {', '.join(others)}, too" if others else ""
 
@@ -514,7 +519,7 @@ def aligned(grid: Grid) -> list[Finding]:
                 verdict, counts = judged(values, 1)
                 middle = statistics.median(value for own in values.values() for value in own)
                 texts.append(f"{name} above 0 in {counts.replace(',', ' runs,', 1)}, median {signed(middle)}")
-            replay = grid.of(row)[0].method_settings.get("replay")
+            replay = setting(grid.of(row)[0], "replay")
             found.append(Finding(verdict, "; ".join(texts), f"{replay} replay"))
     return found
 

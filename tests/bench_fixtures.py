@@ -14,7 +14,7 @@ import numpy as np
 from lenient.core.seeding import derive
 
 TEACHERS = {"T1": 0.9833, "T2": 0.9694, "T3": 0.9556}
-TA = {"name": "ta-dfkd", "class_prior_weight": 0.0, "selection": "mixture", "generator_lr": 0.001}
+TA = {"name": "ta-dfkd", "class_prior_weight": 0.0, "selection": {"name": "mixture"}, "generator_lr": 0.001}
 ROWS: dict[str, tuple[float, dict[str, Any]]] = {  # row -> (how far below the teacher it ends, settings of its method)
     "noise images": (0.30, {"name": "noise"}),
     "frozen generator": (0.20, TA | {"generator_lr": 0}),
@@ -25,8 +25,8 @@ ROWS: dict[str, tuple[float, dict[str, Any]]] = {  # row -> (how far below the t
     "pre-dfkd": (0.04, {"name": "pre-dfkd", "generator_lr": 0.001}),
     "meta-dfkd": (0.03, {"name": "meta-dfkd", "replay": "bank", "generator_lr": 0.001}),
     "meta-dfkd, generative": (0.03, {"name": "meta-dfkd", "replay": "generative", "generator_lr": 0.001}),
-    "ta-dfkd, all three losses": (0.03, TA | {"class_prior_weight": 1.0, "selection": "none"}),
-    "ta-dfkd, no selection": (0.02, TA | {"selection": "none"}),
+    "ta-dfkd, all three losses": (0.03, TA | {"class_prior_weight": 1.0, "selection": {"name": "none"}}),
+    "ta-dfkd, no selection": (0.02, TA | {"selection": {"name": "none"}}),
     "ta-dfkd": (0.01, TA),
 }
 K, EVALUATIONS, STEPS = 4, 20, 800
@@ -43,7 +43,7 @@ def record(row: str, teacher: str, seed: int, *, collapse: bool = False, **chang
         curve[EVALUATIONS // 2 :] = 0.1
     steps = [STEPS // EVALUATIONS * n for n in range(1, EVALUATIONS + 1)]
     log: dict[str, Any] = {"step": steps, "kept": [1.0] * EVALUATIONS}
-    if method.get("selection") == "mixture":
+    if method.get("selection", {}).get("name") == "mixture":
         log["kept"] = [round(0.95 - 0.35 * math.exp(-n / 5) + 0.01 * rng.normal(), 4) for n in range(EVALUATIONS)]
     if method["name"] == "meta-dfkd":
         log["gradient_cosine"] = [round(0.4 - 0.3 * math.exp(-n / 4) + 0.04 * rng.normal(), 4) for n in range(20)]

@@ -19,18 +19,18 @@ from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
 from toys import settings, tiny_student, tiny_teacher
 
-BANK = {"replay_share": 0.5, "bank": {"every": 1}}
+BANK = {"replay": {"share": 0.5, "every": 1}}
 GAMES: dict[str, dict[str, Any]] = {
     "ta-dfkd": {},
     "ta-dfkd, cropped": {"augmentation": "crop-flip"},
     "ta-dfkd, unselected": {"selection": "none"},
     "meta-dfkd": {**BANK},
-    "meta-dfkd, reservoir": {**BANK, "bank": {"every": 1, "slots": 2, "policy": "reservoir"}},
-    "meta-dfkd, first order": {**BANK, "retain": {"order": "first"}},
-    "meta-dfkd, joint": {**BANK, "retain": {"joint": True}},
-    "meta-dfkd, generative": {"replay": "generative", "replay_share": 0.5},
+    "meta-dfkd, reservoir": {"replay": {**BANK["replay"], "slots": 2, "policy": "reservoir"}},
+    "meta-dfkd, first order": {**BANK, "update": {"order": "first"}},
+    "meta-dfkd, joint": {**BANK, "update": {"joint": True}},
+    "meta-dfkd, generative": {"replay": {"name": "generative", "share": 0.5}},
     "mb-dfkd": {**BANK},
-    "pre-dfkd": {"replay_share": 0.5},
+    "pre-dfkd": {"replay": {"share": 0.5}},
     "mad": {},
     "mad, conditional": {"conditional": "sum"},
     "dafl": {},

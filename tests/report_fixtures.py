@@ -122,7 +122,7 @@ def write_metrics(run: Path, lines: list[dict[str, Any]]) -> None:
 def make_run(run: Path, *, summary: dict[str, Any] | None = None, lines: list[dict[str, Any]] | None = None) -> Path:
     """A whole run folder. `summary`: the end event, SUMMARY if not given, none if empty; `lines`: the other events."""
     run.mkdir(parents=True, exist_ok=True)
-    method = {"name": "ta-dfkd", "selection": "mixture", "tau": 0.5}
+    method = {"name": "ta-dfkd", "selection": {"name": "mixture", "tau": 0.5}}
     settings = {"method": method, "seed": 0, "steps": 4000, "report": {"images": True}}
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     environment = {

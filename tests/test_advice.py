@@ -79,7 +79,7 @@ GRID = {
     "teachers": [{"file": "t.safetensors"}],
     "students": "lenient:lenet5-half",
     "rows": {"a": "noise"},
-    "settings": {"steps": 2, "batch_size": 8, "precision": "32", "device": "cpu", "rhythm": {"steps_per_epoch": 2}},
+    "settings": {"steps": 2, "batch_size": 8, "precision": "32", "device": "cpu", "steps_per_epoch": 2},
 }
 
 
@@ -239,13 +239,13 @@ HINTS = {
     # settings
     "nearest": Hint(
         f"{DISTILL} -s method.taw=0.5 --print-config",
-        "the nearest is method.tau",
-        f"{DISTILL} -s method.tau=0.5 --print-config",
+        "the nearest is method.selection.tau",
+        f"{DISTILL} -s method.selection.tau=0.5 --print-config",
     ),
     "pair": Hint(
-        f"{DISTILL} -s method.tau --print-config",
-        "for example -s method.tau=0.6",
-        f"{DISTILL} -s method.tau=0.6 --print-config",
+        f"{DISTILL} -s method.selection.tau --print-config",
+        "for example -s method.selection.tau=0.6",
+        f"{DISTILL} -s method.selection.tau=0.6 --print-config",
     ),
     "quotes": Hint(
         f"{DISTILL} -s 'device=!cpu' --print-config",

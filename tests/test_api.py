@@ -18,7 +18,7 @@ from lenient.methods.contract import MethodSettings
 from lenient.models import save_network
 from toys import QUICK, digits_like, tiny_student, tiny_teacher
 
-FEW = {key: value for key, value in QUICK.items() if key not in ("generator", "rhythm")}
+FEW = {key: value for key, value in QUICK.items() if key not in ("generator", "steps_per_epoch")}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_misspelt_fact_fails_at_the_call(tmp_path: Path) -> None:
 def test_what_is_known_of_the_methods() -> None:
     known = lenient.list_methods()
     assert set(known) == set(METHODS)
-    assert known["ta-dfkd"].settings["tau"][0] == 0.5
+    assert known["ta-dfkd"].settings["selection.tau"][0] == 0.5
     assert all(info.paper and info.anatomy for info in known.values())
     assert [(name, key) for name, info in known.items() for key, (_, text) in info.settings.items() if not text] == []
 

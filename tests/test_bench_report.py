@@ -641,9 +641,9 @@ def test_every_run_is_listed_with_its_cost(tmp_path: Path) -> None:
 
 
 def test_the_ablation_compares_what_differs_in_nothing_else(tmp_path: Path) -> None:
-    none, papers = {"selection": "none"}, {"beta": 1, "entropy_weight": 0}
+    none, papers = {"selection": {"name": "none"}}, {"beta": 1, "entropy_weight": 0}
     settings = {
-        "ours": {}, "ours, none": none, "ours, all": none | {"class_prior_weight": 1}, "wider": {"tau": 0.9},
+        "ours": {}, "ours, none": none, "ours, all": none | {"class_prior_weight": 1}, "wider": {"gamma": 1},
         "paper, half": papers | none | {"class_prior_weight": 0.5},
         "paper, all": papers | none | {"class_prior_weight": 1},
         "paper": papers,
@@ -702,8 +702,8 @@ def test_pictures_are_of_the_class_prior_alone_and_of_the_ablation_where_nothing
     def cell(name: str, **settings: Any) -> dict[str, Any]:
         return record("ta-dfkd", "T1", 0, id=name) | {"row": name, "settings": TA | settings}
 
-    losses = cell("losses", class_prior_weight=1, selection="none", beta=1)
-    whole, alone = cell("whole", beta=1), cell("alone", class_prior_weight=1, selection="none", beta=0)
+    losses = cell("losses", class_prior_weight=1, selection={"name": "none"}, beta=1)
+    whole, alone = cell("whole", beta=1), cell("alone", class_prior_weight=1, selection={"name": "none"}, beta=0)
     assert picture_rows(grid_of(tmp_path, [losses, whole])) == ["losses", "whole"]
     assert picture_rows(grid_of(tmp_path, [alone, whole])) == ["alone", "whole"]
 
@@ -828,7 +828,7 @@ def with_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = {"with prior": (1.0, "none"), "without prior": (0.0, "none"), "selecting": (0.0, "mixture")}
     wanted = []
     for row, (weight, selection) in rows.items():
-        method = {"class_prior_weight": weight, "selection": selection}
+        method = {"class_prior_weight": weight, "selection": {"name": selection}}
         cell = record("ta-dfkd", "T1", 0, id=row.replace(" ", "-")) | {"row": row}
         cell["settings"] = cell["settings"] | method
         run = folder / "cells" / cell["id"] / "run"

@@ -66,7 +66,7 @@ TINY: dict[str, Any] = {
         "steps": 4,
         "batch_size": 8,
         "log_every": 2,
-        "rhythm.steps_per_epoch": 2,
+        "steps_per_epoch": 2,
         "generator.width": 4,
         "precision": 32,
         "device": "cpu",
@@ -195,7 +195,7 @@ def test_flags_win_over_the_file_and_dots_are_keys(tmp_path):
     grid = load_grid(write_grid(tmp_path), ["settings.steps=7", "seeds=[3, 5]"])
     assert grid.seeds == (3, 5)
     settings = settings_of(grid, "noise", 5)
-    assert (settings["steps"], settings["seed"], settings["rhythm"]["steps_per_epoch"]) == (7, 5, 2)
+    assert (settings["steps"], settings["seed"], settings["steps_per_epoch"]) == (7, 5, 2)
 
 
 def test_teachers_are_labelled_by_order(tmp_path):
@@ -428,7 +428,7 @@ def test_a_cell_that_cannot_be_fails_with_its_reason_until_retry(tmp_path):
     assert failure.stat().st_mtime_ns > before
 
 
-LONG = {"settings": {"steps": 3000, "checkpoint_every": 5, "rhythm.steps_per_epoch": 1500, "log_every": 20}}
+LONG = {"settings": {"steps": 3000, "checkpoint_every": 5, "steps_per_epoch": 1500, "log_every": 20}}
 
 
 def checkpoint_of(home: Path) -> Path | None:

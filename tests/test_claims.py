@@ -135,8 +135,8 @@ def test_runs_that_two_grids_share_are_told_once(claims, grid):
 )
 def test_a_class_prior_alone_stands_beside_real_images_and_none(claims, grid, share, verdict):
     forms = {
-        "ta-dfkd, all three losses": {"beta": 0, "class_prior_weight": 1, "selection": "none"},
-        "ta-dfkd, no selection": {"beta": 1, "class_prior_weight": 0, "selection": "none"},
+        "ta-dfkd, all three losses": {"beta": 0, "class_prior_weight": 1, "selection": {"name": "none"}},
+        "ta-dfkd, no selection": {"beta": 1, "class_prior_weight": 0, "selection": {"name": "none"}},
     }
     other = changed(grid, lambda cell: {"settings": {**cell.method_settings, **forms.get(cell.row, {})}})
     shares = {c.wanted.id: {"outside": share if "all three" in c.row else 0.2} for c in other.cells}
@@ -192,7 +192,7 @@ def test_frechet_distances_against_the_class_prior(claims, grid):
         replace(grid, cells=tuple(cell for cell in grid.cells if cell.row in weights)),
         lambda cell: {
             "method": "ta-dfkd",
-            "settings": {"name": "ta-dfkd", "selection": "none", "class_prior_weight": weights[cell.row]},
+            "settings": {"name": "ta-dfkd", "selection": {"name": "none"}, "class_prior_weight": weights[cell.row]},
         },
     )
     fids = {cell.wanted.id: {"fid": 5 + 3 * weights[cell.row]} for cell in sweep.cells}

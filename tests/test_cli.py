@@ -116,7 +116,9 @@ def test_a_dry_run_writes_nothing(digits_file, tmp_path):
 
 
 def test_print_config_is_a_recipe(digits_file, tmp_path):
-    text = lenient("distill", digits_file, "--print-config", "--steps", 7, "-s", "method.tau=0.6", cwd=tmp_path).stdout
+    text = lenient(
+        "distill", digits_file, "--print-config", "--steps", 7, "-s", "method.selection.tau=0.6", cwd=tmp_path
+    ).stdout
     (tmp_path / "mine.yaml").write_text(text)
     again = lenient("distill", digits_file, "--print-config", "-c", "mine.yaml", cwd=tmp_path).stdout
     assert again == text
@@ -261,7 +263,7 @@ def test_methods(tmp_path):
     for words in ("2402.12406", "tau", "0.5", "published"):
         assert words in one
     fields = json.loads(lenient("methods", "ta-dfkd", "--json", cwd=tmp_path).stdout)["settings"]
-    assert {"tau", "bank.slots", "mixture.max_iterations"} <= set(fields)
+    assert {"selection.tau", "replay.slots", "selection.max_iterations"} <= set(fields)
 
 
 def test_train_teacher_keeps_checkpoints(tmp_path):
@@ -365,7 +367,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["distill", "DIGITS", "--input-size", "8"], 2, "--input-size"),
     (["distill", "DIGITS", "--mean", "a,b"], 2, "--mean"),
     (["distill", "DIGITS", "--student", "lenient:resnet9"], 2, "resnet9"),
-    (["distill", "DIGITS", "-c", "bad.yaml"], 2, "the nearest is method.tau"),
+    (["distill", "DIGITS", "-c", "bad.yaml"], 2, "the nearest is method.selection.tau"),
     (["distill", "DIGITS", "-c", "none.yaml"], 2, "-c none.yaml"),
     (["distill", "DIGITS", "-s", "stepz=4"], 2, "the nearest is steps"),
     (["distill", "DIGITS", "--method", "magic"], 2, "--method magic"),

@@ -25,7 +25,7 @@ from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation
-from test_methods import BASE, QUICK_REPLAY, last_output, same, take, weights
+from test_methods import BASE, QUICK_STREAM, last_output, same, take, weights
 from toys import CPU, QUICK, TinyNet, distillation, tiny_card, tiny_student, tiny_teacher
 
 # reductions
@@ -33,8 +33,8 @@ from toys import CPU, QUICK, TinyNet, distillation, tiny_card, tiny_student, tin
 
 @pytest.mark.parametrize("name", ["mb-dfkd", "pre-dfkd", "meta-dfkd"])
 def test_replay_of_size_zero_is_the_plain_method(name):
-    plain = {**QUICK_REPLAY, "replay": "none", "update": "plain"}
-    none = take(distillation(method={**BASE[name], "replay_share": 0.0, "student_clip_norm": None}), 9)
+    plain = {**QUICK_STREAM, "replay": "none", "update": "plain"}
+    none = take(distillation(method={**BASE[name], "replay": "none", "student_clip_norm": None}), 9)
     assert same(weights(none), weights(take(distillation(method={"name": "mb-dfkd", **plain}), 9)))
 
 
@@ -52,7 +52,7 @@ def test_selection_none_is_the_ablation():
 
 
 def test_mads_second_weight_zero_is_the_plain_adversary():
-    mad = {**BASE["mad"], "replay_weight": 0.0}
+    mad = {**BASE["mad"], "replay": {"weight": 0.0}}
     without = {**BASE["mad"], "replay": "none"}
     assert same(weights(take(distillation(method=mad), 9)), weights(take(distillation(method=without), 9)))
 
@@ -213,17 +213,17 @@ def test_cudfkds_adversary_climbs():
 
 
 def test_memory_turns_follow_the_first_student_turns():
-    run = distillation(method={**BASE["pre-dfkd"], "student_steps": 3, "memory": {"updates": 2}})
+    run = distillation(method={**BASE["pre-dfkd"], "student_steps": 3, "replay": {"updates": 2}})
     assert [run.algorithm.schedule.name(turn)[0] for turn in range(7)] == list("gsmsmsg")
     assert run.algorithm.schedule.updates_for(3) == 6
     assert run.algorithm.schedule.steps_before(6) == 3
 
 
 def test_replay_is_never_silently_none():
-    run = distillation(method={**BASE["mb-dfkd"], "replay_share": 0.01})
+    run = distillation(method={**BASE["mb-dfkd"], "replay": {"share": 0.01}})
     assert run.algorithm.state["replay"].size == 2
-    with pytest.raises(UsageError, match=r"-s method\.replay_share"):
-        distillation(method={**BASE["mb-dfkd"], "replay_share": 2.0})
+    with pytest.raises(UsageError, match=r"-s method\.replay\.share"):
+        distillation(method={**BASE["mb-dfkd"], "replay": {"share": 2.0}})
 
 
 def test_where_the_adversary_has_no_weight_the_student_is_not_asked():

@@ -215,8 +215,8 @@ GRID: dict[str, Any] = {
     ],
     "students": ["lenient:resnet8", "lenient:lenet5-half"],
     "seeds": 2,
-    "rows": {"a": "noise", "b": {"method": "ta-dfkd", "recipe": "digits", "settings": {"method.tau": 0.6}}},
-    "settings": {"steps": 20, "batch_size": 16, "rhythm.steps_per_epoch": 10},
+    "rows": {"a": "noise", "b": {"method": "ta-dfkd", "recipe": "digits", "settings": {"method.selection.tau": 0.6}}},
+    "settings": {"steps": 20, "batch_size": 16, "steps_per_epoch": 10},
     "launcher_options": {"num_cpus": 2},
 }
 

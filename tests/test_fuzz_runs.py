@@ -31,7 +31,7 @@ SETTINGS = {
     "generator": {"width": 4, "latent_dim": 8},
     "log_every": 2,
     "checkpoint_every": 2,
-    "rhythm": {"steps_per_epoch": 2},
+    "steps_per_epoch": 2,
     "method": {"student_steps": 1},
 }
 COMMANDS: Mapping[str, tuple[object, ...]] = {

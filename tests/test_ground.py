@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,19 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lenient.core.config import Settings, keys_of, merge, nested, parse, parse_overrides, read_yaml, resolve_dotted
+from lenient.core.config import (
+    BY_NAME,
+    Nothing,
+    Part,
+    Settings,
+    keys_of,
+    merge,
+    nested,
+    parse,
+    parse_overrides,
+    read_yaml,
+    resolve_dotted,
+)
 from lenient.core.errors import HealthError, LenientError, MachineError, TeacherError, UsageError
 from lenient.core.memory import memory_errors
 from lenient.core.reductions import batch_mean, batch_moments
@@ -45,6 +58,67 @@ def test_an_unknown_key_names_the_nearest():
     with pytest.raises(UsageError, match=r"-s inner\.taw: no such setting; the nearest is inner\.tau"):
         parse(Outer, {"inner": {"taw": 1}})
     assert list(keys_of(Outer)) == ["steps", "inner.tau"]
+
+
+class Little(Part):
+    name: Literal["little"] = "little"
+    size: float = 1.0
+    shared: int = 1
+
+
+class Much(Part):
+    name: Literal["much"] = "much"
+    size: float = 9.0
+    more: bool = False
+
+
+class Choosing(Settings):
+    way: Annotated[Nothing | Little | Much, BY_NAME] = Little(size=2.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "way"),
+    [
+        ({}, Little(size=2.0)),
+        ({"way": "little"}, Little(size=2.0)),
+        ({"way": {"shared": 3}}, Little(size=2.0, shared=3)),
+        ({"way": "much"}, Much()),
+        ({"way": {"name": "much", "more": True}}, Much(more=True)),
+        ({"way": "none"}, Nothing()),
+        ({"way": Much(size=1.0)}, Much(size=1.0)),
+    ],
+)
+def test_a_part_is_chosen_by_name_and_has_the_default_parts_settings_where_it_names_none(given, way):
+    found = parse(Choosing, given)
+    assert found.way == way
+    assert parse(Choosing, found.model_dump(mode="json")) == found, "what is stored is read back as it was"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"way": "litle"}, r"^-s way='litle': write one of none, little, much$"),
+        ({"way": {"name": ["much"]}}, r"^-s way=.*: write one of none, little, much$"),
+        ({"way": 3}, r"^-s way=3: write a name, or settings as key: value$"),
+        ({"way": {"more": True}}, r"^-s way\.more: way is little; give -s way=much too, or leave it out$"),
+        ({"way": {"name": "much", "sise": 1}}, r"^-s way\.sise: no such setting; the nearest is way\.size$"),
+        ({"way": {"name": "much", "size": "x"}}, r"^-s way\.size='x': "),
+        ({"size": 1}, r"^-s size: no such setting; the nearest is way\.size$"),
+    ],
+)
+def test_what_is_no_part_is_one_line_with_the_key_and_the_cure(given, message):
+    with pytest.raises(UsageError, match=message):
+        parse(Choosing, given)
+
+
+def test_layers_that_name_another_part_keep_nothing_of_the_one_before():
+    recipe = {"way": {"name": "little", "size": 3.0, "shared": 2}}
+    assert merge(recipe, {"way": {"shared": 4}}) == {"way": {"name": "little", "size": 3.0, "shared": 4}}
+    assert merge(recipe, {"way": "little"}) == recipe
+    assert merge(recipe, {"way": "much"}) == {"way": {"name": "much"}}
+    assert merge({"way": "much"}, {"way": {"more": True}}) == {"way": {"name": "much", "more": True}}
+    assert merge({"way": {"size": 3.0}}, {"way": "much"}) == {"way": {"size": 3.0, "name": "much"}}
+    assert parse_overrides(["way=much", "way.more=true"]) == {"way": {"name": "much", "more": True}}
 
 
 def test_a_bad_value_is_shown():

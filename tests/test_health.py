@@ -36,7 +36,7 @@ SHORT: dict[str, Any] = {
     "device": "cpu",
     "precision": "32",
     "log_every": 15,
-    "rhythm": {"steps_per_epoch": 50},
+    "steps_per_epoch": 50,
     "method": {"student_steps": 2, "student_lr": 0.05, "generator_lr": 0.005},
     "generator": {"latent_dim": 32, "width": 16, "bn_eps": 1e-5},
 }
@@ -418,7 +418,7 @@ def test_a_late_collapse_is_a_warning():
 
 @pytest.mark.parametrize(("steps", "epoch", "every"), [(60, 20, 4), pytest.param(150, 50, 10, marks=pytest.mark.slow)])
 def test_a_schedule_that_ends_at_zero_is_not_a_student_that_stands_still(digits_teacher, steps, epoch, every):
-    plan = {"steps": steps, "log_every": every, "rhythm": {"steps_per_epoch": epoch}}
+    plan = {"steps": steps, "log_every": every, "steps_per_epoch": epoch}
     health = run(digits_teacher, **plan, method={"student_schedule": "cosine-early"}).health
     assert not any("do not move" in reason for reason in health["reasons"])
 

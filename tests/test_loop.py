@@ -231,7 +231,7 @@ def test_a_finished_run_can_be_lengthened_but_not_shortened_or_changed(tmp_path)
     for changes, words in (
         ({"steps": 4}, "can only be lengthened"),
         ({"batch_size": 4}, r"--resume: batch_size is 8 in .*, not 4; leave it out"),
-        ({"settings": {"method": {"tau": 0.9}}}, "method.tau is 0.5"),
+        ({"settings": {"method": {"selection": {"tau": 0.9}}}}, "method.selection.tau is 0.5"),
         ({"student": "lenient:resnet8"}, "--resume: the student of .* was a Python object"),
     ):
         arguments = {"student": tiny_student()} | changes
@@ -294,15 +294,15 @@ class Renamed(TADFKD):
 
 
 def test_a_method_object_brings_its_settings_and_is_held_to_them(tmp_path):
-    own = Renamed(RenamedSettings(tau=0.7))
+    own = Renamed(RenamedSettings(selection={"tau": 0.7}))
     first = distill(tiny_teacher(), tiny_student(), method=own, output=tmp_path / "r", settings=QUICK)
     assert first.summary["method"] == "renamed"
-    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["method"]["tau"] == 0.7
-    again = Renamed(RenamedSettings(tau=0.7))
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["method"]["selection"]["tau"] == 0.7
+    again = Renamed(RenamedSettings(selection={"tau": 0.7}))
     longer = distill(tiny_teacher(), tiny_student(), method=again, output=tmp_path / "r", resume=True, steps=9)
     assert longer.summary["steps"] == 9
-    other = Renamed(RenamedSettings(tau=0.6))
-    with pytest.raises(UsageError, match=r"method\.tau is 0.7"):
+    other = Renamed(RenamedSettings(selection={"tau": 0.6}))
+    with pytest.raises(UsageError, match=r"method\.selection\.tau is 0.7"):
         distill(tiny_teacher(), tiny_student(), method=other, output=tmp_path / "r", resume=True, steps=12)
 
 
@@ -318,17 +318,20 @@ def test_a_method_can_be_named_in_settings(settings):
 
 def test_settings_and_recipes_may_be_written_by_dots(tmp_path):
     recipe = tmp_path / "r.yaml"
-    recipe.write_text("method: dafl\nmethod.student_lr: 0.3\nrhythm.steps_per_epoch: 9\n")
-    given = resolve(Request(recipes=[str(recipe)], settings={"method": "dafl", "rhythm.steps_per_epoch": 7}))
-    assert (given.method.name, given.method.student_lr, given.rhythm.steps_per_epoch) == ("dafl", 0.3, 7)
+    recipe.write_text("method: dafl\nmethod.student_lr: 0.3\nsteps_per_epoch: 9\n")
+    given = resolve(Request(recipes=[str(recipe)], settings={"method": "dafl", "steps_per_epoch": 7}))
+    assert (given.method.name, given.method.student_lr, given.steps_per_epoch) == ("dafl", 0.3, 7)
 
 
 def test_a_setting_written_twice_is_one_line(tmp_path):
-    twice = {"method": {"tau": 0.5}, "method.tau": 0.6}
-    with pytest.raises(UsageError, match=r"^method\.tau: is written twice, under the keys 'method' and 'method\.tau'"):
+    twice = {"method": {"selection": {"tau": 0.5}}, "method.selection.tau": 0.6}
+    with pytest.raises(
+        UsageError,
+        match=r"^method\.selection\.tau: is written twice, under the keys 'method' and 'method\.selection\.tau'",
+    ):
         resolve(Request(settings=twice))
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(twice))
-    with pytest.raises(UsageError, match=r"^-c .*r\.yaml: method\.tau: is written twice"):
+    with pytest.raises(UsageError, match=r"^-c .*r\.yaml: method\.selection\.tau: is written twice"):
         resolve(Request(recipes=(str(tmp_path / "r.yaml"),)))
     with pytest.raises(UsageError, match=r"method\.name: is written twice, under the keys 'method' and 'method\.name'"):
         resolve(Request(settings={"method": "dafl", "method.name": "ta-dfkd"}))
@@ -506,11 +509,13 @@ def test_runs_in_threads_leave_signals_alone():
 
 
 def test_settings_are_layered(tmp_path):
-    (tmp_path / "mine.yaml").write_text("steps: 50\nbatch_size: 32\nmethod: {tau: 0.7}\n")
+    (tmp_path / "mine.yaml").write_text("steps: 50\nbatch_size: 32\nmethod: {selection: {tau: 0.7}}\n")
     plan = resolve(
-        Request(preset="smoke", recipes=[str(tmp_path / "mine.yaml")], batch_size=16, overrides=["method.tau=0.9"])
+        Request(
+            preset="smoke", recipes=[str(tmp_path / "mine.yaml")], batch_size=16, overrides=["method.selection.tau=0.9"]
+        )
     )
-    assert (plan.steps, plan.batch_size, plan.method.tau, plan.log_every) == (50, 16, 0.9, 5)
+    assert (plan.steps, plan.batch_size, plan.method.selection.tau, plan.log_every) == (50, 16, 0.9, 5)
 
 
 @pytest.mark.parametrize("name", ["device", "precision"])
@@ -533,9 +538,12 @@ def test_presets_are_valid(preset):
         (Request(steps=3, epochs=2), "--steps, --epochs and --budget: give one of them"),
         (Request(recipes=["none"]), "-c none: no such file, nor a recipe of ta-dfkd"),
         (Request(method="noise", recipes=["published"]), "nor a recipe of noise"),
-        (Request(overrides=["method.tua=1"]), r"-s method\.tua: no such setting; the nearest is method\.tau"),
+        (
+            Request(overrides=["method.tua=1"]),
+            r"-s method\.tua: no such setting; the nearest is method\.selection\.tau",
+        ),
         (Request(overrides=["stepz=1"]), r"-s stepz: no such setting; the nearest is steps"),
-        (Request(overrides=["method.tau=2"]), r"-s method\.tau=2.*less than 1"),
+        (Request(overrides=["method.selection.tau=2"]), r"-s method\.selection\.tau=2.*less than 1"),
         (Request(steps=-4), r"steps=-4"),
         (Request(epochs=-1), "--epochs -1: give 1 to 10000000 epochs"),
         (Request(method="dafl2"), "--method dafl2: no such method"),
@@ -548,7 +556,7 @@ def test_bad_requests_are_one_line(request_, words):
 
 
 def test_epochs_are_steps():
-    assert resolve(Request(epochs=3, overrides=["rhythm.steps_per_epoch=7"])).steps == 21
+    assert resolve(Request(epochs=3, overrides=["steps_per_epoch=7"])).steps == 21
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400)])

@@ -160,7 +160,7 @@ def test_memory_stays_flat(method: str, steps: int) -> None:
                 gc.collect()
                 sizes.append(resident())
 
-    changes = {"log_every": steps // 10, "rhythm": {"steps_per_epoch": steps // 5}, "steps": steps}
+    changes = {"log_every": steps // 10, "steps_per_epoch": steps // 5, "steps": steps}
     with FrozenTeacher(tiny_teacher(), CPU) as teacher:
         run = Distillation(
             teacher, tiny_student(), settings(method={"name": method}, **changes), CPU, observers=(Watch(),)

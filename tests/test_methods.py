@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lenient.core.config import merge
+from lenient.core.config import Nothing, keys_of, merge
 from lenient.core.errors import TeacherError, UsageError
 from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
@@ -31,28 +31,30 @@ from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
 from toys import CPU, QUICK, TA_QUICK, distillation, settings, tiny_card, tiny_student, tiny_teacher
 
-QUICK_STREAM = {"student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01, "replay_share": 0.25}
-QUICK_REPLAY = {**QUICK_STREAM, "bank": {"every": 1}, "memory": {"updates": 1, "lr": 0.01}}
+QUICK_STREAM = {"student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01}
+QUICK_BANK = {"name": "bank", "share": 0.25, "every": 1}
+QUICK_MEMORY = {"name": "generative", "share": 0.25, "updates": 1, "lr": 0.01}
+QUICK_MOMENTUM = {"name": "momentum", "share": 0.25}
 QUICK_PIXELS = {"iterations": 2, "first_batches": 1, "student_steps": 2, "student_lr": 0.05}
 BASE: dict[str, dict[str, Any]] = {
     "ta-dfkd": TA_QUICK,
     "dafl": {"name": "dafl", "student_lr": 0.05, "generator_lr": 0.01},
     "dfad": {"name": "dfad", **QUICK_STREAM},
     "zskt": {"name": "zskt", **QUICK_STREAM},
-    "mb-dfkd": {"name": "mb-dfkd", **QUICK_REPLAY},
-    "pre-dfkd": {"name": "pre-dfkd", **QUICK_REPLAY},
-    "mad": {"name": "mad", **QUICK_STREAM},
-    "meta-dfkd": {"name": "meta-dfkd", **QUICK_REPLAY},
+    "mb-dfkd": {"name": "mb-dfkd", **QUICK_STREAM, "replay": QUICK_BANK},
+    "pre-dfkd": {"name": "pre-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
+    "mad": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM},
+    "meta-dfkd": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_BANK},
     "cudfkd": {"name": "cudfkd", **QUICK_STREAM, "adversarial_start": 0.5},
     "noise": {"name": "noise", "student_lr": 0.05},
     "deepinversion": {"name": "deepinversion", **QUICK_PIXELS},
     "adi": {"name": "adi", **QUICK_PIXELS},
-    "mad, conditional": {"name": "mad", **QUICK_STREAM, "conditional": "sum"},
-    "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_REPLAY, "replay": "generative"},
+    "mad, conditional": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM, "conditional": "sum"},
+    "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
     "meta-dfkd, first order, selecting": {
-        "name": "meta-dfkd", **QUICK_REPLAY, "retain": {"order": "first"}, "selection": "mixture",
+        "name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_BANK, "update": {"order": "first"}, "selection": "mixture",
     },
-    "ta-dfkd, bank": {**TA_QUICK, "replay": "bank", "bank": {"every": 1, "policy": "reservoir"}, "replay_share": 0.25},
+    "ta-dfkd, bank": {**TA_QUICK, "replay": {**QUICK_BANK, "policy": "reservoir"}},
 }  # fmt: skip
 ALL = sorted(METHODS)
 FORMS = sorted(BASE)
@@ -341,7 +343,7 @@ def test_a_schedule_that_never_ends_or_never_learns_is_refused(phases):
 
 
 def test_a_clock_counts_from_the_start_of_the_run():
-    run = distillation(steps=7, rhythm={"steps_per_epoch": 2}, method={**TA_QUICK, "student_steps": 3})
+    run = distillation(steps=7, steps_per_epoch=2, method={**TA_QUICK, "student_steps": 3})
     clocks = [run.context.clock(run.algorithm.schedule, update) for update in range(9)]  # sssgsssgs
     assert [clock.step for clock in clocks] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
     assert [clock.round for clock in clocks] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
@@ -424,12 +426,14 @@ def test_weights_of_the_image_terms_equal_the_released_ones():
         s = resolve(Request(recipes=[recipe])).method
         assert s.gamma * s.tv_weight == pytest.approx(1.5e-5)
         assert s.gamma * s.l2_weight == pytest.approx(6e-3)
-        assert (s.beta, s.gamma, s.tau, s.temperature, s.class_prior_weight) == (1, 10, 0.5, 3, 0)
-        assert (s.entropy_weight, s.selection) == (0, "mixture")
+        assert (s.beta, s.gamma, s.selection.tau, s.temperature, s.class_prior_weight) == (1, 10, 0.5, 3, 0)
+        assert (s.entropy_weight, s.selection.name) == (0, "mixture")
 
 
-BANK = {"replay": "bank", "bank": {"every": 1, "slots": 4}, "replay_share": 0.25}
-RECALL = {"replay": "generative", "memory": {"updates": 1, "lr": 0.01}, "replay_share": 0.25}
+MIXTURE = {"selection": "mixture"}
+BANK = {"replay": {**QUICK_BANK, "slots": 4}}
+RECALL = {"replay": QUICK_MEMORY}
+RETAIN = {**BANK, "update": "retain"}
 # how a setting is flipped, and what else must be set for it to be active
 STREAM_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "student_steps": (3, {}),
@@ -446,38 +450,38 @@ STREAM_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "generator_clip_norm": (1e-9, {}),
     "augmentation": ("crop-flip", {}),
     "selection": ("mixture", {"selection": "none"}),
-    "tau": (0.99, {"selection": "mixture"}),
-    "mixture": ({"max_iterations": 1, "variance_floor": 0.5}, {"selection": "mixture"}),
-    "mixture.tolerance": (10.0, {"selection": "mixture"}),
-    "mixture.acceptance": ("posterior", {"selection": "mixture", "mixture": {"variance_floor": 0.2}}),
-    "carry_leftovers": (False, {"selection": "mixture"}),
-    "min_rounds": (3, {"selection": "mixture"}),
-    "max_rounds": (1, {"selection": "mixture"}),
-    "replay": ("bank", {"replay": "none", "replay_weight": None, "bank": {"every": 1}, "replay_share": 0.25}),
-    "replay_share": (0.5, BANK),
-    "replay_weight": (3.0, BANK),
-    "bank.slots": (1, BANK),
-    "bank.every": (2, BANK),
-    "bank.policy": ("reservoir", {**BANK, "bank": {"every": 1, "slots": 1}}),
-    "bank.granularity": ("slot", BANK),
-    "memory.updates": (2, {**RECALL, "student_steps": 2}),
-    "memory.lr": (0.1, RECALL),
-    "memory.pixel_weight": (0.0, RECALL),
-    "memory.logit_weight": (0.0, RECALL),
-    "memory.feature_weight": (1.0, RECALL),
-    "memory.kl_weight": (1.0, RECALL),
-    "memory.match_weight": (1.0, RECALL),
-    "memory.latent_steps": (2, RECALL),
-    "memory.latent_lr": (0.5, RECALL),
-    "memory.prior_weight": (100.0, {**RECALL, "memory": {"updates": 1, "lr": 0.01, "latent_steps": 3}}),
-    "memory.entropy_weight": (100.0, {**RECALL, "memory": {"updates": 1, "lr": 0.01, "latent_steps": 3}}),
-    "memory.warm_up": (3, RECALL),
-    "momentum.decay": (0.01, {"replay": "momentum", "momentum": {"warm_up": False}, "replay_share": 0.25}),
-    "momentum.warm_up": (False, {"replay": "momentum", "replay_share": 0.25}),
+    "selection.tau": (0.99, MIXTURE),
+    "selection.max_iterations": (1, MIXTURE),
+    "selection.variance_floor": (0.5, MIXTURE),
+    "selection.tolerance": (10.0, MIXTURE),
+    "selection.acceptance": ("posterior", {"selection": {"name": "mixture", "variance_floor": 0.2}}),
+    "selection.carry_leftovers": (False, MIXTURE),
+    "selection.min_rounds": (3, MIXTURE),
+    "selection.max_rounds": (1, MIXTURE),
+    "replay": (QUICK_BANK, {"replay": "none"}),
+    "replay.share": (0.5, BANK),
+    "replay.weight": (3.0, BANK),
+    "replay.slots": (1, BANK),
+    "replay.every": (2, BANK),
+    "replay.policy": ("reservoir", {"replay": {**QUICK_BANK, "slots": 1}}),
+    "replay.granularity": ("slot", BANK),
+    "replay.updates": (2, {**RECALL, "student_steps": 2}),
+    "replay.lr": (0.1, RECALL),
+    "replay.pixel_weight": (0.0, RECALL),
+    "replay.logit_weight": (0.0, RECALL),
+    "replay.feature_weight": (1.0, RECALL),
+    "replay.kl_weight": (1.0, RECALL),
+    "replay.match_weight": (1.0, RECALL),
+    "replay.latent_steps": (2, RECALL),
+    "replay.latent_lr": (0.5, RECALL),
+    "replay.prior_weight": (100.0, {"replay": {**QUICK_MEMORY, "latent_steps": 3}}),
+    "replay.entropy_weight": (100.0, {"replay": {**QUICK_MEMORY, "latent_steps": 3}}),
+    "replay.warm_up": (3, RECALL),
+    "replay.decay": (0.01, {"replay": {**QUICK_MOMENTUM, "warm_up": False}}),
     "update": ("retain", {**BANK, "update": "plain"}),
-    "retain.order": ("first", {**BANK, "update": "retain", "retain": {"alpha": 0.5}}),
-    "retain.alpha": (0.5, {**BANK, "update": "retain"}),
-    "retain.joint": (True, {**BANK, "update": "retain"}),
+    "update.order": ("first", {**BANK, "update": {"name": "retain", "alpha": 0.5}}),
+    "update.alpha": (0.5, RETAIN),
+    "update.joint": (True, RETAIN),
 }
 OWN_CHANGES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
     "ta-dfkd": {
@@ -572,28 +576,28 @@ PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 OWN_CHANGES |= dict.fromkeys(PIXELS, PIXELS_CHANGES)
 FLIPS = [
+    ("ta-dfkd", "replay.warm_up", False, {"replay": QUICK_MOMENTUM}),
     *(("ta-dfkd", key, *how) for key, how in STREAM_CHANGES.items()),
     *((name, key, *how) for name, changes in OWN_CHANGES.items() for key, how in changes.items()),
 ]
 
 
 def test_every_setting_of_every_method_is_listed_here():
-    common = {key.split(".")[0] for key in STREAM_CHANGES} | {"bank", "memory", "momentum", "retain"}
+    common = {key.split(".")[0] for key in STREAM_CHANGES}
     for name, changes in OWN_CHANGES.items():
         shared = set() if name in PIXELS else common
         assert {*shared, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
     assert {*OWN_CHANGES, "noise"} == set(METHODS)
-    groups = method_class("ta-dfkd").settings_type.model_fields
-    for group in ("bank", "memory", "momentum", "retain"):
-        listed = {key.partition(".")[2] for key in STREAM_CHANGES if key.startswith(group + ".")}
-        assert listed == set(groups[group].annotation.model_fields), group
+    listed = {key for key in STREAM_CHANGES if "." in key}
+    assert listed == {key for key in keys_of(method_class("ta-dfkd").settings_type) if "." in key} - {
+        f"{part}.name" for part in ("selection", "replay", "update")
+    }
 
 
 @pytest.mark.parametrize(("name", "key", "value", "active"), FLIPS, ids=[f"{name}-{key}" for name, key, *_ in FLIPS])
 def test_every_setting_changes_the_run(name, key, value, active, course):
     """By one of its first turns, or by the last one where a setting is of what happens late."""
-    quick = {k: v for k, v in BASE[name].items() if k != "replay_share"}
-    base = merge({"batch_size": 16, "steps": 16, "rhythm": {"steps_per_epoch": 2}}, {"method": merge(quick, active)})
+    base = merge({"batch_size": 16, "steps": 16, "steps_per_epoch": 2}, {"method": merge(BASE[name], active)})
     flipped: dict[str, Any] = {}
     for part in reversed(key.split(".")):
         flipped = {part: flipped or value} if part != key.split(".")[-1] else {part: value}
@@ -603,7 +607,7 @@ def test_every_setting_changes_the_run(name, key, value, active, course):
 
 @pytest.mark.parametrize("recipe", sorted(recipes("ta-dfkd")))
 def test_every_recipe_of_ta_dfkd_takes_turns(recipe):
-    plan = resolve(Request(recipes=[recipe], settings={k: v for k, v in QUICK.items() if k != "rhythm"}))
+    plan = resolve(Request(recipes=[recipe], settings={k: v for k, v in QUICK.items() if k != "steps_per_epoch"}))
     with FrozenTeacher(tiny_teacher(), CPU) as frozen:
         run = take(Distillation(frozen, tiny_student(), plan, CPU), 12)
     assert all(torch.isfinite(p).all() for p in run.student.parameters())
@@ -614,9 +618,9 @@ def test_the_ablation_is_three_recipes():
         return resolve(Request(recipes=[recipe])).method
 
     full, without, whole = method("all-three-losses"), method("without-class-prior"), method("paper-losses")
-    assert (full.class_prior_weight, full.selection) == (1, "none")
-    assert (without.class_prior_weight, without.selection) == (0, "none")
-    assert whole.model_copy(update={"selection": "none"}) == without
+    assert (full.class_prior_weight, full.selection.name) == (1, "none")
+    assert (without.class_prior_weight, without.selection.name) == (0, "none")
+    assert whole.model_copy(update={"selection": Nothing()}) == without
     assert full.model_copy(update={"class_prior_weight": 0}) == without
 
 

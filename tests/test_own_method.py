@@ -17,7 +17,7 @@ from lenient.models import save_network
 from toys import QUICK, digits_like
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-method.md").read_text(encoding="utf-8")
-SHAPE = ("generator", "rhythm")
+SHAPE = ("generator", "steps_per_epoch")
 PLAN = {key: value for key, value in QUICK.items() if key not in SHAPE} | {"generator.width": 4}
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lenient.synthesis.selection import KeepAll, MixtureSelection, MixtureSettings, fit_mixture, log_joint, two_means
 
-RAW = MixtureSelection(0.5, MixtureSettings(acceptance="posterior"))
+RAW = MixtureSelection(MixtureSettings(acceptance="posterior"))
 MONOTONE = MixtureSelection()
 
 FAMILIES = {
@@ -116,7 +116,7 @@ SCORES = st.lists(st.floats(0, 20, width=32), min_size=1, max_size=60)
 @hypothesis_settings(max_examples=300, deadline=None)
 def test_monotone_selection_never_rejects_a_surer_sample(values, tau):
     scores = torch.tensor(values)
-    selected = MixtureSelection(tau)(scores)
+    selected = MixtureSelection(MixtureSettings(tau=tau))(scores)
     kept, rejected = scores[selected.weight > 0], scores[selected.weight == 0]
     assert set(selected.weight.tolist()) <= {0.0, 1.0}
     assert len(kept) > 0
@@ -166,13 +166,13 @@ def test_non_finite_scores_are_never_accepted(poison):
 
 def test_a_higher_tau_accepts_no_more():
     scores = torch.tensor(FAMILIES["exponential"](np.random.default_rng(0)))
-    kept = [MixtureSelection(tau)(scores).weight.sum().item() for tau in (0.2, 0.5, 0.8, 0.95)]
+    kept = [MixtureSelection(MixtureSettings(tau=tau))(scores).weight.sum().item() for tau in (0.2, 0.5, 0.8, 0.95)]
     assert kept == sorted(kept, reverse=True)
     assert kept[0] > kept[-1]
 
 
 def test_a_stricter_tau_accepts_fewer_not_all():
     draws = torch.cat([torch.rand(300) * 0.3, 0.35 + torch.rand(200)])
-    kept = [float(MixtureSelection(tau)(draws).weight.mean()) for tau in (0.5, 0.8, 0.99, 0.9999)]
+    kept = [float(MixtureSelection(MixtureSettings(tau=tau))(draws).weight.mean()) for tau in (0.5, 0.8, 0.99, 0.9999)]
     assert kept == sorted(kept, reverse=True)
     assert kept[-1] < kept[0]

@@ -74,7 +74,7 @@ def test_every_number_has_both_bounds(model):
 
 @pytest.mark.parametrize("value", ["1e39", "'inf'", "'nan'", "-1e30", "1" + "0" * 30])
 @pytest.mark.parametrize("key", ["steps", "batch_size", "seed", "health.kept", "method.student_lr", "method.beta",
-                                 "generator.width", "method.bank.slots", "checkpoint_every"])  # fmt: skip
+                                 "generator.width", "method.replay.slots", "checkpoint_every"])  # fmt: skip
 def test_no_number_is_without_bound(key, value):
     refused(Request(overrides=[f"{key}={value}"]), key)
 

@@ -18,7 +18,7 @@ CONFIG: dict[str, Any] = {
     "method": {"name": "noise"},
     "steps": 20,
     "batch_size": 16,
-    "rhythm": {"steps_per_epoch": 10},
+    "steps_per_epoch": 10,
     "device": "cpu",
     "run": {
         "teacher": {"source": "t.safetensors", "sha256": "0" * 64, "facts": {"arch": None}, "card": CARD},

@@ -66,7 +66,7 @@ QUICK: dict[str, Any] = {
     "precision": "32",
     "overlap": False,
     "log_every": 2,
-    "rhythm": {"steps_per_epoch": 3},
+    "steps_per_epoch": 3,
     "generator": {"latent_dim": 7, "width": 6, "bn_eps": 1e-5},
 }
 TA_QUICK: dict[str, Any] = {"name": "ta-dfkd", "student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01}

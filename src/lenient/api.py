@@ -113,7 +113,7 @@ def distill(
         student: a module to train in place, SOURCE:NAME, or `auto`.
         method: a name, or a method object of your own.
         output: the run folder; None keeps everything in memory.
-        settings: the strongest word, nested or by dots: {"method": {"tau": 0.6}} or {"method.tau": 0.6}.
+        settings: the strongest word, nested or by dots: {"method": {"student_lr": 0.1}} or {"method.student_lr": 0.1}.
         eval_data: DATA to measure the student on; it never steers the run.
         trust_code: lets the teacher's file, and with `resume` the run, name code to run and places to visit; what is
             named here needs no trust.

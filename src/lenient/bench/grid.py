@@ -132,7 +132,7 @@ class Grid(Settings):
     """Seeds, or how many of them, from 0."""
     rows: Annotated[dict[str, RowSettings], BeforeValidator(_rows)] = Field(min_length=1, max_length=MOST_ENTRIES)
     settings: Nested = Field(default_factory=dict)
-    """Settings of all cells: steps, batch_size, precision, rhythm.steps_per_epoch, ..."""
+    """Settings of all cells: steps, batch_size, precision, steps_per_epoch, ..."""
     launcher_options: dict[str, Any] = Field(default_factory=dict)
     """For --launcher ray: options of its tasks (num_cpus, num_gpus, ...); for slurm: parameters of submitit."""
 

@@ -49,7 +49,7 @@ def cell_record(
         "data_title": data_title,
         "steps": end["steps"],
         "batch_size": config["batch_size"],
-        "steps_per_epoch": config["rhythm"]["steps_per_epoch"],
+        "steps_per_epoch": config["steps_per_epoch"],
         "settings": config["method"],
         "generator": config["generator"],
         "verdict": health["verdict"],

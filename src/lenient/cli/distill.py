@@ -35,7 +35,7 @@ def distill(
     method: Annotated[str, typer.Option(metavar="NAME", help=f"auto, {', '.join(METHODS)}.")] = "auto",
     preset: Annotated[str, typer.Option(metavar="NAME", help="smoke, fast, standard or paper.")] = "",
     steps: Annotated[int | None, typer.Option(metavar="N", help="Student steps.")] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of rhythm.steps_per_epoch steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of steps_per_epoch steps.")] = None,
     budget: Annotated[str, typer.Option(metavar="TIME", help="As many steps as fit: 90s, 30m, 1h30m.")] = "",
     batch_size: Annotated[str, typer.Option(metavar="N", help="Images per student step, or auto: what fits.")] = "",
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of all randomness.", show_default="0")] = None,

@@ -9,10 +9,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidationInfo, field_validator
+from pydantic_core import core_schema
 
 from lenient.core.errors import UsageError
 from lenient.core.files import read_text
@@ -61,6 +62,46 @@ class Settings(BaseModel):
                 raise ValueError("holds characters that no file name can have; leave them out")
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _part(cls, value: Any, info: ValidationInfo) -> Any:
+        """A part's name stands for its defaults, and keys without a name belong to the part that is the default."""
+        default = cls.model_fields[info.field_name or ""].default
+        if not isinstance(default, Part) or isinstance(value, Part):
+            return value
+        if not isinstance(value, str | Mapping):
+            raise ValueError("write a name, or settings as key: value")
+        return _merged(default.model_dump(), value)
+
+
+class Part(Settings):
+    """One of several ways to do a thing: `selection: {name: mixture, tau: 0.6}`. `name` tells which, and the other keys
+    are its own. Settings hold a union of parts, told apart by `name`, with one of them as the default."""
+
+    name: str
+
+
+class _ByName:
+    """Tells the parts of a union apart: `Annotated[Nothing | MixtureSettings, BY_NAME]`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        choices = {name: handler.generate_schema(part) for name, part in parts_of(source).items()}
+        return core_schema.tagged_union_schema(choices, discriminator=_name_of)
+
+
+def _name_of(value: Any) -> str | None:
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return None if name is None else str(name)
+
+
+BY_NAME = _ByName()
+
+
+class Nothing(Part):
+    """The neutral part: nothing is done."""
+
+    name: Literal["none"] = "none"
+
 
 def _can_be_path(text: str) -> bool:
     try:
@@ -83,56 +124,108 @@ def parse(model: type[S], values: Mapping[str, Any], where: str = "-s ") -> S:
 
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     first = error.errors()[0]
+    key, kind = _place(model, first["loc"])
     if first["type"] == "extra_forbidden":
-        key = ".".join(map(str, first["loc"]))
-        nearest = difflib.get_close_matches(key[:100], list(keys_of(model)), n=1, cutoff=0.0)
-        hint = f"; the nearest is {where.removeprefix('-s ')}{nearest[0]}" if nearest else ""
-        return f"{where}{visible(key, VALUE)}: no such setting{hint}"
+        return _unknown(model, kind, ".".join(filter(None, (key, str(first["loc"][-1])))), where)
+    if first["type"] == "union_tag_invalid":
+        return f"{where}{key}={shown(first['ctx']['tag'])}: write one of {', '.join(parts_of(kind))}"
     text = first["msg"].removeprefix("Value error, ")
     text = visible(text[:1].lower() + text[1:], 2 * VALUE)
-    key = _key(model, first["loc"])
     if not key:  # of the settings as a whole
         value = "" if isinstance(first["input"], Mapping) else f"{shown(first['input'])}: "
         return f"{where.rstrip('. ')}: {value}{text}".removeprefix(": ")
     return f"{where}{visible(key, VALUE)}={shown(first['input'])}: {text}"
 
 
-def _key(model: type[BaseModel], place: Iterable[int | str]) -> str:
-    """The dotted key of a place that pydantic names; what it says of unions behind the key is left out."""
-    parts: list[str] = []
+def _unknown(model: type[BaseModel], kind: Any, key: str, where: str) -> str:
+    """Explain a key that is no setting: of another part than the one chosen, or the nearest one is meant."""
+    place, _, name = key.rpartition(".")
+    if isinstance(kind, type) and issubclass(kind, Part):
+        union = _place(model, place.split("."))[1]
+        others = [other for other, part in parts_of(union).items() if name in part.model_fields]
+        if others:
+            chosen, parent = kind.model_fields["name"].default, f"{where}{place}"
+            return f"{parent}.{name}: {place} is {chosen}; give {parent}={' or '.join(others)} too, or leave it out"
+    nearest = max(keys_of(model), key=lambda known: _likeness(key, known), default="")
+    hint = f"; the nearest is {where.removeprefix('-s ')}{nearest}" if nearest else ""
+    return f"{where}{visible(key, VALUE)}: no such setting{hint}"
+
+
+def _likeness(key: str, known: str) -> float:
+    """How much a mistyped key is like one that there is, or like its last word."""
+    likeness = difflib.SequenceMatcher(b=key[:100])
+    found = []
+    for text in (known, known.rpartition(".")[2]):
+        likeness.set_seq1(text)
+        found.append(likeness.ratio())
+    return max(found)
+
+
+def _place(model: type[BaseModel], place: Iterable[int | str]) -> tuple[str, Any]:
+    """The dotted key of a place that pydantic names, and the type there; names of parts, and what it says of unions
+    behind the key, are left out."""
+    keys: list[str] = []
     kind: Any = model
     for part in place:
         if isinstance(part, str):
+            parts = parts_of(kind)
+            if part in parts:
+                kind = parts[part]
+                continue
             if not (isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields):
                 break
             kind = kind.model_fields[part].annotation
-        parts.append(str(part))
-    return ".".join(parts)
+        keys.append(str(part))
+    return ".".join(keys), kind
+
+
+def parts_of(kind: Any) -> dict[str, type[Part]]:
+    """The parts that a union takes, by name."""
+    members = [member for member in get_args(kind) if isinstance(member, type) and issubclass(member, Part)]
+    return {member.model_fields["name"].default: member for member in members}
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
-    """Yield every dotted key of a settings model, depth first."""
+    """Yield every dotted key of a settings model, depth first; of a union of parts, those of all of them."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from keys_of(kind, f"{prefix}{name}.")
+        elif parts := parts_of(kind).values():
+            yield from dict.fromkeys(key for part in parts for key in keys_of(part, f"{prefix}{name}."))
         else:
             yield prefix + name
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested mappings, later ones win key by key."""
+    """Merge nested mappings, later ones win key by key.
+
+    Where one names another part (`name`) than the one before, nothing of that one is kept; a name alone stands for
+    `{name: ...}`.
+    """
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
-            old = result.get(key)
-            both = isinstance(value, Mapping) and isinstance(old, Mapping)
-            result[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+            result[key] = _merged(result.get(key), value)
     return result
 
 
+def _merged(old: Any, value: Any) -> Any:
+    if isinstance(old, Mapping) and isinstance(value, str):
+        value = {"name": value}
+    elif isinstance(old, str) and isinstance(value, Mapping):
+        old = {"name": old}
+    if not (isinstance(old, Mapping) and isinstance(value, Mapping)):
+        return merge(value) if isinstance(value, Mapping) else value
+    if old.get("name", value.get("name")) != value.get("name", old.get("name")):
+        return merge(value)
+    return merge(old, value)
+
+
 def nested(values: Any) -> Any:
-    """Turn dotted keys (`method.tau: 0.6`) into nested ones; the two may be mixed. What is no mapping is left alone.
+    """Turn dotted keys (`method.student_lr: 0.1`) into nested ones, where both may be mixed.
+
+    What is no mapping is left alone.
 
     Raises:
         UsageError: a key has an empty part, or too many; or one setting is written twice, nested and by dots.
@@ -342,7 +435,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign or not key.strip():
-            raise UsageError(f"-s {shown(pair)}: write it as -s key=value, for example -s method.tau=0.6")
+            raise UsageError(f"-s {shown(pair)}: write it as -s key=value, for example -s method.selection.tau=0.6")
         value = load_yaml(text, f"-s {visible(pair, 2 * VALUE)}")
         result = merge(result, nested({key.strip(): value}))
     return result

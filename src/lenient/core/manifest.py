@@ -17,7 +17,7 @@ from lenient.core import files
 from lenient.core.errors import DamagedError, UsageError
 
 MARKER = ".lenient.json"
-FORMAT = 2
+FORMAT = 3
 LIMIT = 2**16
 """Bytes of the largest marker that is read."""
 

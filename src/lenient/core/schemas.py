@@ -95,10 +95,6 @@ class Identity(Stored):
     eval_data: Text | None = None
 
 
-class _Rhythm(Stored):
-    steps_per_epoch: Annotated[Count, Field(ge=1)]
-
-
 class RunConfig(Stored):
     """`config.yaml`. Settings are checked in full where they become settings again."""
 
@@ -106,7 +102,7 @@ class RunConfig(Stored):
     method: dict[str, Any]
     steps: Annotated[int, Field(ge=1, le=10**12, strict=True)]
     batch_size: Annotated[int, Field(ge=1, le=10**9, strict=True)]
-    rhythm: _Rhythm
+    steps_per_epoch: Annotated[Count, Field(ge=1)]
     device: Text
 
 

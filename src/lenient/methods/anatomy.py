@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from lenient.core.config import keys_of
+from lenient.core.config import Part, Settings, parts_of
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.generators.upsampling import GeneratorSettings
@@ -54,20 +54,36 @@ def method_info(name: str) -> MethodInfo:
     """Return what there is to know of a method; raises UsageError where there is none of that name."""
     kind = method_class(name)
     module = inspect.getmodule(kind)
-    settings = {key: _field(kind.settings_type, key) for key in keys_of(kind.settings_type) if key != "name"}
+    settings = dict(_settings(kind.settings_type(name=name)))
     paper = (module.__doc__ if module and name not in registered() else None) or kind.__doc__ or name
     return MethodInfo(inspect.cleandoc(paper).strip(), anatomy(name), settings, tuple(recipes(name)))
 
 
-def _field(model: Any, key: str) -> tuple[Any, str]:
-    """Return default and text of a dotted key of a settings model."""
-    head, _, rest = key.partition(".")
-    field = model.model_fields[head]
-    if rest:
-        return _field(field.annotation, rest)
-    bases = (base.model_fields for base in model.__mro__ if hasattr(base, "model_fields"))
-    texts = (fields[head].description for fields in bases if head in fields)  # one that only changes a default has none
-    return field.get_default(call_default_factory=True), next(filter(None, texts), "")
+def _settings(defaults: Settings, prefix: str = "") -> Iterator[tuple[str, tuple[Any, str]]]:
+    """Yield every dotted key with its default and what it means; of parts also those that are not the default, which
+    their text begins with."""
+    kind = type(defaults)
+    for key, field in kind.model_fields.items():
+        value, text = getattr(defaults, key), _text(kind, key)
+        others = parts_of(field.annotation)
+        if key == "name":
+            continue
+        if isinstance(value, Settings):
+            if isinstance(value, Part):
+                yield prefix + key, (value.name, f"{text.removesuffix('.')}: one of {', '.join(others)}.")
+            found = dict(_settings(value, f"{prefix}{key}."))
+            for name, part in others.items():
+                for own, (default, meaning) in _settings(part(name=name), f"{prefix}{key}."):
+                    found.setdefault(own, (default, f"({name}) {meaning}"))
+            yield from found.items()
+        else:
+            yield prefix + key, (value, text)
+
+
+def _text(kind: type[Settings], key: str) -> str:
+    bases = (base.model_fields for base in kind.__mro__ if issubclass(base, Settings))
+    texts = (fields[key].description for fields in bases if key in fields)  # one that only changes a default has none
+    return " ".join(next(filter(None, texts), "").split())
 
 
 def anatomy(name: str) -> dict[str, str]:

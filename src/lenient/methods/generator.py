@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lenient.core import ranks
+from lenient.core.config import BY_NAME, Nothing
 from lenient.core.errors import TeacherError, UsageError
 from lenient.core.modes import mode
 from lenient.core.seeding import untouched_global_rng
@@ -39,15 +40,25 @@ from lenient.replay import NoReplay, Replay
 from lenient.replay.bank import BankSettings, MemoryBank
 from lenient.replay.generative import MemoryGenerator, MemorySettings
 from lenient.replay.momentum import MomentumGenerator, MomentumSettings
-from lenient.student.update import LiveStudent, PlainUpdate, RetainSettings, RetainUpdate, StudentUpdate
+from lenient.student.update import (
+    LiveStudent,
+    PlainSettings,
+    PlainUpdate,
+    RetainUpdate,
+    StudentUpdate,
+    UpdateSettings,
+)
 from lenient.synthesis.accepted import AcceptedImages
 from lenient.synthesis.generated import Generated, Key
 from lenient.synthesis.prefetch import Prefetch
 from lenient.synthesis.sampler import Sampler
-from lenient.synthesis.selection import KeepAll, MixtureSelection, MixtureSettings, Selection
+from lenient.synthesis.selection import KeepAll, MixtureSelection, MixtureSettings, Selection, SelectionSettings
 from lenient.synthesis.source import Source
 from lenient.synthesis.views import Augmentation, Viewer
 from lenient.teacher.batch import Clock
+
+ReplaySettings = Annotated[Nothing | BankSettings | MemorySettings | MomentumSettings, BY_NAME]
+"""Old samples against forgetting: kept images (MB-DFKD), a memory (PRE-DFKD), averaged generators (MAD)."""
 
 
 class GeneratorMethodSettings(MethodSettings):
@@ -79,29 +90,12 @@ class GeneratorMethodSettings(MethodSettings):
     """Largest norm of the generator's gradient."""
     augmentation: Augmentation = "none"
     """What the student is trained on: the images as drawn, or randomly cropped and flipped."""
-    selection: Literal["none", "mixture"] = "none"
+    selection: SelectionSettings = Nothing()
     """Whether the teacher selects samples (TA-DFKD)."""
-    tau: float = Field(0.5, gt=0, lt=1)
-    """Posterior above which a sample is accepted (TA-DFKD: 0.5)."""
-    mixture: MixtureSettings = MixtureSettings()
-    carry_leftovers: bool = True
-    """Deal accepted samples left over to the next student step, until the generator moves."""
-    min_rounds: int = Field(1, ge=1, le=1000)
-    """Rounds of synthesis for one student batch at least (TA-DFKD's released code: 2)."""
-    max_rounds: int = Field(4, ge=1, le=1000)
-    """Rounds of synthesis for one student batch at most."""
-    replay: Literal["none", "bank", "generative", "momentum"] = "none"
+    replay: ReplaySettings = Nothing()
     """Old samples against forgetting: kept images (MB-DFKD), a memory (PRE-DFKD), averaged generators (MAD)."""
-    replay_share: float = Field(0.125, ge=0, le=1e6)
-    """Old images in one student step, as a share of the batch, two at least (PRE-, MB-, META-DFKD: 1/8; MAD: 1)."""
-    replay_weight: float | None = Field(None, ge=0, le=1e6)
-    """Weight of the old images' loss beside 1 for the new; by default both count by their numbers."""
-    bank: BankSettings = BankSettings()
-    memory: MemorySettings = MemorySettings()
-    momentum: MomentumSettings = MomentumSettings()
-    update: Literal["plain", "retain"] = "plain"
+    update: UpdateSettings = PlainSettings()
     """How new and old join: one batch, or acquire and retain through a virtual step (META-DFKD)."""
-    retain: RetainSettings = RetainSettings()
 
 
 def generator_algorithm(
@@ -136,7 +130,7 @@ def generator_algorithm(
     replay = build_replay(context, s, sampler)
     memory = replay if isinstance(replay, MemoryGenerator) else None
     schedule = Schedule(Phase(round_of(s, order, memory)))
-    selection: Selection = MixtureSelection(s.tau, s.mixture) if s.selection == "mixture" else KeepAll()
+    selection = select(s.selection)
     if not isinstance(objective, Objective):
         objective = objective(sampler.generator)
     if any(need.features for need in objective.needs()):
@@ -175,8 +169,8 @@ def generator_algorithm(
         ),
     }
     if memory is not None and memory.learner is not None:
-        updates["memory"] = Update(memory.learner, adam(memory.learner, s.memory.lr), MemoryStep(memory))
-    parts = {"selection": s.selection, "replay": replay.label, "update": update.label}
+        updates["memory"] = Update(memory.learner, adam(memory.learner, memory.settings.lr), MemoryStep(memory))
+    parts = {"selection": s.selection.name, "replay": replay.label, "update": update.label}
     return Algorithm(updates, schedule, source, imitation, objective, selection, {"replay": replay}, parts)
 
 
@@ -194,6 +188,11 @@ def round_of(
         if count:
             found.append((name, count))
     return tuple(found)
+
+
+def select(settings: Nothing | MixtureSettings) -> Selection:
+    """Make what tells which images the teacher vouches for."""
+    return KeepAll() if isinstance(settings, Nothing) else MixtureSelection(settings)
 
 
 def build_sampler(context: Context, conditioning: Conditioning = "none") -> Sampler:
@@ -223,16 +222,12 @@ def build_source(
     draw_mode: Literal["train", "eval"],
 ) -> Source:
     """Make what deals accepted images; on a CPU with threads to spare, a batch ahead."""
-    s = settings
-    accepted = partial(
-        AcceptedImages,
-        batch_size=context.batch_size,
-        carry=s.carry_leftovers,
-        min_rounds=1 if same_batch else s.min_rounds,
-        max_rounds=1 if same_batch else s.max_rounds,
-        kept=0.5 if s.selection == "mixture" else 1.0,
-        allow_sync=context.runtime.device.type == "cpu",
-    )
+    on_cpu = context.runtime.device.type == "cpu"
+    accepted = partial(AcceptedImages, batch_size=context.batch_size, kept=1.0, allow_sync=on_cpu)
+    if isinstance(settings.selection, MixtureSettings):
+        s = settings.selection
+        least, most = (1, 1) if same_batch else (s.min_rounds, s.max_rounds)
+        accepted = partial(accepted, carry=s.carry_leftovers, min_rounds=least, max_rounds=most, kept=0.5)
     source = Generated(sampler, context.teacher, viewer, selection, accepted, key, context.batch_size, draw_mode)
     threads = context.runtime.threads_ahead
     return Prefetch(source, partial(next_student_update, context, schedule), threads) if threads else source
@@ -250,11 +245,10 @@ def build_update(
     settings: GeneratorMethodSettings, imitation: Objective, student: LiveStudent, optimizer: Optimizer
 ) -> StudentUpdate:
     """Make what joins new and old images."""
-    s = settings
-    if s.update == "retain":
-        rate = partial(_rate, optimizer)
-        return RetainUpdate(imitation, student, s.retain, rate, s.replay_weight or 1.0)
-    return PlainUpdate(imitation, student, None if s.replay_weight is None else (1.0, s.replay_weight))
+    weight = None if isinstance(settings.replay, Nothing) else settings.replay.weight
+    if isinstance(settings.update, PlainSettings):
+        return PlainUpdate(imitation, student, None if weight is None else (1.0, weight))
+    return RetainUpdate(imitation, student, settings.update, partial(_rate, optimizer), weight or 1.0)
 
 
 def _rate(optimizer: Optimizer) -> float:
@@ -263,25 +257,24 @@ def _rate(optimizer: Optimizer) -> float:
 
 def build_replay(context: Context, settings: GeneratorMethodSettings, sampler: Sampler) -> Replay:
     """Make what keeps old samples; nothing where none would be asked for."""
-    if settings.replay == "none" or settings.replay_share == 0 or settings.replay_weight == 0:
+    s = settings.replay
+    if isinstance(s, Nothing) or s.share == 0 or s.weight == 0:
         return NoReplay()
-    size = max(round(settings.replay_share * context.batch_size), 2)
+    size = max(round(s.share * context.batch_size), 2)
     if size % ranks.count():
         raise UsageError(
-            f"-s method.replay_share: {settings.replay_share:g} of a batch is {size} old images, which do not divide "
+            f"-s method.replay.share: {s.share:g} of a batch is {size} old images, which do not divide "
             f"among {ranks.count()} devices; give another share or --batch-size"
         )
-    if settings.replay == "bank":
+    if isinstance(s, BankSettings):
         if size > context.batch_size:
-            raise UsageError("-s method.replay_share: a bank holds at most one batch for each read; give at most 1")
-        return MemoryBank(size, context.teacher.card.input_size, settings.bank, context.streams, context.runtime.dtype)
-    if settings.replay == "momentum":
-        return MomentumGenerator(sampler, size, settings.momentum)
+            raise UsageError("-s method.replay.share: a bank holds at most one batch for each read; give at most 1")
+        return MemoryBank(size, context.teacher.card.input_size, s, context.streams, context.runtime.dtype)
+    if isinstance(s, MomentumSettings):
+        return MomentumGenerator(sampler, size, s)
     with untouched_global_rng():
         context.streams.seed_global("memory-init", 0)
-        memory = MemoryGenerator(
-            size, context.teacher, context.generator, settings.memory, context.streams, context.runtime
-        )
+        memory = MemoryGenerator(size, context.teacher, context.generator, s, context.streams, context.runtime)
     if memory.learner is not None:
         context.runtime.place(memory.learner)
     return memory

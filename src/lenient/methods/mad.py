@@ -22,7 +22,8 @@ from lenient.losses.objective import Objective
 from lenient.losses.prior import EmbeddingNorm, LabelPrior
 from lenient.losses.representation import BatchNormStatistics
 from lenient.methods.contract import Algorithm, Context, MethodSettings
-from lenient.methods.generator import GeneratorMethodSettings, generator_algorithm
+from lenient.methods.generator import GeneratorMethodSettings, ReplaySettings, generator_algorithm
+from lenient.replay.momentum import MomentumSettings
 
 
 class MADSettings(GeneratorMethodSettings):
@@ -47,12 +48,8 @@ class MADSettings(GeneratorMethodSettings):
     """Weight of the cross-entropy against the class asked for, if conditional (our choice)."""
     norm_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the norm of class embeddings above the root of their length, if conditional (our choice)."""
-    replay: Literal["none", "bank", "generative", "momentum"] = "momentum"
+    replay: ReplaySettings = MomentumSettings()
     """Old samples against forgetting: averaged generators."""
-    replay_share: float = Field(1.0, ge=0, le=1e6)
-    """Old images in one student step, as a share of the batch (our choice: as many as new ones)."""
-    replay_weight: float | None = Field(1.0, ge=0, le=1e6)
-    """Weight of the old images' loss beside 1 for the new (paper: leaving it out costs much; the value is ours)."""
 
 
 class MAD:

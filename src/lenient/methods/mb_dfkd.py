@@ -10,13 +10,15 @@ from typing import ClassVar, Literal
 
 from lenient.methods._replay import ReplayMethodSettings, replay_algorithm
 from lenient.methods.contract import Algorithm, Context, MethodSettings
+from lenient.methods.generator import ReplaySettings
+from lenient.replay.bank import BankSettings
 
 
 class MBDFKDSettings(ReplayMethodSettings):
     """Settings of MB-DFKD."""
 
     name: Literal["mb-dfkd"] = "mb-dfkd"
-    replay: Literal["none", "bank", "generative", "momentum"] = "bank"
+    replay: ReplaySettings = BankSettings()
     """Old samples against forgetting: kept images."""
 
 

@@ -12,6 +12,9 @@ from pydantic import Field
 
 from lenient.methods._replay import ReplayMethodSettings, replay_algorithm
 from lenient.methods.contract import Algorithm, Context, MethodSettings
+from lenient.methods.generator import ReplaySettings
+from lenient.replay.bank import BankSettings
+from lenient.student.update import RetainSettings, UpdateSettings
 
 
 class METADFKDSettings(ReplayMethodSettings):
@@ -21,11 +24,11 @@ class METADFKDSettings(ReplayMethodSettings):
     """
 
     name: Literal["meta-dfkd"] = "meta-dfkd"
-    replay: Literal["none", "bank", "generative", "momentum"] = "bank"
+    replay: ReplaySettings = BankSettings()
     """Old samples to retain: kept images (variant 1), or `generative` (variant 2)."""
     student_clip_norm: float | None = Field(5.0, gt=0, le=1e6)
     """Largest norm of the student's gradient (ours: few old images in a batch norm of their own make steep steps)."""
-    update: Literal["plain", "retain"] = "retain"
+    update: UpdateSettings = RetainSettings()
     """How new and old join: acquire and retain through a virtual step."""
 
 

@@ -10,13 +10,15 @@ from typing import ClassVar, Literal
 
 from lenient.methods._replay import ReplayMethodSettings, replay_algorithm
 from lenient.methods.contract import Algorithm, Context, MethodSettings
+from lenient.methods.generator import ReplaySettings
+from lenient.replay.generative import MemorySettings
 
 
 class PREDFKDSettings(ReplayMethodSettings):
     """Settings of PRE-DFKD."""
 
     name: Literal["pre-dfkd"] = "pre-dfkd"
-    replay: Literal["none", "bank", "generative", "momentum"] = "generative"
+    replay: ReplaySettings = MemorySettings()
     """Old samples against forgetting: a memory generator."""
 
 

@@ -18,6 +18,7 @@ from lenient.losses.prior import ClassPrior, InformationEntropy
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
 from lenient.methods.contract import Algorithm, Context, MethodSettings
 from lenient.methods.generator import GeneratorMethodSettings, generator_algorithm
+from lenient.synthesis.selection import MixtureSettings, SelectionSettings
 
 
 class TADFKDSettings(GeneratorMethodSettings):
@@ -49,7 +50,7 @@ class TADFKDSettings(GeneratorMethodSettings):
     """Exact Jensen-Shannon divergence, or what the released code computes (`js-coded`)."""
     temperature: float = Field(3.0, ge=1e-3, le=1e6)
     """Softens predictions in the adversarial term (released code: 3)."""
-    selection: Literal["none", "mixture"] = "mixture"
+    selection: SelectionSettings = MixtureSettings()
     """Whether the teacher selects samples."""
     bn_images: Literal["all", "selected"] = "all"
     """Which images the statistics are taken of: all (paper), or the selected training view (released code)."""

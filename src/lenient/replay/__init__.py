@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from pydantic import Field
 from torch import Tensor, nn
 
+from lenient.core.config import Part
 from lenient.teacher.batch import Batch, Clock
+
+
+class RecallSettings(Part):
+    """How many old images a student step has, and what they count."""
+
+    share: float = Field(0.125, ge=0, le=1e6)
+    """Old images in one student step, as a share of the batch, two at least (PRE-, MB-, META-DFKD: 1/8)."""
+    weight: float | None = Field(None, ge=0, le=1e6)
+    """Weight of the old images' loss beside 1 for the new; by default both count by their numbers."""
 
 
 class Recalled(NamedTuple):

@@ -9,15 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lenient.core import ranks
-from lenient.core.config import Settings
 from lenient.core.seeding import Streams
-from lenient.replay import Recalled
+from lenient.replay import Recalled, RecallSettings
 from lenient.teacher.batch import Batch, Clock
 
 
-class BankSettings(Settings):
-    """What is kept and how it is read; figures of the released re-implementation in META-DFKD's code."""
+class BankSettings(RecallSettings):
+    """Kept images (MB-DFKD), and how they are read; figures of the released re-implementation in META-DFKD's code."""
 
+    name: Literal["bank"] = "bank"
     slots: int = Field(10, ge=1, le=10**6)
     """Writes that the bank holds; each is as large as one read (released code: 10)."""
     every: int = Field(5, ge=1, le=10**9)

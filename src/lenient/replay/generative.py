@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from lenient.core import ranks
-from lenient.core.config import Settings
 from lenient.core.modes import mode
 from lenient.core.reductions import batch_mean, batch_size_of, full
 from lenient.core.runtime import Runtime
@@ -18,14 +17,15 @@ from lenient.generators.encoder import Encoder
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.losses.distances import logit_l1
 from lenient.losses.prior import ClassPrior, InformationEntropy
-from lenient.replay import Recalled
+from lenient.replay import Recalled, RecallSettings
 from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
 
 
-class MemorySettings(Settings):
-    """How the memory generator learns and recalls; figures of PRE-DFKD's released code."""
+class MemorySettings(RecallSettings):
+    """A memory generator learns the stream and recalls it (PRE-DFKD); figures of its released code."""
 
+    name: Literal["generative"] = "generative"
     updates: int = Field(4, ge=1, le=10_000)
     """Updates of the memory in one round, one after each of the first student updates (released code: 4)."""
     lr: float = Field(5e-4, ge=0, le=1e3)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from lenient.core import ranks
-from lenient.core.config import Settings
-from lenient.replay import Recalled
+from lenient.replay import Recalled, RecallSettings
 from lenient.synthesis.sampler import Sampler
 from lenient.teacher.batch import Batch, Clock
 
 
-class MomentumSettings(Settings):
-    """How the generator is averaged."""
+class MomentumSettings(RecallSettings):
+    """An average of past generators draws old images (MAD)."""
 
+    name: Literal["momentum"] = "momentum"
+    share: float = Field(1.0, ge=0, le=1e6)
+    """Old images in one student step, as a share of the batch (our choice: as many as new ones)."""
+    weight: float | None = Field(1.0, ge=0, le=1e6)
+    """Weight of the old images' loss beside 1 for the new (paper: leaving it out costs much; the value is ours)."""
     decay: float = Field(0.95, ge=0, lt=1)
     """Share of the old average kept at each generator step (paper: 0.95; 0.2 and 0.999 clearly worse)."""
     warm_up: bool = True

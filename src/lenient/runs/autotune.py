@@ -151,7 +151,7 @@ def trial(
         the device or the process, and `steps` made.
     """
     # epochs of one step, so that what is written at their ends is there to be replayed
-    short = settings.model_copy(update={"rhythm": settings.rhythm.model_copy(update={"steps_per_epoch": 1})})
+    short = settings.model_copy(update={"steps_per_epoch": 1})
     runtime = settings.runtime()
     copied = _copied(student)
     memory.reset_peak(runtime.device)

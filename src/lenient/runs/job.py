@@ -233,7 +233,7 @@ class Job:
             )
         self.eval_data = self.eval_data or measured_on
         stored, asked = flatten(old), flatten(self.settings.model_dump(mode="json"))
-        said = set(self.request.explicit())
+        said = {key if key in asked else f"{key}.name" for key in self.request.explicit()}
         if self.method is not None:
             said |= {key for key in asked if key.startswith("method.")}
         for key in sorted(said):
@@ -279,7 +279,7 @@ class Job:
         planned: int = old["steps"]
         asked: int
         if self.request.epochs is not None:
-            asked = self.request.epochs * old["rhythm"]["steps_per_epoch"]
+            asked = self.request.epochs * old["steps_per_epoch"]
         elif "steps" in self.request.explicit():
             asked = self.settings.steps
         else:

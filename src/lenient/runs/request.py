@@ -27,10 +27,10 @@ from lenient.training.settings import MOST_STEPS, DistillSettings
 from lenient.training.settings import method_name as section_name
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"steps": 20, "batch_size": 16, "log_every": 5, "rhythm": {"steps_per_epoch": 10}},
+    "smoke": {"steps": 20, "batch_size": 16, "log_every": 5, "steps_per_epoch": 10},
     "fast": {"steps": 1500},
     "standard": {},
-    "paper": {"steps": 72_000, "batch_size": 1024, "rhythm": {"steps_per_epoch": 360}},
+    "paper": {"steps": 72_000, "batch_size": 1024, "steps_per_epoch": 360},
 }
 """`standard` is the defaults; `paper` is TA-DFKD's CIFAR-10 schedule: 200 epochs of 360 steps of 1024 images."""
 
@@ -94,7 +94,7 @@ class Request:
 
 
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Let `method: NAME` stand for `method: {name: NAME}`, and `method.tau: 0.6` for `method: {tau: 0.6}`."""
+    """Let `method: NAME` stand for `method: {name: NAME}`, and `method.selection.tau: 0.6` for `method: {tau: 0.6}`."""
     method = values.get("method")
     named: dict[str, Any] = nested({**values, "method": {"name": method}} if isinstance(method, str) else values)
     return named
@@ -157,7 +157,7 @@ def resolve(request: Request) -> DistillSettings:
     if request.budget is not None:
         parse_budget(request.budget)  # refused here rather than after the trials
     if request.epochs is not None:
-        settings = settings.model_copy(update={"steps": _steps(request.epochs, settings.rhythm.steps_per_epoch)})
+        settings = settings.model_copy(update={"steps": _steps(request.epochs, settings.steps_per_epoch)})
     return settings
 
 

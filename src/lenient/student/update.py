@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lenient.core import ranks
-from lenient.core.config import Settings
+from lenient.core.config import BY_NAME, Part
 from lenient.core.conv_cpu import SmallMaps
 from lenient.core.runtime import Runtime
 from lenient.losses.objective import Objective
@@ -45,15 +45,26 @@ class LiveStudent:
         return Response(logits, blocks=tuple(heard[block] for block in self.blocks))
 
 
-class RetainSettings(Settings):
-    """The virtual step of META-DFKD."""
+class PlainSettings(Part):
+    """New and old images make one batch."""
 
+    name: Literal["plain"] = "plain"
+
+
+class RetainSettings(Part):
+    """Acquire and retain through a virtual step (META-DFKD)."""
+
+    name: Literal["retain"] = "retain"
     order: Literal["second", "first"] = "second"
     """Differentiate through the virtual step (paper), or take the gradient after it as it is."""
     alpha: float | None = Field(None, ge=0, le=1e6)
     """Length of the virtual step; by default the student's learning rate now (released code: 0.9, without effect)."""
     joint: bool = False
     """Learn the new images together with the old ones at the point before the step, as released."""
+
+
+UpdateSettings = Annotated[PlainSettings | RetainSettings, BY_NAME]
+"""How new and old images join."""
 
 
 class PlainUpdate:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lenient.core.config import Settings
+from lenient.core.config import BY_NAME, Nothing, Part
 
 
 class Mixture(NamedTuple):
@@ -70,9 +70,13 @@ class Selection(Protocol):
         ...
 
 
-class MixtureSettings(Settings):
-    """How the two-component mixture is fitted and read; the paper gives none of these."""
+class MixtureSettings(Part):
+    """The teacher vouches for the surer component of a mixture of two (TA-DFKD), and images that it does not vouch for
+    are made again; the paper gives none of these figures but tau."""
 
+    name: Literal["mixture"] = "mixture"
+    tau: float = Field(0.5, gt=0, lt=1)
+    """Posterior above which a sample is accepted (paper: 0.5)."""
     max_iterations: int = Field(10, ge=1, le=10_000)
     """Rounds of expectation maximisation (released code: 10)."""
     tolerance: float = Field(1e-2, ge=0, le=1e6)
@@ -81,6 +85,16 @@ class MixtureSettings(Settings):
     """Added to both variances of the scores rescaled to [0, 1] (released code: 5e-4)."""
     acceptance: Literal["monotone", "posterior"] = "monotone"
     """`monotone`: nothing surer than an accepted sample is rejected; `posterior`: the raw rule, as released."""
+    carry_leftovers: bool = True
+    """Deal accepted samples left over to the next student step, until the generator moves."""
+    min_rounds: int = Field(1, ge=1, le=1000)
+    """Rounds of synthesis for one student batch at least (released code: 2)."""
+    max_rounds: int = Field(4, ge=1, le=1000)
+    """Rounds of synthesis for one student batch at most."""
+
+
+SelectionSettings = Annotated[Nothing | MixtureSettings, BY_NAME]
+"""Which samples the teacher vouches for: all of them, or TA-DFKD's mixture."""
 
 
 class KeepAll:
@@ -102,8 +116,6 @@ class MixtureSelection:
     scores that are all equal. Non-finite scores are never accepted.
     """
 
-    tau: float = 0.5
-    """Accept where the posterior of the surer component exceeds this (paper: 0.5)."""
     settings: MixtureSettings = field(default_factory=MixtureSettings)
 
     def __call__(self, scores: Tensor) -> Selected:
@@ -122,7 +134,7 @@ class MixtureSelection:
         order = torch.argsort(means, stable=True)
         means, variances, shares = means[order], variances[order], shares[order]
         posterior = torch.softmax(log_joint(unit, means, variances, shares), dim=1)[:, 0]
-        leads = posterior > self.tau
+        leads = posterior > self.settings.tau
 
         if self.settings.acceptance == "posterior":
             accepted, separable = leads, ~flat

@@ -44,13 +44,6 @@ def _text(value: Any) -> Any:
     return str(int(value)) if isinstance(value, (int, float)) else value
 
 
-class RhythmSettings(Settings):
-    """How steps group into epochs: schedules, evaluation, the memory bank and CuDFKD's climb count in them."""
-
-    steps_per_epoch: int = Field(100, ge=1, le=10**9)
-    """Student steps in one epoch (paper: 360)."""
-
-
 class ReportSettings(Settings):
     """What the report shows."""
 
@@ -80,7 +73,9 @@ class DistillSettings(Settings):
     batch_size: int = Field(128, ge=2, le=2**20)
     """Images per student step (paper: 1024)."""
     seed: int = Field(0, ge=0, le=2**63 - 1)
-    rhythm: RhythmSettings = RhythmSettings()
+    steps_per_epoch: int = Field(100, ge=1, le=10**9)
+    """Student steps in one epoch (paper: 360): learning rates, evaluation, the memory bank's writes and CuDFKD's climb
+    count in epochs."""
     generator: GeneratorSettings = GeneratorSettings()
     health: HealthSettings = HealthSettings()
     report: ReportSettings = ReportSettings()

@@ -124,7 +124,7 @@ class Distillation:
             settings.generator,
             settings.batch_size,
             settings.steps,
-            settings.rhythm.steps_per_epoch,
+            settings.steps_per_epoch,
         )
         self.algorithm = method.build(self.context)
         for name, update in self.algorithm.updates.items():
@@ -199,7 +199,7 @@ class Distillation:
             observer.step(self.step, self.images)
         if self.step % s.log_every == 0 or self.step == s.steps:
             lap = self._log_line(lap)
-        if self.step % s.rhythm.steps_per_epoch == 0 or self.step == s.steps:
+        if self.step % s.steps_per_epoch == 0 or self.step == s.steps:
             self._epoch_end(output)
         return lap
 
@@ -258,7 +258,7 @@ class Distillation:
         values = {
             "step": self.step,
             "update": self.updates,
-            "epoch": self.step // self.settings.rhythm.steps_per_epoch,
+            "epoch": self.step // self.settings.steps_per_epoch,
             "seconds": self.seconds,
             "images": self.images,
             "images_per_second": (self.images - lap[1]) / max(now - lap[0], 1e-9),

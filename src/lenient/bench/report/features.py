@@ -79,7 +79,7 @@ def measure(grid: Grid, options: Options, say: Callable[[str], None] = lambda _:
     for position, cell in enumerate(cells, 1):
         try:
             teacher_images, made = _one(grid.folder, cell, options, real, extractor)
-            found["cells"][cell.wanted.id] = _measures(teacher_images, made, cell.method_settings.get("selection"))
+            found["cells"][cell.wanted.id] = _measures(teacher_images, made, cell.selects)
             if cell.wanted.id in looked_at:
                 found["maps"].append(_map(cell, teacher_images, made, options.projection))
                 found["pictures"] += _pictures(grid.folder, cell)
@@ -204,9 +204,9 @@ def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int, e
     return Sample(torch.cat(features).flatten(1).numpy(), torch.cat(labels).numpy(), torch.cat(kept).numpy(), seen)
 
 
-def _measures(real: Sample, made: Sample, selection: Any) -> dict[str, float | None]:
+def _measures(real: Sample, made: Sample, selects: bool) -> dict[str, float | None]:
     """Frechet distance, shares outside of the class before and after selection, if there is one, and the share kept."""
-    beyond, selects = outside(real.features, real.labels, made.features, made.labels), selection == "mixture"
+    beyond = outside(real.features, real.labels, made.features, made.labels)
     if not np.isfinite(made.features).all():
         raise UsageError("the teacher's features of its images are not finite")
     seen = {}

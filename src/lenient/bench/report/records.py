@@ -23,6 +23,7 @@ RECORDS_LIMIT = 256 * 2**20
 """Bytes of the largest file of records."""
 ACCURACIES = ("last", "acc_last_k", "acc_max")
 UNMEASURED = "finished, but its accuracy was not measured"
+NO_PART = {"name": "none"}
 NO_GENERATOR = ("noise", "real")
 """The methods, both baselines, whose images no generator makes."""
 NUM_CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100}
@@ -88,6 +89,11 @@ class Cell:
     def number(self, key: str) -> float:
         """A number of the record, by its dotted name; NaN where there is none."""
         return number(look_up(self.raw, key))
+
+    @property
+    def selects(self) -> bool:
+        """Whether the teacher vouched for samples."""
+        return bool(self.method_settings.get("selection", NO_PART)["name"] != "none")
 
     @property
     def method_settings(self) -> Mapping[str, Any]:

@@ -279,7 +279,8 @@ def ablations(grid: Grid) -> list[tuple[str | None, str | None, str | None]]:
     for row in _ta_rows(grid):
         cell = grid.of(row)[0]
         rest = dict(cell.method_settings)
-        place = (float(rest.pop("class_prior_weight", 0)), rest.pop("selection", "none") == "mixture")
+        rest.pop("selection", None)
+        place = (float(rest.pop("class_prior_weight", 0)), cell.selects)
         key = json.dumps([not as_published(cell), rest, cell.raw.get("generator"), cell.budget], sort_keys=True)
         groups.setdefault(key, {}).setdefault(place, row)
     found = []

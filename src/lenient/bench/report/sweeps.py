@@ -67,7 +67,7 @@ def picture_rows(grid: Grid, chosen: Sequence[str] = ()) -> list[str]:
     ends = [row for sweep in sweeps(grid)[:1] for row in (sweep.rows[0], sweep.rows[-1])]
     ends = ends or [row for trio in ablations(grid)[:1] for row in trio[:2] if row]
     alone = [cell.row for cell in cells if cell.method_settings.get("beta") == 0 and weight_of(cell) > 0]
-    selecting = [cell.row for cell in cells if cell.method_settings.get("selection") == "mixture"]
+    selecting = [cell.row for cell in cells if cell.selects]
     return unique([*ends, *alone[:1], *selecting[:1]])
 
 
