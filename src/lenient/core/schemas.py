@@ -122,6 +122,16 @@ class Health(Stored):
     checks: list[dict[str, Any]] | None = None
 
 
+class Answers(BaseModel):
+    """How the student answers beside its teacher on one kind of images."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Amount | None]
+    images: Amount
+    agreement: Share
+    chance: Share
+
+
 class _Network(Stored):
     arch: Text | None = None
     params: Count | None = None
@@ -139,6 +149,7 @@ class Summary(Stored):
     teacher_forwards: Count | None = None
     seconds: Amount | None = None
     health: Health | None = None
+    answers: Annotated[dict[Text, Answers], Field(max_length=100)] | None = None
     teacher: _Network | None = None
     student: _Network | None = None
     classes: list[Text] | None = None

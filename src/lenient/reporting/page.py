@@ -62,6 +62,7 @@ def render(record: RunRecord) -> str:
         **_images(record),
         selection=_selection(record),
         checks=[_check(check) for check in health["checks"] or () if isinstance(check, dict)],
+        answers=_answers(summary),
         settings=record.settings,
         environment=list(_flat(record.environment)),
         code=_code(record),
@@ -204,6 +205,14 @@ def _check(check: dict[str, Any]) -> dict[str, str]:
     tone = status if status in VERDICTS else "unfinished"
     name, text = str(check.get("name", "")), str(check.get("text") or "")
     return {"name": _words(name), "text": text, "sign": sign, "word": word, "tone": tone} | values
+
+
+def _answers(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """How student and teacher agree on each kind of images, in the order of the summary."""
+    return [
+        {"kind": kind, "images": exact(found["images"])} | {key: percent(found[key]) for key in ("agreement", "chance")}
+        for kind, found in (summary.get("answers") or {}).items()
+    ]
 
 
 def _cell(value: Any) -> str:

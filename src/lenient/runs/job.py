@@ -39,6 +39,7 @@ from lenient.runs.export import write_student
 from lenient.runs.folder import RESUME, RunFolder, environment, fingerprint
 from lenient.runs.request import Request, decide, flatten, pick_student, resolve, settings_of
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.answers import answers
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation, Evaluate, Observer, Result, check_batch_norms, run_loop
 
@@ -335,6 +336,8 @@ class Job:
                 if result.interrupted:
                     return result
                 images = self._images(run)
+                with _optional("numbers to judge the student by"):
+                    result.summary["answers"] = answers(run)
             self.student.module.to("cpu", torch.float32 if runtime.precision == "64" else None).eval()
             if not ranks.is_main():
                 return result

@@ -278,14 +278,23 @@ class Distillation:
         return now, self.images
 
     def _predict(self, images: Tensor) -> Tensor:
-        """The student's labels in eval mode, a batch at a time, its buffers and mode untouched."""
+        return self.student_logits(images).argmax(dim=1)
+
+    def student_logits(self, images: Tensor) -> Tensor:
+        """Return the student's answers (N, K) to images in pixel units, in eval mode, a batch at a time; its buffers
+        and mode are left as they are."""
         with as_it_was(self.student), own_grad_mode(), torch.no_grad(), self.runtime.autocast():
             self.student.eval()
-            labels = [
-                self.student(self.teacher.normalize(self.runtime.images(part))).argmax(dim=1)
-                for part in in_parts(images, self.settings.batch_size)
-            ]
-        return torch.cat(labels)
+            parts = [self.student(self.teacher.normalize(part)) for part in self._parts(images)]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def teacher_logits(self, images: Tensor) -> Tensor:
+        """Return the teacher's answers (N, K) to images in pixel units, a batch at a time."""
+        return torch.cat([self.teacher.respond(self.teacher.normalize(p)).logits for p in self._parts(images)])
+
+    def _parts(self, images: Tensor) -> list[Tensor]:
+        return [self.runtime.images(part) for part in in_parts(images, self.settings.batch_size)]
 
     def _should_move(self, name: str, update: Update) -> bool:
         """Not where the schedule has come to a rate of 0; a base rate of 0 is a mistake to report."""
