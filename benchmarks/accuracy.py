@@ -64,7 +64,7 @@ def run_cell(
             data_root=root,
             device="cpu",
         )
-        accuracy = result.summary["student"]["accuracy"]
+        accuracy = result.summary.student.accuracy
     seconds = round(time.process_time() - started, 1)
     return {"row": row, "data": data, "seed": seed, "accuracy": accuracy, "seconds": seconds}
 

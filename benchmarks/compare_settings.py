@@ -89,7 +89,7 @@ def main(
                     "seed": seed,
                     "accuracy": accuracy(network, holdout),
                     "agreement": evaluate(network, train, teacher=teacher).agreement,
-                    "verdict": result.health["verdict"],
+                    "verdict": result.health.verdict,
                     "seconds": round(seconds, 1),
                 }
                 print(json.dumps(cell), flush=True)

@@ -138,11 +138,11 @@ def measure(case: Mapping[str, Any], network: Network) -> dict[str, Any]:
         )
     except LenientError as error:
         return found | {"refused": str(error)}
-    statuses = {check["name"]: check["status"] for check in result.health["checks"]}
+    statuses = {check.name: check.status for check in result.health.checks}
     return found | {
         "verdict": worst(statuses.values()),
         "before": worst(status for name, status in statuses.items() if name not in NEW),
-        "reasons": result.health["reasons"],
+        "reasons": result.health.reasons,
         "student": right(Network(result.student, dataclasses.replace(teacher.card, outputs="logits")), test),
         "teacher": right(teacher, test),
         "right_teacher": right(network, test),

@@ -71,7 +71,7 @@ def test_the_summary_and_the_report_have_them(tmp_path):
     result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
     stored = json.loads((tmp_path / "r" / "report.json").read_text())["answers"]
     assert stored.keys() >= KINDS - {"accepted"}
-    assert stored.keys() == result.summary["answers"].keys()
+    assert stored.keys() == result.summary.answers.keys()
     page = (tmp_path / "r" / "report.html").read_text()
     assert "Beside its teacher" in page
     assert '<th scope="row">interpolated</th>' in page

@@ -107,7 +107,7 @@ def test_a_registered_method_is_one_by_name(grey: type, tmp_path: Path) -> None:
     longer = lenient.distill(
         teacher, "lenient:lenet5-half", method="grey", steps=8, output=tmp_path / "run", resume=True
     )
-    assert longer.summary["method"] == "grey"
+    assert longer.summary.method == "grey"
     assert "shade: 0.25" in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
     for ours, theirs in zip(whole.student.parameters(), longer.student.parameters(), strict=True):
         assert torch.equal(ours, theirs)

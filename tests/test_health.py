@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +27,7 @@ from lenient.training.metrics import class_counts, spread
 from lenient.training.model_selection import Delivery
 from lenient.training.probe import ProbeSet, bn_shift, duplicate_rate, pixel_span
 from lenient.training.trainer import Distillation
-from lenient.training.verdict import DISCLAIMER, HealthSettings
+from lenient.training.verdict import DISCLAIMER, Health, HealthSettings
 from toys import CPU, batch_of, settings, tiny_teacher
 
 SHORT: dict[str, Any] = {
@@ -53,8 +53,8 @@ def run(teacher: Network, own: Any = None, **changes: Any) -> Any:
     return distill(teacher, "lenient:resnet8", method=own, settings=plan)
 
 
-def failing(health: dict[str, Any]) -> set[str]:
-    return {check["name"] for check in health["checks"] if check["status"] != "ok"}
+def failing(health: Health) -> set[str]:
+    return {check.name for check in health.checks if check.status != "ok"}
 
 
 def settings_of(**changes: Any) -> TADFKDSettings:
@@ -65,7 +65,7 @@ def settings_of(**changes: Any) -> TADFKDSettings:
 
 
 @pytest.fixture(scope="module")
-def sound(digits_file) -> dict[str, Any]:
+def sound(digits_file) -> Health:
     """Over ten seconds: it is about learning, and the shortest run that learns enough for every threshold."""
     from lenient.models import load_network
 
@@ -73,23 +73,23 @@ def sound(digits_file) -> dict[str, Any]:
 
 
 def test_a_sound_run_is_ok(sound):
-    assert sound["verdict"] == "ok", sound
-    assert sound["reasons"] == ["every check passed"]
-    assert sound["note"] == DISCLAIMER
+    assert sound.verdict == "ok", sound
+    assert sound.reasons == ["every check passed"]
+    assert sound.note == DISCLAIMER
 
 
 @BRIEF
 def test_a_frozen_generator_is_named(digits_teacher, steps):
     health = run(digits_teacher, steps=steps, method={"generator_lr": 0.0}).health
-    assert health["verdict"] == "failed"
-    assert any("the weights of the generator do not move" in reason for reason in health["reasons"])
+    assert health.verdict == "failed"
+    assert any("the weights of the generator do not move" in reason for reason in health.reasons)
 
 
 @BRIEF
 def test_a_student_that_cannot_learn_is_named(digits_teacher, steps):
     health = run(digits_teacher, steps=steps, method={"student_lr": 0.0}).health
-    assert health["verdict"] == "failed"
-    assert any("the weights of the student do not move" in reason for reason in health["reasons"])
+    assert health.verdict == "failed"
+    assert any("the weights of the student do not move" in reason for reason in health.reasons)
     assert "probe agreement" in failing(health)
 
 
@@ -110,8 +110,8 @@ class OneClass(TADFKD):
 @BRIEF
 def test_a_generator_stuck_on_one_class_is_named(digits_teacher, steps):
     health = run(digits_teacher, OneClass(settings_of()), steps=steps).health
-    assert health["verdict"] == "failed"
-    assert any("of the classes appear among the accepted samples" in reason for reason in health["reasons"])
+    assert health.verdict == "failed"
+    assert any("of the classes appear among the accepted samples" in reason for reason in health.reasons)
     assert {"coverage", "class entropy", "duplicates"} <= failing(health)
 
 
@@ -119,8 +119,8 @@ def test_a_generator_stuck_on_one_class_is_named(digits_teacher, steps):
 def test_a_wrong_mean_shows_in_the_batch_norm_distance(digits_teacher, steps):
     wrong = Network(digits_teacher.module, replace(digits_teacher.card, mean=(-0.5,)))
     health = run(wrong, steps=steps).health
-    assert health["verdict"] != "ok"
-    assert any("check the teacher's --mean and --std first" in reason for reason in health["reasons"])
+    assert health.verdict != "ok"
+    assert any("check the teacher's --mean and --std first" in reason for reason in health.reasons)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_constants_that_are_wrong_show_in_the_pixels(facts, name, digits_teacher
     wrong = Network(digits_teacher.module, replace(digits_teacher.card, **facts))
     health = run(wrong, steps=60).health
     assert name in failing(health)
-    assert any("check --mean and --std" in reason for reason in health["reasons"])
+    assert any("check --mean and --std" in reason for reason in health.reasons)
 
 
 def test_the_span_of_pixels_is_that_of_their_middle_nine_tenths():
@@ -158,7 +158,7 @@ def test_probe_images_of_one_class_are_said_to_be():
     monitor.seen = [2.0] * 4
     alike = Response(torch.tensor([[9.0, 0, 0, 0]]).repeat(8, 1))
     monitor.inspect(torch.rand(8, 1, 6, 5), alike, lambda images: torch.zeros(len(images), dtype=torch.long))
-    assert "all probe images are of one class" in " ".join(monitor.verdict()["reasons"])
+    assert "all probe images are of one class" in " ".join(monitor.verdict().reasons)
 
 
 def test_nan_weights_of_the_teacher_are_refused(digits_teacher):
@@ -248,7 +248,7 @@ class Poisoned(TADFKD):
 def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher, steps):
     result = run(digits_teacher, Poisoned(settings_of()), steps=steps)
     assert all(torch.isfinite(p).all() for p in result.student.parameters())
-    assert any("of updates were skipped for non-finite numbers" in reason for reason in result.health["reasons"])
+    assert any("of updates were skipped for non-finite numbers" in reason for reason in result.health.reasons)
 
 
 @BRIEF
@@ -348,14 +348,14 @@ def test_images_unlike_the_training_data_are_a_warning_whatever_the_method(digit
         digits_teacher, "lenient:resnet8", method="noise", settings={k: v for k, v in SHORT.items() if k != "method"}
     ).health
     assert "batch-norm shift" in failing(health)
-    assert any("standard deviations away from its training data" in reason for reason in health["reasons"])
+    assert any("standard deviations away from its training data" in reason for reason in health.reasons)
 
 
 def test_a_teacher_without_batch_norm_gets_no_clean_bill(digits_teacher):
     plain = build_student("lenient:lenet5", digits_teacher.card, seed=0, role="teacher")
     health = run(plain, steps=30, method={"bn_weight": 0}).health
-    assert health["verdict"] != "ok"
-    assert any("no batch norm" in reason for reason in health["reasons"])
+    assert health.verdict != "ok"
+    assert any("no batch norm" in reason for reason in health.reasons)
 
 
 def test_agreement_is_measured_against_chance():
@@ -377,7 +377,7 @@ def test_agreement_is_measured_against_chance():
 def test_the_verdict_is_plain_data():
     monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
     monitor.seen = [5.0, 5.0, 5.0, 5.0]
-    verdict = monitor.verdict()
+    verdict = asdict(monitor.verdict())
     assert json.loads(json.dumps(verdict)) == verdict
     assert tiny_teacher().card.num_classes == 4
 
@@ -409,18 +409,18 @@ def test_a_late_collapse_is_a_warning():
     assert "coverage" not in failing(monitor.verdict())
     line_of(monitor, output_of(1.0, 2))  # too few images to say so
     assert "coverage" not in failing(monitor.verdict())
-    assert not any("at the end" in reason for reason in monitor.verdict()["reasons"])
+    assert not any("at the end" in reason for reason in monitor.verdict().reasons)
     line_of(monitor, *(output_of(1.0, 2) for _ in range(3)))
-    found = {check["name"]: check for check in monitor.verdict()["checks"]}
-    assert found["coverage"]["status"] == "warning"
-    assert found["coverage"]["text"].startswith("at the end of the run 25%")
+    found = {check.name: check for check in monitor.verdict().checks}
+    assert found["coverage"].status == "warning"
+    assert found["coverage"].text.startswith("at the end of the run 25%")
 
 
 @pytest.mark.parametrize(("steps", "epoch", "every"), [(60, 20, 4), pytest.param(150, 50, 10, marks=pytest.mark.slow)])
 def test_a_schedule_that_ends_at_zero_is_not_a_student_that_stands_still(digits_teacher, steps, epoch, every):
     plan = {"steps": steps, "log_every": every, "steps_per_epoch": epoch}
     health = run(digits_teacher, **plan, method={"student_schedule": "cosine-early"}).health
-    assert not any("do not move" in reason for reason in health["reasons"])
+    assert not any("do not move" in reason for reason in health.reasons)
 
 
 def test_the_verdict_is_about_the_student_delivered(digits_teacher):
@@ -434,7 +434,7 @@ def test_the_verdict_is_about_the_student_delivered(digits_teacher):
     with FrozenTeacher(digits_teacher, CPU) as frozen:
         made = Distillation(frozen, build_student("lenient:resnet8", digits_teacher.card, seed=0), plan, CPU)
         made.delivery = Forgetful("ema", 0.9, made.student)
-        said = {check["name"]: check["value"] for check in made.run().health["checks"]}
+        said = {check.name: check.value for check in made.run().health.checks}
     assert said["probe agreement"] < 0.2
 
 

@@ -35,7 +35,9 @@ from lenient.runs.request import PRESETS, Request, flatten, parse_budget, pick_s
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.model_selection import Delivery
+from lenient.training.result import NetworkSummary
 from lenient.training.trainer import Distillation, run_loop
+from lenient.training.verdict import Health
 from toys import CPU, QUICK, TinyNet, digits_like, distillation, settings, tiny_student, tiny_teacher
 
 pytestmark = pytest.mark.usefixtures("bare")
@@ -79,7 +81,7 @@ class StopAt:
 def test_a_run_leaves_what_it_should(tmp_path, monkeypatch):
     monkeypatch.delenv("BARE")
     result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
-    assert result.summary["steps"] == 6
+    assert result.summary.steps == 6
     assert result.run.path == tmp_path / "r"
     names = {path.name for path in (tmp_path / "r").iterdir()}
     wanted = {"config.yaml", "env.json", "metrics.jsonl", "train.log", "checkpoints", "student", "samples"}
@@ -132,7 +134,7 @@ def test_any_module_is_a_teacher():
         mean=(0.4,),
         std=(0.3,),
     )
-    assert result.health["verdict"] in ("ok", "warning", "failed")
+    assert result.health.verdict in ("ok", "warning", "failed")
 
 
 # resume
@@ -169,7 +171,7 @@ def test_checkpoints_fall_where_asked_and_metrics_are_cut_back(tmp_path):
     (folder / "done").unlink()
     (folder / "checkpoints" / "last.pt").write_bytes(b"torn")
     result = distill(tiny_teacher(), tiny_student(), output=folder, resume=True)
-    assert result.summary["steps"] == 6
+    assert result.summary.steps == 6
     assert [line["step"] for line in events(folder, "log")] == [2, 4, 6]
 
 
@@ -213,7 +215,7 @@ def test_a_run_goes_on_to_the_bit_from_the_checkpoint_before_a_damaged_one(tmp_p
     assert torch.load(cut / PREVIOUS, weights_only=True)["step"] == 4
     damage(cut / LAST)
     second = distill(tiny_teacher(), tiny_student(seed=8), output=cut, resume=True)
-    assert second.summary["steps"] == 6
+    assert second.summary.steps == 6
     assert [line["step"] for line in events(cut, "log")] == [2, 4, 6]
     whole, found = state_of(tmp_path / "whole"), state_of(cut)
     assert all(torch.equal(whole[key], found[key]) for key in whole)
@@ -221,13 +223,13 @@ def test_a_run_goes_on_to_the_bit_from_the_checkpoint_before_a_damaged_one(tmp_p
 
 def test_resume_without_a_checkpoint_starts(tmp_path):
     result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK, resume=True)
-    assert result.summary["steps"] == 6
+    assert result.summary.steps == 6
 
 
 def test_a_finished_run_can_be_lengthened_but_not_shortened_or_changed(tmp_path):
     out = tmp_path / "r"
     distill(tiny_teacher(), tiny_student(), output=out, settings=QUICK)
-    assert distill(tiny_teacher(), tiny_student(), output=out, resume=True, steps=9).summary["steps"] == 9
+    assert distill(tiny_teacher(), tiny_student(), output=out, resume=True, steps=9).summary.steps == 9
     for changes, words in (
         ({"steps": 4}, "can only be lengthened"),
         ({"batch_size": 4}, r"--resume: batch_size is 8 in .*, not 4; leave it out"),
@@ -246,9 +248,9 @@ def test_the_same_command_with_resume_goes_on_however_its_values_are_written(tmp
     recipe.write_text("method: {generator_lr: 1e-2}\nsteps: 6\nbatch_size: 8\nprecision: auto\n")
     request = {"recipe": str(recipe), "settings": {"generator": {"width": 6, "latent_dim": 7}}, "budget": None}
     distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", **request)
-    assert distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", steps=9, resume=True).summary["steps"] == 9
+    assert distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", steps=9, resume=True).summary.steps == 9
     again = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", resume=True, **request)
-    assert again.summary["steps"] == 9, "a recipe's steps do not shorten a run that was lengthened"
+    assert again.summary.steps == 9, "a recipe's steps do not shorten a run that was lengthened"
     with pytest.raises(UsageError, match="can only be lengthened"):
         distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", resume=True, steps=2)
 
@@ -274,7 +276,7 @@ def test_a_run_knows_which_network_of_a_checkpoint_its_teacher_was(tmp_path):
              "std": card.std, "checkpoint_key": "model_ema"}  # fmt: skip
     student, out = "lenient:lenet5-half", tmp_path / "r"
     distill(file, student, output=out, settings=QUICK, **facts)
-    assert distill(file, student, output=out, resume=True, steps=8, **facts).summary["steps"] == 8
+    assert distill(file, student, output=out, resume=True, steps=8, **facts).summary.steps == 8
     _, frozen = reopen(out)
     assert fingerprint(frozen.module) == fingerprint(networks["model_ema"].module)
     with pytest.raises(TeacherError, match="is not the teacher that"):
@@ -284,7 +286,7 @@ def test_a_run_knows_which_network_of_a_checkpoint_its_teacher_was(tmp_path):
 def test_resuming_with_epochs_counts_in_the_runs_own(tmp_path):
     distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
     again = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", resume=True, epochs=3)
-    assert again.summary["steps"] == 9
+    assert again.summary.steps == 9
 
 
 class Renamed(TADFKD):
@@ -296,11 +298,11 @@ class Renamed(TADFKD):
 def test_a_method_object_brings_its_settings_and_is_held_to_them(tmp_path):
     own = Renamed(RenamedSettings(selection={"tau": 0.7}))
     first = distill(tiny_teacher(), tiny_student(), method=own, output=tmp_path / "r", settings=QUICK)
-    assert first.summary["method"] == "renamed"
+    assert first.summary.method == "renamed"
     assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["method"]["selection"]["tau"] == 0.7
     again = Renamed(RenamedSettings(selection={"tau": 0.7}))
     longer = distill(tiny_teacher(), tiny_student(), method=again, output=tmp_path / "r", resume=True, steps=9)
-    assert longer.summary["steps"] == 9
+    assert longer.summary.steps == 9
     other = Renamed(RenamedSettings(selection={"tau": 0.6}))
     with pytest.raises(UsageError, match=r"method\.selection\.tau is 0.7"):
         distill(tiny_teacher(), tiny_student(), method=other, output=tmp_path / "r", resume=True, steps=12)
@@ -351,7 +353,7 @@ def test_a_teacher_of_another_precision_is_distilled_and_measured(tmp_path, dtyp
     teacher = digits_like()
     teacher.module.to(dtype)
     result = distill(teacher, "lenient:lenet5-half", output=tmp_path / "r", settings=QUICK, eval_data="digits")
-    assert 0 <= result.summary["teacher"]["accuracy"] <= 1
+    assert 0 <= result.summary.teacher.accuracy <= 1
     assert {parameter.dtype for parameter in teacher.module.parameters()} == {dtype}
 
 
@@ -490,14 +492,14 @@ def test_a_schedulers_warning_writes_a_checkpoint_and_goes_on(name, tmp_path):
     result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK, observers=[Warned(2)])
     assert not result.interrupted
     assert saved == [None, None, 2, 2, 2, 2]
-    assert result.summary["steps"] == 6
+    assert result.summary.steps == 6
 
 
 def test_runs_in_threads_leave_signals_alone():
     before = signal.getsignal(signal.SIGINT)
     results = []
     thread = threading.Thread(
-        target=lambda: results.append(distill(tiny_teacher(), tiny_student(), settings=QUICK).summary["steps"])
+        target=lambda: results.append(distill(tiny_teacher(), tiny_student(), settings=QUICK).summary.steps)
     )
     thread.start()
     thread.join()
@@ -573,7 +575,7 @@ def test_bad_budgets(text):
 def test_a_budget_becomes_steps(tmp_path):
     plan = {k: v for k, v in QUICK.items() if k != "steps"}
     result = distill(tiny_teacher(), tiny_student(), budget="1s", output=tmp_path / "r", settings=plan)
-    job_steps = result.summary["steps"]
+    job_steps = result.summary.steps
     assert job_steps > 6
     assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["steps"] == job_steps
 
@@ -627,9 +629,13 @@ def test_evaluation_changes_nothing():
 
 def test_the_headline_is_the_last_and_the_oracle_is_named():
     history = [{"accuracy": value / 100} for value in range(100)]
-    assert last_and_best(history) == {"acc_max": 0.99, "acc_last_k": pytest.approx(0.945), "k": 10}
-    assert last_and_best(history[:3])["k"] == 1
-    assert last_and_best([]) == {}
+    student = NetworkSummary(None, 1, 4)
+    last_and_best([], student)
+    assert (student.k, student.acc_last_k, student.acc_max) == (None, None, None)
+    last_and_best(history, student)
+    assert (student.k, student.acc_last_k, student.acc_max) == (10, pytest.approx(0.945), 0.99)
+    last_and_best(history[:3], student)
+    assert student.k == 1
 
 
 # delivery
@@ -662,12 +668,13 @@ OPTIONAL = {
     "report": ["lenient.runs.job.write_report"],
     "synthetic images in the report": ["lenient.runs.job.Job._samples"],
     "latency": ["lenient.runs.job.latency"],
+    "numbers to judge the student by": ["lenient.runs.job.answers"],
     "student.pt2": ["torch.export.export", "torch.export.save"],
 }
 
 
 def test_what_only_describes_a_run_costs_it_a_warning(tmp_path, monkeypatch, capsys):
-    """It takes over ten seconds: five whole runs, each with all that it writes at its end."""
+    """It takes over ten seconds: six whole runs, each with all that it writes at its end."""
     monkeypatch.delenv("BARE")
     distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=QUICK)
     whole = state_of(tmp_path / "whole")
@@ -694,7 +701,7 @@ def test_a_run_that_can_describe_nothing_of_itself_ends_well(tmp_path, monkeypat
         monkeypatch.setattr(place, broken)
     monkeypatch.setattr(
         "lenient.training.health.HealthMonitor.verdict",
-        lambda _: {"verdict": "ok", "reasons": [], "checks": [], "note": ""},
+        lambda _: Health("ok", [], []),
     )
     flags = ["--preset", "smoke", "--steps", "2", "--device", "cpu", "--precision", "32", "-s", "overlap=false"]
     words = ["--student", "lenient:lenet5-half", "-o", str(tmp_path / "r"), "--progress", "none"]
@@ -702,7 +709,7 @@ def test_a_run_that_can_describe_nothing_of_itself_ends_well(tmp_path, monkeypat
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
-    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: no ")]) == 4
+    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: no ")]) == 5
     assert state_of(tmp_path / "r")
     assert (tmp_path / "r" / "done").exists()
 
@@ -794,7 +801,7 @@ def test_what_a_folder_says_is_checked_and_not_what_the_flags_default_to(tmp_pat
     plan = merge(QUICK, {"method": {"name": "dafl"}})
     distill(teacher, tiny_student(), output=tmp_path / "r", settings=plan)
     again = distill(teacher, tiny_student(), output=tmp_path / "r", resume=True, steps=9)
-    assert again.summary["steps"] == 9
+    assert again.summary.steps == 9
     with pytest.raises(TeacherError, match="no batch-norm layers"):
         distill(teacher, tiny_student(), output=tmp_path / "s", settings=QUICK)
     assert not (tmp_path / "s").exists()

@@ -85,7 +85,7 @@ def test_every_game_runs_in_bfloat16(game: str) -> None:
     method = {"name": game.split(",")[0], **METHOD_GAMES[game]}
     with FrozenTeacher(tiny_teacher(), runtime) as teacher:
         result = Distillation(teacher, tiny_student(), settings(method=method), runtime).run()
-    assert result.summary["steps"] == QUICK["steps"]
+    assert result.summary.steps == QUICK["steps"]
 
 
 # memory

@@ -278,7 +278,7 @@ NO_DATA = """
         output = os.path.join(mine, name) if name in {written!r} else None
         plan = QUICK | {{"method": {plans!r}[name]}}
         result = distill(tiny_teacher(), tiny_student(), method=name, output=output, settings=plan)
-        assert result.summary["steps"] == QUICK["steps"]
+        assert result.summary.steps == QUICK["steps"]
     assert not others, others
 """
 
@@ -690,7 +690,7 @@ def test_a_method_object_of_ones_own(tmp_path):
 
     method = Grey(GreySettings())
     result = distill(tiny_teacher(), tiny_student(), method=method, settings=QUICK, output=tmp_path / "r")
-    assert result.summary["method"] == "grey"
+    assert result.summary.method == "grey"
     assert method.drawn >= QUICK["steps"] * QUICK["batch_size"]
     images = torch.full((1, 1, 6, 5), (0.5 - 0.4) / 0.3)
     teacher = tiny_teacher().module.eval()
@@ -702,7 +702,7 @@ def test_a_method_object_of_ones_own(tmp_path):
     longer = distill(
         tiny_teacher(), tiny_student(), method=again, settings=QUICK | {"steps": 8}, output=tmp_path / "r", resume=True
     )
-    assert longer.summary["steps"] == 8
+    assert longer.summary.steps == 8
 
 
 def test_imitation_term_is_what_the_update_minimises():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lenient.methods.contract import Algorithm, Method, Schedule, Update
     from lenient.supervised import train_classifier as train_teacher
     from lenient.synthesis.source import Source
-    from lenient.training.trainer import Result
+    from lenient.training.result import Result
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,7 +44,7 @@ _HOMES = {
         ("distill", "evaluate", "export", "inspect", "list_methods", "load", "report", "sample"), "lenient.api"
     ),
     **dict.fromkeys(("Algorithm", "Method", "Schedule", "Update"), "lenient.methods.contract"),
-    "Result": "lenient.training.trainer",
+    "Result": "lenient.training.result",
     "Source": "lenient.synthesis.source",
     "Term": "lenient.losses.objective",
     "register_method": "lenient.methods",

@@ -31,7 +31,8 @@ from lenient.runs.job import Job, TeacherFacts, load_teacher
 from lenient.runs.request import Request, decide, pick_student, resolve, settings_of
 from lenient.runs.samples import MOST, write_samples
 from lenient.teacher.frozen import FrozenTeacher
-from lenient.training.trainer import Distillation, Observer, Result
+from lenient.training.result import Result
+from lenient.training.trainer import Distillation, Observer
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet

@@ -54,7 +54,7 @@ def demo(
     baseline = noise.run()
     if baseline.interrupted:
         raise KeyboardInterrupt
-    noise_accuracy = baseline.summary["student"]["accuracy"]
+    noise_accuracy = baseline.summary.student.accuracy
     print(f"   it reaches {noise_accuracy:.1%} on held-out digits")
 
     print("3. Distillation without data")

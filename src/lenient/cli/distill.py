@@ -20,7 +20,7 @@ WIDE = 4096
 
 if TYPE_CHECKING:
     from lenient.runs.job import Job
-    from lenient.training.trainer import Result
+    from lenient.training.result import Result
 
 
 def distill(
@@ -229,18 +229,17 @@ def finish(result: Result, folder: Path, say: Any) -> None:
         raise typer.Exit(130)
     if not ranks.is_main():
         return
-    health, student = result.health, result.summary["student"]
-    say(f"verdict   {health['verdict']}: {'; '.join(health['reasons'])}")
-    if "accuracy" in student:
-        teacher = result.summary["teacher"]["accuracy"]
-        share = student["accuracy"] / max(teacher, 1e-9)
-        say(f"accuracy  teacher {teacher:.2%}, student {student['accuracy']:.2%} ({share:.1%} of the teacher's)")
+    health, teacher, student = result.health, result.summary.teacher.accuracy, result.summary.student.accuracy
+    say(f"verdict   {health.verdict}: {'; '.join(health.reasons)}")
+    if teacher is not None and student is not None:
+        share = student / max(teacher, 1e-9)
+        say(f"accuracy  teacher {teacher:.2%}, student {student:.2%} ({share:.1%} of the teacher's)")
     else:
-        say(f"          {health['note']}")
-    say(f"time      {duration(result.summary['seconds'])}")
+        say(f"          {health.note}")
+    say(f"time      {duration(result.summary.seconds)}")
     say(f"student   {folder / 'student'}")
     say(f"report    {folder / 'report.html'}")
-    if health["verdict"] == "failed":
+    if health.verdict == "failed":
         raise typer.Exit(HealthError.exit_code)
 
 

@@ -23,7 +23,7 @@ from lenient.core.memory import memory_errors
 from lenient.core.runtime import Runtime
 from lenient.core.schemas import Report, read_json
 from lenient.core.seeding import untouched_global_rng
-from lenient.evaluation import latency, num_bytes, parameters
+from lenient.evaluation import Measures, latency
 from lenient.evaluation.running import check_fits
 from lenient.methods import method_class
 from lenient.methods.contract import Method
@@ -40,8 +40,9 @@ from lenient.runs.folder import RESUME, RunFolder, environment, fingerprint
 from lenient.runs.request import Request, decide, flatten, pick_student, resolve, settings_of
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.answers import answers
+from lenient.training.result import NetworkSummary, Result, Summary
 from lenient.training.settings import DistillSettings
-from lenient.training.trainer import Distillation, Evaluate, Observer, Result, check_batch_norms, run_loop
+from lenient.training.trainer import Distillation, Evaluate, Observer, check_batch_norms, run_loop
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet
@@ -337,13 +338,14 @@ class Job:
                     return result
                 images = self._images(run)
                 with _optional("numbers to judge the student by"):
-                    result.summary["answers"] = answers(run)
+                    result.summary.answers = answers(run)
             self.student.module.to("cpu", torch.float32 if runtime.precision == "64" else None).eval()
             if not ranks.is_main():
                 return result
             self._deliver(result, images)
-            result.summary.update(self._summary(result, runtime))
-            self._report(result)
+            self._complete(result.summary, runtime)
+            last_and_best(result.history, result.summary.student)
+            self._report(result.summary)
             return result
         finally:
             if self.folder is not None:
@@ -416,10 +418,7 @@ class Job:
         """The run stopped itself: leave a report that says why."""
         if self.folder is None:
             return
-        health = run.health.verdict()
-        summary = {"method": self.settings.method.name, "seed": self.settings.seed, "steps": run.step, "health": health}
-        summary |= {"images_synthesized": run.images, "seconds": run.seconds, **self._sizes()}
-        self.folder.write_metrics("end", summary)
+        self.folder.write_metrics("end", replace(run.result().summary, **self.extra).to_dict())
         with _optional("report"):
             write_report(self.folder.path)
 
@@ -452,31 +451,17 @@ class Job:
             "confidence": confidence[chosen].cpu(),
         }
 
-    def _sizes(self) -> dict[str, Any]:
-        card = self.teacher.card
-
-        def size(network: Network) -> dict[str, Any]:
-            module = network.module
-            return {"arch": network.card.arch, "params": parameters(module), "bytes": num_bytes(module)}
-
-        return {
-            "teacher": size(self.teacher),
-            "student": size(self.student),
-            "input_size": list(card.input_size),
-            "num_classes": card.num_classes,
-            "classes": list(card.classes) if card.classes else None,
-            **self.extra,
-        }
-
-    def _summary(self, result: Result, runtime: Runtime) -> dict[str, Any]:
-        summary = self._sizes()
+    def _complete(self, summary: Summary, runtime: Runtime) -> None:
+        """Add what is measured once the student is delivered."""
         with _optional("latency"):
-            summary["latency"] = self._latency(runtime)
+            summary.latency = self._latency(runtime)
         if self.data is not None:
-            summary["eval_data"] = self.eval_data
-            summary["teacher"] |= {"accuracy": self._measure(self.teacher, runtime)["accuracy"]}
-            summary["student"] |= self._measure(self.student, runtime, self.teacher) | last_and_best(result.history)
-        return summary
+            summary.eval_data = self.eval_data
+            summary.teacher.accuracy = self._measure(self.teacher, runtime).accuracy
+            found = self._measure(self.student, runtime, self.teacher)
+            of_student = summary.student
+            of_student.accuracy, of_student.agreement = found.accuracy, found.agreement
+            of_student.ece, of_student.nll = found.ece, found.nll
 
     def _latency(self, runtime: Runtime) -> dict[str, Any]:
         timed = {
@@ -489,20 +474,20 @@ class Job:
             "threads": timed["student"]["threads"],
         }
 
-    def _measure(self, network: Network, runtime: Runtime, teacher: Network | None = None) -> dict[str, Any]:
+    def _measure(self, network: Network, runtime: Runtime, teacher: Network | None = None) -> Measures:
         from lenient.evaluation import evaluate
 
         assert self.data is not None, "asked for without --eval-data"
         found = evaluate(network, self.data, teacher=teacher, device=runtime.device, precision=runtime.precision)
         if network is self.teacher and found.note is not None:
             log.warning("--eval-data %s: %s", self.eval_data, found.note)
-        return {"accuracy": found.accuracy, "agreement": found.agreement, "ece": found.ece, "nll": found.nll}
+        return found
 
     def _deliver(self, result: Result, images: dict[str, torch.Tensor] | None) -> None:
         if self.folder is None:
             return
         path = self.folder.path
-        notes = (f"distilled without data by lenient ({self.settings.method.name}, {result.summary['steps']} steps)",)
+        notes = (f"distilled without data by lenient ({self.settings.method.name}, {result.summary.steps} steps)",)
         self.student = Network(self.student.module, replace(self.student.card, notes=notes))
         write_student(path / "student", self.student, _warn)
         if images is not None:
@@ -510,10 +495,10 @@ class Job:
             with disk_errors(path, RESUME):
                 files.write(path / "samples" / "images.safetensors", save(images))
 
-    def _report(self, result: Result) -> None:
+    def _report(self, summary: Summary) -> None:
         if self.folder is None:
             return
-        self.folder.write_metrics("end", result.summary)
+        self.folder.write_metrics("end", replace(summary, **self.extra).to_dict())
         with _optional("report"):
             write_report(self.folder.path)
         self.folder.mark_done()
@@ -538,10 +523,9 @@ def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def last_and_best(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return `acc_last_k` (mean of the last k evaluations), `k`, and `acc_max`, an oracle that saw the test set."""
+def last_and_best(history: Sequence[Mapping[str, Any]], student: NetworkSummary) -> None:
+    """Note the mean of the last `k` evaluations, and the best one, an oracle that saw the test set."""
     values = [entry["accuracy"] for entry in history]
-    if not values:
-        return {}
-    k = min(LAST_K, -(-len(values) // 5))
-    return {"acc_max": max(values), "acc_last_k": sum(values[-k:]) / k, "k": k}
+    if values:
+        student.k = min(LAST_K, -(-len(values) // 5))
+        student.acc_last_k, student.acc_max = sum(values[-student.k :]) / student.k, max(values)

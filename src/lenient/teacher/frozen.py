@@ -31,6 +31,7 @@ class FrozenTeacher:
     """
 
     def __init__(self, network: Network, runtime: Runtime) -> None:
+        self.network = network
         self.module = network.module
         self.card: Card = network.card
         self._behaviour = network.behaviour

@@ -16,7 +16,7 @@ from lenient.methods.contract import STUDENT, StepOutput
 from lenient.teacher.batch import Response
 from lenient.training.metrics import STATISTICS, class_counts, spread
 from lenient.training.probe import ProbeSet, bn_shift, duplicate_rate, pixel_span
-from lenient.training.verdict import Check, Evidence, HealthSettings, checks, judged
+from lenient.training.verdict import Check, Evidence, Health, HealthSettings, checks, judged
 
 
 class HealthMonitor:
@@ -162,7 +162,7 @@ class HealthMonitor:
         still = [name for name, lines in self._still.items() if lines >= 2]
         return checks(Evidence(self.latest, self.seen, still), self.settings, progress)
 
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self) -> Health:
         """Return the verdict, its reasons in words, and every check."""
         found = self.checks()
         if "non-finite" in self.alarms:

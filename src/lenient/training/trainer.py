@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +20,7 @@ from lenient.core.runtime import Runtime, in_parts
 from lenient.core.schemas import ANEW, damaged
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.core.signals import save_on_signals, stop_on_signals
+from lenient.evaluation import num_bytes, parameters
 from lenient.methods import method_class
 from lenient.methods.contract import STUDENT, Context, Method, StepOutput, Update
 from lenient.models.card import Network
@@ -31,6 +31,7 @@ from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.guard import Guard, check_optimizer
 from lenient.training.health import HealthMonitor
 from lenient.training.model_selection import Delivery
+from lenient.training.result import NetworkSummary, Result, Summary
 from lenient.training.settings import DistillSettings
 
 log = logging.getLogger("lenient")
@@ -52,20 +53,6 @@ class Folder(Protocol):
     def checkpoints(self, device: torch.device) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield file and state of each readable checkpoint, the newest first; raises DamagedError after them."""
         ...
-
-
-@dataclass
-class Result:
-    """What a distillation came to."""
-
-    student: nn.Module
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """One entry per evaluation: step, accuracy, agreement; empty without evaluation data."""
-    health: dict[str, Any] = field(default_factory=dict)
-    """Verdict, reasons and checks."""
-    summary: dict[str, Any] = field(default_factory=dict)
-    run: Folder | None = None
-    interrupted: bool = False
 
 
 class Observer(Protocol):
@@ -113,6 +100,7 @@ class Distillation:
         self.teacher, self.settings, self.runtime = teacher, settings, runtime
         self.folder, self.evaluate, self.observers = folder, evaluate, observers
         self.streams = Streams(settings.seed, runtime.device)
+        self._network = student
         self.student = runtime.place(student.module).train()
         method = method or method_class(settings.method.name)(settings.method)
         check_batch_norms(method, settings, teacher.batch_norms)
@@ -160,7 +148,7 @@ class Distillation:
             self._written, self._written_step = time.monotonic(), self.step
             while self.step < s.steps:
                 if self._save_or_stop(stop, save):
-                    return Result(self.student, self.history, {}, {}, self.folder, interrupted=True)
+                    return self.result(interrupted=True)
                 name, output = self.take_update()
                 self.seconds = time.monotonic() - started
                 if name == STUDENT:
@@ -176,7 +164,7 @@ class Distillation:
         self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here
         if self.delivery.install(self.student):
             self.health.question(self._predict)  # the verdict is about the student that is delivered
-        return self._result()
+        return self.result()
 
     def _save_or_stop(self, stop: threading.Event | None, save: threading.Event | None) -> bool:
         """Write a checkpoint where one is due or asked for, by any rank; return whether to stop."""
@@ -414,18 +402,28 @@ class Distillation:
             raise first
         return None
 
-    def _result(self) -> Result:
-        health = self.health.verdict()
-        summary: dict[str, Any] = {
-            "method": self.settings.method.name,
-            "seed": self.settings.seed,
-            "steps": self.step,
-            "images_synthesized": self.images,
-            "teacher_forwards": self.teacher.forwards,
-            "seconds": self.seconds,
-            "health": health,
-        }
-        return Result(self.student, self.history, health, summary, self.folder)
+    def result(self, *, interrupted: bool = False) -> Result:
+        """Return what the run has come to so far."""
+        card = self.teacher.card
+        summary = Summary(
+            self.settings.method.name,
+            self.settings.seed,
+            self.step,
+            self.images,
+            self.seconds,
+            self.health.verdict(),
+            _in_numbers(self.teacher.network),
+            _in_numbers(self._network),
+            card.input_size,
+            card.num_classes,
+            card.classes,
+            self.teacher.forwards,
+        )
+        return Result(self.student, self.history, summary, self.folder, interrupted)
+
+
+def _in_numbers(network: Network) -> NetworkSummary:
+    return NetworkSummary(network.card.arch, parameters(network.module), num_bytes(network.module))
 
 
 def like(saved: Any, fresh: Any, where: str = "state") -> None:

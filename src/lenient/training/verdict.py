@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -175,17 +175,24 @@ def _movement(stuck: Sequence[str]) -> Check:
     return Check("networks move", float(bool(stuck)), 0.0, "failed" if stuck else "ok", text)
 
 
-def judged(checks: Sequence[Check]) -> dict[str, Any]:
-    """Return the verdict of some checks, its reasons in words, and the checks."""
+@dataclass(frozen=True)
+class Health:
+    """Did the run work, as far as can be told without real data?"""
+
+    verdict: Status
+    reasons: list[str]
+    """Why it is not `ok`, in words."""
+    checks: list[Check]
+    note: str = DISCLAIMER
+    """What a verdict cannot say."""
+
+
+def judged(checks: Sequence[Check]) -> Health:
+    """Return the verdict of some checks and its reasons in words."""
     order: tuple[Status, ...] = ("ok", "warning", "failed")
     worst = max((check.status for check in checks), key=order.index)
     reasons = [check.text for check in checks if check.status != "ok"]
-    return {
-        "verdict": worst,
-        "reasons": reasons or ["every check passed"],
-        "checks": [check.__dict__ for check in checks],
-        "note": DISCLAIMER,
-    }
+    return Health(worst, reasons or ["every check passed"], list(checks))
 
 
 def _at_least(name: str, value: float, threshold: float, text: str, floor: float | None = None) -> Check:

@@ -1,0 +1,105 @@
+"""What a distillation came to: the student, how it got there, and the numbers that `report.json` keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from lenient.training.verdict import Health
+
+PROMISED = ("arch", "params", "classes")
+"""Keys that the stored summary has even where there is nothing to say."""
+
+
+@dataclass
+class NetworkSummary:
+    """Teacher or student in numbers; what was not measured is None. Accuracies are fractions in [0, 1]."""
+
+    arch: str | None
+    """The SPEC that builds it, None for a module of one's own."""
+    params: int
+    bytes: int
+    """Of parameters and buffers."""
+    accuracy: float | None = None
+    """On the evaluation data, like all that follows."""
+    agreement: float | None = None
+    """With the teacher."""
+    ece: float | None = None
+    """Expected calibration error."""
+    nll: float | None = None
+    """Negative log-likelihood in nats, mean over images."""
+    acc_last_k: float | None = None
+    """Mean of the last `k` evaluations."""
+    k: int | None = None
+    acc_max: float | None = None
+    """The best evaluation: an oracle, for it saw the test set."""
+
+
+@dataclass
+class Summary:
+    """A run in numbers; what was not measured is None."""
+
+    method: str
+    seed: int
+    steps: int
+    """Student updates made."""
+    images_synthesized: int
+    seconds: float
+    """In updates; without loading, trials and what is written at the end."""
+    health: Health
+    teacher: NetworkSummary
+    student: NetworkSummary
+    input_size: tuple[int, int, int]
+    num_classes: int
+    classes: tuple[str, ...] | None = None
+    teacher_forwards: int | None = None
+    """Images that the teacher was asked about."""
+    answers: dict[str, dict[str, float]] | None = None
+    """How the student answers beside its teacher on several kinds of images; see `training.answers`."""
+    latency: dict[str, Any] | None = None
+    """Milliseconds of teacher and student by batch size, and where they were measured."""
+    eval_data: str | None = None
+    """DATA that accuracies are measured on."""
+    noise_student: dict[str, float] | None = None
+    """Accuracy of a student of noise in the same steps, in the demo."""
+    demo: bool | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `report.json` holds them; what was not measured is left out."""
+        return _known(asdict(self)) | {"health": asdict(self.health)}
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _known(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None or key in PROMISED
+    }
+
+
+class Place(Protocol):
+    """The run folder, if there is one."""
+
+    path: Path
+
+
+@dataclass
+class Result:
+    """What a distillation came to; of an interrupted one, what it had come to by then."""
+
+    student: nn.Module
+    """In eval mode; takes what the teacher takes."""
+    history: list[dict[str, Any]]
+    """One entry per evaluation: step, accuracy, agreement; empty without evaluation data."""
+    summary: Summary
+    run: Place | None = None
+    interrupted: bool = False
+
+    @property
+    def health(self) -> Health:
+        """The verdict, its reasons and every check."""
+        return self.summary.health
