@@ -324,6 +324,6 @@ def test_classes_without_an_image_are_named(tmp_path: Path) -> None:
 def test_a_run_without_selection_shows_no_mixture(tmp_path):
     run = make_run(tmp_path / "run")
     config = run / "config.yaml"
-    config.write_text(config.read_text().replace("selection: mixture", "selection: none"))
+    config.write_text(config.read_text().replace("name: mixture", "name: none"))
     write_report(run)
     assert "What the teacher vouches for" not in (run / "report.html").read_text()

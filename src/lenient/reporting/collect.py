@@ -102,8 +102,7 @@ def _read_object(path: Path, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _selects(config: dict[str, Any]) -> bool:
-    method = config.get("method")
-    return isinstance(method, dict) and method.get("selection", "none") != "none"
+    return bool(_mapping(_mapping(config.get("method")).get("selection")).get("name", "none") != "none")
 
 
 def _end(lines: list[Event]) -> Event | None:
