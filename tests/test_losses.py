@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from itertools import pairwise, product
@@ -17,7 +18,7 @@ import lenient.losses as losses_package
 from lenient.losses.adversarial import CodedJensenShannon, Disagreement, JensenShannon, adversary
 from lenient.losses.distances import coded_js, js_divergence, kl_divergence, logit_l1
 from lenient.losses.imitation import AttentionTransfer, Imitation, SelfPaced, attention_map, self_paced_weight
-from lenient.losses.objective import Objective, Ramp
+from lenient.losses.objective import Later, Objective, Ramp
 from lenient.losses.prior import (
     Activation,
     ClassPrior,
@@ -26,8 +27,8 @@ from lenient.losses.prior import (
     LabelPrior,
     confidence_score,
 )
-from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
-from lenient.teacher.batch import Clock, LayerStatistics, Response
+from lenient.losses.representation import AveragedStatistics, BatchNormStatistics, ImageNorm, differences, itself
+from lenient.teacher.batch import Batch, Clock, LayerStatistics, Response
 from toys import batch_of
 
 T = torch.tensor([[3.0, 2, 1], [0, 4, 1], [1, 1, 5]], dtype=torch.float64)
@@ -416,3 +417,76 @@ def test_terms_reduce_over_the_batch_through_the_one_primitive():
             assert not found or fine, (
                 f"{path.name}:{number}: reduce over the batch with lenient.core.runtime: {line.strip()}"
             )
+
+
+# what terms remember
+
+
+GOOD, BAD = torch.zeros(()), torch.ones(())
+
+
+def one_layer(mean: torch.Tensor, variance: torch.Tensor) -> LayerStatistics:
+    return LayerStatistics(mean, variance, torch.zeros(3), torch.ones(3))
+
+
+def statistics(seed: int) -> Batch:
+    mean, variance = torch.rand(2, 3, generator=torch.Generator().manual_seed(seed)) + 1
+    return batch_of(images=torch.zeros(2, 1, 1, 1), statistics=(one_layer(mean, variance),))
+
+
+def moments(batch: Batch) -> torch.Tensor:
+    (own,) = batch.answers["clean"]["teacher"].statistics
+    return torch.stack([own.mean, own.variance])
+
+
+def test_the_first_batch_stands_for_itself_and_later_ones_join_an_average():
+    term, plain = AveragedStatistics(0.9), BatchNormStatistics()
+    first, second = statistics(0), statistics(1)
+    assert torch.equal(term(first), plain(first))
+    term.remember(first, GOOD)
+    assert torch.equal(term.averages[0], moments(first)), "the averages begin with the first batch's values"
+    mean, variance = 0.1 * moments(second) + 0.9 * moments(first)
+    torch.testing.assert_close(term(second), mean.norm() + (variance - 1).norm())
+    term.remember(second, GOOD)
+    torch.testing.assert_close(term.averages[0], torch.stack([mean, variance]))
+    assert not term.averages[0].requires_grad
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0, 0.5])
+def test_the_gradient_to_a_batchs_mean_is_one_minus_the_momentum_long(momentum):
+    term = AveragedStatistics(momentum)
+    term.remember(statistics(0), GOOD)
+    mean = torch.rand(3, dtype=torch.float64, requires_grad=True)
+    term(batch_of(images=torch.zeros(2, 1, 1, 1), statistics=(one_layer(mean, torch.ones(3)),))).backward()
+    assert mean.grad.norm().item() == pytest.approx(1 - momentum, abs=1e-7)
+
+
+def test_a_skipped_update_leaves_no_average():
+    term, plain = AveragedStatistics(0.9), BatchNormStatistics()
+    broken = batch_of(
+        images=torch.zeros(2, 1, 1, 1), statistics=(one_layer(torch.full((3,), torch.nan), torch.ones(3)),)
+    )
+    term.remember(broken, BAD)
+    assert torch.equal(term(statistics(1)), plain(statistics(1))), "there is no average yet"
+    term.remember(statistics(1), GOOD)
+    term.remember(broken, BAD)
+    assert torch.equal(term.averages[0], moments(statistics(1)))
+
+
+def test_a_later_weight_is_none_before_its_round():
+    weight = Later(2.0, 3)
+    assert [weight(Clock(round=number)) for number in range(5)] == [0, 0, 0, 2, 2]
+
+
+def test_an_objective_tells_only_terms_that_remember():
+    term = AveragedStatistics(0.9)
+    objective = Objective({"own": (1.0, term), "plain": (1.0, BatchNormStatistics())})
+    objective.remember(statistics(0), GOOD)
+    other = Objective({"own": (1.0, AveragedStatistics(0.9)), "plain": (1.0, BatchNormStatistics())})
+    assert set(objective.state_dict()) == {"own"}
+    other.load_state_dict(copy.deepcopy(objective.state_dict()))
+    assert torch.equal(other(statistics(1))[0], objective(statistics(1))[0])
+    assert not Objective({"plain": (1.0, BatchNormStatistics())}).remembering
+    later = Objective({"own": (Later(1.0, 5), AveragedStatistics(0.9))})
+    later.remember(batch_of(T), GOOD)
+    assert later.state_dict() == {"own": {"averages": [], "filled": None}}, "what has no weight saw no statistics"

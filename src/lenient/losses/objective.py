@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -40,6 +40,36 @@ class Term(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Term, Protocol):
+    """A term with a memory of its own, on the device: what makes the images tells it when to write, and checkpoints
+    hold it."""
+
+    def remember(self, batch: Batch, bad: Tensor) -> None:
+        """Write what a finished batch leaves behind; nothing where `bad` is 1, since its last update was skipped."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the memory."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object:
+        """Go on from it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Later:
+    """A weight that is 0 in the rounds before number `round`, counted from 0 over all phases."""
+
+    weight: float
+    round: int
+
+    def __call__(self, clock: Clock) -> float:
+        """Return the weight in the round of `clock`."""
+        return self.weight if clock.round >= self.round else 0.0
+
+
 @dataclass(frozen=True)
 class Ramp:
     """A weight that climbs from `start` to `end`, in equal steps after each epoch strictly between two shares of a run.
@@ -66,6 +96,10 @@ class Ramp:
 Weight = float | Callable[[Clock], float]
 
 
+def _now(weight: Weight, clock: Clock) -> float:
+    return weight(clock) if callable(weight) else weight
+
+
 class Objective:
     """An ordered mapping name -> (weight, term). A term of weight 0 is not computed and costs nothing."""
 
@@ -74,22 +108,39 @@ class Objective:
 
     def needs(self, clock: Clock | None = None) -> tuple[Needs, ...]:
         """Return what its terms need, or those of them that have a weight at `clock`."""
-        return tuple(
-            term.needs
-            for weight, term in self.terms.values()
-            if clock is None or (weight(clock) if callable(weight) else weight) != 0
-        )
+        chosen = self.terms.values()
+        return tuple(term.needs for weight, term in chosen if clock is None or _now(weight, clock) != 0)
 
     def names(self, asked: Callable[[Needs], bool]) -> tuple[str, ...]:
         """Return the names of the terms with such needs."""
         return tuple(name for name, (_, term) in self.terms.items() if asked(term.needs))
+
+    @property
+    def remembering(self) -> dict[str, Remembering]:
+        """The terms with a memory of their own, by name."""
+        return {name: term for name, (_, term) in self.terms.items() if isinstance(term, Remembering)}
+
+    def remember(self, batch: Batch, bad: Tensor) -> None:
+        """Let those of them that have a weight now write what a finished batch leaves behind."""
+        for name, term in self.remembering.items():
+            if _now(self.terms[name][0], batch.clock) != 0:
+                term.remember(batch, bad)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return their memories."""
+        return {name: term.state_dict() for name, term in self.remembering.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from them."""
+        for name, term in self.remembering.items():
+            term.load_state_dict(state[name])
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total, and every part unweighted and detached, for the log."""
         total = torch.zeros((), device=batch.images.device)
         parts: dict[str, Tensor] = {}
         for name, (weight, term) in self.terms.items():
-            now = weight(batch.clock) if callable(weight) else weight
+            now = _now(weight, batch.clock)
             if now == 0:
                 continue
             value = term(batch)

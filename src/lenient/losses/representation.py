@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,59 @@ class BatchNormStatistics:
             _norm(layer.mean - layer.running_mean) + _norm(layer.variance - layer.running_variance) for layer in layers
         ]
         return torch.stack(distances).sum()
+
+
+class AveragedStatistics(BatchNormStatistics):
+    """The same sum, of (1 - m) times the batch's moments plus m times their averages over batches before (FastDFKD).
+
+    Few small batches then fit the training data together, not each alone; the first batch has no average yet and stands
+    for itself. The averages carry no gradient, so that of the batch's moments is 1 - m times as long: weights are not
+    those of the plain form.
+    """
+
+    label = "averaged statistics"
+
+    def __init__(self, momentum: float, view: str = "clean") -> None:
+        super().__init__(view)
+        self.momentum = momentum
+        self.averages: list[Tensor] = []
+        """(2, channels) for each layer: mean and variance."""
+        self.filled: Tensor | None = None
+        """Scalar: 1 once a batch has come into them."""
+
+    def _averaged(self, batch: Batch) -> list[Tensor]:
+        """Return mean and variance of each layer's input, (2, channels), averaged with those before."""
+        layers = batch.answers[self.view]["teacher"].statistics
+        now = [torch.stack([layer.mean, layer.variance]) for layer in layers]
+        if self.filled is None:
+            return now
+        share = self.momentum * self.filled
+        return [(1 - share) * moments + share * old for moments, old in zip(now, self.averages, strict=True)]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the term from the statistics in the teacher's response."""
+        layers = batch.answers[self.view]["teacher"].statistics
+        distances = [
+            _norm(mean - layer.running_mean) + _norm(variance - layer.running_variance)
+            for layer, (mean, variance) in zip(layers, self._averaged(batch), strict=True)
+        ]
+        return torch.stack(distances).sum()
+
+    @torch.no_grad()
+    def remember(self, batch: Batch, bad: Tensor) -> None:
+        """Move the averages on by a finished batch, from the teacher's answers at its last step."""
+        now = self._averaged(batch)
+        before = self.averages or [torch.zeros_like(moments) for moments in now]
+        self.averages = [torch.where(bad > 0, old, moments) for moments, old in zip(now, before, strict=True)]
+        self.filled = 1 - bad if self.filled is None else torch.maximum(self.filled, 1 - bad)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages."""
+        return {"averages": self.averages, "filled": self.filled}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from them."""
+        self.averages, self.filled = list(state["averages"]), state["filled"]
 
 
 class ImageNorm:

@@ -14,7 +14,7 @@ from lenient.core.config import Part, Settings, parts_of
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.generators.upsampling import GeneratorSettings
-from lenient.losses.objective import Objective, Weight
+from lenient.losses.objective import Later, Objective, Weight
 from lenient.methods import method_class, recipes, registered
 from lenient.methods.contract import STUDENT, Algorithm, Context
 from lenient.models.card import Card, Network
@@ -124,6 +124,8 @@ def _terms(objective: Objective) -> dict[str, str]:
 
 
 def _weighed(weight: Weight, label: str) -> str:
+    if isinstance(weight, Later):
+        return f"{_weighed(weight.weight, label)}, later"
     if callable(weight):
         return f"{label}, climbing"
     return label if weight == 1 else f"{weight:.4g} {label}"

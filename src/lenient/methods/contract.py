@@ -229,6 +229,13 @@ class Algorithm:
     parts: Mapping[str, str] = field(default_factory=dict)
     """What selection, replay and student update are, in a word or two."""
 
+    @property
+    def lasting(self) -> Mapping[str, Stateful]:
+        """All that outlives an update besides networks, optimizers and source: `state`, and objectives whose terms
+        remember."""
+        objectives = {"imitation": self.imitation} | ({} if self.objective is None else {"objective": self.objective})
+        return {**self.state, **{name: own for name, own in objectives.items() if own.remembering}}
+
 
 class Method(Protocol):
     """One published method: its settings, and how its algorithm is built from parts.

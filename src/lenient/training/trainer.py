@@ -338,7 +338,7 @@ class Distillation:
             "history": self.history,
             "networks": networks,
             "source": self.algorithm.source.state_dict(),
-            "state": {name: part.state_dict() for name, part in self.algorithm.state.items()},
+            "state": {name: part.state_dict() for name, part in self.algorithm.lasting.items()},
             "health": self.health.state_dict(),
             "delivery": self.delivery.state_dict(),
         }
@@ -367,7 +367,7 @@ class Distillation:
             fits_optimizer(saved["optimizer"], update.optimizer)
             update.optimizer.load_state_dict(saved["optimizer"])
         self.algorithm.source.load_state_dict(state["source"])
-        for name, part in self.algorithm.state.items():
+        for name, part in self.algorithm.lasting.items():
             part.load_state_dict(state["state"][name])
         self.health.load_state_dict(state["health"])
         self.delivery.load_state_dict(state["delivery"], state["step"] / self.settings.steps)
