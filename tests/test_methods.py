@@ -321,6 +321,7 @@ def test_a_schedule_is_the_sequence_that_it_spells(name):
     whose = [schedule.name(update) for update in range(60)]
     for update in range(60):
         assert schedule.steps_before(update) == whose[:update].count("student")
+        assert schedule.before("generator", update) == whose[:update].count("generator")
         assert schedule.name(schedule.round_start(update)) in ("student", "generator")
     for steps in range(1, 12):
         updates = schedule.updates_for(steps)
@@ -569,6 +570,7 @@ PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "pool_size": (16, {}),
     "student_temperature": (1.0, {}),
     "student_lr": (0.3, {}),
+    "student_lr_end": (0.01, {}),
     "student_momentum": (0.0, {}),
     "student_weight_decay": (0.1, {}),
     "student_schedule": ("cosine-early", {}),

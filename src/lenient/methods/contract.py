@@ -103,10 +103,22 @@ class Schedule:
         phase, _, _, place = self.at(update)
         return phase.name(place)
 
+    def before(self, name: str, update: int) -> int:
+        """Return how many updates of a network come before update number `update`."""
+        start, found = 0, 0
+        for phase in self.phases[:-1]:
+            assert phase.rounds is not None, "checked above"
+            if update < start + phase.length * phase.rounds:
+                break
+            start, found = start + phase.length * phase.rounds, found + phase.count(name) * phase.rounds
+        else:
+            phase = self.phases[-1]
+        rounds, place = divmod(update - start, phase.length)
+        return found + rounds * phase.count(name) + phase.before(name, place)
+
     def steps_before(self, update: int) -> int:
         """Return how many student updates come before update number `update`."""
-        phase, _, steps, place = self.at(update)
-        return steps + phase.before(STUDENT, place)
+        return self.before(STUDENT, update)
 
     def round_start(self, update: int) -> int:
         """Return the first update of the round that an update belongs to."""
@@ -259,8 +271,8 @@ class Method(Protocol):
         ...
 
 
-def learning_rate(kind: RateSchedule, drops: Sequence[float] = ()) -> Callable[[Clock], float]:
-    """Return a factor of the base rate by epoch."""
+def learning_rate(kind: RateSchedule, drops: Sequence[float] = (), end: float = 0.0) -> Callable[[Clock], float]:
+    """Return a factor of the base rate by epoch; `end` is the one that the cosines fall towards."""
 
     def factor(clock: Clock) -> float:
         if kind == "constant":
@@ -270,7 +282,7 @@ def learning_rate(kind: RateSchedule, drops: Sequence[float] = ()) -> Callable[[
         if clock.epochs == 1:
             return 1.0  # its last positive value
         done = min(clock.epoch + (kind == "cosine-early"), clock.epochs) / clock.epochs
-        return 0.5 * (1 + math.cos(math.pi * done))
+        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
 
     return factor
 
@@ -285,7 +297,14 @@ def sgd(module: nn.Module, lr: float, momentum: float, weight_decay: float) -> O
 
 
 def adam(
-    module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0
+    module: nn.Module,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    rates: Mapping[str, float] | None = None,
 ) -> Optimizer:
-    """Return fused Adam."""
-    return torch.optim.Adam(module.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    """Return fused Adam; parameters whose name is in `rates` have a learning rate of their own."""
+    own = dict(module.named_parameters())
+    groups: list[dict[str, Any]] = [{"params": [own.pop(name)], "lr": rate} for name, rate in (rates or {}).items()]
+    groups.insert(0, {"params": list(own.values())})
+    return torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)

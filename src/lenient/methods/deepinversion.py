@@ -7,46 +7,25 @@ which the student learns. ADI also asks for images on which student and teacher 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from lenient.core import ranks
-from lenient.core.modes import mode
 from lenient.losses.adversarial import AdversarialForm, adversary
-from lenient.losses.distances import kl_divergence
-from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.losses.prior import LabelPrior
 from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
-from lenient.methods.contract import (
-    STUDENT,
-    Algorithm,
-    Context,
-    MethodSettings,
-    Phase,
-    RateSchedule,
-    Schedule,
-    StepOutput,
-    Update,
-    adam,
-    learning_rate,
-    sgd,
-)
-from lenient.methods.steps import StudentStep, statistics_of
-from lenient.replay import NoReplay
-from lenient.student.update import LiveStudent, PlainUpdate
+from lenient.methods.contract import Algorithm, Context, MethodSettings, adam
+from lenient.methods.inversion import Batches, InversionSettings, Shown, inversion_algorithm
 from lenient.synthesis.pixels import Pixels, balanced
-from lenient.synthesis.pool import Pool
-from lenient.synthesis.views import Augmentation, Viewer, rolled
-from lenient.teacher.batch import Batch, Clock
+from lenient.synthesis.views import rolled
+from lenient.teacher.batch import Clock
 
 
-class DeepInversionSettings(MethodSettings):
+class DeepInversionSettings(InversionSettings):
     """Settings of DeepInversion: L = CE + bn R + tv TV + l2 L2 [+ adv (1 - JS)]; the student minimises KL.
 
     Image norms are means over images here, scaled as in the other methods; the released code takes them over a batch
@@ -79,19 +58,6 @@ class DeepInversionSettings(MethodSettings):
     student_steps: int = Field(50, ge=1, le=10**6)
     """Student updates after each further batch (paper: about 50 for VGG-11)."""
     pool_size: int = Field(50_000, ge=1, le=10**8)
-    """Images that the pool holds at most, a byte for each pixel; the oldest go."""
-    student_temperature: float = Field(20.0, ge=1e-3, le=1e6)
-    """Softens predictions that the student imitates; KL counts times its square (CMI's benchmark: 20)."""
-    student_lr: float = Field(0.1, ge=0, le=1e3)
-    """Learning rate of the student's SGD (paper: 0.1)."""
-    student_momentum: float = Field(0.9, ge=0, lt=1)
-    """Its momentum."""
-    student_weight_decay: float = Field(1e-4, ge=0, le=1e6)
-    """Its weight decay (CMI's benchmark: 1e-4)."""
-    student_schedule: RateSchedule = "cosine"
-    """How its rate falls: constant, cosine, cosine-early, drops."""
-    augmentation: Augmentation = "none"
-    """What the student is trained on: the images of the pool, or randomly cropped and flipped."""
 
 
 class ADISettings(DeepInversionSettings):
@@ -100,56 +66,6 @@ class ADISettings(DeepInversionSettings):
     name: Literal["deepinversion", "adi"] = "adi"
     adversarial_weight: float = Field(10.0, ge=0, le=1e6)
     """Weight of the adversary (paper: 10)."""
-
-
-@dataclass(frozen=True)
-class Inversion:
-    """One step on the pixels, and what follows it: keep the best iterate, and at a batch's end push it to the pool."""
-
-    context: Context
-    settings: DeepInversionSettings
-    pixels: Pixels
-    optimizer: torch.optim.Optimizer
-    objective: Objective
-    student: LiveStudent
-    pool: Pool
-    schedule: Schedule
-
-    def __call__(self, clock: Clock) -> StepOutput:
-        """Fill the pixels' gradients."""
-        teacher, s = self.context.teacher, self.settings
-        needs = self.objective.needs(clock)
-        # (1) the view, and both networks' answers to it
-        moved = rolled(self.pixels.images, s.jitter, self.context.streams, "jitter", clock.update)
-        view = self.context.runtime.images(ranks.mine(moved))
-        answer = teacher.respond(view, statistics=any(need.statistics for need in needs))
-        answers = {"teacher": answer}
-        if any(need.student for need in needs):
-            with mode(self.context.student, "eval"):
-                answers["student"] = self.student.respond(view)
-        count = len(self.pixels.images)
-        labels = balanced(count, teacher.card.num_classes, clock.round).to(view.device)
-        weight = torch.ones(len(view), device=view.device)
-        inputs, both = {"clean": view, "train": view}, {"clean": answers, "train": answers}
-        batch = Batch(teacher.denormalize(view.detach()), weight, inputs, both, ranks.mine(labels), clock)
-        # (2) one objective
-        total, losses = self.objective(batch)
-        total.backward()
-        begins = self.schedule.round_start(clock.update) == clock.update
-        facts = statistics_of(self.objective, losses)
-        judged = {"total": total.detach(), "pixels": self.pixels.images.detach().clone()}
-        return StepOutput(losses, batch, count if begins else 0, facts=facts, kept=judged)
-
-    def after(self, clock: Clock, output: StepOutput, bad: Tensor) -> None:
-        """Keep the iterate that was judged, if it is the best; at the end of a batch, let another begin."""
-        self.pixels.keep(output.kept["pixels"], output.kept["total"], bad)
-        if self.schedule.name(clock.update + 1) == "pixels" and not self._ends(clock):
-            return
-        self.pool.push(self.context.teacher.denormalize(self.pixels.best))
-        self.pixels.restart(clock.round + 1, self.optimizer, bad)
-
-    def _ends(self, clock: Clock) -> bool:
-        return self.schedule.round_start(clock.update + 1) == clock.update + 1
 
 
 class DeepInversion:
@@ -166,16 +82,19 @@ class DeepInversion:
         return self.settings.bn_weight > 0
 
     def build(self, context: Context) -> Algorithm:
-        """Put pixels, pool and student together: batches first, then one for each stretch of student updates."""
-        s, teacher, streams = self.settings, context.teacher, context.streams
-        shape = (context.batch_size, *teacher.card.input_size)
+        """Put pixels, pool and student together."""
+        s, teacher, streams, runtime = self.settings, context.teacher, context.streams, context.runtime
 
         def noise(count: int, name: str, update: int) -> Tensor:
-            drawn = streams.normal(name, update, (count, *shape[1:])).to(context.runtime.dtype)
-            return context.runtime.images(drawn)
+            drawn = streams.normal(name, update, (count, *teacher.card.input_size))
+            return runtime.images(drawn.to(runtime.dtype))
+
+        def show(clock: Clock) -> Shown:
+            moved = rolled(pixels.images, s.jitter, streams, "jitter", clock.update)
+            view = runtime.images(ranks.mine(moved))
+            return Shown(teacher.denormalize(view.detach()), view, pixels.images.detach().clone())
 
         pixels = Pixels(partial(noise, context.batch_size, "pixels"))
-        optimizer = adam(pixels, s.pixels_lr)
         objective = Objective(
             {
                 "class_prior": (s.label_weight, LabelPrior()),
@@ -185,23 +104,17 @@ class DeepInversion:
                 "adversarial": (s.adversarial_weight, adversary(s.adversarial, s.temperature)),
             }
         )
-        imitate = partial(kl_divergence, temperature=s.student_temperature)
-        imitation = Objective({"student": (1.0, Imitation(imitate, "KL"))})
-        student, viewer = LiveStudent(context.student, context.runtime), Viewer(streams, s.augmentation)
-        start = lambda *key: teacher.denormalize(noise(*key))  # noqa: E731 - what the pixels start from
-        pool = Pool(teacher, viewer, context.runtime, streams, context.batch_size, s.pool_size, start)
-        first = [Phase((("pixels", s.iterations),), s.first_batches)] if s.first_batches else []
-        schedule = Schedule(*first, Phase((("pixels", s.iterations), (STUDENT, s.student_steps))))
-        inversion = Inversion(context, s, pixels, optimizer, objective, student, pool, schedule)
-        update = PlainUpdate(imitation, student)
-        learn = StudentStep(pool, NoReplay(), update, teacher, viewer, context.runtime)
-        students = sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
-        updates = {
-            "pixels": Update(pixels, optimizer, inversion, inversion.after),
-            STUDENT: Update(context.student, students, learn, rate=learning_rate(s.student_schedule)),
-        }
-        parts = {"replay": "growing pool", "update": update.label}
-        return Algorithm(updates, schedule, pool, imitation, objective, parts=parts)
+        batches = Batches(
+            "pixels",
+            pixels,
+            adam(pixels, s.pixels_lr),
+            objective,
+            show,
+            partial(balanced, context.batch_size, teacher.card.num_classes),
+            start=lambda *key: teacher.denormalize(noise(*key)),
+            to_pixels=teacher.denormalize,
+        )
+        return inversion_algorithm(context, s, batches)
 
 
 class ADI(DeepInversion):
