@@ -39,6 +39,8 @@ GAMES: dict[str, dict[str, Any]] = {
     "cudfkd": {},
     "noise": {},
     "adi": {"iterations": 3, "first_batches": 1, "student_steps": 2},
+    "fastdfkd": {"iterations": 2, "first_batches": 2, "student_steps": 2, "reset_after": 1},
+    "fastdfkd, reptile": {"iterations": 2, "first_batches": 1, "student_steps": 3, "meta": "reptile"},
 }
 
 

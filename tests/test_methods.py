@@ -36,6 +36,7 @@ QUICK_BANK = {"name": "bank", "share": 0.25, "every": 1}
 QUICK_MEMORY = {"name": "generative", "share": 0.25, "updates": 1, "lr": 0.01}
 QUICK_MOMENTUM = {"name": "momentum", "share": 0.25}
 QUICK_PIXELS = {"iterations": 2, "first_batches": 1, "student_steps": 2, "student_lr": 0.05}
+QUICK_LATENTS = {**QUICK_PIXELS, "reset_after": 1}
 BASE: dict[str, dict[str, Any]] = {
     "ta-dfkd": TA_QUICK,
     "dafl": {"name": "dafl", "student_lr": 0.05, "generator_lr": 0.01},
@@ -49,6 +50,9 @@ BASE: dict[str, dict[str, Any]] = {
     "noise": {"name": "noise", "student_lr": 0.05},
     "deepinversion": {"name": "deepinversion", **QUICK_PIXELS},
     "adi": {"name": "adi", **QUICK_PIXELS},
+    "fastdfkd": {"name": "fastdfkd", **QUICK_LATENTS},
+    "fastdfkd, reptile": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "reptile"},
+    "fastdfkd, no common start": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "none"},
     "mad, conditional": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM, "conditional": "sum"},
     "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
     "meta-dfkd, first order, selecting": {
@@ -554,6 +558,7 @@ FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 OWN_CHANGES |= dict.fromkeys(("mb-dfkd", "pre-dfkd", "meta-dfkd"), FAMILY_CHANGES)
 PIXELS = ("deepinversion", "adi")
+INVERTING = (*PIXELS, "fastdfkd")
 PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "iterations": (3, {}),
     "pixels_lr": (0.5, {}),
@@ -577,6 +582,17 @@ PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "augmentation": ("crop-flip", {}),
 }
 OWN_CHANGES |= dict.fromkeys(PIXELS, PIXELS_CHANGES)
+OWN_CHANGES["fastdfkd"] = {
+    **{key: how for key, how in PIXELS_CHANGES.items() if key not in ("pixels_lr", "jitter", "tv_weight", "l2_weight")},
+    "generator_lr": (0.5, {}),
+    "codes_lr": (0.5, {}),
+    "meta": ("reptile", {}),
+    "meta_lr": (0.5, {}),
+    "reset_after": (None, {}),
+    "bn_momentum": (0.1, {}),
+    "temperature": (3.0, {}),
+    "augmentation": ("none", {}),
+}
 FLIPS = [
     ("ta-dfkd", "replay.warm_up", False, {"replay": QUICK_MOMENTUM}),
     *(("ta-dfkd", key, *how) for key, how in STREAM_CHANGES.items()),
@@ -587,7 +603,7 @@ FLIPS = [
 def test_every_setting_of_every_method_is_listed_here():
     common = {key.split(".")[0] for key in STREAM_CHANGES}
     for name, changes in OWN_CHANGES.items():
-        shared = set() if name in PIXELS else common
+        shared = set() if name in INVERTING else common
         assert {*shared, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
     assert {*OWN_CHANGES, "noise"} == set(METHODS)
     listed = {key for key in STREAM_CHANGES if "." in key}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from lenient.core.config import Settings
 from lenient.core.reductions import full
+from lenient.core.seeding import Streams
 
 Space = Literal["pixels", "normalized"]
 """What a generator's numbers mean: pixel units, or the teacher's normalised inputs."""
@@ -33,6 +35,8 @@ class GeneratorSettings(Settings):
     (DAFL and heirs), or by an affine batch norm alone (ZSKT)."""
     stem_activation: bool = True
     """Whether a leaky ReLU follows the first batch norm (DAFL and heirs: none)."""
+    conv_bias: bool = True
+    """Whether convolutions before a batch norm, which takes any bias away again, have one (CMI, FastDFKD: no)."""
     halve_each_stage: bool = False
     """Whether every stage has half the channels of the one before, not the last alone (CuDFKD, CMI)."""
     spectral_norm: bool = False
@@ -60,7 +64,8 @@ class UpsamplingGenerator(nn.Module):
         self.stem = nn.BatchNorm2d(self.width)
         halvings = [stage if settings.halve_each_stage else stage // stages for stage in range(stages + 1)]
         widths = [max(self.width >> halving, 1) for halving in halvings]
-        self.convs = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 3, padding=1) for i in range(stages))
+        bias = settings.conv_bias
+        self.convs = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 3, padding=1, bias=bias) for i in range(stages))
         self.norms = nn.ModuleList(nn.BatchNorm2d(widths[i + 1], eps=settings.bn_eps) for i in range(stages))
         self.to_pixels = nn.Conv2d(widths[-1], channels, 3, padding=1)
         if settings.spectral_norm:
@@ -81,3 +86,14 @@ class UpsamplingGenerator(nn.Module):
             return drawn.sigmoid()
         images: Tensor = self.last_norm(drawn.tanh() if self.output == "tanh-bn" else drawn)
         return images
+
+
+def first_layers_anew(generator: nn.Module, streams: Streams, name: str, update: int) -> dict[str, Tensor]:
+    """Return new tensors for the linear layer and the first batch norm of such a generator, by their names in it:
+    weights N(0, 0.02^2), the batch norm's too, and biases of zero (FastDFKD). The key is that of a random stream."""
+    anew: dict[str, Tensor] = {}
+    for layer in ("project", "stem"):
+        weight, bias = (generator.get_parameter(f"{layer}.{part}") for part in ("weight", "bias"))
+        drawn = 0.02 * streams.normal(f"{name}/{layer}", update, tuple(weight.shape))
+        anew |= {f"{layer}.weight": drawn.to(weight.dtype), f"{layer}.bias": torch.zeros_like(bias)}
+    return anew

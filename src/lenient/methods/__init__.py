@@ -27,6 +27,7 @@ METHODS: dict[str, str] = {
     "cudfkd": "lenient.methods.cudfkd:CuDFKD",
     "deepinversion": "lenient.methods.deepinversion:DeepInversion",
     "adi": "lenient.methods.deepinversion:ADI",
+    "fastdfkd": "lenient.methods.fastdfkd:FastDFKD",
     "noise": "lenient.methods.baselines:Noise",
 }
 

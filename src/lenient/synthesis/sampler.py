@@ -66,17 +66,20 @@ class Sampler:
     ) -> Drawing:
         """Return this rank's rows of `count` images, or all of them; with gradient to the generator unless under
         `torch.no_grad()`."""
-        chosen = generator or self._plain
         given: list[Tensor] = [self.streams.normal(name, update, (count, self.latent_dim)).to(self.runtime.dtype)]
         if self.num_classes is not None:
             given.append(self.streams.integers(f"{name}/labels", update, (count,), self.num_classes))
         if not whole:
             given = [ranks.mine(draw) for draw in given]
+        return Drawing(self.draw(*given, generator=generator), given[1] if len(given) > 1 else None)
+
+    def draw(self, *given: Tensor, generator: Callable[..., Tensor] | None = None) -> Tensor:
+        """Return the images (N, C, H, W) of given latents and, for a conditional generator, classes."""
         with self.runtime.autocast():
-            drawn: Tensor = chosen(*given)
+            drawn: Tensor = (generator or self._plain)(*given)
         if self.host is not None and getattr(self.generator, "space", "pixels") == "normalized":
             drawn = self.host.denormalize(drawn)
-        return Drawing(self.runtime.images(drawn), given[1] if len(given) > 1 else None)
+        return self.runtime.images(drawn)
 
     def show(self, count: int, name: str, update: int) -> Tensor:
         """Return images without gradient that leave no trace: the generator in eval mode, its buffers as they were.

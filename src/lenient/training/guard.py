@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lenient.core.errors import UsageError
+from lenient.core.optimizers import skips_itself, step_unless
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -46,8 +47,7 @@ class Guard:
         makes state without a NaN, and what they have moved is put back; counts that they keep on the host go on.
         """
         if skips_itself(optimizer):
-            optimizer.found_inf = bad  # type: ignore[attr-defined]
-            optimizer.step()
+            step_unless(optimizer, bad)
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
@@ -68,12 +68,6 @@ def _tensors_of(optimizer: Optimizer) -> Iterator[tuple[tuple[Tensor, str], Tens
         for name, value in values.items():
             if torch.is_tensor(value):
                 yield (parameter, name), value
-
-
-def skips_itself(optimizer: Optimizer) -> bool:
-    """Whether an optimizer is one of torch's that take `found_inf`: fused SGD, Adam, AdamW, Adagrad."""
-    own = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
-    return own and all(group.get("fused") for group in optimizer.param_groups)
 
 
 def check_optimizer(name: str, optimizer: Optimizer) -> None:

@@ -16,6 +16,7 @@ from lenient.core import ranks
 from lenient.core.batch_norm import one_batch
 from lenient.core.errors import DamagedError, TeacherError
 from lenient.core.memory import memory_errors
+from lenient.core.optimizers import fits_optimizer
 from lenient.core.runtime import Runtime, in_parts
 from lenient.core.schemas import ANEW, damaged
 from lenient.core.seeding import Streams, untouched_global_rng
@@ -450,21 +451,6 @@ def like(saved: Any, fresh: Any, where: str = "state") -> None:
     for key, value in inner:
         if key != "optimizer":
             like(saved[key], value, f"{where}.{key}")
-
-
-def fits_optimizer(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Check that the tensors that an optimizer kept are as large as its parameters, and its rates numbers; raises
-    ValueError."""
-    fresh = optimizer.state_dict()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for group, own in zip(saved["param_groups"], fresh["param_groups"], strict=True):
-        for key, value in own.items():
-            if key != "params" and type(group[key]) is not type(value) and not isinstance(group[key], (int, float)):
-                raise ValueError(f"optimizer: {key} is of another kind")
-    for number, kept in saved["state"].items():
-        for name, value in kept.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[number].shape:
-                raise ValueError(f"optimizer: {name} has the shape {tuple(value.shape)}")
 
 
 def check_batch_norms(method: Method, settings: DistillSettings, layers: Sequence[object]) -> None:
