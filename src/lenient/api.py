@@ -348,7 +348,8 @@ def reopen(
     elif student != identity["student"]["arch"]:
         raise UsageError(f"--student {student}: it is {identity['student']['arch']} in {run}; leave the flag out")
     with settings_of(said):
-        settings = decide(resolve(Request(settings=config)), Request(), network, network)
+        request = Request(settings=config, trust=trust_code, where=str(said))
+        settings = decide(resolve(request), Request(), network, network)
         built, _ = pick_student(identity["student"]["arch"], network, settings.seed)
     frozen = FrozenTeacher(network, settings.runtime())
     with frozen, memory_errors():

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from lenient.core.config import Settings, merge, nested, parse, parse_overrides, read_yaml
 from lenient.core.errors import UsageError
 from lenient.core.text import shown
-from lenient.methods import METHODS
+from lenient.methods import METHODS, OWN, spelled
 from lenient.methods.baselines import REAL, RealSettings
 from lenient.models.trust import Trusted, require
 from lenient.runs.request import Request, resolve
@@ -161,8 +161,10 @@ class Grid(Settings):
         return self
 
 
-def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
+def load_grid(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Grid:
     """Read a grid; `overrides` are `key=value` by dots and win over the file. Every row's settings are checked.
+
+    With `trust_code`, or where `overrides` name them, its methods may be code of the user's own.
 
     Raises:
         UsageError: one line with the file, the dotted key, and the nearest valid one.
@@ -171,7 +173,7 @@ def load_grid(path: Path, overrides: Sequence[str] = ()) -> Grid:
         grid = parse(Grid, merge(read_yaml(path), parse_overrides(overrides)), "")
         grid = _placed(grid, path.parent)
         for label in grid.rows:
-            settings_of(grid, label, 0)
+            settings_of(grid, label, 0, trust_code or _typed(overrides))
     except UsageError as error:
         raise UsageError(f"{path}: {str(error).removeprefix(f'-c {path}: ')}") from None
     return grid
@@ -187,7 +189,7 @@ def trusted(grid: Grid, path: Path, overrides: Sequence[str] = (), trust_code: b
     """
     if trust_code:
         return True
-    typed = frozenset(_texts(parse_overrides(overrides)))
+    typed = _typed(overrides)
     for name in grid.students:
         require(name, typed, where=path, what="its student", again="-s students=NAME", kind=UsageError)
     for teacher in grid.teachers:
@@ -195,6 +197,11 @@ def trusted(grid: Grid, path: Path, overrides: Sequence[str] = (), trust_code: b
         if arch is not None:
             require(arch, typed, where=path, what="its teacher", kind=UsageError)
     return typed
+
+
+def _typed(overrides: Sequence[str]) -> frozenset[str]:
+    """Return all names that the user typed, those of methods also with the whole path of their file."""
+    return frozenset(name for text in _texts(parse_overrides(overrides)) for name in (text, spelled(text)))
 
 
 def _texts(values: Any) -> Iterator[str]:
@@ -218,8 +225,10 @@ def _placed(grid: Grid, folder: Path) -> Grid:
     return grid.model_copy(update={"teachers": teachers, "rows": rows})
 
 
-def settings_of(grid: Grid, label: str, seed: int) -> dict[str, Any]:
+def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dict[str, Any]:
     """Return the resolved settings of a row's cells, as `config.yaml` would hold them; `auto` may be among them.
+
+    `trust` says which methods may be code of the user's own; `load_grid` has asked.
 
     Raises:
         UsageError: an unknown method, recipe or setting; the message names the row.
@@ -228,9 +237,11 @@ def settings_of(grid: Grid, label: str, seed: int) -> dict[str, Any]:
     asked = merge(grid.settings, row.settings)
     try:
         if row.method != REAL:
-            if row.method not in METHODS:
+            if row.method not in METHODS and not row.method.startswith(OWN):
                 raise UsageError(f"method={row.method!r}: no such method; there are {', '.join((*METHODS, REAL))}")
-            request = Request(method=row.method, recipes=row.recipe, settings=asked, seed=seed)
+            request = Request(
+                method=row.method, recipes=row.recipe, settings=asked, seed=seed, trust=trust, where="the grid"
+            )
             return resolve(request).model_dump(mode="json")
         if row.recipe:
             raise UsageError(f"recipe={row.recipe[0]!r}: the row {REAL} has no recipes; give settings")

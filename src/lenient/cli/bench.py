@@ -71,7 +71,7 @@ def run(
     from lenient.core.config import parse_overrides
 
     known(progress)
-    plan = load_grid(grid, setting)
+    plan = load_grid(grid, setting, trust_code)
     trust = trusted(plan, grid, setting, trust_code)
     if not trust_code:
         check_options(launcher, plan.launcher_options, parse_overrides(setting).get("launcher_options") or {}, grid)
@@ -122,6 +122,7 @@ def status(
     jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Cells at a time, for the time left.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again until all is done.")] = False,
     setting: Overrides = [],  # noqa: B006
+    trust_code: flags.TrustCode = False,
 ) -> None:
     """Say how far GRID is: cells done, running, failed and missing, last accuracies, failures, the time left."""
     import time
@@ -132,7 +133,7 @@ def status(
     from lenient.bench.grid import load_grid
     from lenient.bench.status import status_of
 
-    plan = load_grid(grid, setting)
+    plan = load_grid(grid, setting, trust_code)
     home = home_of(plan, output)
     if not home.is_dir():
         raise UsageError(f"-o {home}: nothing there yet; start with `lenient bench run`")

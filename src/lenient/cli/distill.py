@@ -32,7 +32,9 @@ def distill(
     std: flags.Std = "",
     checkpoint_key: flags.CheckpointKey = "",
     student: Annotated[str, typer.Option(metavar="SPEC", help="SOURCE:NAME, or auto.")] = "auto",
-    method: Annotated[str, typer.Option(metavar="NAME", help=f"auto, {', '.join(METHODS)}.")] = "auto",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help=f"auto, {', '.join(METHODS)}, or py:FILE.py:CLASS.")
+    ] = "auto",
     preset: Annotated[str, typer.Option(metavar="NAME", help="smoke, fast, standard or paper.")] = "",
     steps: Annotated[int | None, typer.Option(metavar="N", help="Student steps.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of steps_per_epoch steps.")] = None,

@@ -32,6 +32,8 @@ METHODS: dict[str, str] = {
 }
 
 DEFAULT = "ta-dfkd"
+OWN = "py:"
+"""What the name of a method begins with that is found where it lies."""
 
 
 M = TypeVar("M", bound="type[Method]")
@@ -64,15 +66,29 @@ def registered() -> frozenset[str]:
 
 
 def method_class(name: str) -> type[Method]:
-    """Return the class of a method by name, imported now.
+    """Return the class of a method by name, or by `py:` and where it lies; imported now.
 
     Raises:
         UsageError: no such method.
     """
+    if name.startswith(OWN):
+        from lenient.methods.own import own_method
+
+        return own_method(spelled(name))
     if name not in METHODS:
-        raise UsageError(f"--method {visible(name, VALUE)}: no such method; there are {', '.join(METHODS)}")
+        names = ", ".join(METHODS)
+        raise UsageError(f"--method {visible(name, VALUE)}: no such method; there are {names}, and {OWN}FILE.py:CLASS")
     found: type[Method] = _REGISTERED.get(name) or resolve_dotted(METHODS[name])
     return found
+
+
+def spelled(name: str) -> str:
+    """Return a method's name; of one that is found where it lies, with the whole path of its file, so that it means the
+    same in every folder."""
+    if not name.startswith(OWN):
+        return name
+    home, colon, own = name.removeprefix(OWN).rpartition(":")
+    return f"{OWN}{Path(home).absolute()}{colon}{own}" if home.endswith(".py") else name
 
 
 def fitting(batch_norm: bool) -> list[str]:

@@ -55,21 +55,31 @@ def call_factory(spec: Spec, wanted: Wanted, label: str) -> tuple[Any, ModuleTyp
 
     Raises TeacherError where it cannot be found, or raises.
     """
-    home_name, _, function = spec.name.rpartition(":")
-    path = Path(home_name)
-    is_file = path.suffix == ".py" or path.is_file()
-    with _importable(path.resolve().parent if is_file else Path.cwd(), Path.cwd()):
-        home = _load_file(path, spec, label) if is_file else _load_module(home_name, spec, label)
-        factory = getattr(home, function, None)
-        if not callable(factory):
-            what = "is not callable" if hasattr(home, function) else "is not there"
-            raise TeacherError(f"{label} {spec}: {function!r} {what} in {home_name}{nearest(function, vars(home))}")
+    with named(spec, label) as (factory, home):
         try:
             return factory(**_arguments(factory, wanted, spec, label)), home
         except LenientError:
             raise
         except Exception as error:
             raise TeacherError(f"{label} {spec}: the factory raised {one_line(error)}") from error
+
+
+@contextmanager
+def named(spec: Spec, label: str) -> Iterator[tuple[Callable[..., Any], ModuleType]]:
+    """Import what a spec names in a user's code; yield it with its module, while that code can import its neighbours.
+
+    Raises TeacherError where it is not there, or cannot be called.
+    """
+    home_name, _, function = spec.name.rpartition(":")
+    path = Path(home_name)
+    is_file = path.suffix == ".py" or path.is_file()
+    with _importable(path.resolve().parent if is_file else Path.cwd(), Path.cwd()):
+        home = _load_file(path, spec, label) if is_file else _load_module(home_name, spec, label)
+        found = getattr(home, function, None)
+        if not callable(found):
+            what = "is not callable" if hasattr(home, function) else "is not there"
+            raise TeacherError(f"{label} {spec}: {function!r} {what} in {home_name}{nearest(function, vars(home))}")
+        yield found, home
 
 
 def _arguments(factory: Callable[..., Any], wanted: Wanted, spec: Spec, label: str) -> dict[str, int]:

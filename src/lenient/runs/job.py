@@ -37,7 +37,7 @@ from lenient.reporting import write_report
 from lenient.runs.autotune import trial
 from lenient.runs.export import write_student
 from lenient.runs.folder import RESUME, RunFolder, environment, fingerprint
-from lenient.runs.request import Request, decide, flatten, pick_student, resolve, settings_of
+from lenient.runs.request import Request, decide, flatten, method_name, pick_student, resolve, settings_of
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.answers import answers
 from lenient.training.result import NetworkSummary, Result, Summary
@@ -249,6 +249,10 @@ class Job:
         device = self.request.device or stored_device
         if self.method is not None:
             del old["method"]
+        stored_method = method_name(old)
+        if self.method is None and stored_method is not None and stored_method != self.settings.method.name:
+            said_in, typed = path / "config.yaml", "--method NAME"
+            require(stored_method, self.trust_code, where=said_in, what="its method", again=typed, kind=UsageError)
         again = Request(settings={**old, "steps": steps, "device": device}, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)

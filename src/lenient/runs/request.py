@@ -18,10 +18,11 @@ from lenient.core.errors import TeacherError, UsageError
 from lenient.core.runtime import check_compiler, resolve_device
 from lenient.core.schemas import ANEW, damaged
 from lenient.core.text import VALUE, shown, visible
-from lenient.methods import DEFAULT, METHODS, recipes
+from lenient.methods import DEFAULT, METHODS, OWN, recipes
 from lenient.methods.contract import Method, MethodSettings
 from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
+from lenient.models.trust import Trusted, require
 from lenient.runs.autotune import check_precision, fastest_precision, largest_batch, overlap_pays, trial
 from lenient.training.settings import MOST_STEPS, DistillSettings
 from lenient.training.settings import method_name as section_name
@@ -60,6 +61,10 @@ class Request:
     precision: str | None = None
     select: str | None = None
     compile: bool = False
+    trust: Trusted = True
+    """Which methods, of those that are somebody's code, may be named: all, where the user typed the name."""
+    where: str = ""
+    """What names them, where the user did not."""
     own: MethodSettings | None = None
     """Settings of a method that was given as an object: its defaults, and those that it asks for elsewhere, count."""
 
@@ -150,6 +155,9 @@ def resolve(request: Request) -> DistillSettings:
         UsageError: unknown names, bad values.
     """
     merged = merge(*request.layers())
+    name = method_name(merged)
+    if name is not None and name.startswith(OWN):
+        require(name, request.trust, where=request.where, what="its method", kind=UsageError)
     if request.own is not None:
         _refuse_for_an_object(merged.get("method", {}), request.own)
         merged["method"] = request.own

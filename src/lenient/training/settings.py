@@ -13,7 +13,7 @@ from lenient.core.errors import UsageError
 from lenient.core.runtime import Runtime
 from lenient.core.text import shown
 from lenient.generators.upsampling import GeneratorSettings
-from lenient.methods import DEFAULT, method_class
+from lenient.methods import DEFAULT, method_class, spelled
 from lenient.methods.contract import MethodSettings
 from lenient.training.verdict import HealthSettings
 
@@ -23,7 +23,7 @@ MOST_STEPS = 10**9
 def _method_settings(value: Any) -> MethodSettings:
     if isinstance(value, MethodSettings):
         return value
-    name = method_name(value)
+    name = spelled(method_name(value))
     return parse(method_class(name).settings_type, {**value, "name": name}, "-s method.")
 
 
