@@ -31,7 +31,7 @@ from commands import begun, lenient
 from lenient.bench import running, tasks
 from lenient.bench.cell import Meter, read_costs
 from lenient.bench.cell import work as run_cell
-from lenient.bench.cells import cell_id, cells_of
+from lenient.bench.cells import cell_id, cells_of, without_later
 from lenient.bench.grid import Grid, load_grid, settings_of
 from lenient.bench.launchers import _slurm_outcome, make_launcher
 from lenient.bench.record import commit, logged, rounded
@@ -961,3 +961,11 @@ def test_a_broken_state_file_is_said_so(tmp_path):
     (tmp_path / "failed.json").write_text("{")
     with pytest.raises(LenientError, match="is damaged"):
         tasks.read_json(tmp_path / "failed.json")
+
+
+def test_an_id_does_not_know_of_settings_that_came_later():
+    old = {"steps": 3, "generator": {"width": 8}, "method": {"name": "adi"}}
+    now = {"steps": 3, "generator": {"width": 8, "conv_bias": True}, "method": {"name": "adi", "student_lr_end": 0.0}}
+    assert without_later(now) == old
+    other = {**now, "generator": {"width": 8, "conv_bias": False}}
+    assert without_later(other) == {**old, "generator": other["generator"]}

@@ -18,6 +18,9 @@ from lenient.runs.folder import discard
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
+SINCE: Mapping[str, Any] = {"generator.conv_bias": True, "method.student_lr_end": 0.0}
+"""Settings that came later, and the value that does what was done before there were any: left out at that, so that a
+cell is known by the id that it had."""
 TOLD = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")
 """What a cell is told about its teacher."""
 
@@ -81,12 +84,21 @@ def cell_id(settings: Mapping[str, Any], teacher: Mapping[str, Any], student: st
     `card` that says how images are put to it.
     """
     known = {
-        "settings": {key: value for key, value in settings.items() if key not in LEFT_OUT},
+        "settings": without_later({key: value for key, value in settings.items() if key not in LEFT_OUT}),
         "teacher": [teacher["sha256"], teacher["card"]],
         "student": student,
         "data": data,
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def without_later(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings as they were before those of `SINCE`, where these do what was done then."""
+    return {
+        key: without_later(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if prefix + key not in SINCE or SINCE[prefix + key] != value
+    }
 
 
 def cells_of(grid: Grid, teachers: Sequence[Mapping[str, Any]], data_root: str | None) -> list[Cell]:
