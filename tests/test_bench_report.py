@@ -51,6 +51,7 @@ from lenient.bench.report.results import (
 )
 from lenient.bench.report.sweeps import fid_table, picture_rows, sweeps
 from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
+from lenient.bench.report.timed import by_the_clock
 from lenient.cli import main
 from lenient.core.errors import UsageError
 from lenient.core.manifest import FORMAT, MARKER
@@ -696,6 +697,25 @@ def test_rows_that_differ_in_the_class_prior_alone(made_up: Path) -> None:
     assert sweep.rows == ["ta-dfkd, all three losses", "ta-dfkd, no selection"]
     assert picture_rows(grid) == [*sweep.rows, "ta-dfkd"]
     assert picture_rows(grid, ("dafl",)) == ["dafl"]
+
+
+def test_methods_compare_by_the_clock(tmp_path: Path) -> None:
+    """The quickest row's time is the budget, and a time is that of the first evaluation that is good enough."""
+    plan = {"dfad": ([10, 20], [0.5, 0.9]), "dafl": ([10, 20, 30, 40], [0.2, 0.4, 0.6, 0.99])}
+    cells = [
+        one(row, 0, "T1", curve=[[step, value] for step, value in enumerate(values)], curve_seconds=seconds)
+        for row, (seconds, values) in plan.items()
+    ]
+    found = by_the_clock(grid_of(tmp_path, cells), "by-the-clock")
+    assert found is not None
+    texts = {row.name: [value.text.replace("\u202f", " ") for value in row.values] for row in found.rows}
+    assert [column.name.replace("\u202f", " ") for column in found.columns[:3]] == ["5 s", "10 s", "20 s"]
+    assert texts["dfad"] == ["0.00", "50.00", "90.00", "not reached", "20 s"]
+    assert texts["dafl"] == ["0.00", "20.00", "40.00", "40 s", "40 s"]
+
+
+def test_records_without_times_have_no_table_by_the_clock(partial: Grid) -> None:
+    assert by_the_clock(partial, "by-the-clock") is None
 
 
 def test_pictures_are_of_the_class_prior_alone_and_of_the_ablation_where_nothing_else_has_one(tmp_path: Path) -> None:

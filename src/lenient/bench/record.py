@@ -63,6 +63,7 @@ def cell_record(
         "agreement": student["agreement"],
         "teacher_accuracy": end["teacher"]["accuracy"],
         "curve": curve,
+        "curve_seconds": [event.get("seconds") for event in events if event["event"] == "eval"],
         "answers": end.get("answers"),
         "log": logged([event for event in events if event["event"] == "log"]),
         "cost": {

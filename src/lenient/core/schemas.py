@@ -189,6 +189,7 @@ class Evaluation(Line):
     """A measurement on real images."""
 
     step: Count
+    seconds: Annotated[Amount, Field(ge=0)] | None = None
     accuracy: Share | None = None
     agreement: Share | None = None
 

@@ -300,7 +300,7 @@ class Distillation:
         with untouched_global_rng():
             measured = self.evaluate(self.student)
         self.student.train()
-        self.history.append({"step": self.step, **measured})
+        self.history.append({"step": self.step, "seconds": self.seconds, **measured})
         self.emit("eval", self.history[-1])
 
     def emit(self, event: str, values: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from lenient.bench.report import figures, results, sweeps
+from lenient.bench.report import figures, results, sweeps, timed
 from lenient.bench.report.figures import Figure
 from lenient.bench.report.records import Grid, panels
 from lenient.bench.report.tables import Table, in_words
@@ -94,6 +94,8 @@ def _accuracy(content: Content, grid: Grid, choice: Choice, end: str) -> Section
     section.tables.append(results.table_3(grid, f"table-3{end}"))
     above = results.beyond(grid, f"beyond-noise{end}")
     content.add(section, above, "What the methods add to noise", "no row of noise images or of a frozen generator")
+    clock = timed.by_the_clock(grid, f"by-the-clock{end}")
+    content.add(section, clock, "Accuracy by the clock", "the records do not say when evaluations were")
     ablation = results.ablation(grid, f"table-4{end}", choice.ablation)
     content.add(section, ablation, "Tables 4 and A2", "no two rows of an ablation; name them with --ablation")
     teachers = [teacher for teacher in figures.two_teachers(grid, choice.teachers) if teacher in grid.teachers]
