@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,12 +41,11 @@ from lenient.bench.teachers import specification, trainings
 from lenient.bench.teachers import work as bring_teacher
 from lenient.core import schemas
 from lenient.core.config import merge
-from lenient.core.errors import DamagedError, LenientError, MachineError, UsageError
+from lenient.core.errors import DamagedError, LenientError, MachineError, TeacherError, UsageError
 from lenient.core.manifest import FORMAT, MARKER
 from lenient.core.schemas import CellSpec, Stored, TeacherSpec
 from lenient.models import save_network
 from lenient.runs.folder import RunFolder, fingerprint
-from lenient.runs.job import load_teacher
 from toys import digits_like
 
 pytestmark = [
@@ -795,13 +793,11 @@ def test_what_cells_and_teachers_are_told_is_sound(tmp_path, seed):
         schemas.check(CellSpec, json.loads(json.dumps(cell.spec)), tmp_path, "")
 
 
-def test_a_checkpoint_with_several_networks_is_as_many_teachers(tmp_path, monkeypatch):
-    ours = partial(load_teacher, input_size=(1, 8, 8))  # which a bare checkpoint does not say
-    monkeypatch.setattr("lenient.runs.job.load_teacher", ours)
+def test_a_checkpoint_with_several_networks_is_as_many_teachers(tmp_path):
     networks = {key: digits_like(seed) for seed, key in enumerate(("model", "model_ema"))}
     torch.save({key: network.module.state_dict() for key, network in networks.items()}, tmp_path / "both.pt")
     arch = networks["model"].card.arch
-    entries = [{"file": "both.pt", "arch": arch, "checkpoint_key": key} for key in networks]
+    entries = [{"file": "both.pt", "arch": arch, "checkpoint_key": key, "input_size": [1, 8, 8]} for key in networks]
     grid = grid_of(tmp_path, {"teachers": entries})
     plan = trainings(grid)
     assert len({training.id for training in plan}) == 2
@@ -812,8 +808,79 @@ def test_a_checkpoint_with_several_networks_is_as_many_teachers(tmp_path, monkey
         folder.mkdir()
         assert bring_teacher(folder, spec)
         assert json.loads((folder / "teacher.json").read_text())["teachers"][0]["sha256"] == fingerprint(network.module)
-    with pytest.raises(UsageError, match="checkpoint_key beside train: it is for a file; leave it out"):
-        grid_of(tmp_path, {"teachers": [{"train": {"arch": "lenient:resnet8"}, "checkpoint_key": "model"}]})
+
+
+def bare_checkpoint(folder: Path, **facts: Any) -> tuple[Grid, dict[str, Any]]:
+    """Write weights alone; return a grid that says of them what is given, and what its teacher's process is told."""
+    network = digits_like(3)
+    torch.save(network.module.state_dict(), folder / "bare.pt")
+    grid = grid_of(folder, {"teachers": [{"file": "bare.pt", "arch": network.card.arch, **facts}]})
+    (training,) = trainings(grid)
+    spec = json.loads(json.dumps(specification(training, grid, None)))
+    schemas.check(TeacherSpec, spec, folder, "")
+    return grid, spec
+
+
+def test_a_grid_says_of_bare_weights_what_they_do_not(tmp_path, capsys):
+    _, spec = bare_checkpoint(tmp_path, input_size=[1, 8, 8], num_classes=10, mean=0.3, std=[0.4])
+    assert bring_teacher(tmp_path, spec)
+    brought = json.loads((tmp_path / "teacher.json").read_text())["teachers"][0]
+    assert brought["card"] == CARD
+    assert brought["sha256"] == fingerprint(digits_like(3).module)
+    assert "note: mean 0.3 and std 0.4: from --mean/--std" in capsys.readouterr().out
+
+
+def test_constants_that_a_grid_says_make_another_teacher_and_silence_leaves_its_name(tmp_path):
+    ids = []
+    for facts in ({}, {"input_size": [1, 8, 8]}, {"mean": 0.3, "std": 0.4}, {"mean": 0.3, "std": 0.5}):
+        grid, spec = bare_checkpoint(tmp_path, **facts)
+        ids += [training.id for training in trainings(grid)]
+        assert set(spec) == {"data", "device", "sha256", "arch", "name", "source", "data_root", *facts}
+    assert len(set(ids)) == 4
+
+
+def test_what_bare_weights_lack_is_named_by_its_key(tmp_path):
+    _, spec = bare_checkpoint(tmp_path)
+    with pytest.raises(TeacherError, match=r"is not known: give input_size: \[1,H,W\]$"):
+        bring_teacher(tmp_path, spec)
+    _, spec = bare_checkpoint(tmp_path, input_size=[1, 8, 8], mean=[0.1, 0.2], std=[0.1, 0.2])
+    with pytest.raises(TeacherError, match=r"^mean: 2 values for 1 channels") as caught:
+        bring_teacher(tmp_path, spec)
+    assert "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fact", [{"checkpoint_key": "model"}, {"input_size": [1, 8, 8]}, {"num_classes": 10},
+                                  {"mean": 0.3, "std": 0.4}])  # fmt: skip
+def test_what_is_for_files_is_refused_beside_a_training(tmp_path, fact):
+    with pytest.raises(UsageError, match=f"{next(iter(fact))} beside train: it is for a file; leave it out"):
+        grid_of(tmp_path, {"teachers": [{"train": {"arch": "lenient:resnet8"}, **fact}]})
+
+
+@pytest.mark.parametrize(
+    ("fact", "words"),
+    [
+        ({"input_size": [8, 8]}, "teachers.0.input_size=[8, 8]: write [C, H, W], three numbers from 1 to"),
+        ({"input_size": [1, 0, 8]}, "teachers.0.input_size=[1, 0, 8]: write"),
+        ({"input_size": [1, 8, 10**9]}, "teachers.0.input_size=[1, 8, 1000000000]: write"),
+        ({"input_size": [True, 8, 8]}, "teachers.0.input_size=[True, 8, 8]: write"),
+        ({"input_size": "1,8,8"}, "teachers.0.input_size='1,8,8': write"),
+        ({"num_classes": 1}, "teachers.0.num_classes=1"),
+        ({"num_classes": 10**9}, "teachers.0.num_classes=1000000000"),
+        ({"mean": 0.3}, "mean and std go together"),
+        ({"mean": [], "std": []}, "teachers.0.mean=[]"),
+        ({"mean": True, "std": 1}, "teachers.0.mean=True: write a list, as in [1, 2]"),
+        ({"mean": 2e6, "std": 1}, "teachers.0.mean"),
+        ({"mean": 0, "std": 0}, "teachers.0.std"),
+        ({"mean": "a", "std": 1}, "teachers.0.mean='a'"),
+        ({"input_sise": [1, 8, 8]}, "the nearest is teachers.0.input_size"),
+    ],
+)
+def test_what_a_grid_says_of_a_file_has_bounds(tmp_path, fact, words):
+    with pytest.raises(UsageError) as caught:
+        grid_of(tmp_path, {"teachers": [{"file": "teacher.safetensors", **fact}]})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) <= 300 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize("changes", [{"source": None}, {"name": ""}, {"arch": 3}, {"precision": "8"}, {"keep": -1}])

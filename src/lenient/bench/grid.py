@@ -13,6 +13,8 @@ from lenient.core.errors import UsageError
 from lenient.core.text import shown
 from lenient.methods import METHODS, OWN, spelled
 from lenient.methods.baselines import REAL, RealSettings
+from lenient.models.card import MAX_CLASSES, MAX_INPUT
+from lenient.models.facts import LARGEST_CONSTANT
 from lenient.models.trust import Trusted, require
 from lenient.runs.request import Request, resolve
 
@@ -25,6 +27,24 @@ MOST_ENTRIES = 1000
 """Of any list of a grid."""
 MOST_CELLS = 100_000
 """Of a grid: they are listed before the first one starts, which takes seconds for so many."""
+
+
+def _one_for_all(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _three_lengths(value: Any) -> Any:
+    lengths = value if isinstance(value, list | tuple) else ()
+    if len(lengths) != 3 or not all(type(length) is int and 1 <= length <= MAX_INPUT for length in lengths):
+        raise ValueError(f"write [C, H, W], three numbers from 1 to {MAX_INPUT}")
+    return value
+
+
+Constant = Annotated[float, Field(ge=-LARGEST_CONSTANT, le=LARGEST_CONSTANT)]
+Deviation = Annotated[float, Field(ge=1 / LARGEST_CONSTANT, le=LARGEST_CONSTANT)]
+
+FACTS = ("checkpoint_key", "input_size", "num_classes", "mean", "std")
+"""Keys of a teacher that tell of its file what that may not know."""
 
 Nested = Annotated[dict[str, Any], BeforeValidator(nested)]
 Several = Annotated[tuple[str, ...], BeforeValidator(_several)]
@@ -63,6 +83,12 @@ class TeacherSettings(Settings):
     """SPEC for a file that does not know its own architecture."""
     checkpoint_key: str | None = None
     """Which network of a file, by dots, as after `--checkpoint-key`."""
+    input_size: Annotated[tuple[int, int, int], BeforeValidator(_three_lengths)] | None = None
+    """What a file's network takes, as [C, H, W], where the file does not say."""
+    num_classes: int | None = Field(None, ge=2, le=MAX_CLASSES)
+    mean: Annotated[tuple[Constant, ...], BeforeValidator(_one_for_all)] | None = Field(None, min_length=1)
+    """Of the file's normalisation, one number per channel or one for all, in pixel units; `std` goes with it."""
+    std: Annotated[tuple[Deviation, ...], BeforeValidator(_one_for_all)] | None = Field(None, min_length=1)
     train: TrainSettings | None = None
 
     @model_validator(mode="after")
@@ -71,9 +97,17 @@ class TeacherSettings(Settings):
             raise ValueError("needs either file or train")
         if self.arch is not None and self.file is None:
             raise ValueError("arch beside train: write it inside of train")
-        if self.checkpoint_key is not None and self.file is None:
-            raise ValueError("checkpoint_key beside train: it is for a file; leave it out")
+        if self.file is None and self.facts:
+            raise ValueError(f"{next(iter(self.facts))} beside train: it is for a file; leave it out")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together; give both, in pixel units")
         return self
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is said of a file beside its architecture: arguments of `load_teacher`, those alone that are given."""
+        found = {name: getattr(self, name) for name in FACTS}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class RowSettings(Settings):

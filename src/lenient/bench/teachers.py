@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lenient.bench.grid import Grid, TeacherSettings, TrainSettings
+from lenient.bench.grid import FACTS, Grid, TeacherSettings, TrainSettings
 from lenient.bench.tasks import Task, main, read_json, state, write_json
 from lenient.core.config import merge, parse
-from lenient.core.errors import UsageError
+from lenient.core.errors import LenientError, UsageError
 from lenient.core.files import file_hash
 from lenient.core.schemas import BroughtTeachers, TeacherSpec, damaged
 from lenient.models.trust import Trusted, require
+
+if TYPE_CHECKING:
+    from lenient.models import Network
 
 SPEC = TeacherSpec
 
@@ -107,9 +111,8 @@ def _file(grid: Grid, entry: TeacherSettings, place: int) -> dict[str, Any]:
         digest = file_hash(path)
     except OSError as error:
         raise UsageError(f"teachers.{place}.file: {path} cannot be read ({error.strerror})") from None
-    key = {} if entry.checkpoint_key is None else {"checkpoint_key": entry.checkpoint_key}
     return {"data": grid.data, "device": grid.settings.get("device", "auto"), "sha256": digest, "arch": entry.arch,
-            "name": path.name, **key}  # fmt: skip
+            "name": path.name, **entry.facts}  # fmt: skip
 
 
 def specification(training: Training, grid: Grid, data_root: str | None) -> dict[str, Any]:
@@ -141,10 +144,7 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
     if spec["source"] is None:
         made = _train(folder, spec, device)
     else:
-        from lenient.runs.job import load_teacher
-
-        key = spec.get("checkpoint_key")
-        network = load_teacher(spec["source"], arch=spec["arch"], checkpoint_key=key, trust_code=trust)
+        network = _taken_in(spec, trust)
         path = folder / f"{Path(spec['name']).stem}.safetensors"
         save_network(path, network)
         made = [{"file": path.name, "epoch": None, "held_out_accuracy": None}]
@@ -162,6 +162,29 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
         }
     write_json(folder / "teacher.json", {"teachers": made})
     return True
+
+
+def _taken_in(spec: Mapping[str, Any], trust: Trusted) -> Network:
+    """Load a file's network as the grid describes it; an error names keys of a grid, where a command has flags."""
+    from lenient.runs.job import load_teacher
+
+    facts: Any = {name: spec[name] for name in FACTS if name in spec}
+    try:
+        network = load_teacher(spec["source"], arch=spec["arch"], trust_code=trust, **facts)
+    except LenientError as error:
+        raise type(error)(_KEYS.sub(_key, str(error))) from None
+    for note in network.card.notes:
+        print(f"note: {note}")
+    return network
+
+
+_KEYS = re.compile(r"--(teacher-arch|checkpoint-key|input-size|num-classes|mean|std)\b( [\w.-]+(?:,[\w.-]+)+)?")
+
+
+def _key(flag: re.Match[str]) -> str:
+    """Return what a flag is called in a grid; numbers behind it become a list."""
+    name = flag[1].replace("-", "_").removeprefix("teacher_")
+    return f"{name}: [{flag[2].strip()}]" if flag[2] else name
 
 
 def _train(folder: Path, spec: Mapping[str, Any], device: Any) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
         return _unknown(model, kind, ".".join(filter(None, (key, str(first["loc"][-1])))), where)
     if first["type"] == "union_tag_invalid":
         return f"{where}{key}={shown(first['ctx']['tag'])}: write one of {', '.join(parts_of(kind))}"
-    text = first["msg"].removeprefix("Value error, ")
+    text = "write a list, as in [1, 2]" if first["type"] == "tuple_type" else first["msg"].removeprefix("Value error, ")
     text = visible(text[:1].lower() + text[1:], 2 * VALUE)
     if not key:  # of the settings as a whole
         value = "" if isinstance(first["input"], Mapping) else f"{shown(first['input'])}: "

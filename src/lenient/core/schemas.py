@@ -198,7 +198,6 @@ class Alarm(Line):
     """A question of health that failed."""
 
     name: Text = ""
-    checkpoint_key: Text | None = None
     message: Text = ""
 
 
@@ -275,6 +274,11 @@ class TeacherSpec(Stored):
     source: Text | None
     data_root: Text | None
     name: Text = ""
+    checkpoint_key: Text | None = None
+    input_size: Annotated[list[Count], Field(min_length=3, max_length=3)] | None = None
+    num_classes: Count | None = None
+    mean: Row | None = None
+    std: Row | None = None
     recipe: dict[str, Any] | None = None
     keep: Count = 0
     keep_above: Share | None = None
