@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,49 @@ def test_the_advice_for_a_pickled_network_of_ones_own_works(tmp_path: Path) -> N
     (tmp_path / "my_net.py").write_text(f"{code}        self.fc = torch.nn.Linear(64, 3)\n")
     found = load_network(tmp_path / "net.pt", arch=f"py:{tmp_path}/my_net.py:Own", input_size=SIZE)
     assert torch.equal(found.module.fc.weight, net.fc.weight)  # type: ignore[union-attr, arg-type]
+
+
+SCRIPT = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 3)
+
+    def forward(self, images):
+        return self.fc(images.flatten(1))
+
+
+net = Net()
+SAVE
+"""
+WAYS = {
+    "net.pt": "torch.save(net, 'net.pt')",
+    "old.pt": "torch.save(net.state_dict(), 'old.pt', _use_new_zipfile_serialization=False)",
+    "net.safetensors": "from safetensors.torch import save_file; save_file(net.state_dict(), 'net.safetensors')",
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_script_that_writes_the_file_anew_as_it_is_read_is_named(name, tmp_path, monkeypatch) -> None:
+    """It runs for its class, draws other weights, and saves them over those that were asked for."""
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(SCRIPT.replace("SAVE", WAYS[name]))
+    script: dict[str, Any] = {"__name__": "__main__"}
+    exec(SCRIPT.replace("SAVE", ""), script)
+    monkeypatch.setattr(sys.modules["__main__"], "Net", script["Net"], raising=False)
+    exec(WAYS[name], script)
+    if name == "net.pt":
+        with pytest.raises(TeacherError, match=r"whole __main__.Net.*in a file of its own .*train anew.*:Net$") as told:
+            load_network(name, input_size=SIZE)
+        assert len(str(told.value)) < 300
+    with pytest.raises(TeacherError, match=f"^{name}: was written while it was read: .*put the network into a file"):
+        load_network(name, arch="py:train.py:Net", input_size=SIZE)
+    Path("net.py").write_text(SCRIPT.replace("SAVE", ""))
+    load_network(name, arch="py:net.py:Net", input_size=SIZE)
 
 
 def test_a_described_layer_cannot_ask_for_all_memory(tmp_path: Path) -> None:

@@ -257,11 +257,39 @@ def _held(path: Path) -> Iterator[_Held]:
         raise TeacherError(_no_file(path))
     if not path.is_file():
         raise TeacherError(f"{path}: is {files.kind_of(path.resolve())}, not a file of weights")
-    with open_weights(path) as weights:
+    with _unwritten(path), open_weights(path) as weights:
         metadata = weights.metadata
         if metadata is None and config is not None and "input_size" in config:
             metadata = config
         yield _Held(path, weights, card_of(metadata, path))
+
+
+@contextmanager
+def _unwritten(path: Path) -> Iterator[None]:
+    """Refuse a file that is written while it is read, as by a training script that is run for its class."""
+    before = _version(path)
+
+    def check() -> None:
+        if _version(path) != before:
+            raise TeacherError(
+                f"{path}: was written while it was read: where the code of --teacher-arch does so, as a script that "
+                "trains, put the network into a file of its own, and fetch the weights again"
+            )
+
+    try:
+        yield
+    except TeacherError:
+        check()
+        raise
+    check()
+
+
+def _version(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _student_in(folder: Path) -> Path:
@@ -284,9 +312,11 @@ def _whole(weights: Weights, flags: Facts, path: Path) -> Network:
         raise TeacherError(_nameless(path))
     kind = thing.name[-60:]
     if len(weights.networks) > 1 or (module := rebuilt(thing)) is None:
+        home, _, own = kind.rpartition(".")
+        where = ", in a file of its own (the script that trained would train anew)" if home == "__main__" else ""
         raise TeacherError(
             f"{path}: holds a whole {kind}, whose code is not run: give --teacher-arch with the function or class that "
-            f"makes one, for example py:my_net.py:{kind.rpartition('.')[2]}"
+            f"makes one{where}, for example py:my_net.py:{own}"
         )
     made = make_card([flags, facts_of_structure(module)], None, str(path))
     check_maps(module, made.input_size, path)
