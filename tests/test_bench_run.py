@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -726,6 +727,17 @@ def test_launchers_that_begin_in_one_folder_at_once_do_not_refuse_each_other(tmp
     for thread in threads:
         thread.join()
     assert ended == ["well"] * 8
+
+
+def test_a_long_path_of_temporary_files_leaves_a_task_its_process(tmp_path, monkeypatch):
+    """It holds the socket of the process that forks tasks, whose path may have some hundred bytes."""
+    place = tmp_path / ("t" * 100)
+    place.mkdir()
+    (tmp_path / "cell").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    process = tasks.fork(Task("lenient.bench.cell", tmp_path / "cell", "cell"), 1)
+    process.join()
+    assert process.exitcode == DamagedError.exit_code, "it has looked for what it is told, which is not there"
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])

@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -59,6 +60,8 @@ NAMES = ("spec.json", OUTPUT, "done", "failed.json", "cell.json", "cost.jsonl", 
 """What lies in the folders of tasks."""
 HOME, HOME_FOLDERS = ("teachers.json", "grid.json"), ("cells/", "teachers/", "slurm/")
 """What lies in the folder of a grid."""
+SOCKET_NAME = 107
+"""Bytes of the longest path of a socket on Linux."""
 LOST = 255
 """What a forked process is said to have ended with where the server that would know was killed."""
 IMPORTED = (
@@ -278,12 +281,13 @@ def fork(task: Task, threads: int) -> BaseProcess:
     """Start a task as `start` does, forked from a process that has imported what tasks need and done nothing else.
 
     That process, the server, starts with the first task. Other systems than Linux do not fork safely: there each
-    process imports anew.
+    process imports anew, and so it does where the path of temporary files leaves no room for the server's socket.
 
     Raises:
         MachineError: no space for its words, or the server was killed as it started.
     """
-    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    room = len(os.fsencode(tempfile.gettempdir())) + len("/pymp-########/listener-########") <= SOCKET_NAME
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" and room else "spawn")
     context.set_forkserver_preload(list(IMPORTED))
     with disk_errors(task.folder):
         files.append(task.folder / OUTPUT).close()
