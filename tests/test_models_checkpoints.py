@@ -168,6 +168,58 @@ def test_the_advice_for_a_pickled_network_of_ones_own_works(tmp_path: Path) -> N
     assert torch.equal(found.module.fc.weight, net.fc.weight)  # type: ignore[union-attr, arg-type]
 
 
+def of_convolutions(change: Callable[[torch.Tensor], object]) -> dict[str, object]:
+    return {name: change(value) if value.dim() == 4 else value for name, value in state().items()}
+
+
+FLIPPED = {
+    "negated": lambda value: torch._neg_view(-value),
+    "of a conjugate": lambda value: torch.complex(value, -value).conj().imag,
+}
+
+
+@pytest.mark.parametrize("kind", FLIPPED)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_tensor_that_is_stored_with_the_other_sign_comes_out_right(kind, zipped, tmp_path: Path) -> None:
+    content = of_convolutions(FLIPPED[kind])
+    assert all(torch.equal(value, state()[name]) for name, value in content.items())  # type: ignore[arg-type]
+    torch.save(content, tmp_path / "net.pt", _use_new_zipfile_serialization=zipped)
+    assert same(load_network(tmp_path / "net.pt", **ARCH).module.state_dict())
+
+
+ODD = {
+    "sparse": (lambda value: value.to_sparse(), "'model.conv.weight' is a sparse tensor"),
+    "quantised": (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "is a quantised tensor"),
+    "by channels": (
+        lambda value: torch.quantize_per_channel(
+            value, torch.ones(len(value)), torch.zeros(len(value)), 0, torch.qint8
+        ),
+        "is a quantised tensor",
+    ),
+    "meta": (lambda value: value.to("meta"), "is a tensor of the meta device, without its numbers"),
+    "NumPy": (lambda value: value.numpy(), "is an array of NumPy"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_weights_that_are_no_plain_tensors_are_named(kind, tmp_path: Path) -> None:
+    change, words = ODD[kind]
+    content = {f"model.{name}": value for name, value in of_convolutions(change).items()}
+    with pytest.raises(TeacherError, match=f"net.pt: .*{words}: save dense tensors") as told:
+        load(content, tmp_path / "net.pt")
+    assert len(str(told.value)) < 300 + len(str(tmp_path))
+    every = {name: change(value) for name, value in state().items() if value.dim() == 4}
+    with pytest.raises(TeacherError, match=words.partition(" is ")[2] or words):
+        load(every, tmp_path / "net.pt")
+    assert same(load({"state_dict": state(), "scratch": change(state()["conv.weight"])}, tmp_path / "net.pt")[0])
+
+
+def test_names_in_bytes_are_names_and_a_lone_tensor_is_called_one(tmp_path: Path) -> None:
+    assert same(load({name.encode(): value for name, value in state().items()}, tmp_path / "net.pt")[0])
+    with pytest.raises(TeacherError, match="holds no weights by name, but a tensor"):
+        load(torch.zeros(3), tmp_path / "net.pt")
+
+
 SCRIPT = """
 import torch
 from torch import nn

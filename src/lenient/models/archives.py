@@ -38,7 +38,12 @@ _TYPES = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
+    "QInt8Storage": torch.int8,
+    "QUInt8Storage": torch.uint8,
+    "QInt32Storage": torch.int32,
 }
+_FLIPPED = {"neg": torch.neg, "conj": torch.conj}
+"""What a tensor's description says of its numbers, and what then remains to be done with those that are stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,13 +204,16 @@ class _Archive:
             return self.made(arguments[0].name, arguments[2])
         if name.startswith("torch._utils._rebuild_parameter") and isinstance(arguments[0], Entry):
             return arguments[0]
+        if name == "_codecs.encode" and len(arguments) == 2 and isinstance(arguments[0], str):  # bytes, by protocol 2
+            return arguments[0].encode("latin-1")
         if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
-            return self._tensor(arguments)
+            return self._tensor(arguments, None, *arguments[6:7])
         if name == "torch._utils._rebuild_tensor_v3":
-            return self._tensor(arguments, getattr(torch, arguments[6].name.removeprefix("torch.")))
+            kind = getattr(torch, arguments[6].name.removeprefix("torch."))
+            return self._tensor(arguments, kind, *arguments[7:8])
         return Thing(name, arguments)
 
-    def _tensor(self, arguments: tuple[Any, ...], dtype: torch.dtype | None = None) -> Entry:
+    def _tensor(self, arguments: tuple[Any, ...], dtype: torch.dtype | None, facts: Any = None) -> Entry:
         storage, offset, size, stride = arguments[:4]
         kind = dtype or storage.dtype
         if not isinstance(kind, torch.dtype) or not _sizes((offset, *size, *stride)) or len(size) != len(stride):
@@ -216,12 +224,16 @@ class _Archive:
         if offset + extent > held or elements > max(held, _EXPANDED):
             raise UnreadableError("a tensor is larger than its storage")
         start = storage.start * storage.dtype.itemsize + offset * kind.itemsize
+        flips = [_FLIPPED[fact] for fact, holds in (facts or {}).items() if fact in _FLIPPED and holds]
 
         def read() -> Tensor:
             if not elements:
                 return torch.empty(shape, dtype=kind)
             content = self.part(self.folder + storage.key, start, extent * kind.itemsize)
-            return torch.frombuffer(content, dtype=kind).as_strided(shape, steps)
+            found = torch.frombuffer(content, dtype=kind).as_strided(shape, steps)
+            for flip in flips:
+                found = flip(found)
+            return found
 
         return Entry(shape, kind, read)
 

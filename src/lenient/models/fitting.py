@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from lenient.core.errors import TeacherError
 from lenient.models.archives import Entry
 from lenient.models.names import nearest
-from lenient.models.weights import Weights, refusals
+from lenient.models.weights import Weights, refusals, unreadable
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 _USUAL = frozenset(("", "state_dict", "model_state_dict", "model", "net", "network", "module", "state", "weights"))
@@ -171,6 +171,15 @@ def put_weights(module: nn.Module, state: Mapping[str, Entry], where: object, ar
     with refusals(where):
         tensors = {name: entry.read() for name, entry in state.items()}
     module.load_state_dict(tensors, strict=False)
+
+
+def check_read(weights: Weights, module: nn.Module, state: Mapping[str, Entry], where: object) -> None:
+    """Refuse chosen weights that lack what their file holds as something else than a plain tensor; TeacherError."""
+    missing = {name for name in module.state_dict() if name not in state}
+    for held, kind in weights.unread.items():
+        parts = _plain(held).split(".")
+        if any(".".join(parts[start:]) in missing for start in range(len(parts))):
+            raise unreadable(where, held, kind)
 
 
 def check_fit(module: nn.Module, state: Mapping[str, Entry], where: object, arch: str) -> None:

@@ -34,7 +34,7 @@ from lenient.models.facts import (
     wanted_of,
 )
 from lenient.models.files import card_of
-from lenient.models.fitting import check_fit, choose, put_weights
+from lenient.models.fitting import check_fit, check_read, choose, put_weights
 from lenient.models.inside import taken_outside
 from lenient.models.names import SOURCES, Spec, nearest, one_line, parse_spec
 from lenient.models.programs import load_program, program_kind
@@ -331,6 +331,7 @@ def _fit(arch: Spec, weights: Weights, flags: Facts, card: Card | None, where: s
     known = [flags] if card is None else [flags, facts_of_card(card, METADATA)]
     built = draft(arch, wanted_of(known), label="--teacher-arch")
     chosen = choose(weights, list(built.module.state_dict()), where, key)
+    check_read(weights, built.module, chosen.state, where)
     tensors = _facts_of_tensors(built.module, chosen.state)
     wanted, own = wanted_of([*known, tensors]), wanted_of([facts_of_structure(built.module)])
     if (wanted.channels, wanted.num_classes) != (own.channels, own.num_classes):

@@ -31,6 +31,17 @@ _KINDS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
           "C64": torch.complex64}  # fmt: skip
 
 
+_UNREAD = {
+    "torch._utils._rebuild_qtensor": "a quantised tensor",
+    "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
+    "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
+    "torch._utils._rebuild_nested_tensor": "a nested tensor",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor of the meta device, without its numbers",
+    "numpy.core.multiarray._reconstruct": "an array of NumPy",
+    "numpy._core.multiarray._reconstruct": "an array of NumPy",
+}
+
+
 @dataclass
 class Weights:
     """What a file, or a factory, holds: all its tensors by dotted names, whatever they lie in."""
@@ -40,6 +51,8 @@ class Weights:
     """What `save_network` wrote beside them, if any."""
     networks: dict[str, Thing] = field(default_factory=dict)
     """Whole networks that were pickled, by name ("" where the file is one), outermost ones only."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """What is no plain tensor, by name: of what kind it is, in words."""
 
 
 # reading
@@ -87,10 +100,19 @@ def weights_of(content: object, where: object) -> Weights:
     found = Weights({})
     _Gathering(found).take(content, "", ())
     if all(name.replace(".", "").isdigit() or not name for name in found.entries):
+        for name, kind in found.unread.items():
+            raise unreadable(where, name, kind)
         kind = content.name if isinstance(content, Thing) else f"a {type(content).__name__}"
+        kind = "a tensor" if isinstance(content, Entry) else kind
         held = f"keys {[str(key)[:40] for key in content][:5]}" if isinstance(content, Mapping) else kind
         raise TeacherError(f"{where}: holds no weights by name, but {held}; save module.state_dict() instead")
     return found
+
+
+def unreadable(where: object, name: str, kind: str) -> TeacherError:
+    """Return the error for weights that are there, and are no plain tensor."""
+    return TeacherError(f"{where}: {name[-60:]!r} is {kind}: save dense tensors of floating point, as those of "
+                        "module.state_dict()")  # fmt: skip
 
 
 class _Gathering:
@@ -111,6 +133,8 @@ class _Gathering:
         elif isinstance(value, nn.Module):
             self.take(value.state_dict(), name, above)
         elif id(value) not in above and len(above) < _MAX_DEPTH:
+            if isinstance(value, Thing) and value.name in _UNREAD:
+                self._found.unread[name] = _UNREAD[value.name]
             network = module_parts(value) if isinstance(value, Thing) else None
             if network is not None and isinstance(value, Thing) and not inside:
                 self._found.networks[name] = value
