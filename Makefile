@@ -26,7 +26,7 @@ test-portable: $(VENV)/.installed-dev  ## Run the fast tests as on other process
 
 test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Ray, submitit, W&B and MLflow
 	$(PIP) -e '.[dev,ray,slurm,wandb,mlflow]'
-	$(BIN)/python -m pytest -m slow --timeout=3600 $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(VENV)/.installed-dev  ## Check format, lint, types and floors
 	$(BIN)/ruff format --check src tests benchmarks
