@@ -220,8 +220,8 @@ HINTS = {
     "other student": Hint(f"{AGAIN} --student lenient:resnet8", "leave --student out", AGAIN),
     "no student yet": Hint(
         "evaluate interrupted --data digits --device cpu",
-        "go on with it: lenient distill --resume -o interrupted",
-        does=lambda: command(*shlex.split("distill t.safetensors --progress none --resume -o interrupted")),
+        "go on with it: lenient distill TEACHER --resume -o interrupted",
+        does=lambda: command(*shlex.split("distill t.safetensors --resume -o interrupted --progress none")),
     ),
     "no checkpoint yet": Hint(
         "sample interrupted -n 1 -o s",

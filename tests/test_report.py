@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lenient.core.errors import LenientError, UsageError
+from lenient.core.errors import DamagedError, LenientError, UsageError
 from lenient.core.manifest import MARKER
 from lenient.reporting import write_report
 from lenient.reporting.cards import NOT_ACCURACY
@@ -171,6 +171,31 @@ def test_unfinished_run(tmp_path: Path, tail: str) -> None:
     assert stored["health"]["verdict"] == "unfinished"
     assert (stored["method"], stored["seed"], stored["steps"]) == ("ta-dfkd", 0, 800)
     assert stored["images_synthesized"] == 256 * 800
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("metrics", [None, "", "without its end", "the end first"])
+def test_the_report_of_a_run_that_is_done_is_not_replaced_by_one_of_a_run_that_is_not(
+    tmp_path: Path, metrics: str | None
+) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "done").touch()
+    page(run)
+    before = {name: (run / name).read_bytes() for name in ("report.html", "report.json")}
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    if metrics is None:
+        path.unlink()
+    else:
+        left = {"": [], "without its end": lines[:-1], "the end first": [lines[-1], *lines[:-1]]}
+        path.write_text("".join(left[metrics]))
+    with pytest.raises(
+        DamagedError, match=r"metrics.jsonl is damaged \(the run is done, and how it ended is missing\)"
+    ):
+        page(run)
+    assert {name: (run / name).read_bytes() for name in before} == before
+    (run / "done").unlink()
+    assert "<h2>Unfinished</h2>" in page(run)
 
 
 @pytest.mark.usefixtures("bare")

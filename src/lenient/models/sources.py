@@ -88,7 +88,8 @@ def weights_in(folder: Path, config: Mapping[str, Any] | None) -> Path:
         if (folder / name).exists():
             return folder / name
     if (folder / "checkpoints").is_dir() and (folder / "config.yaml").is_file():
-        raise TeacherError(f"{folder}: the run has no student yet; go on with it: lenient distill --resume -o {folder}")
+        again = f"lenient distill TEACHER --resume -o {folder}"
+        raise TeacherError(f"{folder}: the run has no student yet; go on with it: {again}")
     raise TeacherError(f"{folder / names[0]}: no such file; give a run, its student/ or a file of weights")
 
 

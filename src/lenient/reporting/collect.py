@@ -54,7 +54,8 @@ def collect(run: Path) -> RunRecord:
 
     Raises:
         UsageError: it is no run folder.
-        DamagedError: a line of the metrics is damaged; a page without it might say that the run came to something else.
+        DamagedError: a line of the metrics is damaged, or the end of a run that is done is missing; a page without it
+            might say that the run came to something else.
     """
     if not (run / "config.yaml").is_file() and not (run / "metrics.jsonl").is_file():
         raise UsageError(f"{run} is not a run folder (no config.yaml, no metrics.jsonl): give what `distill -o` wrote")
@@ -64,6 +65,9 @@ def collect(run: Path) -> RunRecord:
     lines = schemas.read_metrics(path / "metrics.jsonl")
     events = {kind: [line for line in lines if line["event"] == kind] for kind in EVENTS}
     end = _end(lines)
+    if end is None and (path / "done").exists():
+        why = "the run is done, and how it ended is missing"
+        raise schemas.damaged(path / "metrics.jsonl", why, "its report stays as it is; start again with --overwrite")
     summary = _complete(end or {}, config, student_card, events)
     names = summary.get("classes") or student_card.get("classes") or ()
     samples, reason = _read_samples(path / "samples" / "images.safetensors", config)
