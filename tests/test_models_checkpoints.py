@@ -216,8 +216,9 @@ def test_weights_that_are_no_plain_tensors_are_named(kind, tmp_path: Path) -> No
 
 def test_names_in_bytes_are_names_and_a_lone_tensor_is_called_one(tmp_path: Path) -> None:
     assert same(load({name.encode(): value for name, value in state().items()}, tmp_path / "net.pt")[0])
-    with pytest.raises(TeacherError, match="holds no weights by name, but a tensor"):
-        load(torch.zeros(3), tmp_path / "net.pt")
+    for content, words in ((torch.zeros(3), "a tensor; save"), ({("a", "b"): 3, 4: 5}, r"keys \['key', '4'\]; save")):
+        with pytest.raises(TeacherError, match=f"holds no weights by name, but {words}"):
+            load(content, tmp_path / "net.pt")
 
 
 SCRIPT = """

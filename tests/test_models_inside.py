@@ -93,6 +93,17 @@ def test_what_googlenet_does_to_its_images_is_taken_outside(tmp_path: Path) -> N
     assert any("transform_input" in note for note in found.card.notes)
 
 
+def test_a_network_that_says_the_same_of_all_images_is_noted() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    nn.init.zeros_(net[1].weight)
+    found = check_classifier(network_from_module(net, input_size=(1, 4, 4), num_classes=3))
+    assert any("gives different images the very same answer" in note for note in found.card.notes)
+    assert not any("sigmoid" in note for note in found.card.notes)
+    nn.init.normal_(net[1].weight)
+    found = check_classifier(network_from_module(net, input_size=(1, 4, 4), num_classes=3))
+    assert not any("very same answer" in note for note in found.card.notes)
+
+
 def test_outputs_of_a_sigmoid_are_noted() -> None:
     found = check_classifier(network_from_module(nn.Sequential(body(), nn.Sigmoid()), input_size=SIZE))
     assert any("sigmoid" in note for note in found.card.notes)

@@ -58,12 +58,18 @@ def _with_outputs(card: Card, values: Tensor, plain: bool) -> Card:
             raise TeacherError("it returns probabilities, and is to learn logits; leave its softmax out")
         note = "outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"
         return replace(card, outputs="probabilities", notes=(*card.notes, note))
-    note = (
-        "WARNING: outputs lie between 0 and 1 and do not sum to 1, as those of a sigmoid for independent labels: "
-        "methods here are for one class of several; return the logits before it"
-    )
-    between = bool(((values >= 0) & (values <= 1)).all())
-    return replace(card, notes=(*card.notes, note)) if between and not plain and note not in card.notes else card
+    note = ""
+    if len(values) > 1 and bool((values == values[0]).all()):
+        note = (
+            "WARNING: it gives different images the very same answer, as weights of zero do: nothing can be learned "
+            "of it; check that the file holds the weights after training"
+        )
+    elif bool(((values >= 0) & (values <= 1)).all()):
+        note = (
+            "WARNING: outputs lie between 0 and 1 and do not sum to 1, as those of a sigmoid for independent labels: "
+            "methods here are for one class of several; return the logits before it"
+        )
+    return replace(card, notes=(*card.notes, note)) if note and not plain and note not in card.notes else card
 
 
 def check_distillable(teacher: Network, *, gradient: bool = True) -> None:

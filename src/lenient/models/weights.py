@@ -103,9 +103,11 @@ def weights_of(content: object, where: object) -> Weights:
         for name, kind in found.unread.items():
             raise unreadable(where, name, kind)
         kind = content.name if isinstance(content, Thing) else f"a {type(content).__name__}"
-        kind = "a tensor" if isinstance(content, Entry) else kind
-        held = f"keys {[str(key)[:40] for key in content][:5]}" if isinstance(content, Mapping) else kind
-        raise TeacherError(f"{where}: holds no weights by name, but {held}; save module.state_dict() instead")
+        if isinstance(content, Entry):
+            kind = "a tensor"
+        elif isinstance(content, Mapping):
+            kind = f"keys {[key.name if isinstance(key, Thing) else str(key)[:40] for key in content][:5]}"
+        raise TeacherError(f"{where}: holds no weights by name, but {kind}; save module.state_dict() instead")
     return found
 
 
