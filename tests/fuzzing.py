@@ -24,9 +24,11 @@ from lenient.core.text import LINE
 CODES = (0, 2, 3, 4, 5, 130)
 """Exit codes that a user can act on: 1 is a fault of ours."""
 SECONDS = 60
-"""Longest time of a command on small networks: it takes less than one where nobody else is at work."""
+"""Most CPU time of a command on small networks: it takes a second of it, however many others are at work."""
 STOP = 20
-"""Seconds after which a command is interrupted: a run may have been damaged into a much longer one."""
+"""Seconds of CPU time after which a command is interrupted: a run may have been damaged into a much longer one."""
+IDLE = 1200
+"""Seconds by the clock after which one is interrupted that waits for something."""
 GIB = 2**30
 
 HOSTILE: tuple[Any, ...] = (
@@ -45,6 +47,7 @@ class Ended:
     printed: str
     said: str
     seconds: float
+    """CPU time."""
 
     def check(self, *names: str) -> None:
         """It ended as users may expect: in time, by a known code, errors in one line with one of `names`."""
@@ -61,13 +64,12 @@ class Ended:
 
 def command(*words: object) -> Ended:
     """Run `lenient WORDS` in this process, with an interrupt after `STOP` seconds and another one at the limit."""
-    printed, said, began = io.StringIO(), io.StringIO(), time.monotonic()
-    alarms = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (STOP, SECONDS)]
+    printed, said, began, ended = io.StringIO(), io.StringIO(), time.process_time(), threading.Event()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(said):
         patch.setattr(sys, "argv", ["lenient", *map(str, words)])
         old = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background jobs
-        for alarm in alarms:
-            alarm.start()
+        watch = threading.Thread(target=_interrupt, args=(began, ended))
+        watch.start()
         try:
             main()
             code: Any = 0
@@ -77,10 +79,20 @@ def command(*words: object) -> Ended:
             traceback.print_exc(file=said)
             code = 1
         finally:
-            for alarm in alarms:
-                alarm.cancel()
+            ended.set()
+            watch.join()
             signal.signal(signal.SIGINT, old)
-    return Ended(words, code, printed.getvalue(), said.getvalue(), time.monotonic() - began)
+    return Ended(words, code, printed.getvalue(), said.getvalue(), time.process_time() - began)
+
+
+def _interrupt(began: float, ended: threading.Event) -> None:
+    """Send this process an interrupt at each limit, until it has ended what it began at a CPU time."""
+    for limit in (STOP, SECONDS):
+        late = time.monotonic() + IDLE
+        while time.process_time() - began < limit and time.monotonic() < late:
+            if ended.wait(0.1):
+                return
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 @contextmanager
