@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lenient.cli import main
+from lenient.core.errors import UsageError
 from lenient.core.signals import (
     STOPS,
     WARNINGS,
@@ -170,3 +171,29 @@ def test_an_interrupt_of_any_command_is_said(
         main()
     assert stop.value.code == 130
     assert capsys.readouterr().err == "lenient: interrupted\n"
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        ("evaluate run --data digits", "runs.job.load_teacher"),
+        ("sample run -n 1 -o s", "api.sample"),
+        ("report run", "reporting.write_report"),
+    ],
+)
+def test_a_warning_ends_no_command(
+    name: str, command: str, work: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that take no notice of it, too: a scheduler sends it to all processes of a job."""
+
+    def warned(*_: object, **__: object) -> None:
+        signal.raise_signal(getattr(signal, name))
+        raise UsageError("it went on")
+
+    monkeypatch.setattr(f"lenient.{work}", warned)
+    monkeypatch.setattr(sys, "argv", ["lenient", *command.split()])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "lenient: it went on\n"
