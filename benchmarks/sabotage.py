@@ -6,7 +6,7 @@
 Sabotage: constants wrong by scale and offset, normalised twice, softmax or sigmoid on top, classes that are not there,
 too few steps, losses that do not suit the data. Teachers: two of grey digits, one of digits in three channels of
 other brightness. Runs that are in the file already are left out, so a killed command goes on. Test images are read for
-the table only: no run looks at them.
+the table only: no run looks at them. The table judges by the limits of today, from the values that were written down.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from lenient.evaluation import accuracy
 from lenient.models import Card, Network, build_student
 from lenient.runs.folder import environment
 from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
+from lenient.training.verdict import HealthSettings
 
 NEW = ("contrast", "overshoot")
-"""Checks that the column `before` does without."""
+"""Checks that the column `before` does without; both are worth a warning."""
+KEYS = ("name", "kind", "method", "seed")
 METHODS = ("ta-dfkd", "dfad", "dafl", "pre-dfkd", "zskt", "cudfkd", "mad")
 STEPS = 600
 SHARE = 0.5
@@ -138,15 +140,27 @@ def measure(case: Mapping[str, Any], network: Network) -> dict[str, Any]:
         )
     except LenientError as error:
         return found | {"refused": str(error)}
+    if result.interrupted:
+        raise typer.Exit(130)
     statuses = {check.name: check.status for check in result.health.checks}
     return found | {
         "verdict": worst(statuses.values()),
         "before": worst(status for name, status in statuses.items() if name not in NEW),
         "reasons": result.health.reasons,
+        "values": {check.name: check.value for check in result.health.checks},
         "student": right(Network(result.student, dataclasses.replace(teacher.card, outputs="logits")), test),
         "teacher": right(teacher, test),
         "right_teacher": right(network, test),
     }
+
+
+def now(row: Mapping[str, Any]) -> str:
+    """Return the verdict of a run by the limits of today; that of its day where its values were not written down."""
+    if "values" not in row:
+        return str(row["verdict"])
+    limits, values = HealthSettings(), row["values"]
+    wrong = values["contrast"] < limits.contrast or values["overshoot"] > limits.overshoot
+    return worst([row["before"], "warning" if wrong else "ok"])
 
 
 def worst(statuses: Any) -> str:
@@ -170,27 +184,38 @@ def page(written: Mapping[str, Any], output: str) -> str:
     rows: Sequence[Mapping[str, Any]] = [row for row in written["runs"] if "refused" not in row]
     poor = [row for row in rows if row["student"] < SHARE * row["right_teacher"]]
     fine = [row for row in rows if row["name"].startswith("sound")]
-    counts = [sum(row[when] == "ok" for row in poor) for when in ("before", "verdict")]
-    kept = [sum(row[when] == "ok" for row in fine) for when in ("before", "verdict")]
+    judges = (lambda row: row["before"], now)
+    counts, kept = ([sum(judge(row) == "ok" for row in group) for judge in judges] for group in (poor, fine))
+    limits = HealthSettings()
     lines = [
         "# Sabotage",
         "",
         "Runs on digits whose teacher is described wrongly, or that are too short, beside sound ones. Accuracy on test",
         "images in %: of the student, of the teacher as it was described, and of the teacher with its own constants.",
-        f"`before` is the verdict without the checks {' and '.join(NEW)}.",
+        f"`before` is the verdict without the checks {' and '.join(NEW)}. Now there is a warning of a contrast below",
+        f"{limits.contrast} (how much of black, 0, to white, 1, the middle nine tenths of the pixels span in the",
+        f"widest channel) and of an overshoot above {limits.overshoot} (how far they reach beyond in any). With wrong",
+        "constants the teacher sees what it would see with the right ones, so that nothing but the pixels can",
+        "tell; where the error is small, they cannot.",
         "",
         f"Students below half of the right teacher: {len(poor)}. Called ok: {counts[0]} before, {counts[1]} now.",
         f"Sound runs: {len(fine)}. Called ok: {kept[0]} before, {kept[1]} now.",
         "",
-        "| case | digits | method | steps | seed | student | teacher | right teacher | before | now |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| case | digits | method | steps | seed | student | teacher | right teacher | contrast | overshoot "
+        "| before | now |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: row["student"]):
         accuracies = " | ".join(f"{100 * row[key]:.1f}" for key in ("student", "teacher", "right_teacher"))
         facts = " | ".join(str(row[key]) for key in ("name", "kind", "method", "steps", "seed"))
-        lines.append(f"| {facts} | {accuracies} | {row['before']} | {row['verdict']} |")
+        values = row.get("values", {})
+        pixels = " | ".join(f"{values[name]:.2f}" if name in values else "" for name in NEW)
+        lines.append(f"| {facts} | {accuracies} | {pixels} | {row['before']} | {now(row)} |")
     refused = [row for row in written["runs"] if "refused" in row]
     lines += ["", *(f"Refused: {row['name']} ({row['kind']}): {row['refused']}" for row in refused)]
+    wanted = {tuple(case[key] for key in KEYS) for case in cases()}
+    left = len(wanted - {tuple(row[key] for key in KEYS) for row in written["runs"]})
+    lines += ["", f"Not run yet: {left} of {len(wanted)} cases."] if left else []
     lines += ["", f"{len(written['runs'])} runs in `{output}`. Machine: {written['machine']['device_name']}.", ""]
     return "\n".join(lines)
 
@@ -208,10 +233,9 @@ def main(
     torch.set_num_threads(1)
     machine = {key: v for key, v in environment(torch.device("cpu"), "32").items() if key != "command"}
     teachers: dict[tuple[str, int], Network] = {}
-    keys = ("name", "kind", "method", "seed")
-    done = {tuple(run[key] for key in keys) for run in runs}
+    done = {tuple(run[key] for key in KEYS) for run in runs}
     for case in list(cases())[:at_most]:
-        if tuple(case[key] for key in keys) in done:
+        if tuple(case[key] for key in KEYS) in done:
             continue
         who = (case["kind"], case["seed"])
         if who not in teachers:

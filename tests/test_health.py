@@ -142,8 +142,18 @@ def test_the_span_of_pixels_is_that_of_their_middle_nine_tenths():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "seen"),
-    [(0, 1, set()), (0, 0.5, {"contrast"}), (-0.6, 0.4, {"overshoot"}), (0, 1.5, {"overshoot"})],
+    ("low", "high", "seen"),  # of all pixels; the middle nine tenths are judged
+    [
+        (0, 1, set()),
+        (0, 0.5, {"contrast"}),
+        (0, 0.7, {"contrast"}),
+        (0, 0.8, set()),
+        (-0.6, 0.4, {"overshoot"}),
+        (-0.3, 1.3, set()),
+        (0, 1.4, set()),
+        (0, 1.45, {"overshoot"}),
+        (0, 1.5, {"overshoot"}),
+    ],
 )
 def test_a_channel_of_little_contrast_is_no_reason_and_one_beyond_white_is(low, high, seen):
     monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))

@@ -35,10 +35,10 @@ class HealthSettings(Settings):
     """How far agreement on the probe set should be from chance (0) to perfect (1); under a third of it, failed."""
     excess: float = Field(0.2, ge=0, le=1e6)
     """Mean distance of pixels from the range [0, 1], at most."""
-    contrast: float = Field(0.6, ge=0, le=1)
+    contrast: float = Field(0.7, ge=0, le=1)
     """How much of the range from black (0) to white (1) the middle nine tenths of a channel's pixels should span, at
     least, in the channel that spans most."""
-    overshoot: float = Field(0.4, ge=0, le=1e6)
+    overshoot: float = Field(0.35, ge=0, le=1e6)
     """How far beyond black or white the middle nine tenths of a channel's pixels may reach."""
     duplicates: float = Field(0.5, ge=0, le=1)
     """Share of near-identical synthetic images, at most; above it, a warning."""
