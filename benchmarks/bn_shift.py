@@ -26,6 +26,7 @@ from lenient.data import ImageSet, load_data
 from lenient.evaluation import evaluate
 from lenient.models import Network
 from lenient.runs.folder import environment
+from lenient.teacher.probes import BatchNorms
 from lenient.training.probe import bn_shift
 from lenient.training.verdict import HealthSettings
 
@@ -44,8 +45,8 @@ def measure(grid: Grid, folder: Path, held_out: ImageSet) -> list[dict[str, Any]
             real = teacher.runtime.images(next(iter(held_out.batches(BATCH)))[0])
             shifts = []
             for images in (distillation.algorithm.source.sample(BATCH, "probe", 0), real):
-                answer = teacher.respond(teacher.normalize(images), statistics=True)
-                shifts.append(round(float(bn_shift(answer.statistics)), 4))
+                answer = teacher.respond(teacher.normalize(images), (BatchNorms(),))
+                shifts.append(round(float(bn_shift(answer.of(BatchNorms))), 4))
         own, judge = Network(distillation.student, teacher.card), Network(teacher.module, teacher.card)
         agreement = evaluate(own, held_out, teacher=judge).agreement
         facts = {"grid": grid.name, "row": cell.row, "teacher": cell.teacher, "seed": cell.seed}

@@ -14,6 +14,7 @@ from lenient.synthesis.pool import Pool
 from lenient.synthesis.views import Viewer, rolled
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import BatchNorms
 from test_methods import QUICK_PIXELS, last_output, take
 from toys import CPU, distillation, tiny_teacher
 
@@ -26,7 +27,7 @@ def test_the_pixels_minimise_the_papers_sum():
     pixels = run.algorithm.updates["pixels"].module
     found = pixels.images.grad.clone()
     x = pixels.images.detach().clone().requires_grad_()
-    answer = run.teacher.respond(x, statistics=True)
+    answer = run.teacher.respond(x, (BatchNorms(),))
     with torch.no_grad():
         run.student.eval()
     p, q = (torch.softmax(logits / 3, 1) for logits in (answer.logits, run.student(x)))
@@ -35,7 +36,7 @@ def test_the_pixels_minimise_the_papers_sum():
     js = (0.5 * p * (p / m).log() + 0.5 * q * (q / m).log()).sum(1)
     labels = torch.arange(8) % 4
     label = -torch.log_softmax(answer.logits, 1)[torch.arange(8), labels].mean()
-    bn = sum((s.mean - s.running_mean).norm() + (s.variance - s.running_variance).norm() for s in answer.statistics)
+    bn = sum((s.mean - s.running_mean).norm() + (s.variance - s.running_variance).norm() for s in answer.of(BatchNorms))
     tv = 32 * sum(d.flatten(1).norm(dim=1).mean() for d in (
         x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :],
         x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:],

@@ -23,6 +23,7 @@ from lenient.runs.request import Request, resolve
 from lenient.synthesis.sampler import Sampler
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import BatchNorms, Blocks, Features
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation
 from test_methods import BASE, QUICK_STREAM, last_output, same, take, weights
@@ -146,7 +147,7 @@ def test_zskt_compares_attention_on_blocks_of_equal_size():
     while run.algorithm.schedule.name(run.updates) != "student":
         run.take_update()
     _, output = run.take_update()
-    blocks = [output.batch.answers["train"][network].blocks for network in ("teacher", "student")]
+    blocks = [output.batch.answers["train"][network].of(Blocks) for network in ("teacher", "student")]
     assert [b.shape[2:] for b in blocks[0]] == [(8, 8), (4, 4), (2, 2)] == [b.shape[2:] for b in blocks[1]]
     assert {"student", "attention"} == set(output.losses)
 
@@ -180,7 +181,7 @@ def test_the_familys_adversary_pushes_through_the_student_only(name):
 def test_mad_means_over_layers_and_asks_for_its_classes():
     run, output, found = generator_gradient("mad")
     inputs, teacher, student = redrawn(run, output)
-    layers = run.teacher.respond(inputs, statistics=True).statistics
+    layers = run.teacher.respond(inputs, (BatchNorms(),)).of(BatchNorms)
     distance = sum((s.mean - s.running_mean).norm() + (s.variance - s.running_variance).norm() for s in layers) / 2
     (distance - kl_divergence(teacher, student).mean()).backward()
     agree(found, run.algorithm.updates["generator"].module)
@@ -283,9 +284,9 @@ def test_which_methods_fit_a_teacher_without_batch_norm():
 def test_features_are_the_input_of_the_last_layer():
     with FrozenTeacher(tiny_teacher(), CPU) as teacher:
         inputs = torch.rand(3, 1, 6, 5)
-        answer = teacher.respond(inputs, features=True)
-        torch.testing.assert_close(teacher.module.head(answer.features), answer.logits)
-        assert teacher.respond(inputs).features is None
+        answer = teacher.respond(inputs, (Features(),))
+        torch.testing.assert_close(teacher.module.head(answer.of(Features)), answer.logits)
+        assert not teacher.respond(inputs).heard
         assert not teacher.module.head._forward_hooks
 
 
@@ -301,8 +302,8 @@ def test_features_of_a_convolutional_classifier_are_averaged():
     module = Pooled()
     assert classifying_layer(module, torch.zeros(1, 1, 6, 5), 4) is module.last
     with FrozenTeacher(Network(module, tiny_card()), CPU) as teacher:
-        answer = teacher.respond(torch.rand(3, 1, 6, 5), features=True)
-    assert answer.features.shape == (3, 7)
+        answer = teacher.respond(torch.rand(3, 1, 6, 5), (Features(),))
+    assert answer.of(Features).shape == (3, 7)
 
 
 @pytest.mark.parametrize(

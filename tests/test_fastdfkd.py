@@ -17,6 +17,7 @@ from lenient.synthesis.latents import Latents
 from lenient.synthesis.meta import MetaGenerator
 from lenient.synthesis.views import augment
 from lenient.teacher.batch import Clock
+from lenient.teacher.probes import BatchNorms
 from lenient.training.trainer import Distillation
 from test_methods import QUICK_LATENTS, same, take
 from toys import distillation
@@ -59,7 +60,7 @@ def test_codes_and_generator_minimise_the_papers_sum(augmentation):
     images = latents.generator(latents.codes)
     torch.testing.assert_close(output.kept["whole"], images.detach())
     x = (augment(images, augmentation, Streams(3), "inversion-view", run.updates) - 0.4) / 0.3
-    answer = run.teacher.respond(x, statistics=True)
+    answer = run.teacher.respond(x, (BatchNorms(),))
     with torch.no_grad():
         run.student.eval()
     logits = run.student(x)
@@ -69,7 +70,7 @@ def test_codes_and_generator_minimise_the_papers_sum(augmentation):
     bn = sum(
         (s.running_mean - 0.1 * s.mean - 0.9 * old[0]).norm()
         + (s.running_variance - 0.1 * s.variance - 0.9 * old[1]).norm()
-        for s, old in zip(answer.statistics, averages, strict=True)
+        for s, old in zip(answer.of(BatchNorms), averages, strict=True)
     )
     p, q = (torch.softmax(values, 1) for values in (answer.logits, logits))
     agree = answer.logits.argmax(1) == logits.argmax(1)
@@ -90,7 +91,7 @@ def test_averages_move_once_a_batch_by_its_last_step():
         assert run.algorithm.objective.state_dict()["bn"]["filled"] is None
         assert run.clock.update == update
         _, output = run.take_update()
-        seen.append(output.batch.answers["clean"]["teacher"].statistics)
+        seen.append(output.batch.answers["clean"]["teacher"].of(BatchNorms))
     for now, *before in zip(run.algorithm.objective.state_dict()["bn"]["averages"], *reversed(seen), strict=True):
         assert torch.equal(now[0], before[0].mean)
         assert torch.equal(now[1], before[0].variance)

@@ -20,8 +20,9 @@ from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models import build_student
 from lenient.models.card import Network
 from lenient.synthesis.selection import KeepAll
-from lenient.teacher.batch import Clock, LayerStatistics, Response
+from lenient.teacher.batch import Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import BatchNorms, LayerStatistics
 from lenient.training.health import HealthMonitor
 from lenient.training.metrics import class_counts, spread
 from lenient.training.model_selection import Delivery
@@ -346,9 +347,8 @@ def test_real_images_are_not_shifted_and_noise_is(digits_teacher):
     with FrozenTeacher(digits_teacher, CPU) as teacher, torch.no_grad():
         real = next(iter(images.batches(64)))[0].float()
         noise = torch.rand(real.shape, generator=torch.Generator().manual_seed(0))
-        seen, other = (
-            bn_shift(teacher.respond(teacher.normalize(batch), statistics=True).statistics) for batch in (real, noise)
-        )
+        answers = [teacher.respond(teacher.normalize(batch), (BatchNorms(),)) for batch in (real, noise)]
+        seen, other = (bn_shift(answer.of(BatchNorms)) for answer in answers)
     assert seen < HealthSettings().bn_shift
     assert other > 2 * HealthSettings().bn_shift
 

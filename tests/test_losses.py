@@ -28,7 +28,8 @@ from lenient.losses.prior import (
     confidence_score,
 )
 from lenient.losses.representation import AveragedStatistics, BatchNormStatistics, ImageNorm, differences, itself
-from lenient.teacher.batch import Batch, Clock, LayerStatistics, Response
+from lenient.teacher.batch import Batch, Clock, Response
+from lenient.teacher.probes import BatchNorms, Blocks, Features, LayerStatistics
 from toys import batch_of
 
 T = torch.tensor([[3.0, 2, 1], [0, 4, 1], [1, 1, 5]], dtype=torch.float64)
@@ -317,7 +318,7 @@ def test_softened_entropy_labels_activation_and_embedding_norm():
     slow = -sum(math.log(softened(row, 1)[label]) for row, label in zip(T, (2, 1, 0), strict=True)) / 3
     assert LabelPrior()(batch).item() == pytest.approx(slow)
     features = draw(3, 5)
-    batch.answers["clean"]["teacher"] = Response(T, features=features)
+    batch.answers["clean"]["teacher"] = Response(T, {Features: features})
     assert Activation()(batch).item() == pytest.approx(-float(features.abs().mean()), rel=1e-5)
     table = torch.nn.Embedding.from_pretrained(torch.tensor([[3.0, 4], [0, 1], [0, 0]]))
     assert EmbeddingNorm(table, 2.0)(batch).item() == pytest.approx((0 + 0 + 9) / 3)
@@ -358,8 +359,8 @@ def test_attention_transfer():
     image = torch.cat([RAMP.view(2, 1, 3, 3), 2 * RAMP.view(2, 1, 3, 3) + 1], dim=1)
     batch = batch_of(T[:2], S[:2])
     batch.answers["train"] = {
-        "teacher": Response(T[:2], blocks=(image,)),
-        "student": Response(S[:2], blocks=(image.flip(3),)),
+        "teacher": Response(T[:2], {Blocks: (image,)}),
+        "student": Response(S[:2], {Blocks: (image.flip(3),)}),
     }
     assert AttentionTransfer()(batch).item() == pytest.approx(0.018189, abs=1e-6)
     slow = 0.0
@@ -435,7 +436,7 @@ def statistics(seed: int) -> Batch:
 
 
 def moments(batch: Batch) -> torch.Tensor:
-    (own,) = batch.answers["clean"]["teacher"].statistics
+    (own,) = batch.answers["clean"]["teacher"].of(BatchNorms)
     return torch.stack([own.mean, own.variance])
 
 

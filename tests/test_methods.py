@@ -28,6 +28,7 @@ from lenient.models.card import Network
 from lenient.runs.request import Request, resolve
 from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import BatchNorms
 from lenient.training.trainer import Distillation
 from toys import CPU, QUICK, TA_QUICK, distillation, settings, tiny_card, tiny_student, tiny_teacher
 
@@ -388,7 +389,7 @@ def test_the_generator_minimises_the_papers_sum():
     batch, source = output.batch, run.algorithm.updates["generator"].step.sampler
     images = source.sample(8, "generator-latents", run.updates).images
     clean = run.teacher.normalize(images)
-    answer = run.teacher.respond(clean, statistics=True)
+    answer = run.teacher.respond(clean, (BatchNorms(),))
     weight = (
         run.algorithm.updates["generator"].step.selection(-torch.log_softmax(answer.logits.detach(), 1).amax(1)).weight
     )
@@ -397,7 +398,7 @@ def test_the_generator_minimises_the_papers_sum():
     middle = (p + q) / 2
     jsd = (0.5 * p * (p / middle).log() + 0.5 * q * (q / middle).log()).sum(1)
     adversarial = ((1 - jsd) * weight).sum() / weight.sum()
-    r = sum((s.mean - s.running_mean).norm() + (s.variance - s.running_variance).norm() for s in answer.statistics)
+    r = sum((s.mean - s.running_mean).norm() + (s.variance - s.running_variance).norm() for s in answer.of(BatchNorms))
     tv = 32 * sum(d.flatten(1).norm(dim=1).mean() for d in (
         clean[..., 1:] - clean[..., :-1], clean[..., 1:, :] - clean[..., :-1, :],
         clean[..., 1:, 1:] - clean[..., :-1, :-1], clean[..., 1:, :-1] - clean[..., :-1, 1:],

@@ -10,6 +10,7 @@ from lenient.core.errors import TeacherError
 from lenient.core.runtime import Runtime
 from lenient.models.card import Network
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import BatchNorms
 from toys import CPU, tiny_card, tiny_teacher
 
 
@@ -44,7 +45,7 @@ def test_the_module_comes_back_untouched(crash):
     def use() -> None:
         with FrozenTeacher(network, Runtime(torch.device("cpu"), "bf16")) as teacher:
             images = torch.rand(4, 1, 6, 5, requires_grad=True)
-            teacher.respond(teacher.normalize(images), statistics=True).logits.sum().backward()
+            teacher.respond(teacher.normalize(images), (BatchNorms(),)).logits.sum().backward()
             assert not any(p.requires_grad for p in network.module.parameters())
             if crash:
                 raise RuntimeError("in the middle")
@@ -74,10 +75,10 @@ def test_statistics_are_those_of_each_layers_input():
         handles = [
             layer.register_forward_pre_hook(lambda _, args: seen.append(args[0])) for layer in teacher.batch_norms
         ]
-        found = teacher.respond(inputs, statistics=True).statistics
+        found = teacher.respond(inputs, (BatchNorms(),)).of(BatchNorms)
         for handle in handles:
             handle.remove()
-        assert teacher.respond(inputs).statistics == ()
+        assert not teacher.respond(inputs).heard
     assert len(found) == 2
     for layer, values, norm in zip(found, seen, (network.module.norm1, network.module.norm2), strict=True):
         flat = values.transpose(0, 1).flatten(1)
@@ -91,8 +92,8 @@ def test_weighted_statistics_are_those_of_the_accepted_images():
     with FrozenTeacher(tiny_teacher(), CPU) as teacher:
         inputs = teacher.normalize(torch.rand(6, 1, 6, 5))
         weight = torch.tensor([1.0, 0, 1, 0, 1, 1])
-        part = teacher.respond(inputs[weight > 0], statistics=True).statistics
-        weighed = teacher.respond(inputs, statistics=True, weight=weight).statistics
+        part = teacher.respond(inputs[weight > 0], (BatchNorms(),)).of(BatchNorms)
+        weighed = teacher.respond(inputs, (BatchNorms(),), weight=weight).of(BatchNorms)
     for a, b in zip(part, weighed, strict=True):
         torch.testing.assert_close(a.mean, b.mean)
         torch.testing.assert_close(a.variance, b.variance)
@@ -104,7 +105,7 @@ def test_no_statistics_is_an_error_that_says_what_to_do():
         FrozenTeacher(Network(module, tiny_card()), CPU) as teacher,
         pytest.raises(TeacherError, match=r"-s method\.bn_weight=0"),
     ):
-        teacher.respond(torch.rand(2, 1, 6, 5), statistics=True)
+        teacher.respond(torch.rand(2, 1, 6, 5), (BatchNorms(),))
 
 
 def test_gradients_reach_the_images():

@@ -11,8 +11,9 @@ from lenient.core.config import merge, parse
 from lenient.core.runtime import Runtime
 from lenient.models import build_student
 from lenient.models.card import Card, Network
-from lenient.teacher.batch import Batch, LayerStatistics, Response
+from lenient.teacher.batch import Batch, Response
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import BatchNorms, LayerStatistics
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation
 
@@ -101,7 +102,7 @@ def batch_of(
 ) -> Batch:
     """A batch with one view under both names."""
     count = next(len(t) for t in (teacher, images, torch.zeros(1)) if t is not None)
-    answers = {"teacher": Response(teacher if teacher is not None else torch.zeros(count, 2), statistics)}
+    answers = {"teacher": Response(teacher if teacher is not None else torch.zeros(count, 2), {BatchNorms: statistics})}
     if student is not None:
         answers["student"] = Response(student)
     images = images if images is not None else torch.zeros(count, 1, 2, 2)

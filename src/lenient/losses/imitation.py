@@ -13,6 +13,7 @@ from lenient.core.reductions import batch_mean, full
 from lenient.losses.distances import Distance
 from lenient.losses.objective import Needs
 from lenient.teacher.batch import Batch, Clock
+from lenient.teacher.probes import Blocks
 
 SelfPacedForm = Literal["log", "soft", "hard"]
 
@@ -82,12 +83,12 @@ class AttentionTransfer:
 
     def __init__(self, view: str = "train") -> None:
         self.view = view
-        self.needs = Needs(view, student=True, blocks=True)
+        self.needs = Needs(view, student=True, probes=(Blocks(),))
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the term from the block activations in both answers."""
         answers = batch.answers[self.view]
-        pairs = zip(answers["teacher"].blocks, answers["student"].blocks, strict=True)
+        pairs = zip(answers["teacher"].of(Blocks), answers["student"].of(Blocks), strict=True)
         distances = [
             (attention_map(teacher) - attention_map(student)).square().mean(dim=1) for teacher, student in pairs
         ]

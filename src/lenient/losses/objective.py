@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lenient.teacher.batch import Batch, Clock
+from lenient.teacher.probes import Probe
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class Needs:
     """Which view of the images its answers are to."""
     student: bool = False
     """The student's logits."""
-    statistics: bool = False
-    """The statistics of the teacher's batch norms: of all images as drawn (`clean`), of the selected ones (`train`)."""
-    features: bool = False
-    """The input of the teacher's classifying layer."""
-    blocks: bool = False
-    """The maps of teacher and student at the end of their blocks."""
+    probes: tuple[Probe[Any], ...] = ()
+    """What else is to be heard of the teacher: of all images as drawn (`clean`), of the selected ones (`train`)."""
+
+    def asks(self, kind: type[Probe[Any]]) -> bool:
+        """Whether a kind of probe is among them."""
+        return any(isinstance(probe, kind) for probe in self.probes)
 
 
 class Term(Protocol):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lenient.core.reductions import batch_mean, full
 from lenient.losses.objective import Needs
 from lenient.teacher.batch import Batch
+from lenient.teacher.probes import Features
 
 
 def confidence_score(logits: Tensor) -> Tensor:
@@ -80,13 +81,11 @@ class Activation:
 
     def __init__(self, view: str = "clean") -> None:
         self.view = view
-        self.needs = Needs(view, features=True)
+        self.needs = Needs(view, probes=(Features(),))
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
-        features = batch.answers[self.view]["teacher"].features
-        if features is None:
-            raise ValueError("the activation term needs the teacher's features")
+        features = batch.answers[self.view]["teacher"].of(Features)
         return -batch_mean(full(features).abs().flatten(1).mean(dim=1))
 
 

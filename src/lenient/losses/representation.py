@@ -12,6 +12,7 @@ from torch import Tensor
 from lenient.core.reductions import batch_mean, batch_sum
 from lenient.losses.objective import Needs
 from lenient.teacher.batch import Batch
+from lenient.teacher.probes import BatchNorms
 
 REFERENCE_BATCH = 1024
 """Batch size of TA-DFKD: its image weights belong to norms over this many images."""
@@ -27,11 +28,11 @@ class BatchNormStatistics:
 
     def __init__(self, view: str = "clean") -> None:
         self.view = view
-        self.needs = Needs(view, statistics=True)
+        self.needs = Needs(view, probes=(BatchNorms(),))
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the term from the statistics in the teacher's response."""
-        layers = batch.answers[self.view]["teacher"].statistics
+        layers = batch.answers[self.view]["teacher"].of(BatchNorms)
         distances = [
             _norm(layer.mean - layer.running_mean) + _norm(layer.variance - layer.running_variance) for layer in layers
         ]
@@ -58,7 +59,7 @@ class AveragedStatistics(BatchNormStatistics):
 
     def _averaged(self, batch: Batch) -> list[Tensor]:
         """Return mean and variance of each layer's input, (2, channels), averaged with those before."""
-        layers = batch.answers[self.view]["teacher"].statistics
+        layers = batch.answers[self.view]["teacher"].of(BatchNorms)
         now = [torch.stack([layer.mean, layer.variance]) for layer in layers]
         if self.filled is None:
             return now
@@ -67,7 +68,7 @@ class AveragedStatistics(BatchNormStatistics):
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the term from the statistics in the teacher's response."""
-        layers = batch.answers[self.view]["teacher"].statistics
+        layers = batch.answers[self.view]["teacher"].of(BatchNorms)
         distances = [
             _norm(mean - layer.running_mean) + _norm(variance - layer.running_variance)
             for layer, (mean, variance) in zip(layers, self._averaged(batch), strict=True)

@@ -56,6 +56,7 @@ from lenient.synthesis.selection import KeepAll, MixtureSelection, MixtureSettin
 from lenient.synthesis.source import Source
 from lenient.synthesis.views import Augmentation, Viewer
 from lenient.teacher.batch import Clock
+from lenient.teacher.probes import Blocks, Features
 
 ReplaySettings = Annotated[Nothing | BankSettings | MemorySettings | MomentumSettings, BY_NAME]
 """Old samples against forgetting: kept images (MB-DFKD), a memory (PRE-DFKD), averaged generators (MAD)."""
@@ -133,9 +134,9 @@ def generator_algorithm(
     selection = select(s.selection)
     if not isinstance(objective, Objective):
         objective = objective(sampler.generator)
-    if any(need.features for need in objective.needs()):
+    if any(need.asks(Features) for need in objective.needs()):
         _ = teacher.classifier  # refuses a teacher without one now, not in the first update
-    blocks = common_blocks(context) if any(need.blocks for need in imitation.needs()) else ((), ())
+    blocks = common_blocks(context) if any(need.asks(Blocks) for need in imitation.needs()) else ((), ())
     student = LiveStudent(context.student, context.runtime, blocks[1])
     viewer = Viewer(context.streams, s.augmentation, blocks[0])
 

@@ -33,7 +33,7 @@ from lenient.methods.contract import (
     learning_rate,
     sgd,
 )
-from lenient.methods.steps import StudentStep, statistics_of
+from lenient.methods.steps import StudentStep, probes_of, statistics_of
 from lenient.replay import NoReplay
 from lenient.student.update import LiveStudent, PlainUpdate
 from lenient.synthesis.iterate import Iterate
@@ -131,7 +131,7 @@ class Inversion:
         # (1) the view, and both networks' answers to it
         shown = self.batches.show(clock)
         view = shown.inputs
-        answers = {"teacher": teacher.respond(view, statistics=any(need.statistics for need in needs))}
+        answers = {"teacher": teacher.respond(view, probes_of(needs))}
         if any(need.student for need in needs):
             with mode(self.context.student, "eval"):
                 answers["student"] = self.student.respond(view)

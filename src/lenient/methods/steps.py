@@ -25,6 +25,7 @@ from lenient.synthesis.source import Source
 from lenient.synthesis.views import Viewer, augment
 from lenient.teacher.batch import Batch, Clock
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import BatchNorms, Probe
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class GeneratorStep:
         images = drawing.images
         clean = teacher.normalize(images)
         needs = self.objective.needs(clock)
-        answer = teacher.respond(clean, **_probes(needs, "clean"))
+        answer = teacher.respond(clean, probes_of(needs, "clean"))
         # (2) select
         selected = self.selection(ranks.gather(confidence_score(answer.logits.detach())))
         weight = ranks.mine(selected.weight)
@@ -58,11 +59,11 @@ class GeneratorStep:
         batch = Batch(images, weight, {"clean": clean}, answers, drawing.labels, clock)
         # (3) the training view, and both networks' answers to it
         shown = augment(images, self.viewer.augmentation, context.streams, "generator-view", clock.update)
-        same, armed = shown is images, _probes(needs, "train")
+        same, armed = shown is images, probes_of(needs, "train")
         batch.inputs["train"] = clean if same else teacher.normalize(shown)
         seen = answer
         if armed or not same:
-            seen = teacher.respond(batch.inputs["train"], weight=weight, **armed)
+            seen = teacher.respond(batch.inputs["train"], armed, weight=weight)
         batch.answers["train"] = {"teacher": seen}
         if any(need.student for need in needs):
             with mode(context.student, self.student_mode):
@@ -76,15 +77,14 @@ class GeneratorStep:
 
 def statistics_of(objective: Objective, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what health follows: the images' distance from the teacher's statistics, by all terms that match them."""
-    matched = [losses[name] for name in objective.names(lambda need: need.statistics) if name in losses]
+    matched = [losses[name] for name in objective.names(lambda need: need.asks(BatchNorms)) if name in losses]
     return {"statistics": torch.stack(matched).sum()} if matched else {}
 
 
-def _probes(needs: Sequence[Needs], view: str) -> dict[str, Any]:
-    """Return what the teacher's answer to a view has to hold besides the logits."""
-    here = [need for need in needs if need.view == view]
-    wanted = {"statistics": any(n.statistics for n in here), "features": any(n.features for n in here)}
-    return {name: True for name, asked in wanted.items() if asked}
+def probes_of(needs: Sequence[Needs], view: str | None = None) -> tuple[Probe[Any], ...]:
+    """Return what the teacher's answer to a view, or to the only one, has to hold besides the logits."""
+    asked = (probe for need in needs if view in (None, need.view) for probe in need.probes)
+    return tuple(dict.fromkeys(asked))
 
 
 @dataclass(frozen=True)

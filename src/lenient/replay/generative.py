@@ -20,6 +20,7 @@ from lenient.losses.prior import ClassPrior, InformationEntropy
 from lenient.replay import Recalled, RecallSettings
 from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import Features
 
 
 class MemorySettings(RecallSettings):
@@ -146,10 +147,10 @@ class MemoryGenerator:
         if self.updates > 0:
             images = torch.cat([images, self.recall("memory-targets", clock.update)])
         self.updates += 1
-        features = s.feature_weight > 0
+        probes = (Features(),) if s.feature_weight > 0 else ()
         with torch.no_grad():
             targets = self.teacher.normalize(images)
-            wanted = self.teacher.respond(targets, features=features)
+            wanted = self.teacher.respond(targets, probes)
         with self.runtime.autocast():
             mean, log_variance = self.encoder(targets)
         mean, log_variance = full(mean), full(log_variance)
@@ -157,14 +158,14 @@ class MemoryGenerator:
         noise = self.streams.normal("memory-code", clock.update, (sum(groups), self.latent_dim)).to(mean.dtype)
         noise = torch.cat([ranks.mine(part) for part in noise.split(groups)])
         rebuilt = self.teacher.normalize(self.decode(mean + torch.exp(log_variance / 2) * noise))
-        answer = self.teacher.respond(rebuilt, features=features)
+        answer = self.teacher.respond(rebuilt, probes)
         divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1)
         parts = {
             "memory_pixels": (s.pixel_weight, batch_mean((rebuilt - targets).abs().flatten(1).mean(dim=1))),
             "memory_logits": (s.logit_weight, batch_mean(logit_l1(full(wanted.logits), full(answer.logits)))),
             "memory_kl": (s.kl_weight, batch_mean(divergence)),
         }
-        if features:
+        if probes:
             parts["memory_features"] = (s.feature_weight, batch_mean(_feature_l1(wanted, answer)))
         if s.match_weight:
             parts["memory_match"] = (s.match_weight, self.match(self._latents("memory-match", clock.update)))
@@ -185,6 +186,4 @@ class MemoryGenerator:
 
 
 def _feature_l1(wanted: Response, answer: Response) -> Tensor:
-    assert wanted.features is not None
-    assert answer.features is not None
-    return (full(wanted.features) - full(answer.features)).abs().mean(dim=1)
+    return (full(wanted.of(Features)) - full(answer.of(Features))).abs().mean(dim=1)

@@ -16,15 +16,15 @@ from lenient.core.conv_cpu import SmallMaps
 from lenient.core.runtime import Runtime
 from lenient.losses.objective import Objective
 from lenient.models.lending import own_grad_mode
-from lenient.models.probing import hooked
 from lenient.teacher.batch import Batch, Response
+from lenient.teacher.probes import Blocks
 
 
 class LiveStudent:
     """The student as a network that answers; `blocks` are layers of it whose outputs belong to the answer."""
 
     def __init__(self, module: nn.Module, runtime: Runtime, blocks: Sequence[nn.Module] = ()) -> None:
-        self.module, self.runtime, self.blocks = module, runtime, tuple(blocks)
+        self.module, self.runtime, self.blocks = module, runtime, Blocks(tuple(blocks))
         self._plain = module if blocks else runtime.compiled(module)
         self._small = SmallMaps(module, runtime)
 
@@ -32,17 +32,15 @@ class LiveStudent:
         self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None, *, autocast: bool = True
     ) -> Response:
         """Answer normalised inputs (N, C, H, W), with other parameters or buffers where `weights` names them."""
-        heard: dict[nn.Module, Tensor] = {}
         inputs = self.runtime.inputs(inputs)
-        listen = hooked(self.blocks, lambda layer, _, output: heard.update({layer: output}))
         precision = self.runtime.autocast() if autocast else torch.autocast(inputs.device.type, enabled=False)
-        with listen, precision, own_grad_mode(), self._small.products():
+        with self.blocks.listen() as heard, precision, own_grad_mode(), self._small.products():
             logits = (
                 self._plain(inputs)
                 if weights is None
                 else torch.func.functional_call(self.module, dict(weights), inputs)
             )
-        return Response(logits, blocks=tuple(heard[block] for block in self.blocks))
+            return Response(logits, {Blocks: heard()} if self.blocks.layers else {})
 
 
 class PlainSettings(Part):

@@ -13,6 +13,7 @@ from lenient.core import ranks
 from lenient.core.seeding import Streams
 from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import Blocks
 
 Augmentation = Literal["none", "crop-flip", "crop-flip-batch"]
 """`crop-flip`: zero padding, random crop and horizontal flip per image; `-batch`: one draw for the whole batch."""
@@ -78,6 +79,7 @@ class Viewer:
         batch = Batch(images, torch.ones(len(images), device=images.device), clock=clock)
         batch.inputs["train"] = teacher.normalize(shown)
         again = clean is None or shown is not images or self.blocks
-        seen = teacher.respond(batch.inputs["train"], blocks=self.blocks) if again or clean is None else clean
+        probes = (Blocks(self.blocks),) if self.blocks else ()
+        seen = teacher.respond(batch.inputs["train"], probes) if again or clean is None else clean
         batch.answers = {"clean": {"teacher": clean or seen}, "train": {"teacher": seen}}
         return batch

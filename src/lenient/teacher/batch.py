@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lenient.core.reductions import full
+from lenient.teacher.probes import Probe
 
-
-@dataclass(frozen=True)
-class LayerStatistics:
-    """Statistics of the input of one batch-norm layer over (batch, height, width), beside those it stored in training.
-
-    All float32 of shape (channels,); `variance` is biased (divided by the count).
-    """
-
-    mean: Tensor
-    variance: Tensor
-    running_mean: Tensor
-    running_variance: Tensor
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Response:
-    """What one forward pass of one network returned; all but the logits is empty unless asked for.
-
-    `logits` is (N, num_classes); `statistics` holds one entry per batch-norm layer; `features` is (N, d), the input of
-    the classifying layer; `blocks` holds (N, channels, height, width), one for each resolution asked for.
-    """
+    """What one forward pass of one network returned: `logits` (N, num_classes), and what the probes heard, by the kind
+    of probe."""
 
     logits: Tensor
-    statistics: tuple[LayerStatistics, ...] = ()
-    features: Tensor | None = None
-    blocks: tuple[Tensor, ...] = ()
+    heard: Mapping[type, Any] = field(default_factory=dict)
+
+    def of(self, kind: type[Probe[T]]) -> T:
+        """Return what a kind of probe heard; raises ValueError where none was armed."""
+        if kind not in self.heard:
+            raise ValueError(f"the networks were not asked for {kind.__name__}: a term's `needs` have to say so")
+        found: T = self.heard[kind]
+        return found
 
     def split(self, first: int) -> tuple[Response, Response]:
-        """Return the answers on the `first` images and on the rest, as views; statistics belong to neither."""
+        """Return the answers on the `first` images and on the rest, as views; what is of all of them is of neither."""
 
         def part(chosen: slice) -> Response:
-            features = None if self.features is None else self.features[chosen]
-            return Response(self.logits[chosen], (), features, tuple(block[chosen] for block in self.blocks))
+            rows = {kind: kind.rows(found, chosen) for kind, found in self.heard.items()}  # type: ignore[attr-defined]
+            return Response(self.logits[chosen], {kind: found for kind, found in rows.items() if found is not None})
 
         return part(slice(None, first)), part(slice(first, None))
 

@@ -6,20 +6,20 @@ import copy
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lenient.core import ranks
 from lenient.core.errors import TeacherError
-from lenient.core.reductions import batch_moments, full
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import untouched_global_rng
 from lenient.models.card import Card, Network, to_logits
 from lenient.models.lending import frozen, own_grad_mode, unchanged
-from lenient.models.probing import batch_norm_layers, classifying_layer, hooked, last_block_by_size, pooled
-from lenient.teacher.batch import LayerStatistics, Response
+from lenient.models.probing import batch_norm_layers, classifying_layer, last_block_by_size
+from lenient.teacher.batch import Response
+from lenient.teacher.probes import Probe
 
 
 class FrozenTeacher:
@@ -135,64 +135,26 @@ class FrozenTeacher:
     def _example(self, count: int = 2) -> Tensor:
         return self.runtime.images(torch.zeros(count, *self.card.input_size))
 
-    def respond(
-        self,
-        inputs: Tensor,
-        *,
-        statistics: bool = False,
-        weight: Tensor | None = None,
-        features: bool = False,
-        blocks: Sequence[nn.Module] = (),
-    ) -> Response:
+    def respond(self, inputs: Tensor, probes: Sequence[Probe[Any]] = (), *, weight: Tensor | None = None) -> Response:
         """Ask the teacher once about normalised `inputs` (N, C, H, W).
 
-        Probes are armed for this forward only. With `statistics` the response holds the statistics of every batch-norm
-        layer's input, samples counted by `weight` (N,) where given; with `features` the classifier's input; and the
-        outputs of `blocks`, layers of the teacher. Gradients reach `inputs` unless the caller is under
-        `torch.no_grad()`.
+        Probes are armed for this forward only, and the response holds what each of them heard; images count by `weight`
+        (N,), where it is given. Gradients reach `inputs` unless the caller is under `torch.no_grad()`.
 
         Raises:
-            TeacherError: statistics or features were asked for and no layer gave any.
+            TeacherError: a probe found nothing to hear.
         """
         self.forwards += inputs.shape[0] * ranks.count()
-        gathered: list[LayerStatistics] = []
-        heard: dict[nn.Module, Tensor] = {}
-        with ExitStack() as probes:
-            probes.enter_context(self._asking)  # a probe hears every forward
-            if statistics:
-                probes.enter_context(self._probes(gathered, weight))
-            if features:
-                probes.enter_context(hooked([self.classifier], lambda layer, args, _: heard.update({layer: args[0]})))
-            probes.enter_context(hooked(blocks, lambda layer, _, output: heard.update({layer: output})))
-            probes.enter_context(self.runtime.autocast())
-            armed = statistics or features or blocks
-            probes.enter_context(own_grad_mode())
-            probes.enter_context(unchanged(self.module, self._behaviour.changes))
-            output = (self.module if armed else self._plain)(self.runtime.inputs(inputs))
-        if statistics and not gathered:
-            raise TeacherError(
-                "the teacher has no batch-norm layer that kept statistics, which this method matches; "
-                "switch the term off knowingly with -s method.bn_weight=0"
-            )
-        seen = pooled(heard[self.classifier]) if features else None
-        answers = tuple(heard[block] for block in blocks)
-        return Response(self._logits(output), tuple(gathered), seen, answers)
+        with ExitStack() as armed:
+            armed.enter_context(self._asking)  # a probe hears every forward
+            listening = {type(probe): armed.enter_context(probe.listen(self, weight)) for probe in probes}
+            armed.enter_context(self.runtime.autocast())
+            armed.enter_context(own_grad_mode())
+            armed.enter_context(unchanged(self.module, self._behaviour.changes))
+            output = (self.module if probes else self._plain)(self.runtime.inputs(inputs))
+        return Response(self._logits(output), {kind: heard() for kind, heard in listening.items()})
 
     def _logits(self, output: object) -> Tensor:
         """Return the logits, of no more precision than the run's: the losses hold them against the student's."""
         logits = to_logits(output, self.card.outputs)
         return logits.to(self.runtime.dtype) if logits.dtype == torch.float64 else logits
-
-    @contextmanager
-    def _probes(self, gathered: list[LayerStatistics], weight: Tensor | None) -> Iterator[None]:
-        def probe(layer: nn.Module, args: tuple[Any, ...]) -> None:
-            mean, variance = batch_moments(args[0], weight)
-            stored = (full(cast(Tensor, buffer)) for buffer in (layer.running_mean, layer.running_var))
-            gathered.append(LayerStatistics(mean, variance, *stored))
-
-        handles = [layer.register_forward_pre_hook(probe) for layer in self.batch_norms]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()

@@ -14,6 +14,7 @@ from lenient.core.errors import HealthError
 from lenient.losses.prior import confidence_score
 from lenient.methods.contract import STUDENT, StepOutput
 from lenient.teacher.batch import Response
+from lenient.teacher.probes import BatchNorms
 from lenient.training.metrics import STATISTICS, class_counts, spread
 from lenient.training.probe import ProbeSet, bn_shift, duplicate_rate, pixel_span
 from lenient.training.verdict import Check, Evidence, Health, HealthSettings, checks, judged
@@ -116,8 +117,8 @@ class HealthMonitor:
         dark, bright = pixel_span(images)
         facts = {"health/duplicates": duplicate_rate(images), "health/excess": excess}
         facts |= {"health/dark": dark.amin(), "health/bright": bright.amax(), "health/contrast": (bright - dark).amax()}
-        if answer.statistics:
-            facts["health/bn_shift"] = bn_shift(answer.statistics)
+        if BatchNorms in answer.heard:
+            facts["health/bn_shift"] = bn_shift(answer.of(BatchNorms))
         return self.question(predict, facts)
 
     @torch.no_grad()

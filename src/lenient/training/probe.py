@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lenient.teacher.batch import LayerStatistics
+from lenient.teacher.probes import LayerStatistics
 
 
 class ProbeSet:

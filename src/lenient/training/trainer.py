@@ -29,6 +29,7 @@ from lenient.models.lending import as_it_was, own_grad_mode
 from lenient.models.names import one_line
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import BatchNorms
 from lenient.training.guard import Guard, check_optimizer
 from lenient.training.health import HealthMonitor
 from lenient.training.model_selection import Delivery
@@ -235,9 +236,10 @@ class Distillation:
     def _log_line(self, lap: tuple[float, int]) -> tuple[float, int]:
         line = self.health.line()
         progress = self.step / self.settings.steps
+        probes = (BatchNorms(),) if self.teacher.batch_norms else ()
         fresh = self.algorithm.source.sample(min(64, self.settings.batch_size), "probe", self.updates)
         with torch.no_grad():
-            answer = self.teacher.respond(self.teacher.normalize(fresh), statistics=bool(self.teacher.batch_norms))
+            answer = self.teacher.respond(self.teacher.normalize(fresh), probes)
         found = self.health.inspect(fresh, answer, self._predict)
         updates = self.algorithm.updates
         self.health.moved({name: own.module for name, own in updates.items() if self._should_move(name, own)})

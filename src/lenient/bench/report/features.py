@@ -17,6 +17,7 @@ from lenient.bench.report.measures import Floats, Labels, Projection, frechet, o
 from lenient.bench.report.records import NO_GENERATOR, Cell, Grid, panels
 from lenient.bench.report.sweeps import picture_rows, weight_of
 from lenient.core.errors import LenientError, UsageError
+from lenient.teacher.probes import Features
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,9 +171,8 @@ def _real(teacher: FrozenTeacher, cell: Cell, options: Options, extractor: Extra
     features, labels = [], []
     with torch.no_grad():
         for pixels, classes in chosen.batches(256):
-            response = teacher.respond(teacher.normalize(teacher.runtime.images(pixels)), features=True)
-            assert response.features is not None
-            features.append(response.features.double().cpu())
+            response = teacher.respond(teacher.normalize(teacher.runtime.images(pixels)), (Features(),))
+            features.append(response.of(Features).double().cpu())
             labels.append(classes)
     names = torch.cat(labels).numpy()
     seen = extractor(pixels for pixels, _ in chosen.batches(256)) if extractor else None
@@ -195,9 +195,8 @@ def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int, e
 
     for images in batches():
         with torch.no_grad():
-            response = teacher.respond(teacher.normalize(images), features=True)
-        assert response.features is not None
-        features.append(response.features.double().cpu())
+            response = teacher.respond(teacher.normalize(images), (Features(),))
+        features.append(response.of(Features).double().cpu())
         labels.append(response.logits.argmax(dim=1).cpu())
         kept.append(selection(confidence_score(response.logits)).weight.cpu() > 0)
     seen = extractor(batches()) if extractor else None  # drawn again by the same keys rather than held in memory
