@@ -107,6 +107,12 @@ class Objective:
     def __init__(self, terms: Mapping[str, tuple[Weight, Term]]) -> None:
         self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight != 0}
 
+    def plus(self, name: str, weight: Weight, term: Term) -> Objective:
+        """Return the objective with one term more, in a place of its own: another of that name keeps its."""
+        while name in self.terms:
+            name += "'"
+        return Objective({**self.terms, name: (weight, term)})
+
     def needs(self, clock: Clock | None = None) -> tuple[Needs, ...]:
         """Return what its terms need, or those of them that have a weight at `clock`."""
         chosen = self.terms.values()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lenient.core.config import Settings
+from lenient.core.errors import UsageError
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.losses.objective import Objective
+from lenient.student.update import StudentUpdate
 from lenient.synthesis.selection import Selected, Selection
 from lenient.synthesis.source import Source
 from lenient.teacher.batch import Batch, Clock
@@ -190,8 +192,24 @@ class StepOutput(NamedTuple):
     """What `after` needs of the step besides."""
 
 
+Step = Callable[[Clock], StepOutput]
+"""Fills the gradients of one update."""
+After = Callable[[Clock, StepOutput, Tensor], None]
+"""What follows an update: clock, output, and a 0/1 scalar on the device, 1 where it was skipped."""
+
+
 def nothing(clock: Clock, output: StepOutput, bad: Tensor) -> None:
     """What most updates do after their step."""
+
+
+def both(first: After, second: After) -> After:
+    """Return what does one after the other."""
+
+    def after(clock: Clock, output: StepOutput, bad: Tensor) -> None:
+        first(clock, output, bad)
+        second(clock, output, bad)
+
+    return after
 
 
 @dataclass(frozen=True)
@@ -200,14 +218,42 @@ class Update:
 
     module: nn.Module
     optimizer: Optimizer
-    step: Callable[[Clock], StepOutput]
+    step: Step
     """Fills the gradients."""
-    after: Callable[[Clock, StepOutput, Tensor], None] = nothing
+    after: After = nothing
     """Told once it is made; `bad` is a 0/1 scalar on the device: 1 where it was skipped for non-finite numbers."""
     rate: Callable[[Clock], float] = lambda clock: 1.0
     """Factor of the optimizer's learning rates."""
     clip_norm: float | None = None
     """Norm that the gradient is scaled down to."""
+
+
+@runtime_checkable
+class Minimising(Protocol):
+    """A step of what makes the images, which takes another objective."""
+
+    @property
+    def objective(self) -> Objective:
+        """What it minimises."""
+        ...
+
+    def minimising(self, objective: Objective) -> Step:
+        """Return the step with another one."""
+        ...
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """A step of the student, which takes another update."""
+
+    @property
+    def update(self) -> StudentUpdate:
+        """How the student learns from a batch."""
+        ...
+
+    def learning(self, update: StudentUpdate) -> Step:
+        """Return the step with another one."""
+        ...
 
 
 class Stateful(Protocol):
@@ -240,6 +286,10 @@ class Algorithm:
     """What else than networks, optimizers and source outlives an update."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """What selection, replay and student update are, in a word or two."""
+    notes: Sequence[str] = ()
+    """Lines for whoever starts the run."""
+    ending: float = 0.0
+    """Share of the student's steps, its last, that cost more than those before: trials look at both."""
 
     @property
     def lasting(self) -> Mapping[str, Stateful]:
@@ -247,6 +297,34 @@ class Algorithm:
         remember."""
         objectives = {"imitation": self.imitation} | ({} if self.objective is None else {"objective": self.objective})
         return {**self.state, **{name: own for name, own in objectives.items() if own.remembering}}
+
+    def minimising(self, objective: Objective, after: After) -> Algorithm:
+        """Return the algorithm with another objective for what makes the images; `after` is told of its updates, too.
+
+        Raises:
+            UsageError: no step is a `Minimising` one of the objective that there is.
+        """
+        changed: dict[str, Update] = {}
+        for name, update in self.updates.items():
+            step = update.step
+            if isinstance(step, Minimising) and step.objective is self.objective:
+                changed[name] = replace(update, step=step.minimising(objective), after=both(update.after, after))
+        if not changed:
+            raise UsageError("the method's steps take no other objective: see `Minimising` in lenient.methods.contract")
+        return replace(self, objective=objective, updates={**self.updates, **changed})
+
+    def learning(self, change: Callable[[StudentUpdate], StudentUpdate]) -> Algorithm:
+        """Return the algorithm with what `change` makes of its student update.
+
+        Raises:
+            UsageError: the student's step is no `Learning` one.
+        """
+        own = self.updates[STUDENT]
+        if not isinstance(own.step, Learning):
+            raise UsageError("the method's student takes no other update: see `Learning` in lenient.methods.contract")
+        changed = change(own.step.update)
+        updates = {**self.updates, STUDENT: replace(own, step=own.step.learning(changed))}
+        return replace(self, updates=updates, parts={**self.parts, "update": changed.label})
 
 
 class Method(Protocol):
@@ -294,6 +372,15 @@ def sgd(module: nn.Module, lr: float, momentum: float, weight_decay: float) -> O
         for parameter in module.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+@torch.no_grad()
+def restart(optimizer: Optimizer) -> None:
+    """Forget what an optimizer has gathered: all zeros, as new SGD, Adam, AdamW and RMSprop have it."""
+    for kept in optimizer.state.values():
+        for value in kept.values():
+            if isinstance(value, Tensor):
+                value.zero_()
 
 
 def adam(

@@ -5,7 +5,7 @@ which terms they descend on."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -119,13 +119,22 @@ class Inversion:
     pool: Pool
     schedule: Schedule
 
+    @property
+    def objective(self) -> Objective:
+        """What the batch minimises."""
+        return self.batches.objective
+
+    def minimising(self, objective: Objective) -> Inversion:
+        """Return the step with another objective."""
+        return replace(self, batches=replace(self.batches, objective=objective))
+
     def _place(self, clock: Clock) -> tuple[int, int]:
         """Return the number of the batch and that of the step on it, from 0."""
         return divmod(self.schedule.before(self.batches.name, clock.update), self.iterations)
 
     def __call__(self, clock: Clock) -> StepOutput:
         """Fill the gradients of what the batch is made of."""
-        teacher, objective = self.context.teacher, self.batches.objective
+        teacher, objective = self.context.teacher, self.objective
         needs = objective.needs(clock)
         number, place = self._place(clock)
         # (1) the view, and both networks' answers to it
@@ -155,7 +164,7 @@ class Inversion:
         own.iterate.keep(output.kept["whole"], output.kept["total"], bad)
         own.follow(ends, bad)
         if ends:
-            own.objective.remember(output.batch, bad)
+            self.objective.remember(output.batch, bad)
             self.pool.push(own.to_pixels(own.iterate.best))
             own.iterate.restart(number + 1, own.optimizer, bad)
 

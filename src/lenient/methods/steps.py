@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -41,6 +41,10 @@ class GeneratorStep:
     viewer: Viewer
     key: Key
     student_mode: Literal["train", "eval"] = "train"
+
+    def minimising(self, objective: Objective) -> GeneratorStep:
+        """Return the step with another objective."""
+        return replace(self, objective=objective)
 
     def __call__(self, clock: Clock) -> StepOutput:
         """Fill the generator's gradients."""
@@ -97,6 +101,10 @@ class StudentStep:
     teacher: FrozenTeacher
     viewer: Viewer
     runtime: Runtime
+
+    def learning(self, update: StudentUpdate) -> StudentStep:
+        """Return the step with another student update."""
+        return replace(self, update=update)
 
     def __call__(self, clock: Clock) -> StepOutput:
         """Fill the student's gradients."""

@@ -145,6 +145,7 @@ def trial(
     """Make a few updates of each kind on copies.
 
     A stretch of many equal updates, such as a generator's start ahead of the student's, is worked out from ten of them.
+    Where the last steps of a run cost more, they count by their share.
 
     Returns:
         `seconds_per_step` of the phase that goes on to the end, `seconds_before` it in phases ahead, `peak_bytes` of
@@ -177,6 +178,10 @@ def trial(
             )
 
         rounds = [seconds(start, phase) for start, phase in zip(starts, schedule.phases, strict=True)]
+        ending, last = run.algorithm.ending, schedule.phases[-1]
+        if ending > 0:
+            end = max(schedule.round_start(schedule.updates_for(settings.steps) - 1), schedule.starts()[-1])
+            rounds[-1] = (1 - ending) * rounds[-1] + ending * seconds(end, last)
     before = sum(of_one * (phase.rounds or 0) for of_one, phase in zip(rounds, schedule.phases, strict=True))
     return {
         "seconds_per_step": rounds[-1] / schedule.phases[-1].count(STUDENT),

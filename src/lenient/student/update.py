@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -41,6 +41,16 @@ class LiveStudent:
                 else torch.func.functional_call(self.module, dict(weights), inputs)
             )
             return Response(logits, {Blocks: heard()} if self.blocks.layers else {})
+
+
+class StudentUpdate(Protocol):
+    """How the student learns from new images and, where there are such, old ones; `label` says it in a word or two."""
+
+    label: str
+
+    def __call__(self, new: Batch, old: Batch | None = None) -> dict[str, Tensor]:
+        """Fill the student's gradients and return the detached losses."""
+        ...
 
 
 class PlainSettings(Part):
@@ -165,9 +175,6 @@ class RetainUpdate:
             answer = self.student.respond(inputs, weights)
         batch.answers[self.view]["student"] = answer
         return self.objective(batch)
-
-
-StudentUpdate = PlainUpdate | RetainUpdate
 
 
 def _by_number(new: int, old: int) -> tuple[float, float]:
