@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from lenient.core.runtime import Runtime
 
@@ -121,6 +124,28 @@ def copied_module(module: nn.Module) -> nn.Module:
     finally:
         for attributes, name, value in computed:
             attributes[name] = value
+
+
+def drop_hooks(module: nn.Module) -> None:
+    """Take all hooks off a module and its parts, but those of torch's older `weight_norm` and `spectral_norm`, which
+    compute weights."""
+    computing = (WeightNorm, SpectralNorm)
+    for part in module.modules():
+        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if not isinstance(hook, computing)]:
+                del hooks[key]
+
+
+def replace_weight(layer: nn.Module, weight: Tensor) -> None:
+    """Give a layer of one's own a plain parameter `weight`, be it one already or computed (`weight_norm`)."""
+    values = {name: getattr(layer, name).detach() for name in getattr(layer, "parametrizations", {})}
+    if values:  # torch's own removal works on the class, which a copy shares with what it was copied from
+        layer.__class__ = parametrize.type_before_parametrizations(layer)
+        del layer._modules["parametrizations"]
+    layer._forward_pre_hooks.clear()  # `weight_norm` of the older kind, which would compute it anew
+    vars(layer).pop("weight", None)
+    for name, value in {**values, "weight": weight}.items():
+        layer.register_parameter(name, nn.Parameter(value))
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

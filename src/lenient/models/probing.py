@@ -41,6 +41,30 @@ def batch_norm_layers(module: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
+def convolutions(module: nn.Module, example: Tensor) -> list[str]:
+    """Return the names of the layers that convolve two dimensions, in the order in which `example` comes to them.
+
+    They are known by their type, whatever they are called. Left out are transposed ones, layers that `example` does not
+    come to, and those that only programs run. A layer that runs twice stands where it ran last.
+    """
+    names: dict[nn.Module, str] = {
+        part: name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.modules.conv._ConvNd)
+        and not isinstance(part, nn.modules.conv._ConvTransposeNd)
+        and part.weight.dim() == 4
+    }
+    seen: dict[nn.Module, None] = {}
+
+    def note(layer: nn.Module, *_: Any) -> None:
+        seen.pop(layer, None)
+        seen[layer] = None
+
+    with torch.no_grad(), hooked(list(names), note):
+        module(example)
+    return [names[layer] for layer in seen]
+
+
 def classifying_layer(module: nn.Module, example: Tensor, num_classes: int) -> nn.Module | None:
     """Return the linear layer or 1x1 convolution whose output, pooled, is the logits on `example` (1, C, H, W).
 

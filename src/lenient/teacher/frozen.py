@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -16,8 +16,8 @@ from lenient.core.errors import TeacherError
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import untouched_global_rng
 from lenient.models.card import Card, Network, to_logits
-from lenient.models.lending import frozen, own_grad_mode, unchanged
-from lenient.models.probing import batch_norm_layers, classifying_layer, last_block_by_size
+from lenient.models.lending import copied_module, drop_hooks, frozen, own_grad_mode, unchanged
+from lenient.models.probing import batch_norm_layers, classifying_layer, convolutions, last_block_by_size
 from lenient.teacher.batch import Response
 from lenient.teacher.probes import Probe
 
@@ -131,6 +131,19 @@ class FrozenTeacher:
         """Return the last block of each map size, see `last_block_by_size`."""
         with self._in_full_precision():
             return last_block_by_size(self.module, self._example())
+
+    def convolutions(self) -> list[str]:
+        """Return the names of its convolutions in the order of the forward, see `models.probing.convolutions`."""
+        with self._in_full_precision():
+            return convolutions(self.module, self.runtime.inputs(self._example()))
+
+    def altered(self, change: Callable[[nn.Module], None]) -> FrozenTeacher:
+        """Return a frozen teacher of its own, over a copy without hooks that `change` has worked on."""
+        with self._asking, self._in_full_precision():
+            module = copied_module(self.module)
+        drop_hooks(module)
+        change(module)
+        return FrozenTeacher(Network(module, self.card, self._behaviour), self.runtime).__enter__()
 
     def _example(self, count: int = 2) -> Tensor:
         return self.runtime.images(torch.zeros(count, *self.card.input_size))
