@@ -1,7 +1,7 @@
 """Do two commits come to the same weights, to the bit? For every form of every method in the promise tests.
 
     python benchmarks/weight_hashes.py                  # hashes of this tree as JSON
-    python benchmarks/weight_hashes.py HEAD~3 HEAD      # compares two commits; exit code 1 where they differ
+    python benchmarks/weight_hashes.py HEAD~3 HEAD      # compares two commits; exit code 1 where one differs or is gone
 
 A hash covers all weights and buffers of all networks after 24 updates in float32 on one thread. Hashes differ between
 machines and torch builds, so they are compared and never kept.
@@ -27,12 +27,12 @@ def hashes() -> dict[str, str]:
     import torch
 
     torch.set_num_threads(1)
-    from test_methods import BASE, distillation, take, weights
+    from test_methods import FORMS, distillation, form, take, weights
 
     found = {}
-    for name in sorted(BASE):
+    for name in FORMS:
         digest = hashlib.sha256()
-        for key, value in sorted(weights(take(distillation(method=BASE[name]), UPDATES)).items()):
+        for key, value in sorted(weights(take(distillation(**form(name)), UPDATES)).items()):
             digest.update(key.encode() + value.detach().contiguous().numpy().tobytes())
         found[name] = digest.hexdigest()
     return found
@@ -64,9 +64,9 @@ def main(*commits: str) -> int:
         return 0
     before, after = map(hashes_of, commits)
     for name in sorted(before.keys() | after.keys()):
-        word = "same" if before.get(name) == after.get(name) else "DIFFERENT"
-        print(f"{word:10} {name}")
-    return int(before != after)
+        one_only = "new" if name not in before else "gone" if name not in after else None
+        print(f"{one_only or ('same' if before[name] == after[name] else 'DIFFERENT'):10} {name}")
+    return int(any(before[name] != after.get(name) for name in before))
 
 
 if __name__ == "__main__":

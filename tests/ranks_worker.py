@@ -41,16 +41,26 @@ GAMES: dict[str, dict[str, Any]] = {
     "adi": {"iterations": 3, "first_batches": 1, "student_steps": 2},
     "fastdfkd": {"iterations": 2, "first_batches": 2, "student_steps": 2, "reset_after": 1},
     "fastdfkd, reptile": {"iterations": 2, "first_batches": 1, "student_steps": 3, "meta": "reptile"},
+    "ta-dfkd, abd": {},
+    "meta-dfkd, abd": {**BANK},
+    "adi, abd": {"iterations": 3, "first_batches": 1, "student_steps": 2},
 }
+ABD = {
+    "name": "abd",
+    "shuffle": {"trials": 0, "layers": 1},
+    "unlearn": {"share": 0.5, "rounds": 3, "start": 0.1, "lr": 0.05},
+}
+"""The defence of games that are called so."""
 
 
 def play(game: str, steps: int) -> dict[str, torch.Tensor]:
     """Return the student's tensors after so many steps, its answers to fixed images, and the gauges, all in float64."""
     runtime = Runtime(torch.device("cpu"), "64")
     method = {"name": game.split(",")[0], **GAMES[game]}
+    defense = {"defense": ABD} if game.endswith(", abd") else {}
     student = tiny_student()
     with FrozenTeacher(tiny_teacher(), runtime) as teacher:
-        run = Distillation(teacher, student, settings(steps=steps, method=method), runtime)
+        run = Distillation(teacher, student, settings(steps=steps, method=method, **defense), runtime)
         run.run()
         probe = torch.linspace(-2, 2, 16 * 30, dtype=torch.float64).view(16, 1, 6, 5).sin()
         with torch.no_grad():

@@ -36,6 +36,23 @@ def test_settings_are_compared_cell_by_cell_and_the_page_follows(tmp_path):
     assert "2 runs in `cells.json`" in page
 
 
+def test_students_of_poisoned_teachers_are_measured_with_and_without_a_defence(tmp_path):
+    common = [BENCHMARKS / "abd.py", "-o", "runs.json", "--teacher-epochs", 1, "--steps", 10, "--seed", 7]
+    run(*common, "--row", "none", cwd=tmp_path)
+    first = json.loads((tmp_path / "runs.json").read_text())
+    assert [entry["row"] for entry in first["runs"]] == ["none"]
+    run(*common, "--row", "none", "--row", "both", cwd=tmp_path)
+    written = json.loads((tmp_path / "runs.json").read_text())
+    assert [entry["row"] for entry in written["runs"]] == ["none", "both"]
+    assert written["runs"][0] == first["runs"][0]
+    assert written["teachers"] == first["teachers"]
+    assert all(0 <= entry[key] <= 1 for entry in written["runs"] for key in ("accuracy", "success"))
+    run(*common, "--table", "page.md", cwd=tmp_path)
+    page = (tmp_path / "page.md").read_text()
+    assert '| both | `{"name": "abd", "shuffle": {"weight": 100' in page
+    assert "2 runs in `runs.json`" in page
+
+
 @pytest.mark.slow
 def test_the_sabotage_table_goes_on_where_it_stopped(tmp_path):
     common = [BENCHMARKS / "sabotage.py", "-o", "runs.json"]

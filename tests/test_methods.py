@@ -61,8 +61,23 @@ BASE: dict[str, dict[str, Any]] = {
     },
     "ta-dfkd, bank": {**TA_QUICK, "replay": {**QUICK_BANK, "policy": "reservoir"}},
 }  # fmt: skip
+ABD = {"name": "abd", "shuffle": {"trials": 0, "layers": 1}, "unlearn": {"share": 0.7, "rounds": 2}}
+TRYING = {"name": "abd", "unlearn": {"share": 0}, "shuffle": {"trials": 2, "warm_up": 0, "batches": 2, "layers": 1}}
+DEFENDED: dict[str, tuple[str, dict[str, Any]]] = {
+    "ta-dfkd, abd": ("ta-dfkd", ABD),
+    "ta-dfkd, abd, trying": ("ta-dfkd", TRYING),
+    "deepinversion, abd": ("deepinversion", ABD),
+    "meta-dfkd, abd": ("meta-dfkd", ABD),
+    "noise, abd": ("noise", ABD),
+}
 ALL = sorted(METHODS)
-FORMS = sorted(BASE)
+FORMS = sorted([*BASE, *DEFENDED])
+
+
+def form(name: str) -> dict[str, Any]:
+    """Settings of a form: a method's, and a defence's where it has one."""
+    method, defense = DEFENDED.get(name, (name, None))
+    return {"method": BASE[method], **({} if defense is None else {"defense": defense})}
 
 
 def weights(run: Distillation) -> dict[str, torch.Tensor]:
@@ -117,8 +132,8 @@ def course():
 
 @pytest.mark.parametrize("name", FORMS)
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(name):
-    first, again = (take(distillation(method=BASE[name]), 6) for _ in range(2))
-    other = take(distillation(method=BASE[name], seed=4), 6)
+    first, again = (take(distillation(**form(name)), 6) for _ in range(2))
+    other = take(distillation(**form(name), seed=4), 6)
     assert same(weights(first), weights(again))
     assert not same(weights(first), weights(other))
 
@@ -126,11 +141,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(name):
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("cut", range(7))
 def test_a_checkpoint_between_any_two_turns_goes_on_as_if_nothing_had_happened(name, cut, course, tmp_path):
-    step, straight = course(method=BASE[name], log_every=1).after(9)
-    stopped = take(distillation(method=BASE[name], log_every=1), cut)
+    step, straight = course(**form(name), log_every=1).after(9)
+    stopped = take(distillation(**form(name), log_every=1), cut)
     torch.save(stopped.state_dict(), tmp_path / "c.pt")
     torch.rand(7)  # other people's randomness must not matter
-    resumed = distillation(method=BASE[name], student=tiny_student(seed=99), log_every=1)
+    resumed = distillation(**form(name), student=tiny_student(seed=99), log_every=1)
     resumed.load_state_dict(torch.load(tmp_path / "c.pt", weights_only=True))
     take(resumed, 9 - cut)
     assert same(straight, weights(resumed))
@@ -139,7 +154,7 @@ def test_a_checkpoint_between_any_two_turns_goes_on_as_if_nothing_had_happened(n
 
 @pytest.mark.parametrize("name", FORMS)
 def test_networks_move_in_their_own_updates_only(name):
-    run = distillation(method=BASE[name])
+    run = distillation(**form(name))
     moved: set[str] = set()
     for _ in range(6):
         modules = {own: update.module for own, update in run.algorithm.updates.items()}
@@ -157,7 +172,7 @@ def test_the_teacher_comes_back_untouched(name):
     teacher = tiny_teacher()
     before = {key: value.clone() for key, value in teacher.module.state_dict().items()}
     with FrozenTeacher(teacher, CPU) as frozen:
-        take(Distillation(frozen, tiny_student(), settings(method=BASE[name]), CPU), 4)
+        take(Distillation(frozen, tiny_student(), settings(**form(name)), CPU), 4)
     assert same(before, teacher.module.state_dict())
     assert all(p.requires_grad for p in teacher.module.parameters())
     assert not any(m._forward_pre_hooks for m in teacher.module.modules())
@@ -169,7 +184,7 @@ def test_the_teacher_comes_back_untouched(name):
 def test_any_size_channels_and_classes(name, size, classes):
     channels, height, width = size
     shape = {"channels": channels, "size": (height, width), "classes": classes}
-    run = take(distillation(tiny_teacher(**shape), tiny_student(**shape), method=BASE[name]), 3)
+    run = take(distillation(tiny_teacher(**shape), tiny_student(**shape), **form(name)), 3)
     images = run.algorithm.source.sample(3, "x", 0)
     assert images.shape == (3, *size)
     assert not images.requires_grad
@@ -177,7 +192,7 @@ def test_any_size_channels_and_classes(name, size, classes):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_the_methods_sample_leaves_no_trace(name):
-    run = take(distillation(method=BASE[name]), 2)
+    run = take(distillation(**form(name)), 2)
     before = weights(run)
     first = run.algorithm.source.sample(4, "x", 0)
     assert same(before, weights(run))
@@ -187,10 +202,10 @@ def test_the_methods_sample_leaves_no_trace(name):
 
 @pytest.mark.parametrize("name", FORMS)
 def test_no_name_of_a_term_means_anything(name, monkeypatch):
-    named = take(distillation(method=BASE[name]), 6)
+    named = take(distillation(**form(name)), 6)
     own = Objective.__init__
     monkeypatch.setattr(Objective, "__init__", lambda self, terms: own(self, {f"my {k}": v for k, v in terms.items()}))
-    renamed = take(distillation(method=BASE[name]), 6)
+    renamed = take(distillation(**form(name)), 6)
     assert same(weights(named), weights(renamed))
     lines = [run.health.line()["values"] for run in (named, renamed)]
     assert {key.replace("my ", "") for key in lines[1]} == set(lines[0])
@@ -213,14 +228,14 @@ class RefuseHost(TorchDispatchMode):
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("extra", [{}, {"select": "ema"}])
 def test_turns_never_wait_for_the_device(name, extra):
-    run = take(distillation(method=BASE[name], **extra), 4)
+    run = take(distillation(**form(name), **extra), 4)
     with RefuseHost():
         take(run, 6)
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_turn_with_nan_changes_nothing_but_the_count(name):
-    run = take(distillation(method=BASE[name], select="ema"), 4)
+    run = take(distillation(**form(name), select="ema"), 4)
     before, step, kept = weights(run), run.step, copy.deepcopy(run.delivery.state_dict()["kept"])
     state = copy.deepcopy([update.optimizer.state_dict()["state"] for update in run.algorithm.updates.values()])
     true = run.teacher.respond

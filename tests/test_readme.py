@@ -21,7 +21,8 @@ def options_of(command: str) -> str:
     return lenient(command, "--help", cwd=README.parent).stdout
 
 
-PAGES = [path for folder in (".", "docs", "docs/methods", "results") for path in (README.parent / folder).glob("*.md")]
+FOLDERS = (".", "docs", "docs/methods", "docs/defenses", "results")
+PAGES = [path for folder in FOLDERS for path in (README.parent / folder).glob("*.md")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -19,6 +19,7 @@ from lenient.bench.grid import Grid, RowSettings, TeacherSettings, TrainSettings
 from lenient.core.config import dump_yaml, parse
 from lenient.core.errors import UsageError
 from lenient.core.text import LINE, visible
+from lenient.defenses.abd import ABDSettings
 from lenient.methods import METHODS, method_class
 from lenient.methods.baselines import RealSettings
 from lenient.runs.request import Request, flatten, parse_budget, resolve
@@ -34,6 +35,7 @@ MODELS = [
     TeacherSettings,
     RowSettings,
     *(method_class(name).settings_type for name in METHODS),
+    ABDSettings,
 ]
 
 

@@ -18,7 +18,11 @@ from lenient.runs.folder import discard
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
-SINCE: Mapping[str, Any] = {"generator.conv_bias": True, "method.student_lr_end": 0.0}
+SINCE: Mapping[str, Any] = {
+    "generator.conv_bias": True,
+    "method.student_lr_end": 0.0,
+    "defense": {"name": "none"},
+}
 """Settings that came later, and the value that does what was done before there were any: left out at that, so that a
 cell is known by the id that it had."""
 TOLD = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")

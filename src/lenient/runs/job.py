@@ -23,6 +23,7 @@ from lenient.core.memory import memory_errors
 from lenient.core.runtime import Runtime
 from lenient.core.schemas import Report, read_json
 from lenient.core.seeding import untouched_global_rng
+from lenient.defenses import defense_of
 from lenient.evaluation import Measures, latency
 from lenient.evaluation.running import check_fits
 from lenient.methods import method_class
@@ -170,7 +171,8 @@ class Job:
     def _check(self, size_known: bool) -> None:
         """Refuse settings that cannot be; the batch size only where it is known by now."""
         method = self.method or method_class(self.settings.method.name)(self.settings.method)
-        check_distillable(self.teacher, gradient=getattr(method, "needs_gradient", True))
+        gradient = getattr(method, "needs_gradient", True) or defense_of(self.settings.defense).needs_gradient
+        check_distillable(self.teacher, gradient=gradient)
         check_batch_norms(method, self.settings, heard_batch_norms(self.teacher))
         if size_known:
             self.share(ranks.count())

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from lenient.core.config import Settings, merge, parse
+from lenient.core.config import BY_NAME, Nothing, Settings, merge, parse
 from lenient.core.errors import UsageError
 from lenient.core.runtime import Runtime
 from lenient.core.text import shown
+from lenient.defenses.abd import ABDSettings
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.methods import DEFAULT, method_class, spelled
 from lenient.methods.contract import MethodSettings
@@ -68,6 +69,8 @@ class DistillSettings(Settings):
     method: Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_method_settings)] = Field(
         default_factory=lambda: _method_settings({})
     )
+    defense: Annotated[Nothing | ABDSettings, BY_NAME] = Nothing()
+    """What protects the student from a teacher that may carry a backdoor."""
     steps: int = Field(4000, ge=1, le=MOST_STEPS)
     """Student optimizer steps."""
     batch_size: int = Field(128, ge=2, le=2**20)

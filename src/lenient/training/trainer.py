@@ -21,6 +21,7 @@ from lenient.core.runtime import Runtime, in_parts
 from lenient.core.schemas import ANEW, damaged
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.core.signals import save_on_signals, stop_on_signals
+from lenient.defenses import defense_of
 from lenient.evaluation import num_bytes, parameters
 from lenient.methods import method_class
 from lenient.methods.contract import STUDENT, Context, Method, StepOutput, Update
@@ -116,7 +117,7 @@ class Distillation:
             settings.steps,
             settings.steps_per_epoch,
         )
-        self.algorithm = method.build(self.context)
+        self.algorithm = defense_of(settings.defense).defend(method.build(self.context), self.context)
         for name, update in self.algorithm.updates.items():
             check_optimizer(name, update.optimizer)
             update.module.train()
@@ -146,6 +147,7 @@ class Distillation:
             for observer in self.observers:
                 observer.start(s.steps, self.step)
                 watching.append(observer)
+            self._say_notes()
             started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
             self._written, self._written_step = time.monotonic(), self.step
             while self.step < s.steps:
@@ -167,6 +169,12 @@ class Distillation:
         if self.delivery.install(self.student):
             self.health.question(self._predict)  # the verdict is about the student that is delivered
         return self.result()
+
+    def _say_notes(self) -> None:
+        """Say once what there is to know of the algorithm."""
+        if self.updates == 0 and ranks.is_main():
+            for note in self.algorithm.notes:
+                log.warning("%s", note)
 
     def _save_or_stop(self, stop: threading.Event | None, save: threading.Event | None) -> bool:
         """Write a checkpoint where one is due or asked for, by any rank; return whether to stop."""
