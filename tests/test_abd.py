@@ -361,6 +361,7 @@ def test_many_iterations_solve_the_linear_system():
     torch.testing.assert_close(ours(*parts, 200), of_weights + by_weights.T @ vector, atol=1e-11, rtol=1e-8)
 
 
+@pytest.mark.slow  # fifteen seconds of small steps
 def test_at_the_fixed_point_it_is_the_derivative_of_the_whole_problem():
     """Against finite differences of the outer loss, the inner problem solved anew for each."""
     module, delta, inner, outer = problem()
