@@ -25,6 +25,7 @@ from lenient.core.files import disk_errors
 from lenient.core.manifest import LAST, PREVIOUS
 from lenient.losses.imitation import Imitation
 from lenient.losses.prior import InformationEntropy
+from lenient.methods import METHODS, method_class, recipes
 from lenient.methods.contract import learning_rate
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models.card import Network
@@ -533,10 +534,43 @@ def test_presets_are_valid(preset):
     assert resolve(Request(preset=preset)).steps > 0
 
 
+def test_the_preset_long_is_the_defaults_for_longer():
+    long, standard = resolve(Request(preset="long")), resolve(Request())
+    lengths = {"steps": 72_000, "batch_size": 1024, "steps_per_epoch": 360}
+    assert long == standard.model_copy(update=lengths)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "paper" in recipes(name)])
+def test_the_preset_paper_is_short_for_the_recipe(name):
+    assert resolve(Request(method=name, preset="paper")) == resolve(Request(method=name, recipes=["paper"]))
+    shorter = resolve(Request(method=name, preset="paper", steps=3, batch_size=4))
+    assert (shorter.steps, shorter.batch_size) == (3, 4)
+    assert shorter.method == resolve(Request(method=name, recipes=["paper"])).method
+    assert resolve(Request(method=name, preset="paper", recipes=["paper"])).method == shorter.method
+
+
+def test_every_method_has_a_recipe_of_its_paper_or_says_what_is_not_known():
+    for name in METHODS:
+        assert ("paper" in recipes(name)) != hasattr(method_class(name), "not_known"), name
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        (Request(preset="quick"), "--preset quick: unknown; there are smoke, fast"),
+        (Request(preset="quick"), "--preset quick: unknown; there are smoke, fast, standard, long, paper"),
+        (Request(preset="paper", recipes=["digits"]), "--preset paper: is the recipe paper.*drop it or -c digits"),
+        (
+            Request(preset="paper", method="mad"),
+            "--preset paper: mad: weights.*bound.*not known.*not read the supplement",
+        ),
+        (Request(preset="paper", method="mb-dfkd"), "--preset paper: mb-dfkd: weights.*not known"),
+        (Request(preset="paper", method="adi"), "--preset paper: adi: the student's temperature.*not known"),
+        (Request(preset="paper", method="noise"), "--preset paper: noise: it is a baseline"),
+        (Request(recipes=["paper"], method="mad"), "-c paper: mad: weights.*not known"),
+        (
+            Request(preset="paper", own=method_class("dafl").settings_type(name="dafl")),
+            "--preset paper: the method was given as an object",
+        ),
         (Request(steps=3, epochs=2), "--steps, --epochs and --budget: give one of them"),
         (Request(recipes=["none"]), "-c none: no such file, nor a recipe of ta-dfkd"),
         (Request(method="noise", recipes=["published"]), "nor a recipe of noise"),

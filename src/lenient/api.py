@@ -114,6 +114,8 @@ def distill(
         student: a module to train in place, SOURCE:NAME, or `auto`.
         method: a name, or a method object of your own.
         output: the run folder; None keeps everything in memory.
+        preset: `smoke`, `fast`, `standard` and `long` are lengths of a run with the method's defaults; `paper` is the
+            recipe with the protocol of its paper, all through, and takes no other recipe.
         settings: the strongest word, nested or by dots: {"method": {"student_lr": 0.1}} or {"method.student_lr": 0.1}.
         eval_data: DATA to measure the student on; it never steers the run.
         trust_code: lets the teacher's file, and with `resume` the run, name code to run and places to visit; what is

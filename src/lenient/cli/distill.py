@@ -35,7 +35,10 @@ def distill(
     method: Annotated[
         str, typer.Option(metavar="NAME", help=f"auto, {', '.join(METHODS)}, or py:FILE.py:CLASS.")
     ] = "auto",
-    preset: Annotated[str, typer.Option(metavar="NAME", help="smoke, fast, standard or paper.")] = "",
+    preset: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="smoke, fast, standard, long, or paper: the recipe with its whole protocol."),
+    ] = "",
     steps: Annotated[int | None, typer.Option(metavar="N", help="Student steps.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of steps_per_epoch steps.")] = None,
     budget: Annotated[str, typer.Option(metavar="TIME", help="As many steps as fit: 90s, 30m, 1h30m.")] = "",

@@ -78,6 +78,8 @@ class Noise:
     """The student learns from a fresh batch of noise."""
 
     settings_type: ClassVar[type[MethodSettings]] = NoiseSettings
+    not_known: ClassVar[str] = "it is a baseline of no paper"
+    """Why there is no recipe `paper`."""
     needs_batch_norm = False
     needs_gradient = False
 

@@ -330,7 +330,8 @@ class Algorithm:
 class Method(Protocol):
     """One published method: its settings, and how its algorithm is built from parts.
 
-    A method that never differentiates through the teacher may say so with `needs_gradient = False`.
+    A method that never differentiates through the teacher may say so with `needs_gradient = False`; one without a
+    recipe `paper` says with `not_known` what of its paper is not known.
     """
 
     settings_type: ClassVar[type[MethodSettings]]

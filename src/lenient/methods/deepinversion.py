@@ -72,6 +72,11 @@ class DeepInversion:
     """A batch of pixels descends on what the teacher expects of its classes; the student learns from the pool."""
 
     settings_type: ClassVar[type[MethodSettings]] = DeepInversionSettings
+    not_known: ClassVar[str] = (
+        "the student's temperature and weight decay, and how many batches come first, are not known: no code of the "
+        "student was released; the defaults are the released CIFAR-10 code's for the images, and ours for the student"
+    )
+    """What is missing for a recipe `paper`."""
 
     def __init__(self, settings: DeepInversionSettings) -> None:
         self.settings = settings

@@ -63,7 +63,7 @@ ReplaySettings = Annotated[Nothing | BankSettings | MemorySettings | MomentumSet
 
 
 class GeneratorMethodSettings(MethodSettings):
-    """Settings of all methods with one generator. Defaults are each method's paper's; the neutral ones stand here."""
+    """Settings of all methods with one generator. Neutral defaults stand here; a method's own says what they are."""
 
     student_steps: int = Field(10, ge=1, le=10_000)
     """Student updates in one round."""

@@ -2,7 +2,7 @@
 
 Do, Le, Nguyen et al., "Momentum Adversarial Distillation: Handling Large Distribution Shifts in Data-Free Knowledge
 Distillation", NeurIPS 2022, arXiv 2209.10359. A moving average of the generator draws old images beside the new ones.
-There is no official code: weights, optimizers and networks are our choice.
+There is no official code, and we have not read the supplement: weights, optimizers and networks are our choice.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ class MAD:
     """The student learns from the generator and from its average; the average never meets the generator's loss."""
 
     settings_type: ClassVar[type[MethodSettings]] = MADSettings
+    not_known: ClassVar[str] = (
+        "weights, optimizers, networks, schedule and the reward's bound are not known: no code was released, and we "
+        "have not read the supplement; -c cifar10 has our choice"
+    )
+    """What is missing for a recipe `paper`."""
 
     def __init__(self, settings: MADSettings) -> None:
         self.settings = settings

@@ -26,6 +26,11 @@ class MBDFKD:
     """The student learns each batch together with an eighth of images kept from earlier epochs."""
 
     settings_type: ClassVar[type[MethodSettings]] = MBDFKDSettings
+    not_known: ClassVar[str] = (
+        "weights, the student's loss, rates and schedule are not known: its authors released no code, and we have not "
+        "read the paper's section on it; -c published follows a re-implementation"
+    )
+    """What is missing for a recipe `paper`."""
     needs_batch_norm = False
 
     def __init__(self, settings: MBDFKDSettings) -> None:
