@@ -31,7 +31,7 @@ from commands import begun, lenient
 from lenient.bench import running, tasks
 from lenient.bench.cell import Meter, read_costs
 from lenient.bench.cell import work as run_cell
-from lenient.bench.cells import cell_id, cells_of, without_later
+from lenient.bench.cells import SINCE, cell_id, cells_of, without_later
 from lenient.bench.grid import Grid, load_grid, settings_of
 from lenient.bench.launchers import _slurm_outcome, make_launcher
 from lenient.bench.record import commit, logged, rounded
@@ -233,11 +233,14 @@ def test_a_cell_is_known_by_what_determines_it_and_by_nothing_else(tmp_path):
             settings, TEACHER | {"label": "other", "path": "elsewhere", "accuracy": 1.0}, "lenient:lenet5", "digits"
         ),
         cell_id(dict(reversed(settings.items())), TEACHER, "lenient:lenet5", "digits"),
+        # as before there was this setting
+        cell_id({k: v for k, v in settings.items() if k != "student"}, TEACHER, "lenient:lenet5", "digits"),
     ]
     assert set(same) == {known}
     others = [
         cell_id(settings | {"seed": 1}, TEACHER, "lenient:lenet5", "digits"),
         cell_id(settings | {"steps": 5}, TEACHER, "lenient:lenet5", "digits"),
+        cell_id(settings | {"student": {"init": "torch"}}, TEACHER, "lenient:lenet5", "digits"),
         cell_id(settings | {"method": settings["method"] | {"student_lr": 0.3}}, TEACHER, "lenient:lenet5", "digits"),
         cell_id(settings, TEACHER | {"sha256": "b" * 64}, "lenient:lenet5", "digits"),
         cell_id(settings, TEACHER | {"card": CARD | {"mean": [0.2]}}, "lenient:lenet5", "digits"),
@@ -1045,6 +1048,7 @@ def test_a_broken_state_file_is_said_so(tmp_path):
 def test_an_id_does_not_know_of_settings_that_came_later():
     old = {"steps": 3, "generator": {"width": 8}, "method": {"name": "adi"}}
     now = {"steps": 3, "generator": {"width": 8, "conv_bias": True}, "method": {"name": "adi", "student_lr_end": 0.0}}
-    assert without_later(now) == old
+    now["student"] = {"init": "as-is"}
+    assert without_later(now, SINCE) == old
     other = {**now, "generator": {"width": 8, "conv_bias": False}}
-    assert without_later(other) == {**old, "generator": other["generator"]}
+    assert without_later(other, SINCE) == {**old, "generator": other["generator"]}

@@ -28,6 +28,7 @@ from lenient.losses.prior import InformationEntropy
 from lenient.methods import METHODS, method_class, recipes
 from lenient.methods.contract import learning_rate
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
+from lenient.models import build_student, save_network
 from lenient.models.card import Network
 from lenient.runs.export import export_pt2
 from lenient.runs.folder import RunFolder, fingerprint
@@ -254,6 +255,28 @@ def test_the_same_command_with_resume_goes_on_however_its_values_are_written(tmp
     assert again.summary.steps == 9, "a recipe's steps do not shorten a run that was lengthened"
     with pytest.raises(UsageError, match="can only be lengthened"):
         distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", resume=True, steps=2)
+
+
+def test_a_student_that_starts_otherwise_goes_on_and_is_sampled_from(tmp_path):
+    """With the recipe `published`, whose student starts as torch's do, and who draws until a batch is full."""
+    save_network(tmp_path / "t.safetensors", digits_like())
+    plan = {**QUICK, "generator": {"latent_dim": 4, "width": 4}, "method": {"student_steps": 2}, "checkpoint_every": 2}
+    common = {"student": "lenient:resnet8", "recipe": "published", "settings": plan}
+    torch_s, he = (
+        distill(tmp_path / "t.safetensors", output=tmp_path / name, **common | {"settings": plan | more})
+        for name, more in (("torch", {}), ("he", {"student": {"init": "he"}}))
+    )
+    assert yaml.safe_load((tmp_path / "torch/config.yaml").read_text())["student"] == {"init": "torch"}
+    assert fingerprint(torch_s.student) != fingerprint(he.student)
+    again, _ = reopen(tmp_path / "torch")
+    assert fingerprint(again.student) == fingerprint(torch_s.student)
+    job = Job(digits_like(), "auto", Request())
+    job.open(tmp_path / "torch", resume=True)
+    job.folder.close()
+    start = build_student("lenient:resnet8", digits_like().card, seed=QUICK["seed"], init="torch")
+    assert fingerprint(job.student.module) == fingerprint(start.module)  # where there is no checkpoint to go on from
+    with pytest.raises(UsageError, match=r"student.init is 'torch' in .*, not 'he'"):
+        distill(tmp_path / "t.safetensors", output=tmp_path / "torch", resume=True, settings={"student.init": "he"})
 
 
 @pytest.mark.parametrize(

@@ -517,6 +517,7 @@ OWN_CHANGES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "temperature": (1.0, {}),
         "image_norm": ("whole-batch", {}),
         "bn_images": ("selected", {}),
+        "detach_teacher": (True, {}),
     },
     "dafl": {
         "class_prior_weight": (1.0, {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from lenient.core.errors import UsageError
 from lenient.models import Card, Network, build_student, choose_student, load_network, network_from_module
 from lenient.models.families import count_parameters
+from lenient.models.students import Init
 
 TEACHER = Card("lenient:resnet34", (1, 12, 10), 4, (0.3,), (0.2,), ("a", "b", "c", "d"), "probabilities", ("old",))
 PHOTOS = Card("timm:resnet50", (3, 64, 64), 4, (0.3,) * 3, (0.2,) * 3)
@@ -52,6 +54,31 @@ def test_weights_depend_on_seed_and_role_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
     assert not torch.equal(first(1), first(2))
     assert not torch.equal(first(1), first(1, "teacher"))
+
+
+@pytest.mark.parametrize(("spec", "own"), [("resnet8", "he"), ("wrn-10-1", "he"), ("lenet5-half", "torch")])
+def test_weights_start_as_the_net_is_built_or_as_asked_for(spec: str, own: str) -> None:
+    def weights(init: Init) -> dict[str, torch.Tensor]:
+        module = build_student(f"lenient:{spec}", TEACHER, seed=1, init=init).module
+        return {name: layer.weight.detach() for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
+
+    drawn = {init: weights(init) for init in ("as-is", "he", "torch")}
+    assert all(torch.equal(weight, drawn["as-is"][name]) for name, weight in drawn[own].items())
+    for name, weight in drawn["torch"].items():
+        outputs, inputs, *kernel = weight.shape
+        fan_in, fan_out = (count * math.prod(kernel) for count in (inputs, outputs))
+        bound = fan_in**-0.5
+        assert 0.9 * bound < weight.abs().max() <= bound, name
+        assert float(drawn["he"][name].std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.25), name
+        assert not torch.equal(weight, drawn["he"][name])
+
+
+def test_students_of_others_start_as_they_are() -> None:
+    plain, asked = (
+        build_student("torchvision:mobilenet_v3_small", PHOTOS, seed=1, init=init) for init in ("as-is", "torch")
+    )
+    for first, second in zip(plain.module.parameters(), asked.module.parameters(), strict=True):
+        assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.runs.request import Request, resolve
 from lenient.synthesis.accepted import AcceptedImages, Round
 from lenient.synthesis.sampler import Sampler
-from lenient.synthesis.selection import KeepAll, MixtureSelection, Selected
+from lenient.synthesis.selection import MOST_ROUNDS, KeepAll, MixtureSelection, Selected
 from lenient.synthesis.views import augment
 from lenient.teacher.batch import Clock
 from toys import CPU
@@ -120,6 +120,14 @@ def test_a_shortfall_is_filled_with_the_surest_rejects_and_counted():
     rejects = sorted((place for place in range(10) if place != 3), key=scores.get)
     assert images.flatten().tolist() == [3, *rejects]
     assert shortfall.item() == pytest.approx(0.9)
+
+
+def test_a_batch_without_a_bound_is_drawn_until_it_is_full_or_a_hundred_times():
+    for kept, rounds in ((1, 10), (0, MOST_ROUNDS)):
+        drawer = Drawer(10, lambda place, score, kept=kept: place < kept)
+        supply = AcceptedImages(drawer, 10, max_rounds=MOST_ROUNDS, allow_sync=True)
+        supply.deal(Clock(0))
+        assert drawer.rounds == rounds
 
 
 def test_rounds_are_planned_from_the_kept_fraction_of_the_iteration_before():

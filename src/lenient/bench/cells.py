@@ -21,10 +21,12 @@ LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 SINCE: Mapping[str, Any] = {
     "generator.conv_bias": True,
     "method.student_lr_end": 0.0,
+    "student.init": "as-is",
     "defense": {"name": "none"},
 }
-"""Settings that came later, and the value that does what was done before there were any: left out at that, so that a
-cell is known by the id that it had."""
+SINCE_OF: Mapping[str, Mapping[str, Any]] = {"ta-dfkd": {"method.detach_teacher": False}}
+"""Settings that came later, of any method and of one, and the value that does what was done before there were any: left
+out at that, so that a cell is known by the id that it had."""
 TOLD = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")
 """What a cell is told about its teacher."""
 
@@ -87,8 +89,9 @@ def cell_id(settings: Mapping[str, Any], teacher: Mapping[str, Any], student: st
     `settings` are the resolved ones, method and seed among them; `teacher` has the `sha256` of its weights and the
     `card` that says how images are put to it.
     """
+    lasting = {key: value for key, value in settings.items() if key not in LEFT_OUT}
     known = {
-        "settings": without_later({key: value for key, value in settings.items() if key not in LEFT_OUT}),
+        "settings": without_later(lasting, {**SINCE, **SINCE_OF.get(settings["method"]["name"], {})}),
         "teacher": [teacher["sha256"], teacher["card"]],
         "student": student,
         "data": data,
@@ -96,13 +99,18 @@ def cell_id(settings: Mapping[str, Any], teacher: Mapping[str, Any], student: st
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def without_later(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings as they were before those of `SINCE`, where these do what was done then."""
-    return {
-        key: without_later(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
-        for key, value in settings.items()
-        if prefix + key not in SINCE or SINCE[prefix + key] != value
-    }
+def without_later(settings: Mapping[str, Any], since: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings as they were before those of `since`, where these do what was done then; sections that hold
+    nothing else go, too."""
+    kept: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = prefix + key
+        if name in since and since[name] == value:
+            continue
+        inner = without_later(value, since, f"{name}.") if isinstance(value, Mapping) else value
+        if inner or not value:
+            kept[key] = inner
+    return kept
 
 
 def cells_of(grid: Grid, teachers: Sequence[Mapping[str, Any]], data_root: str | None) -> list[Cell]:

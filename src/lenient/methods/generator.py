@@ -52,7 +52,14 @@ from lenient.synthesis.accepted import AcceptedImages
 from lenient.synthesis.generated import Generated, Key
 from lenient.synthesis.prefetch import Prefetch
 from lenient.synthesis.sampler import Sampler
-from lenient.synthesis.selection import KeepAll, MixtureSelection, MixtureSettings, Selection, SelectionSettings
+from lenient.synthesis.selection import (
+    MOST_ROUNDS,
+    KeepAll,
+    MixtureSelection,
+    MixtureSettings,
+    Selection,
+    SelectionSettings,
+)
 from lenient.synthesis.source import Source
 from lenient.synthesis.views import Augmentation, Viewer
 from lenient.teacher.batch import Clock
@@ -227,7 +234,7 @@ def build_source(
     accepted = partial(AcceptedImages, batch_size=context.batch_size, kept=1.0, allow_sync=on_cpu)
     if isinstance(settings.selection, MixtureSettings):
         s = settings.selection
-        least, most = (1, 1) if same_batch else (s.min_rounds, s.max_rounds)
+        least, most = (1, 1) if same_batch else (s.min_rounds, s.max_rounds or MOST_ROUNDS)
         accepted = partial(accepted, carry=s.carry_leftovers, min_rounds=least, max_rounds=most, kept=0.5)
     source = Generated(sampler, context.teacher, viewer, selection, accepted, key, context.batch_size, draw_mode)
     threads = context.runtime.threads_ahead

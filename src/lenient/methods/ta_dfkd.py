@@ -50,6 +50,8 @@ class TADFKDSettings(GeneratorMethodSettings):
     """Exact Jensen-Shannon divergence, or what the released code computes (`js-coded`)."""
     temperature: float = Field(3.0, ge=1e-3, le=1e6)
     """Softens predictions in the adversarial term (released code: 3)."""
+    detach_teacher: bool = False
+    """Whether the adversary's gradient is kept from the teacher (released code: where it does not select)."""
     selection: SelectionSettings = MixtureSettings()
     """Whether the teacher selects samples."""
     bn_images: Literal["all", "selected"] = "all"
@@ -83,7 +85,7 @@ class TADFKD:
         bn_view, whole_batch = ("clean" if s.bn_images == "all" else "train"), s.image_norm == "whole-batch"
         objective = Objective(
             {
-                "adversarial": (s.beta, adversary(s.adversarial, s.temperature)),
+                "adversarial": (s.beta, adversary(s.adversarial, s.temperature, detach_teacher=s.detach_teacher)),
                 "bn": (s.gamma * s.bn_weight, BatchNormStatistics(bn_view)),
                 "tv": (s.gamma * s.tv_weight, ImageNorm(differences, "TV", view="train", whole_batch=whole_batch)),
                 "l2": (s.gamma * s.l2_weight, ImageNorm(itself, "L2", view="train", whole_batch=whole_batch)),

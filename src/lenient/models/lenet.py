@@ -14,6 +14,9 @@ class LeNet(nn.Module):
     32x32 (at 28x28 that is the first one); what is left after the third is averaged. Any size from 4x4 works.
     """
 
+    start = "torch"
+    """How its weights are drawn."""
+
     def __init__(self, input_size: Size, num_classes: int, widths: tuple[int, int, int, int]) -> None:
         """Build the net; `widths` are the channels of the convolutions and the width of the hidden linear layer."""
         super().__init__()

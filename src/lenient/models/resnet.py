@@ -45,6 +45,9 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A 3x3 stem, stages of basic blocks (strides 1, 2, 2, ...), global average pool and a linear layer."""
 
+    start = "he"
+    """How its weights are drawn."""
+
     def __init__(self, input_size: Size, num_classes: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
         """Build the net; `widths` and `blocks` have one entry per stage."""
         super().__init__()

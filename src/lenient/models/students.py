@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
+
+from torch import nn
 
 from lenient.core.errors import TeacherError, UsageError
 from lenient.models.card import Card, Network
@@ -10,8 +13,12 @@ from lenient.models.checking import check_classifier
 from lenient.models.facts import Wanted
 from lenient.models.loading import seeded
 from lenient.models.names import parse_spec
+from lenient.models.resnet import initialize
 from lenient.models.sources import build
 
+Init = Literal["as-is", "he", "torch"]
+"""How a student's weights are drawn: as its network draws them; convolutions after He et al. 2015 (normal, variance 2 /
+fan-out), the rest as torch does; or all as torch does (uniform, variance 1 / (3 fan-in))."""
 LABEL = "--student"
 _LEAK = (
     "WARNING: pretrained student weights were learned from real data, so this distillation is not data-free: "
@@ -20,12 +27,13 @@ _LEAK = (
 
 
 def build_student(
-    spec: str, teacher_card: Card, *, seed: int, pretrained: bool = False, role: str = "student"
+    spec: str, teacher_card: Card, *, seed: int, pretrained: bool = False, role: str = "student", init: Init = "as-is"
 ) -> Network:
     """Build the network `spec` for the teacher's input size, classes and normalisation, on the CPU.
 
     Weights are random, drawn from (seed, role) without touching the global random streams, so that a teacher and a
-    student of one seed start differently. `pretrained=True` takes published weights where shapes allow (timm and
+    student of one seed start differently. `init` says how the library's own nets draw them; others start as they are.
+    `pretrained=True` takes published weights where shapes allow (timm and
     torchvision only) and says in the card's notes that real data leaks in.
 
     Raises UsageError where `spec` names no network, or one that cannot take the teacher's images.
@@ -41,6 +49,8 @@ def build_student(
     try:
         with seeded(seed, f"{role}/weights"):
             built = build(parsed, wanted, pretrained=pretrained, new_head=True, label=LABEL)
+            if parsed.source == "lenient":
+                _start(built.module, init)
         origin = _LEAK if pretrained else f"random weights, seed {seed}"
         notes = ("size, classes and normalisation: the teacher's", origin)
         network = Network(built.module, replace(_student_card(teacher_card, built.arch), notes=notes))
@@ -48,6 +58,17 @@ def build_student(
     except TeacherError as error:
         text = str(error)
         raise UsageError(text if text.startswith(LABEL) else f"{LABEL} {spec}: {text}") from error
+
+
+def _start(module: nn.Module, init: Init) -> None:
+    """Draw an own net's weights anew where it does not draw them so by itself."""
+    if init in ("as-is", module.start):
+        return
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.reset_parameters()
+    if init == "he":
+        initialize(module)
 
 
 def _student_card(teacher: Card, arch: str) -> Card:

@@ -36,6 +36,9 @@ class WideBlock(nn.Module):
 class WideResNet(nn.Module):
     """A stem of 16 channels, three stages of 16k, 32k and 64k (strides 1, 2, 2), BN, ReLU, global pool, linear."""
 
+    start = "he"
+    """How its weights are drawn."""
+
     def __init__(self, input_size: Size, num_classes: int, depth: int, width: int) -> None:
         """Build the net of `depth` 6n + 4 (10, 16, 22, 28, 40, ...) and widening factor `width` (k, from 1).
 

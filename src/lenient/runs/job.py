@@ -126,7 +126,9 @@ class Job:
         self._source: RunFolder | None = None  # where a checkpoint may lie
         self.data: ImageSet | None = None
         self.extra: dict[str, Any] = {}
-        self.student, self.student_reason = pick_student(student, teacher, self.settings.seed)
+        self.student, self.student_reason = pick_student(
+            student, teacher, self.settings.seed, self.settings.student.init
+        )
 
     def open(self, path: Path | None, *, resume: bool = False, overwrite: bool = False) -> None:
         """Open the run folder: a new one with the settings decided here, or an old one with the settings it has.
@@ -259,7 +261,9 @@ class Job:
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
         self.settings = decide(self.settings, Request(), self.teacher, self.student, self.method)
-        self.student, self.student_reason = pick_student(wanted, self.teacher, self.settings.seed)
+        self.student, self.student_reason = pick_student(
+            wanted, self.teacher, self.settings.seed, self.settings.student.init
+        )
 
     def _student_of(self, stored: dict[str, Any] | None, path: Path) -> nn.Module | Network | str:
         """What to build a folder's student from."""

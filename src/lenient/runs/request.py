@@ -22,6 +22,7 @@ from lenient.methods import DEFAULT, METHODS, OWN, method_class, recipes
 from lenient.methods.contract import Method, MethodSettings
 from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
+from lenient.models.students import Init
 from lenient.models.trust import Trusted, require
 from lenient.runs.autotune import check_precision, fastest_precision, largest_batch, overlap_pays, trial
 from lenient.training.settings import MOST_STEPS, DistillSettings
@@ -271,8 +272,10 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
-def pick_student(spec: str | torch.nn.Module | Network, teacher: Network, seed: int) -> tuple[Network, str]:
-    """Return the student's network and one sentence on where it comes from.
+def pick_student(
+    spec: str | torch.nn.Module | Network, teacher: Network, seed: int, init: Init = "as-is"
+) -> tuple[Network, str]:
+    """Return the student's network and a sentence on where it comes from; `init`: how our own nets' weights are drawn.
 
     Raises:
         UsageError: a module given does not answer the teacher's images with the teacher's classes.
@@ -288,5 +291,5 @@ def pick_student(spec: str | torch.nn.Module | Network, teacher: Network, seed: 
             raise UsageError(f"the student does not fit the teacher: {error}") from error
     if spec == "auto":
         spec, reason = choose_student(teacher)
-        return build_student(spec, teacher.card, seed=seed), reason
-    return build_student(spec, teacher.card, seed=seed), f"{spec}, as asked for"
+        return build_student(spec, teacher.card, seed=seed, init=init), reason
+    return build_student(spec, teacher.card, seed=seed, init=init), f"{spec}, as asked for"

@@ -89,10 +89,12 @@ class MixtureSettings(Part):
     """Deal accepted samples left over to the next student step, until the generator moves."""
     min_rounds: int = Field(1, ge=1, le=1000)
     """Rounds of synthesis for one student batch at least (released code: 2)."""
-    max_rounds: int = Field(4, ge=1, le=1000)
-    """Rounds of synthesis for one student batch at most."""
+    max_rounds: int | None = Field(4, ge=1, le=1000)
+    """Rounds of synthesis for one student batch at most; null: until it is full (released code), at most 100."""
 
 
+MOST_ROUNDS = 100
+"""Rounds for one student batch without another bound: a teacher that vouches for nothing must not stop a run."""
 SelectionSettings = Annotated[Nothing | MixtureSettings, BY_NAME]
 """Which samples the teacher vouches for: all of them, or TA-DFKD's mixture."""
 

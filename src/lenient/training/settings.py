@@ -16,6 +16,7 @@ from lenient.defenses.abd import ABDSettings
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.methods import DEFAULT, method_class, spelled
 from lenient.methods.contract import MethodSettings
+from lenient.models.students import Init
 from lenient.training.verdict import HealthSettings
 
 MOST_STEPS = 10**9
@@ -43,6 +44,15 @@ def method_name(section: Any) -> str:
 def _text(value: Any) -> Any:
     """YAML reads `precision: 32` as a number."""
     return str(int(value)) if isinstance(value, (int, float)) else value
+
+
+class StudentSettings(Settings):
+    """How the student starts."""
+
+    init: Init = "as-is"
+    """How the weights of a `lenient:` student are drawn: `he` (convolutions normal, variance 2 / fan-out), `torch`
+    (uniform, variance 1 / (3 fan-in)), or `as-is`: `he` for residual nets, `torch` for LeNet-5. Other students stay as
+    they are."""
 
 
 class ReportSettings(Settings):
@@ -80,6 +90,7 @@ class DistillSettings(Settings):
     """Student steps in one epoch (paper: 360): learning rates, evaluation, the memory bank's writes and CuDFKD's climb
     count in epochs."""
     generator: GeneratorSettings = GeneratorSettings()
+    student: StudentSettings = StudentSettings()
     health: HealthSettings = HealthSettings()
     report: ReportSettings = ReportSettings()
     device: str = "auto"
