@@ -66,7 +66,8 @@ class RetainSettings(Part):
     order: Literal["second", "first"] = "second"
     """Differentiate through the virtual step (paper), or take the gradient after it as it is."""
     alpha: float | None = Field(None, ge=0, le=1e6)
-    """Length of the virtual step; by default the student's learning rate now (released code: 0.9, without effect)."""
+    """Length of the virtual step (released code: 0.9, without effect). By default the student's learning rate now:
+    where a schedule takes that to 0, the two points are one, and old images are replayed and no more."""
     joint: bool = False
     """Learn the new images together with the old ones at the point before the step, as released."""
 
