@@ -18,6 +18,8 @@ from typing import Any
 import typer
 import yaml
 
+from lenient.methods import DEFAULT
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 MARKS = ("<!-- results -->", "<!-- end of results -->")
@@ -61,6 +63,8 @@ def markdown() -> str:
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for path in sorted((HERE / "results").glob("*.json")):
         for run in json.loads(path.read_text(encoding="utf-8")).get("runs", []):
+            if "eval_data" not in run:  # a table of another command
+                continue
             names = (run["teacher"].get("arch") or "own", run["student"].get("arch") or "own")
             groups.setdefault((run["eval_data"], run["method"], *names), []).append(run)
     lines = [
@@ -93,6 +97,7 @@ def noise_row(key: tuple[str, ...], runs: list[dict[str, Any]]) -> str:
 def line(key: tuple[str, ...], runs: list[dict[str, Any]], accuracies: list[float], verdicts: str, minutes: str) -> str:
     """Write one line, with the networks' sizes."""
     data, method, teacher, student = key
+    method = f"{method}, our default" if method == DEFAULT else method
     share = runs[0]["student"]["params"] / runs[0]["teacher"]["params"]
     cells = (
         data,

@@ -24,9 +24,8 @@ from lenient.synthesis.selection import MixtureSettings, SelectionSettings
 class TADFKDSettings(GeneratorMethodSettings):
     """Settings of TA-DFKD: L_G = beta L_adv + gamma (bn R + tv TV + l2 L2) + alpha L_cls.
 
-    Defaults are those that reach a good student on small images whatever the teacher, in the fewest minutes; the
-    paper's stand beside them, and the recipes `paper-losses`, `cifar10` and `published` have them. `entropy_weight` is
-    not in the paper.
+    Defaults are ours, chosen on small images and short runs; the paper's stand beside them, and the recipe `paper` has
+    them all. `entropy_weight` is not in the paper.
     """
 
     general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn"}}
