@@ -40,6 +40,7 @@ def _three_lengths(value: Any) -> Any:
     return value
 
 
+Length = Annotated[int, Field(ge=1, le=MAX_INPUT)]
 Constant = Annotated[float, Field(ge=-LARGEST_CONSTANT, le=LARGEST_CONSTANT)]
 Deviation = Annotated[float, Field(ge=1 / LARGEST_CONSTANT, le=LARGEST_CONSTANT)]
 
@@ -83,7 +84,7 @@ class TeacherSettings(Settings):
     """SPEC for a file that does not know its own architecture."""
     checkpoint_key: str | None = None
     """Which network of a file, by dots, as after `--checkpoint-key`."""
-    input_size: Annotated[tuple[int, int, int], BeforeValidator(_three_lengths)] | None = None
+    input_size: Annotated[tuple[Length, Length, Length], BeforeValidator(_three_lengths)] | None = None
     """What a file's network takes, as [C, H, W], where the file does not say."""
     num_classes: int | None = Field(None, ge=2, le=MAX_CLASSES)
     mean: Annotated[tuple[Constant, ...], BeforeValidator(_one_for_all)] | None = Field(None, min_length=1)
