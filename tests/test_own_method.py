@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import lenient
 from lenient.bench.grid import load_grid, settings_of, trusted
@@ -30,20 +31,22 @@ PLAN = {key: value for key, value in QUICK.items() if key not in SHAPE} | {"gene
 @pytest.fixture(scope="module")
 def written() -> Iterator[dict[str, Any]]:
     """What the page defines."""
-    names: dict[str, Any] = {"__name__": "own_method"}
+    found: dict[str, Any] = {}
     for program in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        names: dict[str, Any] = {"__name__": "own_method"}  # each is complete
         exec(compile(program, "own-method.md", "exec", dont_inherit=True), names)
-    yield names
-    for name in ("calm", "patient"):
+        found |= names
+    yield found
+    for name in ("calm", "patient", "picky"):
         del METHODS[name], _REGISTERED[name]
 
 
-@pytest.mark.parametrize("name", ["calm", "patient"])
+@pytest.mark.parametrize("name", ["calm", "patient", "picky"])
 def test_it_is_a_method_like_the_others(written: dict[str, Any], name: str, tmp_path: Path) -> None:
     """Settings by name, exact resume, images, and a line in the list."""
     save_network(tmp_path / "t.safetensors", digits_like())
     run = {"teacher": tmp_path / "t.safetensors", "student": "lenient:lenet5-half", "method": name}
-    plan = PLAN if name == "calm" else {**PLAN, "steps": 10}
+    plan = {**PLAN, "steps": 10} if name == "patient" else PLAN
     whole = lenient.distill(**run, settings={**plan, "steps": plan["steps"] + 3})
     lenient.distill(**run, settings=plan, output=tmp_path / "r")
     longer = lenient.distill(**run, steps=plan["steps"] + 3, output=tmp_path / "r", resume=True)
@@ -51,7 +54,7 @@ def test_it_is_a_method_like_the_others(written: dict[str, Any], name: str, tmp_
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
     lenient.sample(tmp_path / "r", tmp_path / "drawn", 3)
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 3
-    assert lenient.list_methods()[name].paper.startswith(("DFAD with", "Pixels that"))
+    assert lenient.list_methods()[name].paper.startswith(("DFAD w", "Pixels that"))
 
 
 def test_an_object_runs_with_its_own_settings(written: dict[str, Any]) -> None:
@@ -63,6 +66,134 @@ def test_an_object_runs_with_its_own_settings(written: dict[str, Any]) -> None:
 
     assert torch.equal(trained(0.1), trained(0.1))
     assert not torch.equal(trained(0.1), trained(50.0)), "the term counts"
+
+
+# a generator and a selection of one's own
+
+
+def equal(ours: lenient.Result, theirs: lenient.Result) -> bool:
+    pairs = zip(ours.student.state_dict().values(), theirs.student.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_the_method_of_the_page_selects_its_own_way(written: dict[str, Any]) -> None:
+    kept: list[float] = []
+
+    class Watch:
+        def start(self, total_steps: int, step: int) -> None: ...
+        def step(self, step: int, images: int) -> None: ...
+        def stop(self) -> None: ...
+        def line(self, event: str, values: Any) -> None:
+            kept.append(values.get("health/kept", 0.5))
+
+    result = written["distil"](digits_like().module, input_size=(1, 8, 8), num_classes=10, mean=(0.5,), std=(0.5,),
+                               settings=PLAN, observers=[Watch()])  # fmt: skip
+    assert result.summary.steps == 6
+    assert set(kept) == {0.5}
+    assert method_info("picky").anatomy["selection"] == "surer half"
+    with pytest.raises(UsageError, match=r"^-s method\.selection=mixture: picky has a selection of its own"):
+        lenient.distill(digits_like(), method="picky", settings=PLAN | {"method.selection": "mixture"})
+
+
+@pytest.mark.parametrize("method", ["ta-dfkd", "zskt", "pre-dfkd", "mad", "fastdfkd"])
+def test_any_method_with_a_generator_draws_with_it(written: dict[str, Any], method: str, tmp_path: Path) -> None:
+    """To the same bits over a resume from Python; the command and `sample` refuse, each in one line."""
+    save_network(tmp_path / "t.safetensors", digits_like())
+    plan = PLAN | {"fastdfkd": {"method.reset_after": None, "method.first_batches": 1, "method.student_steps": 3},
+                   "mad": {"method.conditional": "sum"}}.get(method, {})  # fmt: skip
+    run: dict[str, Any] = {"teacher": tmp_path / "t.safetensors", "student": "lenient:lenet5-half", "method": method}
+    make = written["sheet"]
+    if method == "mad":
+        make = lambda card: Told(card.input_size)  # noqa: E731
+    whole = lenient.distill(**run, generator=make, settings={**plan, "steps": 9})
+    lenient.distill(**run, generator=make, settings=plan, output=tmp_path / "r")
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["run"]["generator"] == {"source": None}
+    longer = lenient.distill(**run, generator=make, steps=9, output=tmp_path / "r", resume=True)
+    assert equal(whole, longer)
+    assert not equal(whole, lenient.distill(**run, settings={**plan, "steps": 9})), "it is the one that draws"
+    with pytest.raises(UsageError, match=r"^--resume: the generator of .* was a Python object; go on from Python"):
+        lenient.distill(**run, steps=12, output=tmp_path / "r", resume=True)
+    with pytest.raises(UsageError, match=r": its generator was given as a Python object, which cannot be loaded again"):
+        lenient.sample(tmp_path / "r", tmp_path / "drawn", 3)
+
+
+class Told(nn.Module):
+    """A generator that takes classes, and none of our embeddings."""
+
+    space = "normalized"
+
+    def __init__(self, size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.size = size
+        self.paint, self.tint = nn.Linear(100, 64), nn.Embedding(10, 64)
+
+    def forward(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return (self.paint(latents) + self.tint(labels)).view(-1, *self.size)
+
+
+def test_a_run_with_its_methods_generator_takes_no_other(written: dict[str, Any], tmp_path: Path) -> None:
+    save_network(tmp_path / "t.safetensors", digits_like())
+    run: dict[str, Any] = {"teacher": tmp_path / "t.safetensors", "student": "lenient:lenet5-half"}
+    lenient.distill(**run, settings=PLAN, output=tmp_path / "r")
+    with pytest.raises(UsageError, match=r"^--resume: .* draws with its method's own generator; leave"):
+        lenient.distill(**run, generator=written["sheet"], steps=9, output=tmp_path / "r", resume=True)
+
+
+def test_what_the_factory_returns_is_left_alone(written: dict[str, Any]) -> None:
+    """Trials and runs start from the same weights, though the factory gives one module each time."""
+    mine = written["sheet"](digits_like().card)
+    before = {name: value.clone() for name, value in mine.state_dict().items()}
+    run: dict[str, Any] = {"teacher": digits_like(), "student": "lenient:lenet5-half", "settings": PLAN}
+    first, second = (lenient.distill(**run, generator=lambda card: mine) for _ in range(2))
+    assert equal(first, second)
+    assert all(torch.equal(value, before[name]) for name, value in mine.state_dict().items())
+
+
+class Odd(nn.Module):
+    """A generator that is told what to do wrong."""
+
+    def __init__(self, output: Any = None, **attributes: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.output = output
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, latents: torch.Tensor) -> Any:
+        return self.output(latents)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda card: 1 / 0, r"^generator: the factory raised ZeroDivisionError"),
+        (lambda card: 3, r"^generator: the factory returned a int, not a torch\.nn\.Module$"),
+        (lambda card: nn.Flatten(), r"^generator: has no parameters that learn"),
+        (lambda card: Odd(space="lab"), r"^generator: its space is 'lab'; give pixels or normalized$"),
+        (lambda card: Odd(latent_dim=0), r"^generator: its latent_dim is 0; give a number from 1$"),
+        (lambda card: Odd(lambda z: z[9]), r"^generator: given latents \(2, 100\), it raised IndexError"),
+        (lambda card: Odd(lambda z: z), r"draws images \(2, 100\) of torch.float32; the teacher takes \(2, 1, 8, 8\)"),
+        (lambda card: Odd(lambda z: "z"), r"^generator: draws str; the teacher takes"),
+    ],
+)
+def test_what_is_no_generator_is_one_line(make: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        lenient.distill(digits_like(), "lenient:lenet5-half", settings=PLAN, generator=make)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["deepinversion", "noise"])
+def test_a_method_without_a_generator_takes_none(written: dict[str, Any], method: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"^generator: {method} draws its images without one; leave it out"):
+        lenient.distill(digits_like(), "lenient:lenet5-half", method=method, settings=PLAN, generator=written["sheet"],
+                        output=tmp_path / "r")  # fmt: skip
+    assert not (tmp_path / "r" / "config.yaml").exists()
+
+
+def test_layers_that_another_generator_lacks_are_not_drawn_again(written: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"^-s method\.reset_after: .*give null with another one$"):
+        lenient.distill(digits_like(), "lenient:lenet5-half", method="fastdfkd", settings=PLAN,
+                        generator=written["sheet"])  # fmt: skip
 
 
 # a method named where it lies

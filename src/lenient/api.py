@@ -16,6 +16,7 @@ from lenient.core.runtime import resolve_device
 from lenient.core.text import VALUE, visible
 from lenient.evaluation import Measures, num_bytes, parameters
 from lenient.evaluation import evaluate as measure
+from lenient.generators.own import GeneratorFactory
 from lenient.methods import METHODS, fitting
 from lenient.methods.anatomy import MethodInfo, method_info
 from lenient.methods.contract import Method
@@ -101,6 +102,7 @@ def distill(
     device: str | None = None,
     precision: str | None = None,
     compile: bool = False,
+    generator: GeneratorFactory | None = None,
     resume: bool = False,
     overwrite: bool = False,
     trust_code: bool = False,
@@ -118,6 +120,8 @@ def distill(
             recipe with the protocol of its paper, all through, and takes no other recipe.
         settings: the strongest word, nested or by dots: {"method": {"student_lr": 0.1}} or {"method.student_lr": 0.1}.
         eval_data: DATA to measure the student on; it never steers the run.
+        generator: the teacher's card to a generator of your own, for a method that has one: see `GeneratorFactory` in
+            `lenient.generators.own`. A run with it goes on from Python, with the same one, and not from the command.
         trust_code: lets the teacher's file, and with `resume` the run, name code to run and places to visit; what is
             named here needs no trust.
         facts: `arch`, `input_size`, `num_classes`, `mean`, `std`, `checkpoint_key` of the teacher, where they cannot
@@ -154,6 +158,7 @@ def distill(
             eval_data=eval_data,
             data_root=data_root,
             trust_code=trust_code,
+            generator=generator,
         )
         job.open(Path(output) if output is not None else None, resume=resume, overwrite=overwrite)
         return job.run(observers if ranks.is_main() else ())
@@ -333,10 +338,13 @@ def reopen(
     identity = config.pop("run")
     said = folder.path / "config.yaml"
     source = teacher or identity["teacher"]["source"]
-    if source is None:
-        raise UsageError(f"{run}: its teacher was given as a Python object, which cannot be loaded again from here")
-    if identity["student"]["arch"] is None:
-        raise UsageError(f"{run}: its student was given as a Python object, which cannot be loaded again from here")
+    objects = {
+        "teacher": source is None,
+        "student": identity["student"]["arch"] is None,
+        "generator": "generator" in identity,
+    }
+    for what in (name for name, given in objects.items() if given):
+        raise UsageError(f"{run}: its {what} was given as a Python object, which cannot be loaded again from here")
     if teacher is None:
         require(source, trust_code, where=said, what="its teacher", again="--teacher NAME", weights=True)
     network = _load_again(source, identity["teacher"]["facts"], arch, checkpoint_key, said, trust_code)

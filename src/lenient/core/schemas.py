@@ -87,11 +87,19 @@ class StoredStudent(Stored):
     reason: Text = ""
 
 
+class StoredGenerator(Stored):
+    """The user's own generator of a run; `source` is None for a Python object."""
+
+    source: Text | None
+
+
 class Identity(Stored):
     """Of what and on what a run was made."""
 
     teacher: StoredTeacher
     student: StoredStudent
+    generator: StoredGenerator = StoredGenerator(source=None)
+    """There where it is the user's own."""
     eval_data: Text | None = None
 
 

@@ -17,6 +17,7 @@ from lenient.core.config import Settings
 from lenient.core.errors import UsageError
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams
+from lenient.generators.own import GeneratorFactory
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.losses.objective import Objective
 from lenient.student.update import StudentUpdate
@@ -160,6 +161,8 @@ class Context:
     batch_size: int
     steps: int = 1
     steps_per_epoch: int = 1
+    own_generator: GeneratorFactory | None = None
+    """Makes the generator, where it is the user's own."""
 
     def clock(self, schedule: Schedule, update: int) -> Clock:
         """Return the clock of an update, counted from 0."""

@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lenient.core import ranks
-from lenient.generators.upsampling import first_layers_anew
+from lenient.core.errors import UsageError
+from lenient.generators.upsampling import UpsamplingGenerator, first_layers_anew
 from lenient.losses.adversarial import AdversarialForm, adversary
 from lenient.losses.objective import Later, Objective
 from lenient.losses.prior import LabelPrior
@@ -90,6 +91,10 @@ class FastDFKD:
         s, teacher, streams, count = self.settings, context.teacher, context.streams, context.batch_size
         sampler = build_sampler(context)
         adapted = sampler.generator
+        if s.reset_after is not None and not isinstance(adapted, UpsamplingGenerator):
+            raise UsageError(
+                "-s method.reset_after: draws the first layers of our own generator again; give null with another one"
+            )
         meta = None
         if s.meta != "none":
             rate = s.generator_lr * s.iterations if s.meta_lr is None else s.meta_lr

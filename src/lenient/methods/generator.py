@@ -4,8 +4,9 @@ starts, and what the student learns by; everything else is a setting."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +19,7 @@ from lenient.core.errors import TeacherError, UsageError
 from lenient.core.modes import mode
 from lenient.core.seeding import untouched_global_rng
 from lenient.generators.conditional import ConditionalGenerator, Conditioning
+from lenient.generators.own import GeneratorFactory, check_drawing, own_generator
 from lenient.generators.upsampling import UpsamplingGenerator
 from lenient.losses.objective import Objective
 from lenient.methods.contract import (
@@ -25,6 +27,7 @@ from lenient.methods.contract import (
     Algorithm,
     Context,
     Drops,
+    Method,
     MethodSettings,
     Phase,
     RateSchedule,
@@ -35,6 +38,7 @@ from lenient.methods.contract import (
     sgd,
 )
 from lenient.methods.steps import GeneratorStep, MemoryStep, StudentStep
+from lenient.models.card import Card
 from lenient.models.probing import last_block_by_size
 from lenient.replay import NoReplay, Replay
 from lenient.replay.bank import BankSettings, MemoryBank
@@ -118,6 +122,7 @@ def generator_algorithm(
     draw_mode: Literal["train", "eval"] = "train",
     conditioning: Conditioning = "none",
     generator_betas: tuple[float, float] = (0.9, 0.999),
+    selection: Selection | None = None,
 ) -> Algorithm:
     """Put a method with one generator together.
 
@@ -132,13 +137,20 @@ def generator_algorithm(
         draw_mode: of the generator while it draws for the student.
         conditioning: how the generator is told a class.
         generator_betas: of its Adam.
+        selection: the method's own instead of one that settings name; it may have a `label` for the table of methods.
+
+    Raises:
+        UsageError: settings ask for a selection beside the method's own, or for what cannot be put together.
     """
     s, teacher = settings, context.teacher
     sampler = build_sampler(context, conditioning)
     replay = build_replay(context, s, sampler)
     memory = replay if isinstance(replay, MemoryGenerator) else None
     schedule = Schedule(Phase(round_of(s, order, memory)))
-    selection = select(s.selection)
+    if selection is not None and not isinstance(s.selection, Nothing):
+        raise UsageError(f"-s method.selection={s.selection.name}: {s.name} has a selection of its own; leave it out")
+    label = s.selection.name if selection is None else getattr(selection, "label", type(selection).__name__)
+    selection = select(s.selection) if selection is None else selection
     if not isinstance(objective, Objective):
         objective = objective(sampler.generator)
     if any(need.asks(Features) for need in objective.needs()):
@@ -178,7 +190,7 @@ def generator_algorithm(
     }
     if memory is not None and memory.learner is not None:
         updates["memory"] = Update(memory.learner, adam(memory.learner, memory.settings.lr), MemoryStep(memory))
-    parts = {"selection": s.selection.name, "replay": replay.label, "update": update.label}
+    parts = {"selection": label, "replay": replay.label, "update": update.label}
     return Algorithm(updates, schedule, source, imitation, objective, selection, {"replay": replay}, parts)
 
 
@@ -204,18 +216,56 @@ def select(settings: Nothing | MixtureSettings) -> Selection:
 
 
 def build_sampler(context: Context, conditioning: Conditioning = "none") -> Sampler:
-    """Make the generator, its weights drawn from the context's streams."""
-    card, shape = context.teacher.card, context.generator
+    """Make the generator, the user's own where there is one, its weights drawn from the context's streams.
+
+    Raises:
+        UsageError: the user's own is no generator of the teacher's images.
+    """
+    card, shape, length = context.teacher.card, context.generator, context.generator.latent_dim
     with untouched_global_rng():
         context.streams.seed_global("generator-init", 0)
-        generator: nn.Module = (
-            UpsamplingGenerator(card.input_size, shape)
-            if conditioning == "none"
-            else ConditionalGenerator(card.input_size, shape, card.num_classes, conditioning)
-        )
-    generator = context.runtime.place(generator)
+        generator: nn.Module
+        if context.own_generator is not None:
+            generator, length = own_generator(context.own_generator, card, length)
+        elif conditioning == "none":
+            generator = UpsamplingGenerator(card.input_size, shape)
+        else:
+            generator = ConditionalGenerator(card.input_size, shape, card.num_classes, conditioning)
+        generator = context.runtime.place(generator)
+        if context.own_generator is not None:
+            check_drawing(generator, length, card, context.runtime, conditioning != "none")
     classes = None if conditioning == "none" else card.num_classes
-    return Sampler(generator, shape.latent_dim, context.streams, context.runtime, context.teacher, classes)
+    return Sampler(generator, length, context.streams, context.runtime, context.teacher, classes)
+
+
+class WithGenerator:
+    """A method that draws with the user's own generator instead of its own."""
+
+    settings_type: ClassVar[type[MethodSettings]] = MethodSettings
+
+    def __init__(self, method: Method, make: GeneratorFactory) -> None:
+        self.method, self.make = method, make
+        self.settings = method.settings
+
+    @property
+    def needs_batch_norm(self) -> bool:
+        """Whether the method does."""
+        return self.method.needs_batch_norm
+
+    def build(self, context: Context) -> Algorithm:
+        """Build the method with it; raises UsageError where the method asks for no generator."""
+        asked: list[Card] = []
+
+        def make(card: Card) -> nn.Module:
+            asked.append(card)
+            return self.make(card)
+
+        algorithm = self.method.build(replace(context, own_generator=make))
+        if not asked:
+            raise UsageError(
+                f"generator: {self.settings.name} draws its images without one; leave it out, or take another --method"
+            )
+        return algorithm
 
 
 def build_source(
@@ -232,8 +282,8 @@ def build_source(
     """Make what deals accepted images; on a CPU with threads to spare, a batch ahead."""
     on_cpu = context.runtime.device.type == "cpu"
     accepted = partial(AcceptedImages, batch_size=context.batch_size, kept=1.0, allow_sync=on_cpu)
-    if isinstance(settings.selection, MixtureSettings):
-        s = settings.selection
+    if not isinstance(selection, KeepAll):
+        s = settings.selection if isinstance(settings.selection, MixtureSettings) else MixtureSettings()
         least, most = (1, 1) if same_batch else (s.min_rounds, s.max_rounds or MOST_ROUNDS)
         accepted = partial(accepted, carry=s.carry_leftovers, min_rounds=least, max_rounds=most, kept=0.5)
     source = Generated(sampler, context.teacher, viewer, selection, accepted, key, context.batch_size, draw_mode)

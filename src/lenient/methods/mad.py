@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from lenient.generators.conditional import ConditionalGenerator, Conditioning
+from lenient.generators.conditional import Conditioning
 from lenient.losses.adversarial import AdversarialForm, adversary
 from lenient.losses.distances import kl_divergence
 from lenient.losses.imitation import Imitation
@@ -83,10 +83,12 @@ class MAD:
                 "adversarial": (s.adversarial_weight, adversary(s.adversarial, s.temperature, bound=limit)),
                 "bn": (bn_weight, BatchNormStatistics()),
             }
-            if isinstance(generator, ConditionalGenerator):
-                longest = context.generator.latent_dim**0.5
+            if s.conditional != "none":
                 terms["class_prior"] = (s.label_weight, LabelPrior())
-                terms["embedding"] = (s.norm_weight, EmbeddingNorm(generator.embedding, longest))
+            embedding = getattr(generator, "embedding", None)  # a user's own generator may have none
+            if s.conditional != "none" and isinstance(embedding, nn.Embedding):
+                longest = embedding.embedding_dim**0.5
+                terms["embedding"] = (s.norm_weight, EmbeddingNorm(embedding, longest))
             return Objective(terms)
 
         imitate = partial(kl_divergence, temperature=s.temperature)

@@ -71,7 +71,7 @@ class MomentumGenerator:
     def _frozen(self, *given: Tensor) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         embedding = getattr(self.sampler.generator, "embedding", None)
-        if embedding is not None:
+        if isinstance(embedding, nn.Module):
             buffers |= {f"embedding.{name}": value.detach() for name, value in embedding.named_parameters()}
         images: Tensor = torch.func.functional_call(self.module, buffers, given)
         return images

@@ -26,8 +26,10 @@ from lenient.core.seeding import untouched_global_rng
 from lenient.defenses import defense_of
 from lenient.evaluation import Measures, latency
 from lenient.evaluation.running import check_fits
+from lenient.generators.own import GeneratorFactory
 from lenient.methods import method_class
 from lenient.methods.contract import Method
+from lenient.methods.generator import WithGenerator
 from lenient.models import check_classifier, load_network, network_from_module
 from lenient.models.card import Network
 from lenient.models.checking import check_distillable, heard_batch_norms
@@ -112,11 +114,12 @@ class Job:
         eval_data: str | None = None,
         data_root: str | Path | None = None,
         trust_code: Trusted = False,
+        generator: GeneratorFactory | None = None,
     ) -> None:
         if method is not None:
             request = replace(request, own=method.settings)
         self.trust_code = trust_code
-        self.teacher, self.request, self.method = teacher, request, method
+        self.teacher, self.request, self.method, self.generator = teacher, request, method, generator
         self.source, self.facts = source, dict(facts or {})
         self.eval_data, self.data_root = eval_data, data_root
         self.settings: DistillSettings = resolve(request)
@@ -184,7 +187,7 @@ class Job:
         runtime = self.settings.runtime()
         copied = replace(self.student, module=copied_module(self.student.module))
         with untouched_global_rng(), memory_errors(), FrozenTeacher(self.teacher, runtime) as frozen:
-            Distillation(frozen, copied, self.settings, runtime, method=copy.deepcopy(self.method))
+            Distillation(frozen, copied, self.settings, runtime, method=copy.deepcopy(self._builder()))
 
     def share(self, devices: int) -> int:
         """Return how many images of a batch each of several devices has.
@@ -205,7 +208,14 @@ class Job:
         return own + [name for name, wanted in asked.items() if wanted]
 
     def _decide(self) -> DistillSettings:
-        return decide(self.settings, self.request, self.teacher, self.student, self.method)
+        return decide(self.settings, self.request, self.teacher, self.student, self._builder())
+
+    def _builder(self) -> Method | None:
+        """Return what builds the algorithm, None where the settings' method does without more."""
+        if self.generator is None:
+            return self.method
+        method = self.method or method_class(self.settings.method.name)(self.settings.method)
+        return WithGenerator(method, self.generator)
 
     def _identity(self) -> dict[str, Any]:
         facts = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in self.facts.items()}
@@ -217,6 +227,7 @@ class Job:
                 "card": self.teacher.card.to_dict(),
             },
             "student": {"arch": self.student.card.arch, "reason": self.student_reason},
+            **({} if self.generator is None else {"generator": {"source": None}}),
             "eval_data": self.eval_data,
         }
 
@@ -232,6 +243,7 @@ class Job:
             if before != card[fact]:
                 hint = f"check --{fact.replace('_', '-')}" if fact != "outputs" else "name the same teacher"
                 raise UsageError(f"--resume: the teacher's {fact} is {before} in {path}, not {card[fact]}; {hint}")
+        self._check_generator("generator" in identity, path)
         measured_on = identity.get("eval_data")
         if self.eval_data is not None and measured_on not in (None, self.eval_data):
             raise UsageError(
@@ -260,10 +272,17 @@ class Job:
         again = Request(settings={**old, "steps": steps, "device": device}, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
-        self.settings = decide(self.settings, Request(), self.teacher, self.student, self.method)
+        self.settings = decide(self.settings, Request(), self.teacher, self.student, self._builder())
         self.student, self.student_reason = pick_student(
             wanted, self.teacher, self.settings.seed, self.settings.student.init
         )
+
+    def _check_generator(self, own: bool, path: Path) -> None:
+        """Refuse to go on with another generator than a folder's: the user's `own`, or the method's."""
+        if own and self.generator is None:
+            raise UsageError(f"--resume: the generator of {path} was a Python object; go on from Python, with that one")
+        if self.generator is not None and not own:
+            raise UsageError(f"--resume: {path} draws with its method's own generator; leave `generator` out")
 
     def _student_of(self, stored: dict[str, Any] | None, path: Path) -> nn.Module | Network | str:
         """What to build a folder's student from."""
@@ -320,7 +339,7 @@ class Job:
 
     def trial(self) -> dict[str, float]:
         """Make a few updates on copies; see `autotune.trial`."""
-        return trial(self.settings, self.teacher, self.student, self.method)
+        return trial(self.settings, self.teacher, self.student, self._builder())
 
     def run(self, observers: Sequence[Observer] = ()) -> Result:
         """Run to the end (or an interruption), then write student, samples, summary and report."""
@@ -333,7 +352,7 @@ class Job:
                     self.student,
                     self.settings,
                     runtime,
-                    method=self.method,
+                    method=self._builder(),
                     folder=self.folder,
                     evaluate=evaluate,
                     observers=tuple(observers),
