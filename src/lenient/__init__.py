@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lenient.api import distill, evaluate, export, inspect, list_methods, load, report, sample
+    from lenient.api import distill, evaluate, export, inspect, list_methods, load, report, sample, synthesize
     from lenient.losses.objective import Term
     from lenient.methods import register_method
     from lenient.methods.contract import Algorithm, Method, Schedule, Update
+    from lenient.runs.images import SyntheticImages
     from lenient.supervised import train_classifier as train_teacher
     from lenient.synthesis.source import Source
     from lenient.training.result import Result
@@ -24,6 +25,7 @@ __all__ = [
     "Result",
     "Schedule",
     "Source",
+    "SyntheticImages",
     "Term",
     "Update",
     "__version__",
@@ -36,16 +38,19 @@ __all__ = [
     "register_method",
     "report",
     "sample",
+    "synthesize",
     "train_teacher",
 ]
 
 _HOMES = {
     **dict.fromkeys(
-        ("distill", "evaluate", "export", "inspect", "list_methods", "load", "report", "sample"), "lenient.api"
+        ("distill", "evaluate", "export", "inspect", "list_methods", "load", "report", "sample", "synthesize"),
+        "lenient.api",
     ),
     **dict.fromkeys(("Algorithm", "Method", "Schedule", "Update"), "lenient.methods.contract"),
     "Result": "lenient.training.result",
     "Source": "lenient.synthesis.source",
+    "SyntheticImages": "lenient.runs.images",
     "Term": "lenient.losses.objective",
     "register_method": "lenient.methods",
     "train_teacher": "lenient.supervised:train_classifier",

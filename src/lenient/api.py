@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Unpack
 
 from torch import nn
 
@@ -28,9 +28,11 @@ from lenient.models.trust import Trusted, UntrustedError, require
 from lenient.reporting import write_report
 from lenient.runs.export import export as write_format
 from lenient.runs.folder import RunFolder, fingerprint
+from lenient.runs.images import SyntheticImages, check_empty
 from lenient.runs.job import Job, TeacherFacts, load_teacher
-from lenient.runs.request import Request, decide, pick_student, resolve, settings_of
+from lenient.runs.request import Request, decide, parse_budget, pick_student, resolve, settings_of
 from lenient.runs.samples import MOST, write_samples
+from lenient.runs.synthesis import from_run, from_teacher
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.result import Result
 from lenient.training.trainer import Distillation, Observer
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 WITHOUT_BATCH_NORM = (
     "no batch-norm layers: ta-dfkd matches their statistics; -s method.bn_weight=0 goes without, unproven"
 )
+
+INVERSION = "deepinversion"
+"""Makes the images of `synthesize` unless another method is named."""
 
 
 def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]) -> PixelClassifier:
@@ -283,11 +288,8 @@ def sample(
         DamagedError: a file of the run is.
         TeacherError: the teacher is no longer where it was, or is another one.
     """
-    folder = Path(output)
-    if (folder.is_symlink() or folder.exists()) and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"-o {folder}: is there and no empty folder; choose another")
-    if not 1 <= count <= MOST:
-        raise UsageError(f"-n {visible(count, VALUE)}: give a number from 1 to {MOST}")
+    folder = check_empty(output)
+    _check_count(count)
     distillation, frozen = reopen(
         Path(run),
         device,
@@ -298,6 +300,117 @@ def sample(
         trust_code=trust_code,
     )
     return write_samples(distillation, frozen, count, folder, seed)
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MOST:
+        raise UsageError(f"-n {visible(count, VALUE)}: give a number from 1 to {MOST}")
+
+
+def synthesize(
+    teacher: nn.Module | Network | Result | str | Path,
+    n: int,
+    method: str | Method = INVERSION,
+    budget: str | None = None,
+    *,
+    student: nn.Module | Network | str = "auto",
+    output: str | Path | None = None,
+    steps: int | None = None,
+    recipe: str | Sequence[str] = (),
+    batch_size: int | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    generator: GeneratorFactory | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    trust_code: bool = False,
+    **facts: Unpack[TeacherFacts],
+) -> SyntheticImages:
+    """Make a data set of synthetic images with the teacher's soft labels, without data.
+
+    Of a teacher, `method` runs in memory. With a pool (`deepinversion`, `adi`, `fastdfkd`) it runs until the pool holds
+    `n` images, which are all different; the student learns beside it as the method's schedule says. With a generator it
+    makes its `steps` first, then draws until the teacher's selection has accepted `n`, all that are drawn where the
+    method has none. Of a run, `n` images are taken in the same way from what it left, and nothing learns. Equal
+    arguments and seeds give equal images, unless a budget cuts them short.
+
+    Args:
+        teacher: as for `distill`; or a run to draw from, what `distill` returned or its folder. Teacher and student are
+            left as they are.
+        n: images, up to ten million.
+        method: a name, or a method object of your own.
+        budget: the time that may be taken, such as `30m`; where it is too little there are fewer images, and a line
+            says so. A method with a generator makes as many steps as fit.
+        student: who learns beside: for methods whose images depend on it, as `adi`.
+        output: a folder that is new or empty, for `SyntheticImages.open`; the images returned are then read from there.
+        steps: of a method with a generator; with a pool the steps follow from `n`.
+        seed: by default that of the settings; of a run, 0: draws others.
+        generator: as for `distill`.
+        device: where; of a run folder by default that of the run.
+        trust_code: lets files, and a run folder, name code to run and places to visit.
+        facts: those of `distill`; `recipe`, `batch_size`, `settings` and `precision` are its arguments, too.
+
+    Returns:
+        Images of 8 bit with soft labels, steps, seconds and the verdict. Where that is not `ok`, a line says so.
+
+    Raises:
+        UsageError: arguments that cannot be used, or no image came of it; for a run, any that only making images needs.
+        TeacherError: the teacher cannot be loaded or does not fit the method.
+        HealthError: numbers were not finite for too long.
+        MachineError: memory or disk gave out; DamagedError: a file of the run did.
+    """
+    folder = None if output is None else check_empty(output)
+    _check_count(n)
+    if budget is not None:
+        parse_budget(budget)
+    making = {
+        "method": None if method == INVERSION else method,
+        "student": None if isinstance(student, str) and student == "auto" else student,
+        "recipe": recipe or None,
+        "settings": settings or None,
+        **{"steps": steps, "batch_size": batch_size, "generator": generator, "precision": precision},
+        **facts,
+    }
+    with ranks.joined():
+        if isinstance(teacher, Result) or _is_run(teacher):
+            for name in (name for name, value in making.items() if value is not None):
+                raise UsageError(f"{name}: a run has its own; leave it out to draw from a run")
+            made = _of_run(teacher, n, seed or 0, budget, device, trust_code)
+        else:
+            request = Request(
+                method=method if isinstance(method, str) else None,
+                recipes=(recipe,) if isinstance(recipe, str) else tuple(recipe),
+                settings=settings or {},
+                steps=steps,
+                batch_size=batch_size,
+                seed=seed,
+                device=device,
+                precision=precision,
+            )
+            own = None if isinstance(method, str) else method
+            network = load_teacher(teacher, trust_code=trust_code, **facts)
+            made = from_teacher(Job(network, student, request, method=own, generator=generator), n, budget)
+        if folder is None or not ranks.is_main():
+            return made
+        made.save(folder)
+        return SyntheticImages.open(folder)
+
+
+def _is_run(teacher: object) -> TypeGuard[str | Path]:
+    return isinstance(teacher, (str, Path)) and (Path(teacher) / "config.yaml").is_file()
+
+
+def _of_run(
+    run: Result | str | Path, count: int, seed: int, budget: str | None, device: str | None, trust_code: bool
+) -> SyntheticImages:
+    if not isinstance(run, Result):
+        distillation, _ = reopen(Path(run), device, trust_code=trust_code)
+        return from_run(distillation.draws, distillation.health.verdict(), distillation.step, count, seed, budget)
+    if device is not None:
+        raise UsageError("device: a result draws where its run was; leave it out")
+    if run.draws is None:
+        raise UsageError("this result was copied or read back, and draws nothing; name its run folder")
+    return from_run(run.draws, run.health, run.summary.steps, count, seed, budget)
 
 
 def list_methods() -> dict[str, MethodInfo]:

@@ -130,6 +130,35 @@ class Health(Stored):
     checks: list[dict[str, Any]] | None = None
 
 
+class StoredCheck(_Closed):
+    """One question of a verdict."""
+
+    name: Text
+    value: Amount | None
+    threshold: Amount
+    status: Literal["ok", "warning", "failed"]
+    text: Text
+
+
+class StoredHealth(_Closed):
+    """A verdict with all that it is made of."""
+
+    verdict: Literal["ok", "warning", "failed"]
+    reasons: list[Text]
+    checks: list[StoredCheck]
+    note: Text
+
+
+class StoredImages(Stored):
+    """What a file of synthetic images says beside its tensors."""
+
+    classes: Annotated[list[Text], Field(min_length=1, max_length=100_000)]
+    steps: Count
+    seconds: Annotated[Amount, Field(ge=0)]
+    health: StoredHealth
+    clipped: Share
+
+
 class Answers(BaseModel):
     """How the student answers beside its teacher on one kind of images."""
 

@@ -123,6 +123,14 @@ class Schedule:
         """Return how many student updates come before update number `update`."""
         return self.before(STUDENT, update)
 
+    def steps_in(self, rounds: int) -> int:
+        """Return how many student updates there are in the first so many rounds, over all phases."""
+        found = 0
+        for phase in self.phases:
+            taken = rounds if phase.rounds is None else min(rounds, phase.rounds)
+            found, rounds = found + taken * phase.count(STUDENT), rounds - taken
+        return found
+
     def round_start(self, update: int) -> int:
         """Return the first update of the round that an update belongs to."""
         return update - self.at(update)[3]

@@ -187,7 +187,7 @@ class Job:
         runtime = self.settings.runtime()
         copied = replace(self.student, module=copied_module(self.student.module))
         with untouched_global_rng(), memory_errors(), FrozenTeacher(self.teacher, runtime) as frozen:
-            Distillation(frozen, copied, self.settings, runtime, method=copy.deepcopy(self._builder()))
+            Distillation(frozen, copied, self.settings, runtime, method=copy.deepcopy(self.builder()))
 
     def share(self, devices: int) -> int:
         """Return how many images of a batch each of several devices has.
@@ -208,9 +208,9 @@ class Job:
         return own + [name for name, wanted in asked.items() if wanted]
 
     def _decide(self) -> DistillSettings:
-        return decide(self.settings, self.request, self.teacher, self.student, self._builder())
+        return decide(self.settings, self.request, self.teacher, self.student, self.builder())
 
-    def _builder(self) -> Method | None:
+    def builder(self) -> Method | None:
         """Return what builds the algorithm, None where the settings' method does without more."""
         if self.generator is None:
             return self.method
@@ -272,7 +272,7 @@ class Job:
         again = Request(settings={**old, "steps": steps, "device": device}, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
-        self.settings = decide(self.settings, Request(), self.teacher, self.student, self._builder())
+        self.settings = decide(self.settings, Request(), self.teacher, self.student, self.builder())
         self.student, self.student_reason = pick_student(
             wanted, self.teacher, self.settings.seed, self.settings.student.init
         )
@@ -339,7 +339,7 @@ class Job:
 
     def trial(self) -> dict[str, float]:
         """Make a few updates on copies; see `autotune.trial`."""
-        return trial(self.settings, self.teacher, self.student, self._builder())
+        return trial(self.settings, self.teacher, self.student, self.builder())
 
     def run(self, observers: Sequence[Observer] = ()) -> Result:
         """Run to the end (or an interruption), then write student, samples, summary and report."""
@@ -352,7 +352,7 @@ class Job:
                     self.student,
                     self.settings,
                     runtime,
-                    method=self._builder(),
+                    method=self.builder(),
                     folder=self.folder,
                     evaluate=evaluate,
                     observers=tuple(observers),
@@ -363,6 +363,7 @@ class Job:
                 except HealthError:
                     self._give_up(run)
                     raise
+                result.draws = run.draws
                 if result.interrupted:
                     return result
                 images = self._images(run)
@@ -518,7 +519,7 @@ class Job:
         path = self.folder.path
         notes = (f"distilled without data by lenient ({self.settings.method.name}, {result.summary.steps} steps)",)
         self.student = Network(self.student.module, replace(self.student.card, notes=notes))
-        write_student(path / "student", self.student, _warn)
+        write_student(path / "student", self.student, warn)
         if images is not None:
             self.folder.claim("samples/images.safetensors")
             with disk_errors(path, RESUME):
@@ -542,12 +543,13 @@ def _optional(what: str) -> Iterator[None]:
     except MachineError as error:
         if not isinstance(error, DamagedError):
             raise
-        _warn(f"no {what}: {error}")
+        warn(f"no {what}: {error}")
     except Exception as error:
-        _warn(f"no {what}: {one_line(error)}")
+        warn(f"no {what}: {one_line(error)}")
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Say one line in the log and to whoever sits there."""
     log.warning("%s", text)
     print(f"warning: {text}", file=sys.stderr)
 

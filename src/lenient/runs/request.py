@@ -248,17 +248,27 @@ def decide(
     if settings.overlap == "auto":
         settings = settings.model_copy(update={"overlap": overlap_pays(settings, teacher, student, method)})
     if request.budget is not None:
-        seconds = parse_budget(request.budget)
-        tried = ranks.agree(trial(settings, teacher, student, method))
-        left = BUDGET_SHARE * seconds - tried["seconds_before"]
-        if left < 0:
-            raise UsageError(
-                f"--budget {request.budget}: {settings.method.name} takes {tried['seconds_before']:.0f} s before the "
-                "student's first step; give more"
-            )
-        steps = max(1, min(int(left / max(tried["seconds_per_step"], 1e-9)), MOST_STEPS))
+        steps = steps_within(request.budget, settings, teacher, student, method)
         settings = settings.model_copy(update={"steps": steps})
     return settings
+
+
+def steps_within(
+    budget: str, settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None
+) -> int:
+    """Return how many student updates a budget such as `30m` is enough for here, by a short trial.
+
+    Raises:
+        UsageError: it is not enough for one.
+    """
+    tried = ranks.agree(trial(settings, teacher, student, method))
+    left = BUDGET_SHARE * parse_budget(budget) - tried["seconds_before"]
+    if left < 0:
+        raise UsageError(
+            f"--budget {budget}: {settings.method.name} takes {tried['seconds_before']:.0f} s before the "
+            "student's first step; give more"
+        )
+    return max(1, min(int(left / max(tried["seconds_per_step"], 1e-9)), MOST_STEPS))
 
 
 def parse_budget(text: str) -> float:

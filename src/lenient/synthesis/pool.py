@@ -70,9 +70,18 @@ class Pool:
         """Return images (count, C, H, W) in pixel units, by the key of a random stream."""
         if not self._pushed:
             return self.start(count, name, update)
-        chosen = self.streams.integers(name, update, (count,), len(self))
-        low, step = self._ranges[chosen].view(-1, 2, 1, 1, 1).unbind(dim=1)
-        return self.runtime.images(self._pixels[chosen].float() * step + low)
+        return self.at(self.streams.integers(name, update, (count,), len(self)))
+
+    def at(self, places: Tensor) -> Tensor:
+        """Return the images (n, C, H, W) in pixel units that lie at places (n,) int64, below the length of the pool."""
+        low, step = self._ranges[places].view(-1, 2, 1, 1, 1).unbind(dim=1)
+        return self.runtime.images(self._pixels[places].float() * step + low)
+
+    def distinct(self, count: int, name: str, update: int) -> Tensor:
+        """Return the places (n,) of up to `count` different images, all of them where there are fewer, by the key of a
+        random stream."""
+        order = torch.randperm(len(self), generator=self.streams.host(name, update))
+        return order[:count].to(self._pixels.device)
 
     @torch.no_grad()
     def batch(self, clock: Clock) -> Drawn:

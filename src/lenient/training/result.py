@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
+from lenient.synthesis.drawing import Draws
 from lenient.training.verdict import Health
 
 PROMISED = ("arch", "params", "classes")
@@ -98,6 +99,11 @@ class Result:
     summary: Summary
     run: Place | None = None
     interrupted: bool = False
+    draws: Draws | None = field(default=None, repr=False)
+    """Draws more of its images, see `lenient.synthesize`; it holds generator or pool, and is left out of a copy."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "draws": None}
 
     @property
     def health(self) -> Health:

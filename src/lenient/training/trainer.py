@@ -28,6 +28,7 @@ from lenient.methods.contract import STUDENT, Context, Method, StepOutput, Updat
 from lenient.models.card import Network
 from lenient.models.lending import as_it_was, own_grad_mode
 from lenient.models.names import one_line
+from lenient.synthesis.drawing import Draws
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import BatchNorms
@@ -136,10 +137,16 @@ class Distillation:
 
     # the loop
 
-    def run(self, stop: threading.Event | None = None, save: threading.Event | None = None) -> Result:
+    def run(
+        self,
+        stop: threading.Event | None = None,
+        save: threading.Event | None = None,
+        until: Callable[[], bool] | None = None,
+    ) -> Result:
         """Make updates until the student has made all its steps, or `stop` is set; then a checkpoint is written.
 
-        Where `save` is set one is written, too, and the event cleared.
+        Where `save` is set one is written, too, and the event cleared. `until`, which is asked before each update, ends
+        the run instead of the number of steps; all ranks have to come to the same answer.
         """
         s = self.settings
         watching: list[Observer] = []
@@ -150,7 +157,7 @@ class Distillation:
             self._say_notes()
             started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
             self._written, self._written_step = time.monotonic(), self.step
-            while self.step < s.steps:
+            while self.step < s.steps if until is None else not until():
                 if self._save_or_stop(stop, save):
                     return self.result(interrupted=True)
                 name, output = self.take_update()
@@ -161,6 +168,8 @@ class Distillation:
                     for observer in watching:
                         observer.step(self.step, self.images)
                     lap = self._log_line(lap)
+            if until is not None:
+                self._log_line(lap)  # the end may be anywhere
         finally:
             self.algorithm.source.close()
             for observer in watching:
@@ -244,11 +253,8 @@ class Distillation:
     def _log_line(self, lap: tuple[float, int]) -> tuple[float, int]:
         line = self.health.line()
         progress = self.step / self.settings.steps
-        probes = (BatchNorms(),) if self.teacher.batch_norms else ()
         fresh = self.algorithm.source.sample(min(64, self.settings.batch_size), "probe", self.updates)
-        with torch.no_grad():
-            answer = self.teacher.respond(self.teacher.normalize(fresh), probes)
-        found = self.health.inspect(fresh, answer, self._predict)
+        found = self.inspect(fresh)
         updates = self.algorithm.updates
         self.health.moved({name: own.module for name, own in updates.items() if self._should_move(name, own)})
         self.health.latest["health/updates"] = float(self.updates)
@@ -275,6 +281,19 @@ class Distillation:
             self.emit("alarm", {"step": self.step, "name": name, "message": message})
         self.delivery.judge(self.student, found["health/probe_agreement"], progress)
         return now, self.images
+
+    @torch.no_grad()
+    def inspect(self, images: Tensor) -> dict[str, float]:
+        """Let health look at images (n, C, H, W) in pixel units, and at the student; return what the log says of it."""
+        probes = (BatchNorms(),) if self.teacher.batch_norms else ()
+        answer = self.teacher.respond(self.teacher.normalize(images), probes)
+        return self.health.inspect(images, answer, self._predict)
+
+    @property
+    def draws(self) -> Draws:
+        """What it takes to draw more of the run's images."""
+        own = self.algorithm
+        return Draws(self.teacher, own.source, own.selection, self.settings.batch_size)
 
     def _predict(self, images: Tensor) -> Tensor:
         return self.student_logits(images).argmax(dim=1)
@@ -472,7 +491,8 @@ def check_batch_norms(method: Method, settings: DistillSettings, layers: Sequenc
         )
 
 
-def run_loop(distillation: Distillation) -> Result:
-    """Run under signal handling, memory errors turned into words, and the caller's random streams untouched."""
+def run_loop(distillation: Distillation, until: Callable[[], bool] | None = None) -> Result:
+    """Run, as `Distillation.run`, under signal handling, memory errors turned into words, and the caller's random
+    streams untouched."""
     with untouched_global_rng(), stop_on_signals() as stop, save_on_signals() as save, memory_errors():
-        return distillation.run(stop, save)
+        return distillation.run(stop, save, until)

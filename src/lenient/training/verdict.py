@@ -118,7 +118,7 @@ def checks(evidence: Evidence, settings: HealthSettings, progress: float = 1.0) 
         text = f"the student agrees with the teacher on {agreement}"
         if chance > 1 - 1e-6:
             text = "all probe images are of one class, so they say nothing about the student"
-        found.append(_at_least("probe agreement", gain, s.agreement, text, floor=s.agreement / 3))
+        found.append(_at_least(STUDENT, gain, s.agreement, text, floor=s.agreement / 3))
     updates = max(now.get("health/updates", 0.0), 1.0)
     found.append(
         _at_most(
@@ -185,6 +185,15 @@ class Health:
     checks: list[Check]
     note: str = DISCLAIMER
     """What a verdict cannot say."""
+
+
+STUDENT = "probe agreement"
+"""The check that asks about the student; all others ask about the images and how they were made."""
+
+
+def of_images(health: Health) -> Health:
+    """Return the verdict about the images alone."""
+    return judged([check for check in health.checks if check.name != STUDENT])
 
 
 def judged(checks: Sequence[Check]) -> Health:
