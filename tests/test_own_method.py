@@ -182,6 +182,89 @@ def test_what_is_no_generator_is_one_line(make: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+# a generator named where it lies
+
+
+@pytest.fixture
+def drawn_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, the current one, with a teacher and a file that leaves a mark when it is run."""
+    program = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[2].replace('@lenient.register_method("picky")\n', "")
+    mark = f"\n\nfrom pathlib import Path\n\nPath({str(tmp_path / 'mark')!r}).write_text('run')\n"
+    (tmp_path / "sheet.py").write_text(program + mark)
+    save_network(tmp_path / "t.safetensors", digits_like())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+FACTORY = {"generator.factory": "py:sheet.py:sheet"}
+
+
+def test_a_generator_is_taken_where_it_lies(written: dict[str, Any], drawn_by_file: Path) -> None:
+    """The same as the object; its name is kept with the whole path of the file; exact resume and images."""
+    plan = PLAN | FACTORY
+    whole = lenient.distill(**RUN, settings={**plan, "steps": 9})
+    assert equal(whole, lenient.distill(**RUN, generator=written["sheet"], settings={**PLAN, "steps": 9}))
+    lenient.distill(**RUN, settings=plan, output="r")
+    kept = yaml.safe_load(Path("r", "config.yaml").read_text())
+    assert kept["generator"]["factory"] == f"py:{drawn_by_file / 'sheet.py'}:sheet"
+    assert "generator" not in kept["run"]
+    assert equal(whole, lenient.distill(**RUN, settings=FACTORY, steps=9, output="r", resume=True))
+    lenient.sample("r", "drawn", 3, trust_code=True)
+    assert len(lenient.synthesize("r", 3, trust_code=True)) == 3
+
+
+def test_a_run_folder_runs_no_generator_that_the_user_did_not_type(drawn_by_file: Path) -> None:
+    lenient.distill(**RUN, settings=PLAN | FACTORY, output="r")
+    Path("mark").unlink()
+    for way in (
+        lambda: lenient.sample("r", "drawn", 3),
+        lambda: lenient.synthesize("r", 3),
+        lambda: lenient.distill(**RUN, output="r", resume=True, steps=9),
+    ):
+        with pytest.raises(LenientError, match=r"its generator would run sheet\(\) of .*: to allow .*--trust-code"):
+            way()
+    lenient.report("r")
+    assert not Path("mark").exists()
+    lenient.distill(**RUN, output="r", resume=True, steps=9, trust_code=True)
+    assert Path("mark").exists()
+
+
+def test_a_grid_runs_no_generator_that_the_user_did_not_type(drawn_by_file: Path) -> None:
+    grid = {"name": "g", "data": "digits", "teachers": [{"file": "t.safetensors"}], "students": "lenient:lenet5",
+            "rows": {"a": {"method": "dfad", "settings": {"generator": {"factory": "py:sheet.py:sheet"}}}}}  # fmt: skip
+    Path("grid.yaml").write_text(yaml.safe_dump(grid))
+    with pytest.raises(UsageError, match=r"rows\.a: .*its generator would run sheet\(\) of .*--trust-code"):
+        load_grid(Path("grid.yaml"))
+    typed = ["rows.a.settings.generator.factory=py:sheet.py:sheet"]
+    for plan in (load_grid(Path("grid.yaml"), trust_code=True), load_grid(Path("grid.yaml"), typed)):
+        found = settings_of(plan, "a", 0)["generator"]["factory"]
+        assert found == f"py:{drawn_by_file / 'sheet.py'}:sheet"
+        assert found in trusted(plan, Path("grid.yaml"), typed)  # type: ignore[operator]
+    assert not Path("mark").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"generator.factory": "sheet.py"}, r"generator\.factory=.*write py:FILE\.py:FUNCTION or"),
+        ({"generator.factory": "py:sheet.py"}, r"generator\.factory=.*write py:FILE\.py:FUNCTION or"),
+        ({"generator.factory": "py:none.py:sheet"}, r"^-s generator\.factory py:.*none\.py:sheet: no file"),
+        ({"generator.factory": "py:sheet.py:shet"}, r"'shet' is not there .*did you mean 'sheet'"),
+        ({"generator.factory": "py:sheet.py:SurerHalf"}, r"^generator: the factory raised TypeError"),
+        (FACTORY | {"method": "noise"}, r"^generator: noise draws its images without one"),
+    ],
+)
+def test_what_names_no_generator_is_one_line(drawn_by_file: Path, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        lenient.distill(**RUN, settings=PLAN | more)
+    assert "\n" not in str(caught.value)
+
+
+def test_there_is_one_generator(written: dict[str, Any], drawn_by_file: Path) -> None:
+    with pytest.raises(UsageError, match=r"^-s generator\.factory: the generator was given as an object; leave one"):
+        lenient.distill(**RUN, settings=PLAN | FACTORY, generator=written["sheet"])
+
+
 @pytest.mark.parametrize("method", ["deepinversion", "noise"])
 def test_a_method_without_a_generator_takes_none(written: dict[str, Any], method: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"^generator: {method} draws its images without one; leave it out"):

@@ -20,6 +20,7 @@ LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
 SINCE: Mapping[str, Any] = {
     "generator.conv_bias": True,
+    "generator.factory": None,
     "method.student_lr_end": 0.0,
     "student.init": "as-is",
     "defense": {"name": "none"},

@@ -11,10 +11,11 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from lenient.core.config import Settings, merge, nested, parse, parse_overrides, read_yaml
 from lenient.core.errors import UsageError
 from lenient.core.text import shown
-from lenient.methods import METHODS, OWN, spelled
+from lenient.methods import METHODS
 from lenient.methods.baselines import REAL, RealSettings
 from lenient.models.card import MAX_CLASSES, MAX_INPUT
 from lenient.models.facts import LARGEST_CONSTANT
+from lenient.models.names import OWN, with_whole_path
 from lenient.models.trust import Trusted, require
 from lenient.runs.request import Request, resolve
 
@@ -199,7 +200,7 @@ class Grid(Settings):
 def load_grid(path: Path, overrides: Sequence[str] = (), trust_code: bool = False) -> Grid:
     """Read a grid; `overrides` are `key=value` by dots and win over the file. Every row's settings are checked.
 
-    With `trust_code`, or where `overrides` name them, its methods may be code of the user's own.
+    With `trust_code`, or where `overrides` name them, its methods and generators may be code of the user's own.
 
     Raises:
         UsageError: one line with the file, the dotted key, and the nearest valid one.
@@ -236,7 +237,7 @@ def trusted(grid: Grid, path: Path, overrides: Sequence[str] = (), trust_code: b
 
 def _typed(overrides: Sequence[str]) -> frozenset[str]:
     """Return all names that the user typed, those of methods also with the whole path of their file."""
-    return frozenset(name for text in _texts(parse_overrides(overrides)) for name in (text, spelled(text)))
+    return frozenset(name for text in _texts(parse_overrides(overrides)) for name in (text, with_whole_path(text)))
 
 
 def _texts(values: Any) -> Iterator[str]:
@@ -263,7 +264,7 @@ def _placed(grid: Grid, folder: Path) -> Grid:
 def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dict[str, Any]:
     """Return the resolved settings of a row's cells, as `config.yaml` would hold them; `auto` may be among them.
 
-    `trust` says which methods may be code of the user's own; `load_grid` has asked.
+    `trust` says which methods and generators may be code of the user's own; `load_grid` has asked.
 
     Raises:
         UsageError: an unknown method, recipe or setting; the message names the row.
@@ -283,6 +284,7 @@ def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dic
         own = parse(RealSettings, asked.pop("method", {}), "settings.method.")
         # its images are real ones: a run folder shows and keeps none of them
         rest = merge({"report": {"images": False}}, asked)
-        return resolve(Request(settings=rest, seed=seed)).model_dump(mode="json") | {"method": own.model_dump()}
+        found = resolve(Request(settings=rest, seed=seed, trust=trust, where="the grid")).model_dump(mode="json")
+        return found | {"method": own.model_dump()}
     except UsageError as error:
         raise UsageError(f"rows.{label}: {str(error).removeprefix('-s ').removeprefix('-c ')}") from None

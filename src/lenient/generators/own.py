@@ -8,13 +8,16 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from lenient.core.errors import LenientError, UsageError
+from lenient.core.errors import LenientError, TeacherError, UsageError
 from lenient.core.runtime import Runtime
 from lenient.core.text import VALUE, shown, visible
 from lenient.generators.upsampling import Space
 from lenient.models.card import Card
+from lenient.models.factories import named
 from lenient.models.lending import as_it_was, copied_module
-from lenient.models.names import one_line
+from lenient.models.names import one_line, parse_spec
+
+FLAG = "-s generator.factory"
 
 GeneratorFactory = Callable[[Card], nn.Module]
 """The teacher's card to a generator: a module that takes latents (N, latent_dim), and classes (N,) int64 where the
@@ -25,6 +28,21 @@ The module may say two things by attributes. `space`: `pixels`, the default, whe
 the setting `generator.latent_dim`. The factory is called for each trial and for the run. Copies of what it returns
 learn, and start from the weights that it has.
 """
+
+
+def named_factory(name: str) -> GeneratorFactory:
+    """Return the factory that lies where `name` says, `py:FILE.py:FUNCTION`; it is imported whenever it is called, and
+    can import its neighbours then, and raises UsageError where it is not there."""
+
+    def make(card: Card) -> nn.Module:
+        try:
+            with named(parse_spec(name, FLAG), FLAG) as (found, _):
+                module: nn.Module = found(card)
+                return module
+        except TeacherError as error:
+            raise UsageError(str(error)) from error
+
+    return make
 
 
 def own_generator(make: GeneratorFactory, card: Card, latent_dim: int) -> tuple[nn.Module, int]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lenient.core.config import Settings
 from lenient.core.reductions import full
 from lenient.core.seeding import Streams
+from lenient.models.names import OWN, with_whole_path
 
 Space = Literal["pixels", "normalized"]
 """What a generator's numbers mean: pixel units, or the teacher's normalised inputs."""
@@ -41,6 +43,16 @@ class GeneratorSettings(Settings):
     """Whether every stage has half the channels of the one before, not the last alone (CuDFKD, CMI)."""
     spectral_norm: bool = False
     """Whether convolutions are divided by their largest singular value (PRE-, MB- and META-DFKD)."""
+    factory: str | None = Field(None, max_length=4096)
+    """Function of your own that makes the generator instead, as py:FILE.py:FUNCTION; of the settings above only
+    `latent_dim` counts then."""
+
+    @field_validator("factory")
+    @classmethod
+    def _where_it_lies(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(rf"{OWN}[^\n]+:[^:\n]+", name):
+            raise ValueError("write py:FILE.py:FUNCTION or py:package.module:FUNCTION")
+        return None if name is None else with_whole_path(name)
 
 
 class UpsamplingGenerator(nn.Module):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lenient.core.config import resolve_dotted
 from lenient.core.errors import UsageError
 from lenient.core.text import VALUE, visible
+from lenient.models.names import OWN, with_whole_path
 
 if TYPE_CHECKING:
     from lenient.methods.contract import Method
@@ -32,9 +33,6 @@ METHODS: dict[str, str] = {
 }
 
 DEFAULT = "ta-dfkd"
-OWN = "py:"
-"""What the name of a method begins with that is found where it lies."""
-
 
 M = TypeVar("M", bound="type[Method]")
 _REGISTERED: dict[str, type[Method]] = {}
@@ -74,21 +72,12 @@ def method_class(name: str) -> type[Method]:
     if name.startswith(OWN):
         from lenient.methods.own import own_method
 
-        return own_method(spelled(name))
+        return own_method(with_whole_path(name))
     if name not in METHODS:
         names = ", ".join(METHODS)
         raise UsageError(f"--method {visible(name, VALUE)}: no such method; there are {names}, and {OWN}FILE.py:CLASS")
     found: type[Method] = _REGISTERED.get(name) or resolve_dotted(METHODS[name])
     return found
-
-
-def spelled(name: str) -> str:
-    """Return a method's name; of one that is found where it lies, with the whole path of its file, so that it means the
-    same in every folder."""
-    if not name.startswith(OWN):
-        return name
-    home, colon, own = name.removeprefix(OWN).rpartition(":")
-    return f"{OWN}{Path(home).absolute()}{colon}{own}" if home.endswith(".py") else name
 
 
 def fitting(batch_norm: bool) -> list[str]:

@@ -15,9 +15,10 @@ from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.losses.objective import Later, Objective, Weight
-from lenient.methods import method_class, recipes, registered, spelled
+from lenient.methods import method_class, recipes, registered
 from lenient.methods.contract import STUDENT, Algorithm, Context
 from lenient.models.card import Card, Network
+from lenient.models.names import with_whole_path
 from lenient.teacher.frozen import FrozenTeacher
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -52,7 +53,7 @@ class MethodInfo:
 
 def method_info(name: str) -> MethodInfo:
     """Return what there is to know of a method; raises UsageError where there is none of that name."""
-    name, kind = spelled(name), method_class(name)
+    name, kind = with_whole_path(name), method_class(name)
     module = inspect.getmodule(kind)
     settings = dict(_settings(kind.settings_type(name=name)))
     paper = (module.__doc__ if module and name not in registered() else None) or kind.__doc__ or name

@@ -18,7 +18,7 @@ FLAG = "--method"
 
 @cache
 def own_method(name: str) -> type[Method]:
-    """Import a method by its name, as `lenient.methods.spelled` returns it; its settings have that name.
+    """Import a method by its name, as `lenient.models.names.with_whole_path` returns it; its settings have that name.
 
     Raises:
         UsageError: it is not there, cannot be imported, or is no method.

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from lenient.core.errors import UsageError
 from lenient.core.text import shown, visible
@@ -41,6 +42,19 @@ class Spec:
 
     def __str__(self) -> str:
         return self.name if self.source == "path" else f"{self.source}:{self.name}"
+
+
+OWN = "py:"
+"""What the name of a user's own code begins with."""
+
+
+def with_whole_path(name: str) -> str:
+    """Return a name; of code in a file, `py:FILE.py:NAME`, with the whole path of the file, so that it means the same
+    in every folder."""
+    if not name.startswith(OWN):
+        return name
+    home, colon, own = name.removeprefix(OWN).rpartition(":")
+    return f"{OWN}{Path(home).absolute()}{colon}{own}" if home.endswith(".py") else name
 
 
 def parse_spec(text: str, label: str = "network") -> Spec:

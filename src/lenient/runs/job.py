@@ -40,7 +40,16 @@ from lenient.reporting import write_report
 from lenient.runs.autotune import trial
 from lenient.runs.export import write_student
 from lenient.runs.folder import RESUME, RunFolder, environment, fingerprint
-from lenient.runs.request import Request, decide, flatten, method_name, pick_student, resolve, settings_of
+from lenient.runs.request import (
+    Request,
+    decide,
+    flatten,
+    generator_factory,
+    method_name,
+    pick_student,
+    resolve,
+    settings_of,
+)
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.answers import answers
 from lenient.training.result import NetworkSummary, Result, Summary
@@ -123,6 +132,8 @@ class Job:
         self.source, self.facts = source, dict(facts or {})
         self.eval_data, self.data_root = eval_data, data_root
         self.settings: DistillSettings = resolve(request)
+        if generator is not None and self.settings.generator.factory is not None:
+            raise UsageError("-s generator.factory: the generator was given as an object; leave one of the two out")
         self.hash = fingerprint(teacher.module)
         self._wanted_student = student
         self.folder: RunFolder | None = None
@@ -265,10 +276,7 @@ class Job:
         device = self.request.device or stored_device
         if self.method is not None:
             del old["method"]
-        stored_method = method_name(old)
-        if self.method is None and stored_method is not None and stored_method != self.settings.method.name:
-            said_in, typed = path / "config.yaml", "--method NAME"
-            require(stored_method, self.trust_code, where=said_in, what="its method", again=typed, kind=UsageError)
+        self._require_stored(old, path)
         again = Request(settings={**old, "steps": steps, "device": device}, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
@@ -276,6 +284,18 @@ class Job:
         self.student, self.student_reason = pick_student(
             wanted, self.teacher, self.settings.seed, self.settings.student.init
         )
+
+    def _require_stored(self, old: dict[str, Any], path: Path) -> None:
+        """Refuse code that a folder's settings name, as its method or its generator, and that the user did not type."""
+        own = self.settings
+        method = None if self.method is not None else method_name(old)
+        for stored, typed, what, again in (
+            (method, own.method.name, "its method", "--method NAME"),
+            (generator_factory(old), own.generator.factory, "its generator", "-s generator.factory=NAME"),
+        ):
+            if stored is not None and stored != typed:
+                said_in = path / "config.yaml"
+                require(stored, self.trust_code, where=said_in, what=what, again=again, kind=UsageError)
 
     def _check_generator(self, own: bool, path: Path) -> None:
         """Refuse to go on with another generator than a folder's: the user's `own`, or the method's."""

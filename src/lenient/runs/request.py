@@ -18,10 +18,11 @@ from lenient.core.errors import TeacherError, UsageError
 from lenient.core.runtime import check_compiler, resolve_device
 from lenient.core.schemas import ANEW, damaged
 from lenient.core.text import VALUE, shown, visible
-from lenient.methods import DEFAULT, METHODS, OWN, method_class, recipes
+from lenient.methods import DEFAULT, METHODS, method_class, recipes
 from lenient.methods.contract import Method, MethodSettings
 from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
+from lenient.models.names import OWN
 from lenient.models.students import Init
 from lenient.models.trust import Trusted, require
 from lenient.runs.autotune import check_precision, fastest_precision, largest_batch, overlap_pays, trial
@@ -167,6 +168,13 @@ def method_name(values: Mapping[str, Any]) -> str | None:
     return None if isinstance(section, Mapping) and "name" not in section else section_name(section)
 
 
+def generator_factory(values: Mapping[str, Any]) -> str | None:
+    """Return the code that settings let make the generator, None where they name none, or what is no name."""
+    section = values.get("generator")
+    found = section.get("factory") if isinstance(section, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested mappings into dotted keys."""
     flat: dict[str, Any] = {}
@@ -188,6 +196,9 @@ def resolve(request: Request) -> DistillSettings:
     name = method_name(merged)
     if name is not None and name.startswith(OWN):
         require(name, request.trust, where=request.where, what="its method", kind=UsageError)
+    factory = generator_factory(merged)
+    if factory is not None:
+        require(factory, request.trust, where=request.where, what="its generator", kind=UsageError)
     if request.own is not None:
         _refuse_for_an_object(merged.get("method", {}), request.own)
         merged["method"] = request.own

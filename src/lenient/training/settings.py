@@ -14,8 +14,9 @@ from lenient.core.runtime import Runtime
 from lenient.core.text import shown
 from lenient.defenses.abd import ABDSettings
 from lenient.generators.upsampling import GeneratorSettings
-from lenient.methods import DEFAULT, method_class, spelled
+from lenient.methods import DEFAULT, method_class
 from lenient.methods.contract import MethodSettings
+from lenient.models.names import with_whole_path
 from lenient.models.students import Init
 from lenient.training.verdict import HealthSettings
 
@@ -25,7 +26,7 @@ MOST_STEPS = 10**9
 def _method_settings(value: Any) -> MethodSettings:
     if isinstance(value, MethodSettings):
         return value
-    name = spelled(method_name(value))
+    name = with_whole_path(method_name(value))
     return parse(method_class(name).settings_type, {**value, "name": name}, "-s method.")
 
 

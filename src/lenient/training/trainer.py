@@ -23,8 +23,10 @@ from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.core.signals import save_on_signals, stop_on_signals
 from lenient.defenses import defense_of
 from lenient.evaluation import num_bytes, parameters
+from lenient.generators.own import named_factory
 from lenient.methods import method_class
 from lenient.methods.contract import STUDENT, Context, Method, StepOutput, Update
+from lenient.methods.generator import WithGenerator
 from lenient.models.card import Network
 from lenient.models.lending import as_it_was, own_grad_mode
 from lenient.models.names import one_line
@@ -107,6 +109,8 @@ class Distillation:
         self._network = student
         self.student = runtime.place(student.module).train()
         method = method or method_class(settings.method.name)(settings.method)
+        if settings.generator.factory is not None:
+            method = WithGenerator(method, named_factory(settings.generator.factory))
         check_batch_norms(method, settings, teacher.batch_norms)
         self.context = Context(
             teacher,
