@@ -229,6 +229,24 @@ def test_a_run_folder_runs_no_generator_that_the_user_did_not_type(drawn_by_file
     assert Path("mark").exists()
 
 
+@pytest.mark.parametrize("section", ["method", "generator"])
+def test_nor_one_whose_name_is_written_by_dots(drawn_by_file: Path, section: str) -> None:
+    lenient.distill(**RUN, method="dfad", settings=PLAN, output="r")
+    config = Path("r", "config.yaml")
+    told = yaml.safe_load(config.read_text())
+    key = "name" if section == "method" else "factory"
+    del told[section][key]
+    told[f"{section}.{key}"] = f"py:{drawn_by_file / 'sheet.py'}:Picky"
+    config.write_text(yaml.safe_dump(told))
+    for way in (
+        lambda: lenient.sample("r", "drawn", 3),
+        lambda: lenient.distill(**RUN, output="r", resume=True, steps=9),
+    ):
+        with pytest.raises(LenientError, match=rf"its {section} would run Picky\(\) of .*--trust-code"):
+            way()
+    assert not Path("mark").exists()
+
+
 def test_a_grid_runs_no_generator_that_the_user_did_not_type(drawn_by_file: Path) -> None:
     grid = {"name": "g", "data": "digits", "teachers": [{"file": "t.safetensors"}], "students": "lenient:lenet5",
             "rows": {"a": {"method": "dfad", "settings": {"generator": {"factory": "py:sheet.py:sheet"}}}}}  # fmt: skip

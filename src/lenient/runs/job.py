@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lenient.core import files, ranks
+from lenient.core.config import nested
 from lenient.core.errors import DamagedError, HealthError, MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.memory import memory_errors
@@ -245,6 +246,8 @@ class Job:
     def _take_over(self, old: dict[str, Any], path: Path) -> None:
         """Go on with a folder's settings; the teacher must be the same, and flags may only lengthen the run."""
         identity = old.pop("run", {})
+        with settings_of(path / "config.yaml"):
+            old = nested(old)  # what it names is looked for in one place
         teacher = identity.get("teacher", {})
         if teacher.get("sha256") != self.hash:
             raise UsageError(f"--resume: {path} was made with another teacher; name that one, or another -o DIR")
