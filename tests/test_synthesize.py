@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -187,6 +188,25 @@ def test_a_budget_ends_it_and_says_so(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "warning: 8 of 20 images: the budget of 9h is spent\n" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("method", "held"), [("deepinversion", 8), ("dfad", 20)])
+def test_an_interrupt_ends_it_and_is_said(
+    method: str, held: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A generator draws what was wanted all the same, as it is by then."""
+    asked: list[int] = []
+
+    def spent(budget: synthesis.Budget) -> bool:
+        asked.append(0)
+        if len(asked) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return False
+
+    monkeypatch.setattr(synthesis.Budget, "spent", spent)
+    made = pixels(method=method, settings=PIXELS if method == "deepinversion" else PLAN | SHAPE)
+    assert len(made) == held
+    assert f"warning: {held} of 20 images: interrupted after 4 updates\n" in capsys.readouterr().err
+
+
 def test_a_budget_of_a_generator_becomes_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthesis, "steps_within", lambda budget, *rest: {"9h": 3}[budget])
     assert pixels(method="dfad", settings=PLAN | SHAPE, budget="9h").steps == 3
@@ -208,6 +228,15 @@ def test_a_verdict_that_is_not_ok_is_a_line(capsys: pytest.CaptureFixture[str]) 
     healthy = {"bn_shift": 1e6, "excess": 1e6, "contrast": 0, "overshoot": 1e6, "duplicates": 1} | classes
     assert pixels(settings=PIXELS | {"health": healthy}).health.verdict == "ok"
     assert capsys.readouterr().err == ""
+
+
+def test_the_verdict_looks_at_the_images_as_they_were_made() -> None:
+    """Before they are clipped, so that a wrong mean shows."""
+    made = pixels()
+    excess = next(check.value for check in made.health.checks if check.name == "pixel range")
+    assert excess is not None
+    assert excess > 0
+    assert made.clipped > 0
 
 
 # from a run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -397,7 +398,7 @@ def synthesize(
 
 
 def _is_run(teacher: object) -> TypeGuard[str | Path]:
-    return isinstance(teacher, (str, Path)) and (Path(teacher) / "config.yaml").is_file()
+    return isinstance(teacher, (str, Path)) and os.path.isfile(os.path.join(teacher, "config.yaml"))
 
 
 def _of_run(

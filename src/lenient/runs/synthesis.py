@@ -77,8 +77,10 @@ def from_teacher(job: Job, count: int, budget: str | None) -> SyntheticImages:
         with untouched_global_rng(), memory_errors():
             made = _collect(run.draws, count, 0, time_left)
             if len(made):
-                run.inspect(run.runtime.images(made.images[:LOOKED_AT].float() / 255))
-    return _told(made, count, "it was interrupted" if interrupted else "", run.health.verdict(), run.step, time_left)
+                run.inspect(made.first)
+    if interrupted:
+        made = replace(made, reason=f"interrupted after {run.updates} updates")
+    return _told(made, count, run.health.verdict(), run.step, time_left, interrupted)
 
 
 def from_run(
@@ -92,7 +94,7 @@ def from_run(
     time_left = Budget(budget)
     with untouched_global_rng(), memory_errors(), draws.teacher:
         made = _collect(draws, count, seed, time_left)
-    return _told(made, count, "", health, steps, time_left)
+    return _told(made, count, health, steps, time_left)
 
 
 def _copied(student: Network) -> Network:
@@ -124,6 +126,8 @@ class _Made:
     soft_labels: Tensor
     clipped: float
     classes: tuple[str, ...]
+    first: Tensor
+    """Up to `LOOKED_AT` of them as they were before they were clipped."""
     reason: str
     """Why there are no more."""
 
@@ -137,7 +141,9 @@ def _collect(draws: Draws, count: int, seed: int, time_left: Budget) -> _Made:
     pixels: list[Tensor] = [torch.empty(0, *card.input_size, dtype=torch.uint8)]
     labels: list[Tensor] = [torch.empty(0, card.num_classes)]
     outside, reason = 0.0, "it holds no more" if isinstance(draws.source, Pool) else "the teacher vouches for no more"
+    first: list[Tensor] = []
     for part in draws.parts(count, f"synthesize/{seed}"):
+        first += part[: LOOKED_AT - len(first)].unbind()
         outside += float(((part < 0) | (part > 1)).float().mean()) * len(part)
         stored = (part.float().clamp(0, 1) * 255).round().byte()
         labels.append(draws.answer(stored.float() / 255).softmax(dim=1).float().cpu())
@@ -148,18 +154,20 @@ def _collect(draws: Draws, count: int, seed: int, time_left: Budget) -> _Made:
         reason = f"the budget of {time_left.text} is spent"
     found = torch.cat(pixels)
     classes = card.classes or tuple(str(number) for number in range(card.num_classes))
-    return _Made(found, torch.cat(labels), outside / max(len(found), 1), classes, reason)
+    seen = draws.teacher.runtime.images(torch.stack(first) if first else torch.empty(0, *card.input_size))
+    return _Made(found, torch.cat(labels), outside / max(len(found), 1), classes, seen, reason)
 
 
-def _told(made: _Made, count: int, reason: str, health: Health, steps: int, time_left: Budget) -> SyntheticImages:
+def _told(
+    made: _Made, count: int, health: Health, steps: int, time_left: Budget, interrupted: bool = False
+) -> SyntheticImages:
     """Return the data set, and say where it is less than was asked for, or not what it should be."""
-    reason = reason or made.reason
     if not len(made):
-        raise UsageError(f"-n {count}: no image is there: {reason}")
+        raise UsageError(f"-n {count}: no image is there: {made.reason}")
     about = of_images(health)
     if ranks.is_main():
-        if len(made) < count:
-            warn(f"{len(made)} of {count} images: {reason}")
+        if len(made) < count or interrupted:
+            warn(f"{len(made)} of {count} images: {made.reason}")
         if about.verdict != "ok":
             warn(f"the verdict about these images is {about.verdict}: {'; '.join(about.reasons)}")
     return SyntheticImages(made.images, made.soft_labels, made.classes, steps, time_left.seconds, about, made.clipped)
