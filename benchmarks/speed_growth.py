@@ -82,7 +82,7 @@ def measure(point: Point, rounds: int, cap: float, threads: int, answers: Connec
     before = peak_bytes(device)
     teacher = random_teacher(point["teacher"], (3, point["size"], point["size"]), point["classes"], seed=0)
     student = build_student(point["student"], teacher.card, seed=0)
-    more = (f"min_rounds={ROUNDS}", f"max_rounds={ROUNDS}")
+    more = (f"selection.min_rounds={ROUNDS}", f"selection.max_rounds={ROUNDS}")
     settings = settings_of(point["batch"], point["precision"], point["augmentation"], device, more=more)
     seconds: list[float] = []
     with ExitStack() as stack:

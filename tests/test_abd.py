@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from lenient.core.errors import UsageError
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams
-from lenient.defenses.shuffles import ShuffleSettings, ShuffleTrials
+from lenient.defenses.shuffles import ShuffleSettings, ShuffleTrials, tail
 from lenient.losses.distances import kl_divergence
 from lenient.losses.objective import Objective
-from lenient.losses.shuffled import ShuffledTeacherPenalty, departure, suspicious, tail
+from lenient.losses.shuffled import ShuffledTeacherPenalty, departure, suspicious
 from lenient.methods.contract import STUDENT, StepOutput, restart
 from lenient.models.card import Network
 from lenient.models.probing import convolutions

@@ -160,14 +160,14 @@ HINTS = {
         makes=lambda: [Path(f"finished/checkpoints/{name}.pt").write_text("") for name in ("last", "previous")],
     ),
     "a line of metrics": Hint(
-        "report finished",
+        "report interrupted",
         "cut the file off before that line",
-        makes=damage("finished/metrics.jsonl", 1),
-        does=cut("finished/metrics.jsonl", 1),
+        makes=damage("interrupted/metrics.jsonl", 1),
+        does=cut("interrupted/metrics.jsonl", 1),
     ),
     "or overwrite": Hint(
         "report finished",
-        "or start again with --overwrite",
+        "start again with --overwrite",
         f"{DISTILL} -o finished --overwrite",
         makes=damage("finished/metrics.jsonl", 1),
     ),
@@ -382,6 +382,7 @@ HINTS = {
     ),
 }
 ELSEWHERE = {
+    "-s generator.factory=NAME": "test_own_method.py: test_a_run_folder_runs_no_generator_that_the_user_did_not_type",
     "`lenient bench status`": "test_bench_run.py: test_a_cell_that_cannot_be_fails_with_its_reason_until_retry",
     "`lenient train-teacher -s`": "no message",
     "`lenient distill`": "no message",

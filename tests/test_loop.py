@@ -871,7 +871,8 @@ def test_the_first_ranks_own_gpu_is_not_that_of_all(tmp_path, monkeypatch):
     monkeypatch.setattr("lenient.core.ranks.count", lambda: 2)
     monkeypatch.setattr("lenient.runs.job.resolve", lambda request: pytest.fail(str(request.settings["device"])))
     job = Job.__new__(Job)
-    vars(job).update(teacher=tiny_teacher(), hash=fingerprint(tiny_teacher().module), eval_data=None, method=None)
+    vars(job).update(teacher=tiny_teacher(), hash=fingerprint(tiny_teacher().module), eval_data=None)
+    vars(job).update(method=None, generator=None, trust_code=False)
     vars(job).update(_wanted_student=tiny_student(), settings=settings(), request=Request())
     with pytest.raises(pytest.fail.Exception, match=r"^cuda$"):
         job._take_over(RunFolder(tmp_path / "r").read_config(), tmp_path / "r")

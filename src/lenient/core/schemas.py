@@ -506,7 +506,9 @@ def at_line(path: Path, number: int, why: str, cure: str) -> DamagedError:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the events of a `metrics.jsonl`, in order; raises DamagedError where a line is not what its kind holds."""
-    cure = "cut the file off before that line, or start again with --overwrite"
+    cure = "start again with --overwrite"
+    if not (path.parent / "done").exists():  # of a run that is done the end would be cut off, too
+        cure = f"cut the file off before that line, or {cure}"
     found = []
     for number, value in read_lines(path, cure):
         place = Path(f"{path}, line {number}")

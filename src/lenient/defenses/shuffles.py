@@ -13,7 +13,7 @@ from torch import Tensor
 from lenient.core import ranks
 from lenient.core.config import Settings
 from lenient.core.runtime import Readback
-from lenient.losses.shuffled import departure, tail
+from lenient.losses.shuffled import departure
 from lenient.methods.contract import StepOutput
 from lenient.teacher.batch import Clock
 from lenient.teacher.shuffled import ShuffledTeacher
@@ -130,3 +130,16 @@ class ShuffleTrials:
         self.trial, self.seen, self.inputs, self.logits = (state[k] for k in ("trial", "seen", "inputs", "logits"))
         self.chosen, self._pending, self._tail = bool(state["chosen"]), bool(state["pending"]), Readback(state["tail"])
         self.shuffled.shuffle(self.trial)
+
+
+def tail(values: Tensor, deviations: float = 3.0) -> Tensor:
+    """Return the share of finite values (N,) more than so many standard deviations below their mean, a scalar.
+
+    The deviation is that of the population. A Gaussian has a share of .00135 below three.
+    """
+    finite = torch.isfinite(values)
+    count = finite.sum().clamp_min(1)
+    kept = torch.where(finite, values, torch.zeros_like(values))
+    mean = kept.sum() / count
+    spread = (torch.where(finite, values - mean, torch.zeros_like(values)).square().sum() / count).sqrt()
+    return (finite & (values < mean - deviations * spread)).sum() / count

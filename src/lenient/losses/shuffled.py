@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from lenient.core.reductions import batch_sum, full
@@ -53,16 +52,3 @@ class ShuffledTeacherPenalty:
         mask = suspicious(teacher, shuffled)
         total = batch_sum(mask * departure(teacher, shuffled, self.over_classes))
         return -total / batch_sum(mask).clamp_min(1.0)
-
-
-def tail(values: Tensor, deviations: float = 3.0) -> Tensor:
-    """Return the share of finite values (N,) more than so many standard deviations below their mean, a scalar.
-
-    The deviation is that of the population. A Gaussian has a share of .00135 below three.
-    """
-    finite = torch.isfinite(values)
-    count = finite.sum().clamp_min(1)
-    kept = torch.where(finite, values, torch.zeros_like(values))
-    mean = kept.sum() / count
-    spread = (torch.where(finite, values - mean, torch.zeros_like(values)).square().sum() / count).sqrt()
-    return (finite & (values < mean - deviations * spread)).sum() / count
