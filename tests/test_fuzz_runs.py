@@ -219,6 +219,8 @@ def check(place: Path, state: str, name: str, damage: Damage, word: str) -> int:
         assert set(before) - set(after) <= {"done", "student/student.pt2"}
     else:
         written = {"report.html", "report.json"} if word == "report" else set[str]()
+        if written and ".lenient.json" not in before:  # it then names the two, so that they can be written again
+            written |= {".lenient.json"}
         assert {key: value for key, value in after.items() if key not in written} == {
             key: value for key, value in before.items() if key not in written
         }
