@@ -709,10 +709,10 @@ def test_a_grid_names_its_folder_before_it_writes_and_goes_on_there(tmp_path):
             run_grid(grid, home, Scripted("failed"), **NOTHING)
         marker = json.loads((home / MARKER).read_text())
         assert marker == {"kind": "grid", "format": FORMAT, "files": [*tasks.HOME, *tasks.HOME_FOLDERS]}
-    with pytest.raises(UsageError, match="is no folder of a run"):
+    with pytest.raises(UsageError, match=rf"{MARKER}: belongs to no run"):
         RunFolder.create(home)
     RunFolder.create(tmp_path / "run").close()
-    with pytest.raises(UsageError, match="is no folder of a grid"):
+    with pytest.raises(UsageError, match=rf"{MARKER}: belongs to no grid"):
         run_grid(grid, tmp_path / "run", Scripted(), **NOTHING)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from typing import Annotated, Literal
@@ -29,6 +30,7 @@ from lenient.core.config import (
 )
 from lenient.core.errors import HealthError, LenientError, MachineError, TeacherError, UsageError
 from lenient.core.memory import memory_errors
+from lenient.core.optimizers import load_optimizer
 from lenient.core.reductions import batch_mean, batch_moments
 from lenient.core.runtime import Readback, Runtime, resolve_device
 from lenient.core.seeding import Streams, derive, untouched_global_rng
@@ -372,3 +374,48 @@ def test_autocast_only_where_asked_for():
         assert linear(torch.rand(2, 4)).dtype == torch.bfloat16
     with Runtime(torch.device("cpu")).autocast():
         assert linear(torch.rand(2, 4)).dtype == torch.float32
+
+
+def stepped(kind: str, steps: int) -> torch.optim.Optimizer:
+    """An optimizer of a new layer after so many steps."""
+    layer = nn.Linear(3, 2)
+    optimizer = optimizers()[kind](layer)
+    for _ in range(steps):
+        layer(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("kind", list(optimizers()))
+def test_an_optimizer_goes_on_from_what_it_kept(kind, steps):
+    kept, fresh = stepped(kind, steps).state_dict(), stepped(kind, 0)
+    load_optimizer(fresh, kept)
+    loaded = fresh.state_dict()
+    assert loaded["state"].keys() == kept["state"].keys()
+    for number, values in kept["state"].items():
+        for name, value in values.items():
+            assert loaded["state"][number][name] is value or torch.equal(loaded["state"][number][name], value)
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "renamed", "None", "shape", "integers", "a text", "all of one", "beyond"]
+)
+@pytest.mark.parametrize("kind", ["sgd", "adam", "RMSprop", "own"])
+def test_what_an_optimizer_did_not_keep_is_refused(kind, damage):
+    kept = copy.deepcopy(stepped(kind, 2).state_dict())
+    values = kept["state"][1]
+    name = next(name for name, value in values.items() if torch.is_tensor(value) and value.dim())
+    value = values.pop(name)
+    others = {"None": None, "shape": torch.zeros(7), "integers": value.long(), "a text": "x"}
+    if damage == "renamed":
+        values[f"{name}x"] = value
+    elif damage in others:
+        values[name] = others[damage]
+    elif damage == "all of one":
+        kept["state"][1] = {}
+    elif damage == "beyond":
+        values[name] = value
+        kept["state"][2] = values
+    with pytest.raises(ValueError, match="optimizer: "):
+        load_optimizer(stepped(kind, 0), kept)

@@ -100,9 +100,9 @@ class Manifest:
         except (OSError, ValueError, RecursionError, KeyError, TypeError):
             raise DamagedError(f"{marker}: is damaged, so nothing here is touched; choose another folder") from None
         if kind != self.kind:
-            raise UsageError(f"-o {self.folder}: is no folder of a {self.kind}; choose another")
+            raise UsageError(f"{marker}: belongs to no {self.kind}; choose another folder")
         if version != FORMAT:
-            raise UsageError(f"-o {self.folder}: was written by another version of lenient; choose another folder")
+            raise UsageError(f"{marker}: was written by another version of lenient; choose another folder")
         if not all(name in self.known or self._in_tree(name) for name in named):
             raise DamagedError(f"{marker}: names files that no {self.kind} writes; choose another folder")
         self.named = named

@@ -1,7 +1,8 @@
-"""torch's optimizers: which skip a step by themselves, and whether what one has kept fits."""
+"""torch's optimizers: which skip a step by themselves, and how one goes on from what it kept."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,16 +23,44 @@ def step_unless(optimizer: Optimizer, bad: Tensor) -> None:
     optimizer.step()
 
 
-def fits_optimizer(saved: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Check that the tensors that an optimizer kept are as large as its parameters, and its rates numbers; raises
-    ValueError."""
+def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Let an optimizer go on from a state, its own or another's of its kind.
+
+    A state fits that holds of each parameter what a step leaves there: a step of a copy tells.
+
+    Raises:
+        ValueError: a rate is no number, or what is kept of a parameter has another name, kind or shape.
+    """
     fresh = optimizer.state_dict()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for group, own in zip(saved["param_groups"], fresh["param_groups"], strict=True):
         for key, value in own.items():
             if key != "params" and type(group[key]) is not type(value) and not isinstance(group[key], (int, float)):
                 raise ValueError(f"optimizer: {key} is of another kind")
+    stepped = _after_a_step(optimizer)
+    if not fresh["state"].keys() <= saved["state"].keys() <= stepped.keys():
+        raise ValueError("optimizer: what it keeps is not that of its parameters")
     for number, kept in saved["state"].items():
-        for name, value in kept.items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameters[number].shape:
-                raise ValueError(f"optimizer: {name} has the shape {tuple(value.shape)}")
+        if kept.keys() != stepped[number].keys():
+            raise ValueError(f"optimizer: keeps {', '.join(map(str, kept))[:100]}")
+        for name, wanted in stepped[number].items():
+            if not _alike(kept[name], wanted):
+                raise ValueError(f"optimizer: {name} is of another kind or shape")
+    optimizer.load_state_dict(dict(saved))
+
+
+def _after_a_step(optimizer: Optimizer) -> dict[Any, Any]:
+    """Return what an optimizer keeps of its parameters after a step of a copy of it, along gradients of zero."""
+    twin = copy.deepcopy(optimizer)
+    for group in twin.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    twin.step()
+    kept: dict[Any, Any] = twin.state_dict()["state"]
+    return kept
+
+
+def _alike(saved: object, wanted: object) -> bool:
+    if isinstance(wanted, Tensor):
+        same = isinstance(saved, Tensor) and saved.shape == wanted.shape
+        return same and isinstance(saved, Tensor) and saved.is_floating_point() == wanted.is_floating_point()
+    return type(saved) is type(wanted)

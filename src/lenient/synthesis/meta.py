@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lenient.core.optimizers import fits_optimizer, step_unless
+from lenient.core.optimizers import load_optimizer, step_unless
 
 MetaForm = Literal["fomaml", "reptile"]
 """First-order MAML, the sum of the gradients at all steps of adaptation; or Reptile, the way back from where it led."""
@@ -69,9 +69,8 @@ class MetaGenerator:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from it; raises ValueError where the optimizer's tensors are of other shapes."""
+        """Go on from it; raises ValueError where what the optimizer kept is of another kind."""
         self.generator.load_state_dict(state["generator"])
-        fits_optimizer(state["optimizer"], self.optimizer)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.gradient = [gradient.clone() for gradient in state["gradient"]]
         self.spoiled = state["spoiled"].clone()

@@ -16,7 +16,7 @@ from lenient.core import ranks
 from lenient.core.batch_norm import one_batch
 from lenient.core.errors import DamagedError, TeacherError
 from lenient.core.memory import memory_errors
-from lenient.core.optimizers import fits_optimizer
+from lenient.core.optimizers import load_optimizer
 from lenient.core.runtime import Runtime, in_parts
 from lenient.core.schemas import ANEW, damaged
 from lenient.core.seeding import Streams, untouched_global_rng
@@ -398,8 +398,7 @@ class Distillation:
         for name, saved in state["networks"].items():
             update = self.algorithm.updates[name]
             update.module.load_state_dict(saved["module"])
-            fits_optimizer(saved["optimizer"], update.optimizer)
-            update.optimizer.load_state_dict(saved["optimizer"])
+            load_optimizer(update.optimizer, saved["optimizer"])
         self.algorithm.source.load_state_dict(state["source"])
         for name, part in self.algorithm.lasting.items():
             part.load_state_dict(state["state"][name])
