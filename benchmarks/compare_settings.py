@@ -7,13 +7,19 @@ Teachers are trained on the `fit` split. Students are measured on images that no
 and, for small data, agreement with the teacher on all training images, which needs no labels. Test images are never
 read. Every cell is one (variant, teacher, seed); a cell that the output file has already is not run again. With
 `--table PAGE` it writes the table and runs nothing.
+
+Variants whose steps cost differently are compared at equal seconds: `-s steps=N` that no run reaches, `--read 30 --read
+90`, and constant rates, so that what is read after 30 seconds is what a run of 30 seconds comes to.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +45,48 @@ def trained(arch: str, data: str, images: ImageSet, epochs: int) -> Network:
     return network
 
 
+class Readings:
+    """An observer that measures a student after so many seconds of its run, and ends it at the last of them."""
+
+    def __init__(
+        self, student: Network | str, teacher: Network, holdout: ImageSet, train: ImageSet, seconds: Sequence[float]
+    ) -> None:
+        self.student, self.teacher, self.images = student, teacher, (holdout, train)
+        self.seconds = sorted(seconds)
+        self.taken: list[dict[str, float]] = []
+
+    def start(self, total_steps: int, step: int) -> None:
+        """Begin to count."""
+        self.began = time.monotonic()
+
+    def step(self, step: int, images: int) -> None:
+        """Measure, where it is time; what that takes is not counted."""
+        now = time.monotonic()
+        if len(self.taken) == len(self.seconds) or now - self.began < self.seconds[len(self.taken)]:
+            return
+        assert isinstance(self.student, Network), "built here where there are readings"
+        training = self.student.module.training
+        measures = measured(self.student, self.teacher, *self.images)
+        self.taken.append({"seconds": round(now - self.began, 1), "step": step, **measures})
+        self.student.module.train(training)
+        self.began += time.monotonic() - now
+        if len(self.taken) == len(self.seconds):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def line(self, event: str, values: Mapping[str, Any]) -> None:
+        """Let lines pass."""
+
+    def stop(self) -> None:
+        """Do nothing: all is taken."""
+
+
+def measured(student: Network, teacher: Network, holdout: ImageSet, train: ImageSet) -> dict[str, float]:
+    """Return the student's accuracy on images held out, and its agreement with the teacher on all training images."""
+    agreement = evaluate(student, train, teacher=teacher).agreement
+    assert agreement is not None, "asked for with a teacher"
+    return {"accuracy": accuracy(student, holdout), "agreement": agreement}
+
+
 def main(
     name: Annotated[str, typer.Argument(help="What is compared.")],
     output: Annotated[Path, typer.Option("-o", help="JSON file; goes on where it ends.")],
@@ -51,6 +99,7 @@ def main(
     recipe: str = "digits",
     common: Annotated[list[str], typer.Option("-s", help="A setting of all variants.")] = [],  # noqa: B006
     variants: Annotated[list[str], typer.Option("--try", help='NAME="key=value key=value".')] = [],  # noqa: B006
+    read: Annotated[list[float], typer.Option(help="Measure after so many seconds, and end at the last.")] = [],  # noqa: B006
     precision: str = "bf16",
     threads: int = 1,
     table: Annotated[Path | None, typer.Option(help="Write the table to this page, and run nothing.")] = None,
@@ -78,17 +127,18 @@ def main(
                     continue
                 settings = parse_overrides([*common, *text.split(), f"precision={precision}"])
                 started = time.monotonic()
-                result = distill(teacher, student, recipe=recipe, seed=seed, settings=settings)
+                learner = build_student(student, teacher.card, seed=seed) if read else student
+                readings = Readings(learner, teacher, holdout, train, read)
+                result = distill(teacher, learner, recipe=recipe, seed=seed, settings=settings, observers=[readings])
                 seconds = time.monotonic() - started
-                network = Network(result.student, teacher.card)
                 cell = {
                     "variant": label,
                     "settings": text,
                     "teacher": arch,
                     "teacher_accuracy": right,
                     "seed": seed,
-                    "accuracy": accuracy(network, holdout),
-                    "agreement": evaluate(network, train, teacher=teacher).agreement,
+                    **measured(Network(result.student, teacher.card), teacher, holdout, train),
+                    **({"readings": readings.taken} if read else {}),
                     "verdict": result.health.verdict,
                     "seconds": round(seconds, 1),
                 }
@@ -104,22 +154,29 @@ def page(written: dict[str, Any], output: Path) -> str:
     """Return the page with the table: agreement with the teacher, in %, per teacher and over all."""
     cells = written["cells"]
     teachers = list(dict.fromkeys(cell["teacher"] for cell in cells))
+    readings = len(cells[0].get("readings", ()))
+    times = [
+        f"after {statistics.median(cell['readings'][k]['seconds'] for cell in cells):.0f} s" for k in range(readings)
+    ]
+    titles = ["variant", "settings", *(times or ["all"]), *(f"`{teacher}`" for teacher in teachers)]
     lines = [
         f"# {written['name']}, on {written['data']}",
         "",
         f"Teachers are trained on the fit split. Common to all variants: the recipe `{written['recipe']}` with",
         f"`{' '.join(written['common'])}`. Agreement of student and teacher on all training images, none of which a",
         "student sees, in %: median (least to most; runs). No test image was read.",
+        *(["Each run was read after equal seconds; columns of single teachers are the last reading."] if times else []),
         "",
-        "| variant | settings | all | " + " | ".join(f"`{teacher}`" for teacher in teachers) + " | seconds |",
-        "|---|---|---|" + "---|" * (len(teachers) + 1),
+        f"| {' | '.join(titles)} | {'steps' if times else 'seconds'} |",
+        "|---" * (len(titles) + 1) + "|",
     ]
     for label in dict.fromkeys(cell["variant"] for cell in cells):
         own = [cell for cell in cells if cell["variant"] == label]
-        columns = [spread([cell["agreement"] for cell in own])]
+        columns = [spread([cell["readings"][k]["agreement"] for cell in own]) for k in range(readings)]
+        columns = columns or [spread([cell["agreement"] for cell in own])]
         columns += [spread([cell["agreement"] for cell in own if cell["teacher"] == name]) for name in teachers]
-        seconds = statistics.median(cell["seconds"] for cell in own)
-        lines.append(f"| {label} | `{own[0]['settings']}` | " + " | ".join(columns) + f" | {seconds:.0f} |")
+        cost = statistics.median(cell["readings"][-1]["step"] if times else cell["seconds"] for cell in own)
+        lines.append(f"| {label} | `{own[0]['settings']}` | " + " | ".join(columns) + f" | {cost:.0f} |")
     machine = written["machine"]
     lines += ["", f"{len(cells)} runs in `{output.name}`. Machine: {machine['device_name']}, one thread each.", ""]
     return "\n".join(lines)

@@ -36,6 +36,20 @@ def test_settings_are_compared_cell_by_cell_and_the_page_follows(tmp_path):
     assert "2 runs in `cells.json`" in page
 
 
+def test_settings_are_compared_at_equal_seconds(tmp_path):
+    common = [BENCHMARKS / "compare_settings.py", "rates", "-o", "cells.json", "--teachers", "lenient:lenet5"]
+    common += ["--teacher-epochs", 1, "--student", "lenient:lenet5-half", "--seeds", 1, "-s", "steps=100000"]
+    common += ["-s", "method.bn_weight=0", "--try", "a=batch_size=8", "--read", "0.5", "--read", "1"]
+    run(*common, cwd=tmp_path)
+    (cell,) = json.loads((tmp_path / "cells.json").read_text())["cells"]
+    first, last = cell["readings"]
+    assert 0 < first["step"] < last["step"]
+    assert 0.5 <= first["seconds"] < last["seconds"]
+    assert (cell["accuracy"], cell["agreement"]) == (last["accuracy"], last["agreement"])
+    run(*common, "--table", "page.md", cwd=tmp_path)
+    assert "| variant | settings | after" in (tmp_path / "page.md").read_text()
+
+
 def test_students_of_poisoned_teachers_are_measured_with_and_without_a_defence(tmp_path):
     common = [BENCHMARKS / "abd.py", "-o", "runs.json", "--teacher-epochs", 1, "--steps", 10, "--seed", 7]
     run(*common, "--row", "none", cwd=tmp_path)
