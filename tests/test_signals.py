@@ -197,3 +197,23 @@ def test_a_warning_ends_no_command(
         main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == "lenient: it went on\n"
+
+
+EARLY = """
+import os, runpy, signal, sys
+
+class Warned:
+    def find_spec(self, name, path=None, target=None):
+        if name == "lenient.cli":
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+sys.meta_path.insert(0, Warned())
+sys.argv = ["lenient", "methods", "noise"]
+runpy.run_module("lenient", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_warning_that_comes_while_commands_are_imported_ends_nothing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "noise" in done.stdout

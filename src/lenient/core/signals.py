@@ -26,6 +26,11 @@ def end_on_signals() -> None:
     for number in _present(STOPS):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
+    outlive_warnings()
+
+
+def outlive_warnings() -> None:
+    """Let this process and its children outlive warnings, unless somebody has a use for them."""
     for number in _present(WARNINGS):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.SIG_IGN)
