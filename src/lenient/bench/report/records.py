@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,25 @@ class Grid:
 
     def of(self, row: str | None = None, teacher: str | None = None) -> list[Cell]:
         """The finished cells of a row, of a teacher, or of both."""
-        return [cell for cell in self.cells if row in (None, cell.row) and teacher in (None, cell.teacher)]
+        return list(self._places.get((row, teacher), ()))
+
+    @cached_property
+    def _places(self) -> Mapping[tuple[str | None, str | None], list[Cell]]:
+        """Cells by row and teacher, None for any: a page of claims asks a hundred thousand times."""
+        places: dict[tuple[str | None, str | None], list[Cell]] = {}
+        for cell in self.cells:
+            for place in product((cell.row, None), (cell.teacher, None)):
+                places.setdefault(place, []).append(cell)
+        return places
+
+    @cached_property
+    def floors(self) -> Mapping[tuple[str, int], float]:
+        """acc_last[k] of the best student with a teacher and seed that was taught nothing."""
+        floors: dict[tuple[str, int], float] = {}
+        for cell in (cell for row in self.rows if self.is_untaught(row) for cell in self.of(row)):
+            place = (cell.teacher, cell.seed)
+            floors[place] = max(floors.get(place, -math.inf), cell.number("acc_last_k"))
+        return floors
 
     def is_baseline(self, row: str) -> bool:
         """Whether a row is a baseline: student of noise, of the training images, or of a frozen generator."""

@@ -228,12 +228,7 @@ def _failures(grid: Grid, row: str) -> tuple[Value, Value]:
 def margins(grid: Grid, cells: Sequence[Cell]) -> list[float]:
     """acc_last[k] of each run minus that of the best student with the same teacher and seed that was taught nothing,
     by noise images or by a frozen generator; runs without such a student are left out."""
-    floors: dict[tuple[str, int], float] = {}
-    for row in filter(grid.is_untaught, grid.rows):
-        for cell in grid.of(row):
-            place = (cell.teacher, cell.seed)
-            floors[place] = max(floors.get(place, -math.inf), cell.number("acc_last_k"))
-    found = [cell.number("acc_last_k") - floors.get((cell.teacher, cell.seed), math.nan) for cell in cells]
+    found = [cell.number("acc_last_k") - grid.floors.get((cell.teacher, cell.seed), math.nan) for cell in cells]
     return [value for value in found if not math.isnan(value)]
 
 
