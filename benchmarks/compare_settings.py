@@ -117,10 +117,10 @@ def main(
     machine = {key: v for key, v in environment(torch.device("cpu"), precision).items() if key != "command"}
     written |= {"name": name, "data": data, "recipe": recipe, "common": common, "machine": machine}
     done = {(cell["variant"], cell["teacher"], cell["seed"]) for cell in written["cells"]}
-    for arch in teachers.split(","):
-        teacher = trained(arch, data, fit, teacher_epochs)
-        right = accuracy(teacher, holdout)
-        for seed in range(seeds):
+    networks = {arch: trained(arch, data, fit, teacher_epochs) for arch in teachers.split(",")}
+    for seed in range(seeds):
+        for arch, teacher in networks.items():
+            right = accuracy(teacher, holdout)
             for variant in variants:
                 label, _, text = variant.partition("=")
                 if (label, arch, seed) in done:
