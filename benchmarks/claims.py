@@ -774,7 +774,7 @@ so on CIFAR-10 at length we have not measured.
 *Our weights* of TA-DFKD are the library's defaults: another balance of losses, a term that asks for all classes, and a
 generator that draws in the teacher's normalised space ([where we differ](../docs/methods/ta-dfkd.md#where-we-differ)).
 They were chosen in dozens of runs on training images of digits and a few of MNIST. Rows called *paper's weights* have
-the paper's two weights and its sigmoid, and nothing else of it: rates, rhythm, sizes and batch are ours, and were not
+the paper's two weights and its sigmoid, and nothing else of it: rates, schedule, sizes and batch are ours, and were not
 searched for them. On digits the same weights come to 97 % agreement with their teachers in runs of 900 generator steps
 at another rate ([table](ta-dfkd-digits.md)). The rates of the other methods come from one run each. That is no level
 field. Students of real images see them as they are where a grid's other rows crop and flip, and stand too low there.

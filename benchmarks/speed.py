@@ -7,7 +7,7 @@ released, and beside the time that its convolutions alone would take.
 
 All ways run in one process on equal networks, each with its own copies, and take turns, so that whatever else the
 machine does falls on all of them; figures are medians over rounds after a warm-up. The library runs the recipe
-`cifar10` (the paper's rhythm and weights) with the released generator, in float32 and bfloat16, with one view of
+`cifar10` (the paper's schedule and weights) with the released generator, in float32 and bfloat16, with one view of
 each image and with two (cropped and flipped); the released procedure (`published.py`) always makes two. Forward and
 backward passes of each network are counted in an iteration that is not timed. What the limit is, `speed_limit.py` says.
 

@@ -23,7 +23,7 @@ from lenient.training.trainer import Distillation
 
 NETWORKS = ("teacher", "student", "generator")
 RECIPE = "cifar10"
-"""The paper's rhythm, weights and generator in the library's own forms."""
+"""The paper's schedule, weights and generator in the library's own forms."""
 RANDOM = "random weights; batch-norm statistics of noise images"
 
 

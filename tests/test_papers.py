@@ -394,7 +394,7 @@ def test_fastdfkds_common_start_learns_at_the_released_rate() -> None:
 
 @pytest.mark.parametrize(("method", "recipe"), CONSTANTS, ids="-".join)
 def test_a_recipe_runs(method: str, recipe: str) -> None:
-    """Its losses, rates and rhythm, on little generators and batches."""
+    """Its losses, rates and schedule, on little generators and batches."""
     small: dict[str, Any] = {"generator": {"latent_dim": 4, "width": 4}, "precision": "32", "overlap": False}
     small |= {"method": {"first_batches": 1}} if method == "fastdfkd" else {}
     more = {"method": method, "recipe": recipe, "device": "cpu", "settings": small}

@@ -29,7 +29,7 @@ class DeepInversionSettings(InversionSettings):
     """Settings of DeepInversion: L = CE + bn R + tv TV + l2 L2 [+ adv (1 - JS)]; the student minimises KL.
 
     Image norms are means over images here, scaled as in the other methods; the released code takes them over a batch
-    of 256, so that its weights are halved. The released code has no student: its rates and rhythm are ours.
+    of 256, so that its weights are halved. The released code has no student: its rates and schedule are ours.
     """
 
     name: Literal["deepinversion", "adi"] = "deepinversion"

@@ -105,7 +105,7 @@ class DistillSettings(Settings):
     ema_decay: float = Field(0.999, gt=0, lt=1)
     """Decay per step of the average that `select: ema` delivers."""
     log_every: int = Field(50, ge=1, le=10**9)
-    """Student steps between log lines, or turns of others while the student rests."""
+    """Student steps between log lines, or updates of others while the student rests."""
     checkpoint_every: int | None = Field(None, ge=1, le=10**9)
     """Student steps between checkpoints; by default one every five minutes."""
 
