@@ -710,8 +710,8 @@ def test_methods_compare_by_the_clock(tmp_path: Path) -> None:
     assert found is not None
     texts = {row.name: [value.text.replace("\u202f", " ") for value in row.values] for row in found.rows}
     assert [column.name.replace("\u202f", " ") for column in found.columns[:3]] == ["5 s", "10 s", "20 s"]
-    assert texts["dfad"] == ["0.00", "50.00", "90.00", "not reached", "20 s"]
-    assert texts["dafl"] == ["0.00", "20.00", "40.00", "40 s", "40 s"]
+    assert texts["dfad"] == ["not begun", "50.00", "90.00", "not reached", "20 s"]
+    assert texts["dafl"] == ["not begun", "20.00", "40.00", "40 s", "40 s"]
 
 
 def test_records_without_times_have_no_table_by_the_clock(partial: Grid) -> None:

@@ -27,9 +27,9 @@ def curve(cell: Cell) -> tuple[list[float], list[float]]:
 
 
 def accuracy_at(cell: Cell, seconds: float) -> float:
-    """The accuracy of the last evaluation at or before so many seconds: chance counts as 0 before the first one."""
+    """The accuracy of the last evaluation at or before so many seconds, minus infinity before the first one."""
     known = [value for second, value in zip(*curve(cell), strict=True) if second <= seconds]
-    return known[-1] if known else 0.0
+    return known[-1] if known else -math.inf
 
 
 def seconds_to(cell: Cell, accuracy: float) -> float:
@@ -61,7 +61,8 @@ def by_the_clock(grid: Grid, key: str) -> Table | None:
         rows.append(Row(row, (*values, reached, _time(grid, row, takes, len(cells))), grid.is_baseline(row)))
     notes = (
         "Medians over runs. The times are that of the row with the quickest runs, half and a quarter of it; what a row "
-        "would reach with its rates annealed by then is not told. Evaluations take part of the time.",
+        "would reach with its rates annealed by then is not told. Evaluations take part of the time. Not begun: no "
+        "evaluation by then, as while only images are made.",
         "Only runs of one machine, as many at a time, compare by the clock.",
     )
     return marked(Table(key, "Accuracy by the clock", tuple(columns), tuple(rows), notes, context(grid)))
@@ -69,6 +70,8 @@ def by_the_clock(grid: Grid, key: str) -> Table | None:
 
 def _middle(grid: Grid, row: str, values: Sequence[float]) -> Value:
     middle = statistics.median(values)
+    if math.isinf(middle):
+        return Value("not begun")
     text = among(grid, row, None, in_percent(middle), len(values))
     return Value(text, (100 * middle,), round(100 * middle, 2) if whole(grid, row) else None)
 
