@@ -153,7 +153,8 @@ def _memory(content: Content, grid: Grid, end: str) -> Section:
     name = "gradient_cosine"
     cosine = figures.logged(grid, f"gradients{end}", name, "Alignment of gradients", text, fraction=False)
     content.add(section, cosine, "Alignment of gradients", "no run logged it")
-    text = "Distance of the synthetic images' batch statistics from the teacher's, over that of the first generator update."
+    text = "Distance of the synthetic images' batch statistics from the teacher's, over that of the first generator "
+    text += "update."
     distance = figures.logged(grid, f"bn-distance{end}", "bn_distance", "Batch-norm distance", text, fraction=False)
     content.add(section, distance, "Batch-norm distance", "no run logged it")
     return section
