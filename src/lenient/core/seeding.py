@@ -36,6 +36,10 @@ class Streams:
         """Return such a generator on the CPU, for what the host has to know: asking a device would wait for it."""
         return torch.Generator().manual_seed(derive(self.seed, name, update))
 
+    def numpy(self, name: str, update: int = 0) -> np.random.Generator:
+        """Return such a generator of numpy's, for images that are drawn on the host."""
+        return np.random.default_rng(derive(self.seed, name, update))
+
     def normal(self, name: str, update: int, shape: tuple[int, ...]) -> Tensor:
         """Return a standard normal float32 tensor of `shape` on the device."""
         return torch.randn(shape, generator=self.generator(name, update), device=self.device)

@@ -6,33 +6,42 @@ from (Asano and Saeed, "The Augmented Image Prior", ICLR 2023, arXiv 2112.00725)
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from lenient.core.seeding import Streams
 
 NAMES = ("china.jpg", "flower.jpg")
+AREAS = (1 / 500, 1 / 2)
+"""Of a patch, as shares of the picture."""
 LEAST_AREA = 0.02
 """Of a crop, as a share of the largest that fits into the picture."""
 
 
 @cache
-def photographs() -> tuple[Tensor, ...]:
-    """Return the pictures, (3, H, W) float32 in [0, 1] on the CPU. scikit-learn's code is not imported for them."""
-    import numpy as np
-    from PIL import Image
-
+def pictures() -> tuple[Image.Image, ...]:
+    """Return the pictures in RGB. scikit-learn's code is not imported for them."""
     found = find_spec("sklearn")
     assert found is not None, "a dependency"
     assert found.origin is not None, "a package with code"
     folder = Path(found.origin).parent / "datasets" / "images"
-    pixels = [np.asarray(Image.open(folder / name).convert("RGB")) for name in NAMES]
-    return tuple(torch.tensor(each).permute(2, 0, 1).float() / 255 for each in pixels)
+    return tuple(Image.open(folder / name).convert("RGB") for name in NAMES)
+
+
+@cache
+def photographs() -> tuple[Tensor, ...]:
+    """Return them as (3, H, W) float32 in [0, 1] on the CPU."""
+    return tuple(torch.tensor(np.asarray(each)).permute(2, 0, 1).float() / 255 for each in pictures())
 
 
 def crops(count: int, input_size: tuple[int, int, int], streams: Streams, name: str, update: int) -> Tensor:
@@ -72,3 +81,33 @@ def _crop(picture: Tensor, height: int, width: int, size: float, down: float, ac
         part = part.flip(3)
     shown = F.interpolate(part, (height, width), mode="bilinear", align_corners=False, antialias=True)
     return shown[0].clamp(0, 1)
+
+
+def patch(rng: Generator, input_size: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Return a part of one of the pictures, scaled to (C, H, W), float32 in [0, 1].
+
+    Its area is uniform between two shares of the picture, its shape that of the images within 4 : 3; one that does not
+    fit is drawn again. Channels are as in `crops`.
+    """
+    picture = pictures()[rng.integers(len(NAMES))]
+    _, height, width = input_size
+    while True:
+        area = rng.uniform(*AREAS) * picture.width * picture.height
+        shape = width / height * (4 / 3) ** rng.uniform(-1, 1)
+        wide, tall = math.sqrt(area * shape), math.sqrt(area / shape)
+        if wide <= picture.width and tall <= picture.height:
+            break
+    left, top = rng.uniform(0, picture.width - wide), rng.uniform(0, picture.height - tall)
+    box = (left, top, left + wide, top + tall)
+    shown = picture.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    colours = np.asarray(shown, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    return in_channels(colours, rng, input_size[0])
+
+
+def in_channels(colours: NDArray[np.float32], rng: Generator, channels: int) -> NDArray[np.float32]:
+    """Return an image (3, H, W) in so many channels: the mean of the colours, or these mixed anew."""
+    if channels == 3:
+        return colours
+    mixing = rng.random((channels, 3)) if channels > 1 else np.ones((1, 3))
+    mixed = np.tensordot(mixing / mixing.sum(axis=1, keepdims=True), colours, 1)
+    return np.asarray(mixed, dtype=np.float32)
