@@ -13,8 +13,8 @@ import lenient
 from lenient.core.errors import UsageError
 from lenient.data import load_data
 from lenient.methods import _REGISTERED, METHODS
-from lenient.methods.baselines import SingleStudentSettings, single_student
 from lenient.methods.contract import MethodSettings
+from lenient.methods.single import SingleStudentSettings, single_student
 from lenient.models import save_network
 from toys import QUICK, digits_like, tiny_student, tiny_teacher
 

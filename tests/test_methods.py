@@ -23,8 +23,8 @@ from lenient.losses.distances import logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Objective
 from lenient.methods import METHODS, method_class, recipes
-from lenient.methods.baselines import SingleStudentSettings, single_student
 from lenient.methods.contract import Phase, Schedule, learning_rate
+from lenient.methods.single import SingleStudentSettings, single_student
 from lenient.models.card import Network
 from lenient.runs.request import Request, resolve
 from lenient.teacher.batch import Batch, Clock, Response

@@ -85,7 +85,8 @@ def fitting(batch_norm: bool) -> list[str]:
     found = []
     for name in METHODS:
         kind = method_class(name)
-        if name != "noise" and (batch_norm or not kind(kind.settings_type(name=name)).needs_batch_norm):
+        fits = batch_norm or not kind(kind.settings_type(name=name)).needs_batch_norm
+        if fits and not getattr(kind, "baseline", False):
             found.append(name)
     return found
 

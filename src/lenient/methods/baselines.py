@@ -6,64 +6,16 @@ its images have to be handed to it, for distillation never reaches any.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from lenient.losses.distances import logit_l1
-from lenient.losses.imitation import Imitation
-from lenient.losses.objective import Objective
-from lenient.methods.contract import (
-    STUDENT,
-    Algorithm,
-    Context,
-    MethodSettings,
-    Phase,
-    RateSchedule,
-    Schedule,
-    Update,
-    learning_rate,
-    sgd,
-)
-from lenient.methods.steps import StudentStep
-from lenient.replay import NoReplay
-from lenient.student.update import LiveStudent, PlainUpdate
-from lenient.synthesis.source import Fresh
-from lenient.synthesis.views import Viewer
+from lenient.methods.contract import Algorithm, Context, MethodSettings
+from lenient.methods.single import SingleStudentSettings, single_student
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet
-
-
-class SingleStudentSettings(MethodSettings):
-    """Settings of TA-DFKD's student."""
-
-    student_lr: float = Field(0.2, ge=0, le=1e3)
-    """Learning rate of the student's SGD."""
-    student_momentum: float = Field(0.9, ge=0, lt=1)
-    """Its momentum."""
-    student_weight_decay: float = Field(5e-4, ge=0, le=1e6)
-    """Its weight decay."""
-    student_schedule: RateSchedule = "cosine"
-    """How the rate falls: constant, cosine, cosine-early, drops."""
-
-
-def single_student(
-    context: Context, settings: SingleStudentSettings, draw: Callable[[int, str, int], Tensor]
-) -> Algorithm:
-    """Return the algorithm of a student that imitates the teacher, by the L1 distance of logits, on images that
-    `draw(count, name, update)` returns."""
-    s, teacher, viewer = settings, context.teacher, Viewer(context.streams)
-    imitation = Objective({"student": (1.0, Imitation(logit_l1, "L1"))})
-    update = PlainUpdate(imitation, LiveStudent(context.student, context.runtime))
-    source = Fresh(draw, teacher, viewer, context.batch_size, s.name)
-    step = StudentStep(source, NoReplay(), update, teacher, viewer, context.runtime)
-    optimizer = sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
-    updates = {STUDENT: Update(context.student, optimizer, step, rate=learning_rate(s.student_schedule))}
-    return Algorithm(updates, Schedule(Phase(((STUDENT, 1),))), source, imitation, parts={"update": update.label})
 
 
 class NoiseSettings(SingleStudentSettings):
@@ -80,6 +32,7 @@ class Noise:
     settings_type: ClassVar[type[MethodSettings]] = NoiseSettings
     not_known: ClassVar[str] = "it is a baseline of no paper"
     """Why there is no recipe `paper`."""
+    baseline: ClassVar[bool] = True
     needs_batch_norm = False
     needs_gradient = False
 

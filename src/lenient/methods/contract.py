@@ -26,9 +26,10 @@ from lenient.synthesis.source import Source
 from lenient.teacher.batch import Batch, Clock
 from lenient.teacher.frozen import FrozenTeacher
 
-RateSchedule = Literal["constant", "cosine", "cosine-early", "drops"]
+RateSchedule = Literal["constant", "cosine", "cosine-early", "drops", "one-cycle"]
 """`cosine`: per epoch, the first at the full rate; `cosine-early`: stepped before the first epoch, the last at 0;
-`drops`: a tenth of the rate from each of given shares of the run on."""
+`drops`: a tenth of the rate from each of given shares of the run on; `one-cycle`: per step, up from a 25th of the rate
+over three tenths of the run, then down to nearly 0, each along half a cosine."""
 Drops = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(max_length=100)]
 """Those shares."""
 STUDENT = "student"
@@ -301,6 +302,8 @@ class Algorithm:
     """Lines for whoever starts the run."""
     ending: float = 0.0
     """Share of the student's steps, its last, that cost more than those before: trials look at both."""
+    foreign: Sequence[str] = ()
+    """What the images come from besides the teacher: such a student is not data-free in the strict sense."""
 
     @property
     def lasting(self) -> Mapping[str, Stateful]:
@@ -341,8 +344,9 @@ class Algorithm:
 class Method(Protocol):
     """One published method: its settings, and how its algorithm is built from parts.
 
-    A method that never differentiates through the teacher may say so with `needs_gradient = False`; one without a
-    recipe `paper` says with `not_known` what of its paper is not known.
+    A method that never differentiates through the teacher may say so with `needs_gradient = False`; one that is only
+    there to be beaten with `baseline = True`; one without a recipe `paper` says with `not_known` what of its paper is
+    not known.
     """
 
     settings_type: ClassVar[type[MethodSettings]]
@@ -367,6 +371,8 @@ def learning_rate(kind: RateSchedule, drops: Sequence[float] = (), end: float = 
     def factor(clock: Clock) -> float:
         if kind == "constant":
             return 1.0
+        if kind == "one-cycle":
+            return one_cycle(clock.step, clock.steps)
         if kind == "drops":
             return float(0.1 ** sum(clock.epoch >= share * clock.epochs for share in drops))
         if clock.epochs == 1:
@@ -375,6 +381,17 @@ def learning_rate(kind: RateSchedule, drops: Sequence[float] = (), end: float = 
         return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
 
     return factor
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Return the factor at a step of so many (Smith and Topin, arXiv 1708.07120, with the constants of torch's
+    `OneCycleLR`)."""
+    up, last = max(0.3 * steps - 1, 1e-9), max(steps - 1, 1)
+    if step <= up:
+        start, end, done = 1 / 25, 1.0, step / up
+    else:
+        start, end, done = 1.0, 1 / 25e4, (step - up) / max(last - up, 1e-9)
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def sgd(module: nn.Module, lr: float, momentum: float, weight_decay: float) -> Optimizer:
@@ -407,3 +424,8 @@ def adam(
     groups: list[dict[str, Any]] = [{"params": [own.pop(name)], "lr": rate} for name, rate in (rates or {}).items()]
     groups.insert(0, {"params": list(own.values())})
     return torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def adamw(module: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+    """Return fused AdamW, whose weight decay does not go through the gradient."""
+    return torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay, fused=True)

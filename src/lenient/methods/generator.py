@@ -89,7 +89,7 @@ class GeneratorMethodSettings(MethodSettings):
     student_weight_decay: float = Field(5e-4, ge=0, le=1e6)
     """Weight decay of the student's optimizer."""
     student_schedule: RateSchedule = "cosine"
-    """How the student's rate falls: constant, cosine, cosine-early, drops."""
+    """How the student's rate falls: constant, cosine, cosine-early, drops, one-cycle."""
     generator_lr: float = Field(1e-3, ge=0, le=1e3)
     """Learning rate of the generator's Adam."""
     generator_schedule: RateSchedule = "constant"

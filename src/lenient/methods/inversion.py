@@ -64,7 +64,7 @@ class InversionSettings(MethodSettings):
     student_weight_decay: float = Field(1e-4, ge=0, le=1e6)
     """Weight decay of the student's SGD (CMI's benchmark: 1e-4)."""
     student_schedule: RateSchedule = "cosine"
-    """How the student's rate falls: constant, cosine, cosine-early, drops."""
+    """How the student's rate falls: constant, cosine, cosine-early, drops, one-cycle."""
     augmentation: Augmentation = "none"
     """What the student is trained on: the images of the pool, or randomly cropped and flipped."""
 
