@@ -132,6 +132,12 @@ def test_agreement_is_never_shown_without_its_caveat(tmp_path: Path) -> None:
         assert ("No test set was given" in html) == (name != "known")
 
 
+def test_other_images_than_the_teachers_own_are_named(tmp_path: Path) -> None:
+    assert "data-free" not in page(make_run(tmp_path / "own"))
+    shown = page(make_run(tmp_path / "foreign", summary=summary_with(foreign=["procedural", "<photo>"])))
+    assert "of procedural, &lt;photo&gt;: not data-free in the strict sense" in shown
+
+
 def test_bare_summary_still_makes_a_page(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -12,7 +12,7 @@ import typer
 
 from lenient.cli import flags
 from lenient.core.errors import HealthError
-from lenient.core.text import visible
+from lenient.core.text import NOT_DATA_FREE, visible
 from lenient.methods import METHODS
 
 WIDE = 4096
@@ -241,6 +241,8 @@ def finish(result: Result, folder: Path, say: Any) -> None:
         say(f"accuracy  teacher {teacher:.2%}, student {student:.2%} ({share:.1%} of the teacher's)")
     else:
         say(f"          {health.note}")
+    if result.summary.foreign is not None:
+        say(f"images    of {', '.join(result.summary.foreign)}: {NOT_DATA_FREE}")
     say(f"time      {duration(result.summary.seconds)}")
     say(f"student   {folder / 'student'}")
     say(f"report    {folder / 'report.html'}")

@@ -184,6 +184,7 @@ class Summary(Stored):
     steps: Count | None = None
     images_synthesized: Count | None = None
     teacher_forwards: Count | None = None
+    foreign: Annotated[list[Text], Field(max_length=100)] | None = None
     seconds: Amount | None = None
     health: Health | None = None
     answers: Annotated[dict[Text, Answers], Field(max_length=100)] | None = None

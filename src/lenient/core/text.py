@@ -11,6 +11,8 @@ VALUE = 60
 """Characters that a message shows of a value, unless a caller says otherwise."""
 NOTE = 600
 """Characters of the longest note that a command prints."""
+NOT_DATA_FREE = "not data-free in the strict sense"
+"""What is said of a student that learned from other images than those that the teacher gave rise to."""
 
 _FORMULA = tuple("=+-@＝＋－＠")  # what spreadsheets compute
 _MARKDOWN = {"<": "&lt;", **{sign: f"\\{sign}" for sign in "\\|*_[`"}}

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from lenient.core.text import NOT_DATA_FREE
 from lenient.reporting.cards import cards
 from lenient.reporting.collect import Event, RunRecord
 from lenient.reporting.figures import Series, class_bars, curves, mixture, series
@@ -72,11 +73,13 @@ def render(record: RunRecord) -> str:
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    foreign = summary.get("foreign")
     named = (
         ("method", summary["method"]),
         ("teacher", summary["teacher"]["arch"]),
         ("student", summary["student"]["arch"]),
         ("seed", summary["seed"]),
+        ("images", f"of {', '.join(foreign)}: {NOT_DATA_FREE}" if foreign else None),
     )
     return [(name, str(value)) for name, value in named if value is not None]
 

@@ -21,6 +21,7 @@ from lenient.core import files
 from lenient.core.errors import MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import FOLDERS
+from lenient.core.text import NOT_DATA_FREE
 from lenient.models import load_network, save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.names import one_line
@@ -240,7 +241,8 @@ def export_hub(source: Path, network: Network, folder: Path) -> None:
     write_student(folder, network)
     card = network.card
     text = (folder / "README.md").read_text(encoding="utf-8")
-    front = "---\nlibrary_name: lenient\ntags:\n- image-classification\n- knowledge-distillation\n- data-free\n---\n\n"
+    front = "---\nlibrary_name: lenient\ntags:\n- image-classification\n- knowledge-distillation\n"
+    front += "---\n\n" if any(NOT_DATA_FREE in note for note in card.notes) else "- data-free\n---\n\n"
     channels, height, width = card.input_size
     about = f"A classifier of {card.num_classes} classes for images of {height}x{width} pixels, {channels} channel(s)"
     about += "".join(f"; {note}" for note in card.notes) + ".\n\n"

@@ -24,6 +24,7 @@ from lenient.core.memory import memory_errors
 from lenient.core.runtime import Runtime
 from lenient.core.schemas import Report, read_json
 from lenient.core.seeding import untouched_global_rng
+from lenient.core.text import NOT_DATA_FREE
 from lenient.defenses import defense_of
 from lenient.evaluation import Measures, latency
 from lenient.evaluation.running import check_fits
@@ -540,7 +541,11 @@ class Job:
         if self.folder is None:
             return
         path = self.folder.path
-        notes = (f"distilled without data by lenient ({self.settings.method.name}, {result.summary.steps} steps)",)
+        how, foreign = f"by lenient ({self.settings.method.name}, {result.summary.steps} steps)", result.summary.foreign
+        note = f"distilled without data {how}"
+        if foreign is not None:
+            note = f"distilled {how} on images of {', '.join(foreign)}: {NOT_DATA_FREE}"
+        notes = (note,)
         self.student = Network(self.student.module, replace(self.student.card, notes=notes))
         write_student(path / "student", self.student, warn)
         if images is not None:

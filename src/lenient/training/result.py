@@ -59,6 +59,8 @@ class Summary:
     classes: tuple[str, ...] | None = None
     teacher_forwards: int | None = None
     """Images that the teacher was asked about."""
+    foreign: tuple[str, ...] | None = None
+    """What the images came from besides the teacher; None where the run was data-free in the strict sense."""
     answers: dict[str, dict[str, float]] | None = None
     """How the student answers beside its teacher on several kinds of images; see `training.answers`."""
     latency: dict[str, Any] | None = None

@@ -451,6 +451,7 @@ class Distillation:
             card.num_classes,
             card.classes,
             self.teacher.forwards,
+            foreign=tuple(self.algorithm.foreign) or None,
         )
         return Result(self.student, self.history, summary, self.folder, interrupted)
 
