@@ -39,6 +39,7 @@ QUICK_MEMORY = {"name": "generative", "share": 0.25, "updates": 1, "lr": 0.01}
 QUICK_MOMENTUM = {"name": "momentum", "share": 0.25}
 QUICK_PIXELS = {"iterations": 2, "first_batches": 1, "student_steps": 2, "student_lr": 0.05}
 QUICK_LATENTS = {**QUICK_PIXELS, "reset_after": 1}
+STABLE: dict[str, Any] = {"name": "stable", "grow": 6, "views": 2, "shift": 0.2, "student_shift": 0.2}
 BASE: dict[str, dict[str, Any]] = {
     "ta-dfkd": TA_QUICK,
     "dafl": {"name": "dafl", "student_lr": 0.05, "generator_lr": 0.01},
@@ -50,6 +51,7 @@ BASE: dict[str, dict[str, Any]] = {
     "meta-dfkd": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_BANK},
     "cudfkd": {"name": "cudfkd", **QUICK_STREAM, "adversarial_start": 0.5},
     "noise": {"name": "noise", "student_lr": 0.05},
+    "stable": STABLE,
     "deepinversion": {"name": "deepinversion", **QUICK_PIXELS},
     "adi": {"name": "adi", **QUICK_PIXELS},
     "fastdfkd": {"name": "fastdfkd", **QUICK_LATENTS},
@@ -70,6 +72,7 @@ DEFENDED: dict[str, tuple[str, dict[str, Any]]] = {
     "deepinversion, abd": ("deepinversion", ABD),
     "meta-dfkd, abd": ("meta-dfkd", ABD),
     "noise, abd": ("noise", ABD),
+    "stable, abd": ("stable", ABD),
 }
 ALL = sorted(METHODS)
 FORMS = sorted([*BASE, *DEFENDED])
@@ -613,6 +616,22 @@ OWN_CHANGES["fastdfkd"] = {
     "temperature": (3.0, {}),
     "augmentation": ("none", {}),
 }
+OWN_CHANGES["stable"] = {
+    "grow": (12, {}),
+    "quota": (1, {}),
+    "pool_size": (4, {}),
+    "photos": (1.0, {}),
+    "mutated": (0.0, {}),
+    "views": (9, {}),
+    "shift": (0.0, {}),
+    "gain": (1.0, {}),
+    "student_shift": (0.0, {}),
+    "student_gain": (0.0, {}),
+    "imitation": ("kl", {}),
+    "student_lr": (0.1, {}),
+    "student_weight_decay": (0.5, {}),
+    "student_schedule": ("constant", {}),
+}
 FLIPS = [
     ("ta-dfkd", "replay.warm_up", False, {"replay": QUICK_MOMENTUM}),
     *(("ta-dfkd", key, *how) for key, how in STREAM_CHANGES.items()),
@@ -623,7 +642,7 @@ FLIPS = [
 def test_every_setting_of_every_method_is_listed_here():
     common = {key.split(".")[0] for key in STREAM_CHANGES}
     for name, changes in OWN_CHANGES.items():
-        shared = set() if name in INVERTING else common
+        shared = set() if name in (*INVERTING, "stable") else common
         assert {*shared, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
     assert {*OWN_CHANGES, "noise"} == set(METHODS)
     listed = {key for key in STREAM_CHANGES if "." in key}

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from lenient.data import ImageSet
 
 WITHOUT_BATCH_NORM = (
-    "no batch-norm layers: ta-dfkd matches their statistics; -s method.bn_weight=0 goes without, unproven"
+    "no batch-norm layers, whose statistics ta-dfkd matches: --method stable needs none, though it is not data-free in "
+    "the strict sense; -s method.bn_weight=0 goes without, unproven"
 )
 
 INVERSION = "deepinversion"

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lenient.core.reductions import batch_mean
+
 Distance = Callable[[Tensor, Tensor], Tensor]
 """(teacher, student), float32 logits (N, C), to one non-negative number per sample, (N,)."""
 
@@ -54,3 +56,28 @@ def coded_js(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tens
     m = (0.5 * (p + q)).clamp(0.01, 0.99)
     p, q = p.clamp(0.01, 0.99), q.clamp(0.01, 0.99)
     return 0.5 * (m * (2 * m.log() - p.log() - q.log())).sum(dim=1)
+
+
+def deviation(logits: Tensor) -> Tensor:
+    """Return the standard deviation of logits (N, C), each image's centred, over the classes and the whole batch, a
+    scalar."""
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    return batch_mean(centred.square().mean(dim=1)).sqrt().clamp_min(1e-12)
+
+
+def standardised_l1(teacher: Tensor, student: Tensor) -> Tensor:
+    """Smooth L1 distance of centred logits in units of the teacher's deviation over the batch, mean over the classes.
+
+    Half the square below 1, and the absolute value less a half above. Both networks' logits times a factor leave it as
+    it is.
+    """
+    scale = deviation(teacher)
+    wanted, given = ((logits - logits.mean(dim=1, keepdim=True)) / scale for logits in (teacher, student))
+    return F.smooth_l1_loss(given, wanted, reduction="none").mean(dim=1)
+
+
+def standardised_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(P_teacher || P_student) in nats at a temperature of half the teacher's deviation over the batch, not times its
+    square: both networks' logits times a factor leave it as it is."""
+    temperature = deviation(teacher) / 2
+    return kl_divergence(teacher / temperature, student / temperature)

@@ -29,6 +29,7 @@ METHODS: dict[str, str] = {
     "deepinversion": "lenient.methods.deepinversion:DeepInversion",
     "adi": "lenient.methods.deepinversion:ADI",
     "fastdfkd": "lenient.methods.fastdfkd:FastDFKD",
+    "stable": "lenient.methods.stable:Stable",
     "noise": "lenient.methods.baselines:Noise",
 }
 

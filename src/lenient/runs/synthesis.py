@@ -20,6 +20,7 @@ from lenient.runs.job import Job, warn
 from lenient.runs.request import parse_budget, steps_within
 from lenient.synthesis.drawing import Draws
 from lenient.synthesis.pool import Pool
+from lenient.synthesis.source import Stock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation, run_loop
@@ -140,7 +141,7 @@ def _collect(draws: Draws, count: int, seed: int, time_left: Budget) -> _Made:
     card = draws.teacher.card
     pixels: list[Tensor] = [torch.empty(0, *card.input_size, dtype=torch.uint8)]
     labels: list[Tensor] = [torch.empty(0, card.num_classes)]
-    outside, reason = 0.0, "it holds no more" if isinstance(draws.source, Pool) else "the teacher vouches for no more"
+    outside, reason = 0.0, "it holds no more" if isinstance(draws.source, Stock) else "the teacher vouches for no more"
     first: list[Tensor] = []
     for part in draws.parts(count, f"synthesize/{seed}"):
         first += part[: LOOKED_AT - len(first)].unbind()

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lenient.losses.prior import confidence_score
-from lenient.synthesis.pool import Pool
 from lenient.synthesis.selection import Selection
-from lenient.synthesis.source import Source
+from lenient.synthesis.source import Source, Stock
 from lenient.teacher.frozen import FrozenTeacher
 
 PATIENCE = 100
@@ -35,7 +34,7 @@ class Draws:
         which the images are taken that the selection accepts, all where there is none; it ends after `PATIENCE` rounds
         without one.
         """
-        if isinstance(self.source, Pool):
+        if isinstance(self.source, Stock):
             for places in self.source.distinct(count, name, 0).split(self.batch_size):
                 yield self.source.at(places)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -54,6 +54,22 @@ class Source(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> object:
         """Go on from it."""
+        ...
+
+
+@runtime_checkable
+class Stock(Source, Protocol):
+    """A source that holds finished images, which can be handed out once each."""
+
+    def __len__(self) -> int: ...
+
+    def at(self, places: Tensor) -> Tensor:
+        """Return the images (n, C, H, W) in pixel units that lie at places (n,) int64."""
+        ...
+
+    def distinct(self, count: int, name: str, update: int) -> Tensor:
+        """Return the places (n,) of up to `count` different images, all of them where there are fewer, by the key of a
+        random stream."""
         ...
 
 

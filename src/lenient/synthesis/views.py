@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,9 @@ from lenient.teacher.probes import Blocks
 
 Augmentation = Literal["none", "crop-flip", "crop-flip-batch"]
 """`crop-flip`: zero padding, random crop and horizontal flip per image; `-batch`: one draw for the whole batch."""
+
+View = Callable[[Tensor, Streams, str, int], Tensor]
+"""This rank's images (N, C, H, W) in pixel units to what is shown of them, by the key of a random stream."""
 
 
 def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, update: int, padding: int = 4) -> Tensor:
@@ -62,6 +66,8 @@ class Viewer:
     augmentation: Augmentation = "none"
     blocks: tuple[nn.Module, ...] = ()
     """Layers of the teacher whose outputs the student imitates, too."""
+    then: View | None = None
+    """What is done to the augmented images before they are shown."""
 
     def view(
         self, teacher: FrozenTeacher, images: Tensor, name: str, clock: Clock, clean: Response | None = None
@@ -76,6 +82,7 @@ class Viewer:
             clean: the teacher's answer to the images as drawn, if it is known.
         """
         shown = augment(images, self.augmentation, self.streams, name, clock.update)
+        shown = shown if self.then is None else self.then(shown, self.streams, name, clock.update)
         batch = Batch(images, torch.ones(len(images), device=images.device), clock=clock)
         batch.inputs["train"] = teacher.normalize(shown)
         again = clean is None or shown is not images or self.blocks
