@@ -38,6 +38,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "zskt": {},
     "cudfkd": {},
     "noise": {},
+    "photo": {"cutmix": 1.0},
     "stable": {"grow": 4, "shift": 0.2},
     "adi": {"iterations": 3, "first_batches": 1, "student_steps": 2},
     "fastdfkd": {"iterations": 2, "first_batches": 2, "student_steps": 2, "reset_after": 1},

@@ -52,6 +52,7 @@ BASE: dict[str, dict[str, Any]] = {
     "cudfkd": {"name": "cudfkd", **QUICK_STREAM, "adversarial_start": 0.5},
     "noise": {"name": "noise", "student_lr": 0.05},
     "stable": STABLE,
+    "photo": {"name": "photo", "cutmix": 1.0},
     "deepinversion": {"name": "deepinversion", **QUICK_PIXELS},
     "adi": {"name": "adi", **QUICK_PIXELS},
     "fastdfkd": {"name": "fastdfkd", **QUICK_LATENTS},
@@ -632,6 +633,14 @@ OWN_CHANGES["stable"] = {
     "student_weight_decay": (0.5, {}),
     "student_schedule": ("constant", {}),
 }
+OWN_CHANGES["photo"] = {
+    "cutmix": (0.0, {}),
+    "augmentation": ("none", {}),
+    "student_temperature": (1.0, {}),
+    "student_lr": (0.1, {}),
+    "student_weight_decay": (0.5, {}),
+    "student_schedule": ("one-cycle", {}),
+}
 FLIPS = [
     ("ta-dfkd", "replay.warm_up", False, {"replay": QUICK_MOMENTUM}),
     *(("ta-dfkd", key, *how) for key, how in STREAM_CHANGES.items()),
@@ -642,7 +651,7 @@ FLIPS = [
 def test_every_setting_of_every_method_is_listed_here():
     common = {key.split(".")[0] for key in STREAM_CHANGES}
     for name, changes in OWN_CHANGES.items():
-        shared = set() if name in (*INVERTING, "stable") else common
+        shared = set() if name in (*INVERTING, "stable", "photo") else common
         assert {*shared, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
     assert {*OWN_CHANGES, "noise"} == set(METHODS)
     listed = {key for key in STREAM_CHANGES if "." in key}

@@ -214,6 +214,19 @@ FASTDFKD: dict[str, Any] = {
     "steps_per_epoch": 400,
 }
 
+PHOTO: dict[str, Any] = {
+    # CIFAR: batches of 512 of 50,000 patches for 1000 epochs, the last batch of each filled; Adam, constant
+    "method.cutmix": 0.25,
+    "method.augmentation": "crop-flip",
+    "method.student_temperature": 8,
+    "method.student_lr": 1e-3,
+    "method.student_weight_decay": 0,
+    "method.student_schedule": "constant",
+    "batch_size": 512,
+    "steps": 1000 * math.ceil(50_000 / 512),
+    "steps_per_epoch": math.ceil(50_000 / 512),
+}
+
 CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("ta-dfkd", "paper"): TA_DFKD
     | EXACT
@@ -304,6 +317,7 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("meta-dfkd", "published-generative"): FAMILY | VAE | CODED | PLAIN | AT_512 | {"method.replay.match_weight": 1},
     ("fastdfkd", "paper"): FASTDFKD,
     ("fastdfkd", "published"): FASTDFKD,
+    ("photo", "published"): PHOTO,
     # CIFAR-10, ResNet-34 to 18: 250 epochs of 40 rounds; the adversary climbs by 0.5 in each epoch from 63 to 186, 124
     # times; what counts half rises from 2 by 1e-4 a student step
     ("cudfkd", "paper"): {

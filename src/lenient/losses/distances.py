@@ -34,6 +34,14 @@ def kl_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) ->
     return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)
 
 
+def unscaled_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(P_teacher || P_student) of softened predictions in nats, summed over classes, not times temperature squared.
+
+    Its gradient is smaller by that square.
+    """
+    return kl_divergence(teacher / temperature, student / temperature)
+
+
 def js_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """Jensen-Shannon divergence of softened predictions in nats, within [0, ln 2].
 

@@ -30,6 +30,7 @@ METHODS: dict[str, str] = {
     "adi": "lenient.methods.deepinversion:ADI",
     "fastdfkd": "lenient.methods.fastdfkd:FastDFKD",
     "stable": "lenient.methods.stable:Stable",
+    "photo": "lenient.methods.photo:Photo",
     "noise": "lenient.methods.baselines:Noise",
 }
 

@@ -61,13 +61,17 @@ def crops(count: int, input_size: tuple[int, int, int], streams: Streams, name: 
     channels, height, width = input_size
     draws = torch.rand((count, 4), generator=streams.host(name, update)).tolist()
     made = [_crop(photographs()[index % len(NAMES)], height, width, *draw) for index, draw in enumerate(draws)]
-    images = torch.stack(made)
+    return in_these_channels(torch.stack(made), channels, streams, name, update).to(streams.device)
+
+
+def in_these_channels(images: Tensor, channels: int, streams: Streams, name: str, update: int) -> Tensor:
+    """Return images (N, 3, H, W) in so many channels: the mean of the colours, or these mixed anew in each image."""
+    if channels == 3:
+        return images
     if channels == 1:
-        images = images.mean(dim=1, keepdim=True)
-    elif channels != 3:
-        mixing = torch.rand((count, channels, 3), generator=streams.host(f"{name}/channels", update))
-        images = torch.einsum("nkc,nchw->nkhw", mixing / mixing.sum(dim=2, keepdim=True), images)
-    return images.to(streams.device)
+        return images.mean(dim=1, keepdim=True)
+    mixing = torch.rand((len(images), channels, 3), generator=streams.host(f"{name}/channels", update))
+    return torch.einsum("nkc,nchw->nkhw", mixing / mixing.sum(dim=2, keepdim=True), images)
 
 
 def _crop(picture: Tensor, height: int, width: int, size: float, down: float, across: float, flip: float) -> Tensor:

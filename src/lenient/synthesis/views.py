@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +57,40 @@ def rolled(images: Tensor, limit: int, streams: Streams, name: str, update: int)
         return images
     offsets = torch.randint(-limit, limit + 1, (2,), generator=streams.host(name, update))
     return torch.roll(images, shifts=(int(offsets.numpy()[0]), int(offsets.numpy()[1])), dims=(2, 3))
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """A view: one box in all images of a batch shows another image of it, the last in the first and so on (Yun et al.,
+    ICCV 2019; Asano and Saeed, ICLR 2023).
+
+    The box's sides are the root of a share of the image's, which is beta distributed with `alpha` twice, and its middle
+    lies anywhere in the image, whose border cuts it off.
+    """
+
+    alpha: float
+
+    def __call__(self, images: Tensor, streams: Streams, name: str, update: int) -> Tensor:
+        """Return this rank's images (N, C, H, W) so, by the key of a random stream for the whole batch."""
+        rng = streams.numpy(f"{name}/cutmix", update)
+        height, width = images.shape[2:]
+        rows, columns = cut_box(rng.beta(self.alpha, self.alpha), (rng.random(), rng.random()), height, width)
+        others = ranks.mine(ranks.gather(images).flip(0))
+        mixed = images.clone()
+        mixed[:, :, rows, columns] = others[:, :, rows, columns]
+        return mixed
+
+
+def cut_box(own: float, middle: Sequence[float], height: int, width: int) -> tuple[slice, slice]:
+    """Return rows and columns of a box beside which a share `own` of an image is left, where none of it is cut off;
+    `middle` says where, in shares of the image's sides."""
+
+    def side(length: int, at: float) -> slice:
+        half = int(length * math.sqrt(1 - own)) // 2
+        centre = int(at * length)
+        return slice(max(centre - half, 0), min(centre + half, length))
+
+    return side(height, middle[0]), side(width, middle[1])
 
 
 @dataclass(frozen=True)

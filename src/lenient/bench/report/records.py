@@ -25,8 +25,10 @@ RECORDS_LIMIT = 256 * 2**20
 ACCURACIES = ("last", "acc_last_k", "acc_max")
 UNMEASURED = "finished, but its accuracy was not measured"
 NO_PART = {"name": "none"}
-NO_GENERATOR = ("noise", "real")
-"""The methods, both baselines, whose images no generator makes."""
+NO_GENERATOR = ("noise", "photo", "real")
+"""The methods, all baselines, whose images no generator makes."""
+SHOWN = ("photo", "real")
+"""Those of them whose images are pictures."""
 NUM_CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100}
 PRIVATE = ("command", "cwd", "hostname", "host", "node", "user")  # what would tell of the machine's insides
 
@@ -177,17 +179,18 @@ class Grid:
         return floors
 
     def is_baseline(self, row: str) -> bool:
-        """Whether a row is a baseline: student of noise, of the training images, or of a frozen generator."""
+        """Whether a row is a baseline: student of noise, of photographs, of the training images, or of a frozen
+        generator."""
         cells = self.of(row)
         if not cells:  # nothing but the name to go by
-            return row.lower().startswith(("noise", "real", "frozen"))
+            return row.lower().startswith(("noise", "photo", "real", "frozen"))
         return all(cell.method in NO_GENERATOR or cell.method_settings.get("generator_lr") == 0 for cell in cells)
 
     def is_untaught(self, row: str) -> bool:
-        """Whether a row is a baseline whose student is taught nothing: by noise or by a frozen generator."""
+        """Whether a row is a baseline whose student is shown nothing: noise, or what a frozen generator draws."""
         cells = self.of(row)
-        real = all(cell.method == "real" for cell in cells) if cells else row.lower().startswith("real")
-        return self.is_baseline(row) and not real
+        taught = all(cell.method in SHOWN for cell in cells) if cells else row.lower().startswith(SHOWN)
+        return self.is_baseline(row) and not taught
 
     def teacher_accuracy(self, teacher: str) -> float:
         """The accuracy of a teacher, NaN while no cell of it has finished."""
