@@ -22,7 +22,7 @@ from lenient.models.card import Network
 from lenient.synthesis.figures import drawings
 from lenient.synthesis.mutation import SIDES, boxes, mutated
 from lenient.synthesis.quota import Quota
-from lenient.synthesis.stability import Shaken, lasting, margin
+from lenient.synthesis.stability import Lasting, Shaken, lasting, margin
 from lenient.teacher.frozen import FrozenTeacher
 from test_methods import STABLE, take
 from toys import CPU, QUICK, digits_like, distillation, tiny_card, tiny_student, tiny_teacher
@@ -246,11 +246,42 @@ def test_the_pool_grows_until_its_quotas_are_full() -> None:
     run = distillation(teacher, steps=60, method={**STABLE, "quota": 3, "grow": 8})
     pool = run.algorithm.source
     made = [run.take_update()[1].images for _ in range(60)]
-    assert bool((pool.quota.short == 0).all()), pool.quota.counts
+    assert bool((pool.quota.counts_above(1.0) == 3).all()), pool.quota.counts
     full = made.index(0)
     assert set(made) == {0, 8}
     assert made == [8] * full + [0] * (60 - full)
     assert pool.quota.offered == 8 * full == run.images
+
+
+def test_what_is_made_of_kept_images_gives_way_to_fresh_ones() -> None:
+    run = distillation(method={**STABLE, "grow": 4, "mutated": 0.5, "quota": 2})
+    pool = run.algorithm.source
+
+    def held(*margins: float) -> Any:
+        pool.judge = lambda images, update: judged(torch.tensor(margins))
+        pool._look(run.clock)
+        return pytest.approx(sorted(pool.quota.scores[pool.quota.scores > 0].tolist()))
+
+    assert held(-1.0, -1.0, -1.0, 0.1) == [1.1], "there is nothing yet that they could be made of"
+    assert held(9.0, 3.0, -1.0, -1.0) == [0.9, 1.1], "the first half of those looked at"
+    assert held(99.0, 3.0, 0.05, -1.0) == [1.05, 1.1]
+    assert held(99.0, 3.0, 0.07, math.nan) == [1.07, 1.1]
+
+
+def test_none_is_made_of_kept_ones_where_no_class_is_short() -> None:
+    run = distillation(method={**STABLE, "grow": 4, "mutated": 1.0, "quota": 1})
+    pool, seen = run.algorithm.source, []
+    pool.judge = lambda images, update: seen.append(images) or judged(-torch.ones(4))
+    pixels = torch.zeros(4, 1, 6, 5, dtype=torch.uint8)
+    fresh = (drawings(range(4), (1, 6, 5), run.streams, "fresh", 0.4) * 255).round() / 255
+    for number in range(4):
+        pool.quota.offer(pixels[:1], torch.tensor([number]), torch.tensor([0.5]))
+        pool._look(run.clock)
+        assert torch.allclose(seen[-1], fresh) == (number == 3)
+
+
+def judged(margins: Tensor) -> Lasting:
+    return Lasting(torch.zeros(len(margins), 4), torch.zeros(len(margins), dtype=torch.int64), margins.clone())
 
 
 def test_a_batch_is_of_even_classes_and_of_images_that_last() -> None:
@@ -289,17 +320,11 @@ def test_mutants_are_of_the_classes_that_are_short() -> None:
     pixels = (offer_ * 60).byte().view(-1, 1, 1, 1).expand(-1, 1, 6, 5)
     pool.quota.offer(pixels, offer_, torch.ones(13))
     seen = []
-    pool.judge = lambda images, update: seen.append(images) or pool_judged(images)
+    pool.judge = lambda images, update: seen.append(images) or judged(-torch.ones(40))
     grounds = drawings(range(40), (1, 6, 5), run.streams, "fresh", 0.4)
     wanted = mutated(*[torch.full((40, 1, 6, 5), 180 / 255)] * 2, grounds, run.streams, "mutation", 0)
     pool._look(run.clock)
     torch.testing.assert_close(seen[0], wanted, atol=0.5 / 255 + 1e-6, rtol=0)
-
-
-def pool_judged(images: Tensor) -> Any:
-    from lenient.synthesis.stability import Lasting
-
-    return Lasting(torch.zeros(len(images), 4), torch.zeros(len(images), dtype=torch.int64), -torch.ones(len(images)))
 
 
 def test_a_share_of_those_looked_at_is_made_of_kept_ones() -> None:
@@ -314,7 +339,6 @@ def test_a_share_of_those_looked_at_is_made_of_kept_ones() -> None:
         same = ((images - fresh).abs() < 1e-6).flatten(1).all(1)
         assert same[2:].all()
         assert not same[:2].all() or step == 0
-    assert torch.equal(seen[0], seen[0])
 
 
 def test_a_teacher_without_batch_norm_and_without_gradient_will_do() -> None:

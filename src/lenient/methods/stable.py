@@ -3,8 +3,8 @@
 Our own. A teacher without batch norm tells nothing of its training images, and it is sure of nearly anything; where its
 answer lasts, it is like its answers to those. The pool is foreign and wide: figures on grounds, and parts of two
 photographs. The teacher keeps what it answers stably, in equal shares of its classes, the best by the worst of the
-views. While the student learns from these, more are looked at, half of them made of kept ones of the classes that are
-short.
+views. While the student learns from these, more are looked at, half of them made of kept ones as long as classes are
+short of images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StableSettings(MethodSettings):
 
     name: Literal["stable"] = "stable"
     grow: int = Field(64, ge=1, le=2**20)
-    """Images that the teacher looks at with each student step, until every class has its quota."""
+    """Images that the teacher looks at with each student step, until every class has its quota of fresh ones."""
     quota: int = Field(1500, ge=1, le=10**8)
     """Images that the pool holds of each class at most: those of the largest margins."""
     pool_size: int = Field(50_000, ge=1, le=10**8)
@@ -41,7 +41,8 @@ class StableSettings(MethodSettings):
     photos: float = Field(0.4, ge=0, le=1)
     """Share of parts of photographs among images that are made anew; the others are drawn."""
     mutated: float = Field(0.5, ge=0, le=1)
-    """Share of the images looked at that are made of kept ones, of classes short of their quota."""
+    """Share of the images looked at that are made of kept ones, as long as any class is short of its quota; they fill
+    it up, and give way to fresh ones."""
     views: int = Field(4, ge=0, le=1000)
     """Views under which the answer has to last, beside the image itself."""
     shift: float = Field(1 / 16, ge=0, le=1)

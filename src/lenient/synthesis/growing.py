@@ -23,10 +23,12 @@ from lenient.teacher.frozen import FrozenTeacher
 
 
 class Growing:
-    """Looks at `grow` images with each batch until every class has its quota, and deals batches of even classes.
+    """Looks at `grow` images with each batch until every class has its quota of fresh ones, and deals batches of even
+    classes.
 
     `fresh(numbers, name)` makes images (n, C, H, W) in [0, 1] by their numbers; a share `mutating` of those looked at
-    is made of images held of short classes. `judge(images, update)` says how far the teacher's answers last.
+    is made of images held, as long as any class is short of its quota. These only fill a class up: any fresh image that
+    lasts takes the place of one of them. `judge(images, update)` says how far the teacher's answers last.
     """
 
     def __init__(
@@ -65,15 +67,16 @@ class Growing:
         first, own = clock.step * self.grow, self.grow // ranks.count()
         place = ranks.rank() * own
         images = self.fresh(range(first + place, first + place + own), "fresh")
+        mutants = torch.arange(self.grow, device=images.device) < self._mutating
+        mutants &= (self.quota.counts.sum() > 0) & (self.quota.short > 0).any()
         if self._mutating and self.quota.offered:
-            changed = ranks.mine(torch.arange(self.grow, device=images.device) < self._mutating)
-            changed = (changed & (self.quota.counts.sum() > 0)).view(-1, 1, 1, 1)
+            changed = ranks.mine(mutants).view(-1, 1, 1, 1)
             images = torch.where(changed, self._mutants(images, clock.update), images)
         pixels = (images * 255).round().byte()
         found = self.judge(self._shown(pixels), clock.update)
         whole, classes, margins = (ranks.gather(rows) for rows in (pixels, found.classes, found.margins))
-        self.quota.offer(whole, classes, margins)
-        self._full.put((self.quota.short <= 0).all())
+        self.quota.offer(whole, classes, _score(margins, mutants))
+        self._full.put((self.quota.counts_above(1.0) >= self.quota.most).all())
         return whole, Selected(ranks.gather(confidence_score(found.logits)), (margins > 0).float())
 
     def _mutants(self, grounds: Tensor, update: int) -> Tensor:
@@ -123,3 +126,8 @@ class Growing:
         """Go on from them; raises ValueError where they do not belong together."""
         self.quota.load_state_dict(state["quota"])
         self._full = Readback(state["full"])
+
+
+def _score(margins: Tensor, mutants: Tensor) -> Tensor:
+    """Return scores (n,) that go by margins (n,), those of mutants (n,) bool within 0 and 1, of the others above."""
+    return torch.where(margins > 0, torch.where(mutants, margins / (1 + margins), 1 + margins), -1.0)

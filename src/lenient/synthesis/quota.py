@@ -60,6 +60,10 @@ class Quota:
         self.counts = self._starts.diff()
         """Images held of each class, (num_classes,)."""
 
+    def counts_above(self, score: float) -> Tensor:
+        """Return how many images of each class have a larger score, (num_classes,)."""
+        return torch.zeros_like(self.counts).scatter_add(0, self.classes, (self.scores > score).long())
+
     @property
     def short(self) -> Tensor:
         """How many images each class lacks of its quota, (num_classes,)."""
