@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -159,9 +160,15 @@ def test_a_batch_of_the_pool_has_the_teachers_answer_and_makes_no_image(pool):
 
 def test_images_without_a_range_are_no_state(pool):
     pool.push(torch.rand(3, 1, 6, 5))
-    state = pool.state_dict()
-    with pytest.raises(ValueError, match="without their range"):
-        pool.load_state_dict({**state, "ranges": state["ranges"][:2]})
+    images = pool.state_dict()["images"]
+    (rows,) = images.parts(0)
+    for wrong in (
+        {**rows, "ranges": rows["ranges"][:2]},
+        {"pixels": rows["pixels"]},
+        {**rows, "pixels": rows["ranges"]},
+    ):
+        with pytest.raises(ValueError, match="its rows are of other tensors"):
+            pool.load_state_dict({"images": replace(images, parts=lambda start, wrong=wrong: iter([wrong]))})
 
 
 def test_batches_come_first_and_their_best_iterates_make_the_pool():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from lenient.core.config import merge, parse
 from lenient.core.runtime import Runtime
 from lenient.models import build_student
 from lenient.models.card import Card, Network
+from lenient.runs.folder import RunFolder
 from lenient.teacher.batch import Batch, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import BatchNorms, LayerStatistics
@@ -85,6 +87,17 @@ def distillation(teacher: Network | None = None, student: Network | None = None,
     frozen = FrozenTeacher(teacher or tiny_teacher(), CPU)
     frozen.__enter__()
     return Distillation(frozen, student or tiny_student(), settings(**changes), CPU)
+
+
+def stored(run: Distillation, path: Path) -> dict[str, Any]:
+    """The state of a run as it comes back from a checkpoint in a folder."""
+    folder = RunFolder.create(path)
+    folder.open_logs(0)
+    folder.save_checkpoint(run.state_dict())
+    folder.close()
+    state = RunFolder(path).load_checkpoint(CPU.device)
+    assert state is not None
+    return state
 
 
 def digits_like(seed: int = 0) -> Network:

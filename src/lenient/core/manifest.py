@@ -18,7 +18,7 @@ from lenient.core.errors import DamagedError, UsageError
 
 MARKER = ".lenient.json"
 FORMAT = 3
-LIMIT = 2**16
+LIMIT = 2**20
 """Bytes of the largest marker that is read."""
 
 
@@ -35,11 +35,15 @@ ALWAYS = (
 GROWING = ("train.log", "metrics.jsonl")
 """Those of them that are written at their end; the others are replaced."""
 NAMES = (PREVIOUS, "samples/images.safetensors", "trackers.json", *ALWAYS)
+SEGMENTS = "segments/"
+"""The folder of what checkpoints need besides themselves (`lenient.runs.segments`); there where they do."""
 TREES = {
+    SEGMENTS: r"[0-9a-f]{32}\.safetensors",
     "tensorboard/": r"events\.out\.tfevents\..*",
     "wandb/": r"(offline-)?run-.*|latest-run|debug(-internal|-cli.*)?\.log|settings|wandb-resume\.json",
 }
-"""Folders that trackers fill, and what they call their files."""
+"""Folders of files that are not known by name before, and what these are called: ours, entered one by one, and two that
+trackers fill."""
 
 
 class Manifest:
@@ -129,7 +133,7 @@ class Manifest:
 
     def left(self) -> list[str]:
         """Return the names entered that are there."""
-        return [name for name in self.known if name in self.named and next(self._places(name), None) is not None]
+        return [name for name in self._sorted(self.named) if next(self._places(name), None) is not None]
 
     def remove(self) -> None:
         """Remove what is entered, and folders that are empty then; the marker names nothing afterwards."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lenient.core.config import load_yaml
 from lenient.core.errors import DamagedError, UsageError
 from lenient.core.files import read_bytes
+from lenient.core.manifest import SEGMENTS, TREES
 from lenient.core.text import LINE, shown, visible
 
 if TYPE_CHECKING:
@@ -267,6 +268,26 @@ class _Delivered(_Closed):
     kept: dict[str, Any] | None
 
 
+class StoredSegment(_Closed):
+    """A file of rows that a checkpoint needs."""
+
+    name: Annotated[str, Field(pattern=f"^{TREES[SEGMENTS]}$")]
+    first: Count
+    end: Count
+    bytes: Count
+
+
+class StoredSegments(_Closed):
+    """What a state holds in one place, and where it lies."""
+
+    path: Annotated[list[Text], Field(min_length=1, max_length=100)]
+    first: Count
+    end: Count
+    files: Annotated[list[StoredSegment], Field(max_length=100_000)]
+    rest: dict[str, Any]
+    """The last rows, which are in no file."""
+
+
 class CheckpointState(Stored):
     """A checkpoint; its tensors are checked against the run that takes them up."""
 
@@ -281,6 +302,7 @@ class CheckpointState(Stored):
     state: dict[str, dict[str, Any]]
     health: dict[str, Any]
     delivery: _Delivered
+    segments: list[StoredSegments] = []
     metrics_bytes: Count
 
 

@@ -272,7 +272,7 @@ class Stateful(Protocol):
     """Whatever outlives an update."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors."""
+        """Return plain values and tensors; of what is large and never changes, `Segments`, which are stored apart."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> object:

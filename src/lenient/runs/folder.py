@@ -22,8 +22,9 @@ from lenient.core import files, ranks, schemas
 from lenient.core.config import dump_yaml
 from lenient.core.errors import DamagedError, UsageError
 from lenient.core.files import disk_errors
-from lenient.core.manifest import ALWAYS, FOLDERS, GROWING, LAST, NAMES, PREVIOUS, TREES, of_run
+from lenient.core.manifest import ALWAYS, FOLDERS, GROWING, LAST, NAMES, PREVIOUS, SEGMENTS, TREES, of_run
 from lenient.models.names import one_line
+from lenient.runs.segments import put_back, set_apart
 
 log = logging.getLogger("lenient")
 
@@ -31,14 +32,16 @@ RESUME = "go on with --resume"
 
 
 class RunFolder:
-    """One run's folder: `config.yaml`, `env.json`, `metrics.jsonl`, `train.log`, `checkpoints/`, `samples/`,
-    `student/`, `report.json`, `report.html`, `done`; `.lenient.json` names those that runs wrote (`Manifest`)."""
+    """One run's folder: `config.yaml`, `env.json`, `metrics.jsonl`, `train.log`, `checkpoints/`, `segments/`,
+    `samples/`, `student/`, `report.json`, `report.html`, `done`; `.lenient.json` names those that runs wrote
+    (`Manifest`)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._manifest = of_run(path)
         self._may_remove = False
         self._last_is_sound = True
+        self._needs: dict[str, set[str] | None] = {LAST: None, PREVIOUS: None}  # files beside each checkpoint, if known
         self._metrics: IO[str] | None = None
         self._lock: files.Lock | None = None
         self._log_handler: logging.StreamHandler[IO[str]] | None = None
@@ -82,6 +85,7 @@ class RunFolder:
         files.check_alone(path, GROWING)
         if not manifest.check():
             return
+        files.check_kinds(path, (name for name in sorted(manifest.named) if name.startswith(SEGMENTS)))
         strangers = [name for name in manifest.strangers() if name not in TREES]
         if strangers:
             raise UsageError(f"-o {path}: {strangers[0]} is there, and no run wrote it; move it elsewhere")
@@ -97,7 +101,7 @@ class RunFolder:
         self._manifest.claim(*ALWAYS)
         for name in FOLDERS:
             (self.path / name).mkdir(exist_ok=True)
-        for folder in (self.path, *(self.path / name for name in FOLDERS)):
+        for folder in (self.path, *(self.path / name for name in (*FOLDERS, SEGMENTS))):
             files.sweep(folder)
 
     def empty(self) -> None:
@@ -205,12 +209,15 @@ class RunFolder:
         self._last_is_sound = False
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint whole or not at all; the one before is kept as `previous.pt`."""
+        """Write a checkpoint whole or not at all; the one before is kept as `previous.pt`.
+
+        What is written once goes to files beside it, which both may need; those that neither does are removed.
+        """
         last, previous = self.path / LAST, self.path / PREVIOUS
         assert self._metrics is not None, "open_logs first"
         with disk_errors(self.path, RESUME):
             os.fsync(self._metrics.fileno())
-            state["metrics_bytes"] = self._metrics.tell()
+            state, needed = set_apart({**state, "metrics_bytes": self._metrics.tell()}, self._manifest)
             written = io.BytesIO()  # torch's own file writer hides why the disk refused
             torch.save(state, written)
             before = last.exists() and self._last_is_sound
@@ -224,6 +231,17 @@ class RunFolder:
                 if before:
                     os.replace(last, previous)
             self._manifest.claim(PREVIOUS)  # which says that there is a checkpoint: see `_check`
+            self._needs = {LAST: needed, PREVIOUS: self._needs[LAST if before else PREVIOUS]}
+            self._drop_segments()
+
+    def _drop_segments(self) -> None:
+        """Remove the files beside checkpoints that none needs, as those of a process that was killed before it wrote
+        one, once it is known what both need."""
+        last, previous = self._needs[LAST], self._needs[PREVIOUS]
+        if last is not None and previous is not None:
+            named = {name for name in self._manifest.named if name.startswith(SEGMENTS)}
+            if named - last - previous:
+                self._manifest.drop(named - last - previous)
 
     def checkpoints(self, device: torch.device) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield the checkpoints that can be read, the newest first, each with its file; none where there is none yet.
@@ -280,7 +298,7 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     except Exception as error:  # whatever the bytes lead torch and pickle to
         raise schemas.damaged(path, one_line(error, 80), schemas.ANEW) from error
     schemas.check(schemas.CheckpointState, state, path, schemas.ANEW)
-    return state
+    return put_back(state, path, device)
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lenient.core import ranks
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams
+from lenient.core.segments import Rows
 from lenient.synthesis.source import Drawn
 from lenient.synthesis.views import Viewer
 from lenient.teacher.batch import Clock
@@ -35,13 +36,17 @@ class Pool:
         start: Callable[[int, str, int], Tensor],
     ) -> None:
         self.teacher, self.viewer, self.runtime, self.streams = teacher, viewer, runtime, streams
-        self.batch_size, self.capacity, self.start = batch_size, capacity, start
-        self._pixels = torch.empty(0, *teacher.card.input_size, dtype=torch.uint8, device=streams.device)
-        self._ranges = torch.empty(0, 2, device=streams.device)
-        self._pushed = 0
+        self.batch_size, self.start = batch_size, start
+        pixels = torch.empty(0, *teacher.card.input_size, dtype=torch.uint8, device=streams.device)
+        self._rows = Rows({"pixels": pixels, "ranges": torch.empty(0, 2, device=streams.device)}, capacity)
 
     def __len__(self) -> int:
-        return min(self._pushed, self.capacity)
+        return len(self._rows)
+
+    @property
+    def capacity(self) -> int:
+        """Most images that it holds."""
+        return self._rows.capacity
 
     @torch.no_grad()
     def push(self, images: Tensor) -> None:
@@ -51,37 +56,25 @@ class Pool:
         low, high = flat.amin(dim=1), flat.amax(dim=1)
         step = (high - low).clamp_min(1e-8) / 255
         shape = (-1, 1, 1, 1)
-        self._grow(self._pushed + len(images))
-        places = (self._pushed + torch.arange(len(images), device=images.device)) % self.capacity
-        self._pixels[places] = ((images - low.view(shape)) / step.view(shape)).round().byte()
-        self._ranges[places] = torch.stack([low, step], dim=1)
-        self._pushed += len(images)
-
-    def _grow(self, wanted: int) -> None:
-        """Make room for so many images, twice as much as before at least: each is copied a few times at most."""
-        held = len(self._pixels)
-        if wanted <= held or held == self.capacity:
-            return
-        more = min(max(wanted, 2 * held), self.capacity) - held
-        self._pixels = torch.cat([self._pixels, self._pixels.new_empty(more, *self._pixels.shape[1:])])
-        self._ranges = torch.cat([self._ranges, self._ranges.new_empty(more, 2)])
+        pixels = ((images - low.view(shape)) / step.view(shape)).round().byte()
+        self._rows.append({"pixels": pixels, "ranges": torch.stack([low, step], dim=1)})
 
     def draw(self, count: int, name: str, update: int) -> Tensor:
         """Return images (count, C, H, W) in pixel units, by the key of a random stream."""
-        if not self._pushed:
+        if not len(self):
             return self.start(count, name, update)
         return self.at(self.streams.integers(name, update, (count,), len(self)))
 
     def at(self, places: Tensor) -> Tensor:
         """Return the images (n, C, H, W) in pixel units that lie at places (n,) int64, below the length of the pool."""
-        low, step = self._ranges[places].view(-1, 2, 1, 1, 1).unbind(dim=1)
-        return self.runtime.images(self._pixels[places].float() * step + low)
+        low, step = self._rows["ranges"][places].view(-1, 2, 1, 1, 1).unbind(dim=1)
+        return self.runtime.images(self._rows["pixels"][places].float() * step + low)
 
     def distinct(self, count: int, name: str, update: int) -> Tensor:
         """Return the places (n,) of up to `count` different images, all of them where there are fewer, by the key of a
         random stream."""
         order = torch.randperm(len(self), generator=self.streams.host(name, update))
-        return order[:count].to(self._pixels.device)
+        return order[:count].to(self.streams.device)
 
     @torch.no_grad()
     def batch(self, clock: Clock) -> Drawn:
@@ -100,13 +93,9 @@ class Pool:
         """Do nothing: nothing is begun."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the images held."""
-        held = len(self)
-        return {"pixels": self._pixels[:held], "ranges": self._ranges[:held], "pushed": self._pushed}
+        """Return the images held, which never change: they are stored beside the checkpoint."""
+        return {"images": self._rows.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from them; raises ValueError where images, ranges and their number do not belong together."""
-        pixels, ranges, pushed = state["pixels"], state["ranges"], state["pushed"]
-        if not len(pixels) == len(ranges) == min(pushed, self.capacity):
-            raise ValueError("the pool has images without their range, or not as many as it says")
-        self._pixels, self._ranges, self._pushed = pixels.clone(), ranges.clone(), pushed
+        self._rows.load(state["images"])

@@ -49,7 +49,7 @@ class Source(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that outlives an update."""
+        """Return all that outlives an update: see `lenient.methods.contract.Stateful`."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> object:

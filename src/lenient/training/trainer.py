@@ -20,6 +20,7 @@ from lenient.core.optimizers import load_optimizer
 from lenient.core.runtime import Runtime, in_parts
 from lenient.core.schemas import ANEW, damaged
 from lenient.core.seeding import Streams, untouched_global_rng
+from lenient.core.segments import Segments
 from lenient.core.signals import save_on_signals, stop_on_signals
 from lenient.defenses import defense_of
 from lenient.evaluation import num_bytes, parameters
@@ -429,6 +430,8 @@ class Distillation:
                     return state
                 except ValueError as error:
                     first = first or damaged(path, str(error), ANEW)
+                except DamagedError as error:  # of a file beside it
+                    first = first or error
         except DamagedError as error:
             first = first or error
         if first is not None:
@@ -473,6 +476,8 @@ def like(saved: Any, fresh: Any, where: str = "state") -> None:
         fits = isinstance(saved, Mapping) and (not fresh or set(saved) == set(fresh))
     elif isinstance(fresh, list):
         fits = isinstance(saved, list) and (not fresh or len(saved) == len(fresh))
+    elif isinstance(fresh, Segments):
+        fits = isinstance(saved, Segments)
     elif fresh is None:
         fits = saved is None or isinstance(saved, (Tensor, Mapping))
     else:
