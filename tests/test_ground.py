@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lenient.core.averaging import WeightAverage
 from lenient.core.config import (
     BY_NAME,
     Nothing,
@@ -264,6 +265,42 @@ def test_moments_of_bfloat16_are_taken_in_float32():
     torch.testing.assert_close(variance, values.detach().float().var(dim=(0, 2, 3), correction=0))
     mean.sum().backward()
     assert values.grad.dtype == torch.bfloat16
+
+
+# averages
+
+
+@pytest.mark.parametrize(("first", "warm_up"), [(0, True), (1, True), (0, False)])
+def test_an_average_of_weights_is_the_sum_over_all_before(first, warm_up):
+    """Each state of the weights with its share: 1 - decay times the decays since; the start has what is left."""
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = WeightAverage(module, 0.6, first=first, warm_up=warm_up)
+    states, decays = [module[0].weight.detach().clone()], []
+    for number in range(12):
+        module[0].weight.data = torch.randn(2, 3)
+        module(torch.randn(4, 3))
+        average.update(module, torch.tensor(0.0))
+        states.append(module[0].weight.detach().clone())
+        decays.append(min(0.6, (1 + number + first) / (10 + number + first)) if warm_up else 0.6)
+    shares = [float(np.prod(decays[number:])) for number in range(13)]
+    weights = [shares[0], *(share * (1 - decay) / decay for share, decay in zip(shares, decays, strict=False))]
+    expected = sum(share * state for share, state in zip(weights, states, strict=True))
+    torch.testing.assert_close(average.module[0].weight.data, expected)
+    assert average.updates == first + 12
+    for ours, theirs in zip(average.module.buffers(), module.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
+
+
+def test_an_average_stays_where_an_update_was_skipped():
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = WeightAverage(module, 0.6)
+    before = copy.deepcopy(average.module.state_dict())
+    with torch.no_grad():
+        for value in (*module.parameters(), *module.buffers()):
+            value.fill_(float("nan") if value.is_floating_point() else 7)
+    average.update(module, torch.tensor(1.0))
+    assert all(torch.equal(value, before[name]) for name, value in average.module.state_dict().items())
 
 
 # guard, readback, device

@@ -780,7 +780,7 @@ def test_ema_averages_and_skips_bad_turns():
     delivery.follow(student, torch.tensor(0.0))
     early = 1 - 2 / 11  # the second step: the average still forgets fast
     torch.testing.assert_close(delivery.kept.head.weight, start + early)
-    delivery.followed = 1000
+    delivery.average.updates = 1000
     delivery.follow(student, torch.tensor(0.0))
     torch.testing.assert_close(delivery.kept.head.weight, start + early + (1 - early) / 2)
     assert delivery.install(student)

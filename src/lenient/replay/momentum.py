@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal
 
 import torch
@@ -10,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lenient.core import ranks
+from lenient.core.averaging import WeightAverage
 from lenient.replay import Recalled, RecallSettings
 from lenient.synthesis.sampler import Sampler
 from lenient.teacher.batch import Batch, Clock
@@ -32,32 +32,22 @@ class MomentumSettings(RecallSettings):
 class MomentumGenerator:
     """An exponential moving average of the generator, in float32, moved after each generator update.
 
-    Parameters and floating buffers are averaged, spectral vectors and counters copied. Images are drawn with
-    statistics of the batch and leave its buffers alone. Class embeddings are the live ones.
+    Images are drawn with statistics of the batch, and with the generator's buffers, which they leave alone. Class
+    embeddings are the live ones.
     """
 
     learner: nn.Module | None = None
 
     def __init__(self, sampler: Sampler, size: int, settings: MomentumSettings) -> None:
         self.sampler, self.size, self.settings = sampler, size, settings
-        self.module = copy.deepcopy(sampler.generator).requires_grad_(False).train()
-        self.updates = 0
-        self.label = f"momentum, {settings.decay:g}"
+        generator, decay = sampler.generator, settings.decay
+        self.average = WeightAverage(generator, decay, first=1, warm_up=settings.warm_up)
+        self.module = self.average.module.train()
+        self.label = f"momentum, {decay:g}"
 
-    @torch.no_grad()
     def after_generator(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
         """Move towards the generator; a skipped update moves nothing."""
-        self.updates += 1
-        decay = self.settings.decay
-        if self.settings.warm_up:
-            decay = min(decay, (1 + self.updates) / (10 + self.updates))
-        share = (1 - decay) * (1 - bad)
-        live = self.sampler.generator.state_dict()
-        for name, average in self.module.state_dict().items():
-            if average.is_floating_point() and not name.endswith(("._u", "._v")):
-                average.lerp_(live[name], share)
-            else:
-                average.copy_(torch.where(bad > 0, average, live[name]))
+        self.average.update(self.sampler.generator, bad)
 
     def after_student(self, clock: Clock, batch: Batch, bad: Tensor) -> None:
         """Take no note."""
@@ -78,10 +68,10 @@ class MomentumGenerator:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average and how often it moved."""
-        return {"module": self.module.state_dict(), "updates": self.updates}
+        return {"module": self.module.state_dict(), "updates": self.average.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> object:
         """Go on from a saved state."""
         self.module.load_state_dict(state["module"])
-        self.updates = state["updates"]
+        self.average.updates = state["updates"]
         return None

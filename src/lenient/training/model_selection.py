@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from lenient.core.averaging import WeightAverage
 from lenient.models.lending import copied_module
 
 
@@ -18,26 +18,25 @@ class Delivery:
     """
 
     def __init__(self, kind: str, decay: float, student: nn.Module) -> None:
-        self.kind, self.decay, self.best, self.followed = kind, decay, -1.0, 0
-        self.kept = copied_module(student).requires_grad_(False) if kind != "last" else None
+        self.kind, self.best = kind, -1.0
+        self.average = WeightAverage(copied_module(student), decay) if kind == "ema" else None
+        self.copied = copied_module(student).requires_grad_(False) if kind == "proxy" else None
 
-    @torch.no_grad()
+    @property
+    def kept(self) -> nn.Module | None:
+        """The student that is kept beside the live one."""
+        return self.copied if self.average is None else self.average.module
+
     def follow(self, student: nn.Module, bad: Tensor) -> None:
         """Move the average towards the student; not where the update was skipped."""
-        if self.kind != "ema" or self.kept is None:
-            return
-        pace = (1 - min(self.decay, (1 + self.followed) / (10 + self.followed))) * (1 - bad)
-        self.followed += 1
-        for kept, live in zip(self.kept.parameters(), student.parameters(), strict=True):
-            kept.data.copy_(torch.where(bad > 0, kept, torch.lerp(kept, live, pace)))
-        for mine, theirs in zip(self.kept.buffers(), student.buffers(), strict=True):
-            mine.copy_(torch.where(bad > 0, mine, theirs))
+        if self.average is not None:
+            self.average.update(student, bad)
 
     def judge(self, student: nn.Module, agreement: float, progress: float) -> None:
         """Keep a copy of the student where its agreement on the probe set is the best so far."""
-        if self.kind == "proxy" and self.kept is not None and progress >= 0.5 and agreement >= self.best:
+        if self.copied is not None and progress >= 0.5 and agreement >= self.best:
             self.best = agreement
-            self.kept.load_state_dict(student.state_dict())
+            self.copied.load_state_dict(student.state_dict())
 
     def install(self, student: nn.Module) -> bool:
         """Put the chosen weights into the student; returns whether they are not those it has."""
@@ -49,10 +48,13 @@ class Delivery:
     def state_dict(self) -> dict[str, Any]:
         """Return all that outlives an update."""
         kept = None if self.kept is None else self.kept.state_dict()
-        return {"best": self.best, "followed": self.followed, "kept": kept}
+        followed = 0 if self.average is None else self.average.updates
+        return {"best": self.best, "followed": followed, "kept": kept}
 
     def load_state_dict(self, state: dict[str, Any], progress: float) -> None:
         """Go on from a saved state, `progress` of the way: what was kept before halfway of a longer run is not."""
-        self.best, self.followed = state["best"] if progress >= 0.5 else -1.0, state["followed"]
+        self.best = state["best"] if progress >= 0.5 else -1.0
+        if self.average is not None:
+            self.average.updates = state["followed"]
         if self.kept is not None and state["kept"] is not None:
             self.kept.load_state_dict(state["kept"])
