@@ -397,6 +397,16 @@ def test_learning_rates():
     early = [learning_rate("cosine-early")(clock) for clock in clocks]
     assert cosine == pytest.approx([1, 0.853553, 0.5, 0.146447], abs=1e-6)
     assert early == pytest.approx([0.853553, 0.5, 0.146447, 0], abs=1e-6)
+    ended = [learning_rate("cosine", end=0.2)(clock) for clock in clocks]
+    assert ended == pytest.approx([0.2 + 0.8 * factor for factor in cosine])
+
+
+@pytest.mark.parametrize("epochs", [1, 7, 60, 100, 220])
+def test_a_rate_drops_in_the_epoch_that_the_share_names(epochs):
+    """0.55 * 100 is more than 55 in floating point, 55 / 100 is 0.55."""
+    for epoch in range(epochs):
+        factor = learning_rate("drops", (epoch / epochs,))
+        assert [factor(Clock(epoch=own, epochs=epochs)) for own in (epoch - 1, epoch)] == [1.0, 0.1]
 
 
 # TA-DFKD

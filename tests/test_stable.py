@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lenient.api import distill, export, synthesize
 from lenient.core.errors import UsageError
+from lenient.core.rates import one_cycle
 from lenient.core.seeding import Streams
 from lenient.losses.distances import deviation, standardised_kl, standardised_l1
-from lenient.methods.contract import one_cycle
 from lenient.models import build_student
 from lenient.models.card import Network
 from lenient.synthesis.figures import drawings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 
 from lenient.core.config import Settings
 from lenient.core.errors import UsageError
+from lenient.core.rates import Curve, one_cycle, rate_factor
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams
 from lenient.generators.own import GeneratorFactory
@@ -368,30 +368,18 @@ class Method(Protocol):
 def learning_rate(kind: RateSchedule, drops: Sequence[float] = (), end: float = 0.0) -> Callable[[Clock], float]:
     """Return a factor of the base rate by epoch; `end` is the one that the cosines fall towards."""
 
+    early = kind == "cosine-early"  # a step ahead, so that it ends at its least value
+
     def factor(clock: Clock) -> float:
-        if kind == "constant":
-            return 1.0
         if kind == "one-cycle":
             return one_cycle(clock.step, clock.steps)
-        if kind == "drops":
-            return float(0.1 ** sum(clock.epoch >= share * clock.epochs for share in drops))
-        if clock.epochs == 1:
+        curve: Curve = "cosine" if kind == "cosine-early" else kind
+        if curve == "cosine" and clock.epochs == 1:
             return 1.0  # its last positive value
-        done = min(clock.epoch + (kind == "cosine-early"), clock.epochs) / clock.epochs
-        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
+        done = min(clock.epoch + early, clock.epochs) / clock.epochs
+        return rate_factor(curve, done, drops=drops, end=end)
 
     return factor
-
-
-def one_cycle(step: int, steps: int) -> float:
-    """Return the factor at a step of so many (Smith and Topin, arXiv 1708.07120, with the constants of torch's
-    `OneCycleLR`)."""
-    up, last = max(0.3 * steps - 1, 1e-9), max(steps - 1, 1)
-    if step <= up:
-        start, end, done = 1 / 25, 1.0, step / up
-    else:
-        start, end, done = 1.0, 1 / 25e4, (step - up) / max(last - up, 1e-9)
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def sgd(module: nn.Module, lr: float, momentum: float, weight_decay: float) -> Optimizer:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from lenient.core.config import Settings
-
-ONECYCLE_RISE, ONECYCLE_START = 0.3, 0.04
+from lenient.core.rates import Curve, rate_factor
 
 
 class TeacherRecipe(Settings):
@@ -67,12 +65,5 @@ def default_recipe(data: str) -> dict[str, Any]:
 
 def lr_factor(recipe: TeacherRecipe, progress: float) -> float:
     """Return the share of the highest learning rate in use once `progress` (0..1) of the steps are done."""
-    if recipe.schedule == "constant":
-        return 1.0
-    if recipe.schedule == "multistep":
-        return recipe.drop_factor ** sum(progress >= drop for drop in recipe.drops)
-    if recipe.schedule == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
-    if progress < ONECYCLE_RISE:
-        return ONECYCLE_START + (1 - ONECYCLE_START) * progress / ONECYCLE_RISE
-    return (1 + math.cos(math.pi * (progress - ONECYCLE_RISE) / (1 - ONECYCLE_RISE))) / 2
+    curve: Curve = "drops" if recipe.schedule == "multistep" else recipe.schedule
+    return rate_factor(curve, progress, drops=recipe.drops, drop_factor=recipe.drop_factor)
