@@ -683,6 +683,17 @@ def test_evaluation_changes_nothing():
     assert all(torch.equal(with_[key], without[key]) for key in with_)
 
 
+def test_evaluation_leaves_each_part_in_its_own_mode():
+    run = distillation(steps=1)
+    seen = []
+    run.evaluate = lambda student: seen.append(student.training) or {"accuracy": 1.0}
+    run.student.norm1.eval()
+    run.run(until=lambda: run.step == 1)
+    assert seen == [False]
+    assert run.student.training
+    assert not run.student.norm1.training
+
+
 def test_the_headline_is_the_last_and_the_oracle_is_named():
     history = [{"accuracy": value / 100} for value in range(100)]
     student = NetworkSummary(None, 1, 4)

@@ -10,12 +10,19 @@ from torch import nn
 
 
 @contextmanager
-def mode(module: nn.Module, wanted: Literal["train", "eval"]) -> Iterator[None]:
-    """Put a module and all within it into a mode, and each of them back into its own."""
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Put a module and all within it back into the mode that each has now, whatever happens inside."""
     before = [(part, part.training) for part in module.modules()]
-    module.train(wanted == "train")
     try:
         yield
     finally:
         for part, training in before:
             part.training = training
+
+
+@contextmanager
+def mode(module: nn.Module, wanted: Literal["train", "eval"]) -> Iterator[None]:
+    """Put a module and all within it into a mode, and each of them back into its own."""
+    with modes_kept(module):
+        module.train(wanted == "train")
+        yield

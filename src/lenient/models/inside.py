@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from lenient.core.seeding import derive, untouched_global_rng
 from lenient.models.card import Card, Network, precision_of
+from lenient.models.lending import as_it_was, in_eval_mode
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 _PLAUSIBLE = (0.02, 1.5)
@@ -109,7 +108,8 @@ def _first_input(module: nn.Module, images: Tensor) -> Tensor | None:
     place = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:
-        with untouched_global_rng(), _evaluating(module), torch.no_grad():
+        with untouched_global_rng(), as_it_was(module), torch.no_grad():
+            in_eval_mode(module)
             module(images.clone().to(place, precision_of(module)))
     except Exception:  # whatever it is: whoever runs the network for real says so
         return found[0] if found else None
@@ -117,20 +117,6 @@ def _first_input(module: nn.Module, images: Tensor) -> Tensor | None:
         for hook in hooks:
             hook.remove()
     return found[0] if found else None
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-        for buffer, before in buffers:
-            buffer.copy_(before)
 
 
 def _equal(card: Card, mean: tuple[float, ...], std: tuple[float, ...]) -> bool:

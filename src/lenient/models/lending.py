@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from lenient.core.modes import modes_kept
 from lenient.core.runtime import Runtime
 
 SMALL = 4096
@@ -26,8 +27,13 @@ def as_it_was(module: nn.Module) -> Iterator[None]:
     small parameters, and the mode of each submodule. Inside, what `torch.compile` has wrapped runs as plain code, so
     that hooks are called.
     """
+    with modes_kept(module), _tensors_kept(module):
+        yield
+
+
+@contextmanager
+def _tensors_kept(module: nn.Module) -> Iterator[None]:
     parts = list(module.modules())
-    modes = [(part, part.training) for part in parts]
     tensors = [(part, name, tensor, tensor.data, tensor.requires_grad) for part, name, tensor in _tensors(parts)]
     small = [*module.buffers(), *(tensor for tensor in module.parameters() if tensor.numel() <= SMALL)]
     values = [(tensor.data, tensor.detach().clone()) for tensor in small]
@@ -53,8 +59,6 @@ def as_it_was(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for data, value in values:
                 data.copy_(value)
-        for part, training in modes:
-            part.training = training
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from lenient.core import ranks
 from lenient.core.batch_norm import one_batch
 from lenient.core.errors import DamagedError, TeacherError
 from lenient.core.memory import memory_errors
+from lenient.core.modes import mode
 from lenient.core.optimizers import load_optimizer
 from lenient.core.runtime import Runtime, in_parts
 from lenient.core.schemas import ANEW, damaged
@@ -330,10 +331,8 @@ class Distillation:
             self.emit(event[0], {"step": self.step, **event[1]})
         if self.evaluate is None:
             return
-        self.student.eval()
-        with untouched_global_rng():
+        with mode(self.student, "eval"), untouched_global_rng():
             measured = self.evaluate(self.student)
-        self.student.train()
         self.history.append({"step": self.step, "seconds": self.seconds, **measured})
         self.emit("eval", self.history[-1])
 
