@@ -35,8 +35,8 @@ from lenient.bench.report.results import (
 )
 from lenient.bench.report.sweeps import measured, sweeps, weight_of
 from lenient.bench.teachers import trainings
-from lenient.reporting.numbers import exact
-from lenient.runs.request import flatten
+from lenient.core.config import flatten
+from lenient.core.numbers import exact
 
 COMPARED = ("dafl", "dfad", "pre-dfkd")
 """Of the methods in the paper's Table 3, those that the library has."""

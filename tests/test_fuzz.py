@@ -15,14 +15,14 @@ import torch
 import yaml
 
 from fuzzing import HOSTILE, OTHERS, bounded_memory, command, spoilt_bytes, spoilt_safetensors, spoilt_values
-from lenient.core.config import dump_yaml, load_yaml
+from lenient.core.config import dump_yaml, flatten, load_yaml
 from lenient.core.errors import UsageError
 from lenient.core.text import LINE, visible
 from lenient.methods import METHODS
 from lenient.models import save_network
 from lenient.models.card import Network
 from lenient.runs.export import write_student
-from lenient.runs.request import Request, flatten, resolve
+from lenient.runs.request import Request, resolve
 from toys import digits_like
 
 SCALARS = (

@@ -19,7 +19,7 @@ from torch import nn
 from commands import python
 from lenient.api import distill, reopen
 from lenient.cli import main
-from lenient.core.config import merge
+from lenient.core.config import flatten, merge
 from lenient.core.errors import HealthError, MachineError, TeacherError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import LAST, PREVIOUS
@@ -33,7 +33,7 @@ from lenient.models.card import Network
 from lenient.runs.export import export_pt2
 from lenient.runs.folder import RunFolder, fingerprint
 from lenient.runs.job import Job, last_and_best
-from lenient.runs.request import PRESETS, Request, flatten, parse_budget, pick_student, resolve
+from lenient.runs.request import PRESETS, Request, parse_budget, pick_student, resolve
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.model_selection import Delivery

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lenient.api import distill
+from lenient.core.config import flatten
 from lenient.methods import METHODS, recipes
-from lenient.runs.request import Request, flatten, resolve
+from lenient.runs.request import Request, resolve
 from toys import digits_like
 
 NATURAL = 1 / math.log(10)

@@ -9,8 +9,8 @@ from subprocess import run
 import numpy as np
 import pytest
 
+from lenient.core.numbers import duration, exact, figures, milliseconds, percent, ratio, scaled
 from lenient.reporting.figures import MAX_POINTS, Series, class_bars, curves, mixture, thin
-from lenient.reporting.numbers import duration, exact, figures, milliseconds, percent, ratio, scaled
 from report_fixtures import mixture_event
 
 

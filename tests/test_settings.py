@@ -16,13 +16,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lenient.bench.grid import Grid, RowSettings, TeacherSettings, TrainSettings
-from lenient.core.config import dump_yaml, parse
+from lenient.core.config import dump_yaml, flatten, parse
 from lenient.core.errors import UsageError
 from lenient.core.text import LINE, visible
 from lenient.defenses.abd import ABDSettings
 from lenient.methods import METHODS, method_class
 from lenient.methods.baselines import RealSettings
-from lenient.runs.request import Request, flatten, parse_budget, resolve
+from lenient.runs.request import Request, parse_budget, resolve
 from lenient.supervised import TeacherRecipe
 from lenient.training.settings import DistillSettings
 

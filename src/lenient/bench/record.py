@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lenient
+from lenient.core.numbers import plain, significant
 from lenient.core.schemas import ANEW, damaged, read_metrics
 from lenient.runs.folder import RunFolder
 
@@ -76,7 +77,7 @@ def cell_record(
         "machine": {key: machine.get(key) for key in MACHINE},
         "commit": commit,
     }
-    rounded_record: dict[str, Any] = rounded(record)
+    rounded_record: dict[str, Any] = plain(record, significant)
     return rounded_record
 
 
@@ -85,15 +86,6 @@ def logged(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     columns = {name: [line.get(key) for line in lines] for name, key in LOGGED.items()}
     kept = {name: values for name, values in columns.items() if any(value is not None for value in values)}
     return {"step": [line["step"] for line in lines], **kept}
-
-
-def rounded(value: Any) -> Any:
-    """Return the value with all its fractional numbers at six significant digits."""
-    if isinstance(value, Mapping):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def commit() -> str | None:

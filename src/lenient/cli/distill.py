@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lenient.cli import flags
+from lenient.core import numbers
 from lenient.core.errors import HealthError
 from lenient.core.text import NOT_DATA_FREE, visible
 from lenient.methods import METHODS
@@ -251,7 +252,5 @@ def finish(result: Result, folder: Path, say: Any) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as people do: 42 s, 12 min, 3.5 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    """Write seconds as a terminal shows them: `42 s`, `1 min 42 s`, `2 h 5 min`."""
+    return numbers.duration(seconds, space=" ")

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from lenient.core import files
+from lenient.core.config import flatten
 from lenient.core.errors import UsageError
 from lenient.runs.folder import RunFolder
-from lenient.runs.request import flatten
 from lenient.training.settings import DistillSettings
 
 log = logging.getLogger("lenient")

@@ -253,6 +253,17 @@ def nested(values: Any) -> Any:
     return result
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested mappings into dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def _places(values: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
     """Yield the dotted place of every setting in nested ones."""
     for key, value in values.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 
@@ -14,15 +15,15 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 3, *, warm_up: bool = True) -> float:
-    """Return the median seconds of `work`, after one time that does not count."""
-    times = []
-    if warm_up:
+def seconds_of(work: Callable[[], object], device: torch.device, repeats: int = 3, *, warm_up: int = 1) -> float:
+    """Return the median seconds of `work`, after `warm_up` times that do not count."""
+    for _ in range(warm_up):
         work()
+    times = []
     for _ in range(repeats):
         synchronize(device)
         start = time.perf_counter()
         work()
         synchronize(device)
         times.append(time.perf_counter() - start)
-    return sorted(times)[repeats // 2]
+    return statistics.median(times)

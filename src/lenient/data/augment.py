@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from lenient.core.crops import cropped
 
 Augment = Callable[[Tensor, torch.Generator | None], Tensor]
 
@@ -22,22 +23,22 @@ def shift(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     `images` is (N, C, H, W) of any dtype on any device; the offsets are drawn on the CPU, uniform and independent per
     image and axis, so a seed means the same shifts on every device. At 32x32 this is the usual "crop with padding 4".
     """
-    number, _, height, width = images.shape
-    reach_y, reach_x = max(1, height // 8), max(1, width // 8)
-    top = torch.randint(0, 2 * reach_y + 1, (number, 1), generator=generator).to(images.device)
-    left = torch.randint(0, 2 * reach_x + 1, (number, 1), generator=generator).to(images.device)
-    padded = F.pad(images, (reach_x, reach_x, reach_y, reach_y)).permute(0, 2, 3, 1)
-    rows = (top + torch.arange(height, device=images.device))[:, :, None]
-    columns = (left + torch.arange(width, device=images.device))[:, None, :]
-    which = torch.arange(number, device=images.device)[:, None, None]
-    return padded[which, rows, columns].permute(0, 3, 1, 2)
+    reach, down, across = _places(images, generator)
+    return cropped(images, reach, down, across)
 
 
 def crop_flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Shift each image as `shift` does, then mirror it left to right with probability one half."""
-    moved = shift(images, generator)
-    mirrored = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device) < 0.5
-    return torch.where(mirrored, moved.flip(-1), moved)
+    reach, down, across = _places(images, generator)
+    mirrored = torch.rand(len(images), 1, generator=generator).to(images.device) < 0.5
+    return cropped(images, reach, down, across, mirrored)
+
+
+def _places(images: Tensor, generator: torch.Generator | None) -> tuple[tuple[int, int], Tensor, Tensor]:
+    number, _, height, width = images.shape
+    reach = max(1, height // 8), max(1, width // 8)
+    down, across = (torch.randint(0, 2 * most + 1, (number, 1), generator=generator) for most in reach)
+    return reach, down.to(images.device), across.to(images.device)
 
 
 AUGMENTS: dict[str, Augment] = {"none": unchanged, "shift": shift, "crop-flip": crop_flip}

@@ -1,8 +1,9 @@
 """Measures of a classifier: how often it is right, how sure, how much like its teacher, how fast and how large."""
 
-from lenient.evaluation.cost import latency, num_bytes, parameters
+from lenient.evaluation.cost import latency, num_bytes
 from lenient.evaluation.measures import Measures, accuracy, agreement, evaluate
 from lenient.evaluation.running import classifier_of, in_eval_mode
+from lenient.models.card import parameters
 
 __all__ = [
     "Measures",

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
-from lenient.core.timing import synchronize
+from lenient.core.timing import seconds_of
 from lenient.evaluation.running import in_eval_mode
 from lenient.models.card import precision_of
-
-
-def parameters(module: nn.Module) -> int:
-    """Return the number of parameter values, shared ones counted once."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def num_bytes(module: nn.Module) -> int:
@@ -51,14 +45,6 @@ def latency(
         for batch_size in batch_sizes:
             with suppress(Exception):  # whatever a user's forward raises: a figure less
                 images = torch.rand(batch_size, *input_size, generator=generator).to(place, precision)
-                times = [_seconds(module, images) for _ in range(warmup + repeats)]
-                timed[batch_size] = 1000 * statistics.median(times[warmup:])
+                seconds = seconds_of(partial(module, images), place, repeats, warm_up=warmup)
+                timed[batch_size] = 1000 * seconds
     return {"device": name, "threads": torch.get_num_threads(), "repeats": repeats, "milliseconds": timed}
-
-
-def _seconds(module: nn.Module, images: torch.Tensor) -> float:
-    synchronize(images.device)
-    start = time.perf_counter()
-    module(images)
-    synchronize(images.device)
-    return time.perf_counter() - start

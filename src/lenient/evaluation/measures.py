@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenient.core.errors import UsageError
+from lenient.core.numbers import plain
 from lenient.core.runtime import Runtime
 from lenient.evaluation.order import other_order
 from lenient.evaluation.running import answers, check_fits, classifier_of, in_eval_mode
@@ -43,8 +43,8 @@ class Measures:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; a number that is not finite becomes None."""
-        values = asdict(self)
-        return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+        values: dict[str, Any] = plain(asdict(self))
+        return values
 
 
 def evaluate(

@@ -187,6 +187,11 @@ class PixelClassifier(nn.Module):
         return to_logits(self.module(inputs), self.card.outputs)
 
 
+def parameters(module: nn.Module) -> int:
+    """Return the number of parameter values, shared ones counted once; buffers are not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def precision_of(module: nn.Module) -> torch.dtype:
     """Return the type of a module's numbers: that of its first floating-point parameter, else float32."""
     return next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from lenient.core.errors import LenientError
-from lenient.models.card import Network
+from lenient.models.card import Network, parameters
 from lenient.models.facts import Wanted
 from lenient.models.loading import seeded
 from lenient.models.names import WIDE, Spec, parse_spec
@@ -100,11 +99,6 @@ class _Teacher:
     wanted: Wanted
 
 
-def count_parameters(module: nn.Module) -> int:
-    """Return the number of weights, shared ones counted once; buffers are not counted."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def choose_student(teacher: Network) -> tuple[str, str]:
     """Return the SPEC of a student for `teacher`, and the reason in one sentence with both parameter counts.
 
@@ -114,7 +108,7 @@ def choose_student(teacher: Network) -> tuple[str, str]:
     channels, height, width = teacher.card.input_size
     wanted = Wanted(channels, (height, width), teacher.card.num_classes)
     arch = teacher.card.arch
-    known = _Teacher(None if arch is None else parse_spec(arch), count_parameters(teacher.module), wanted)
+    known = _Teacher(None if arch is None else parse_spec(arch), parameters(teacher.module), wanted)
     for name in _siblings(known.spec, min(height, width)) if known.spec else ():
         size = _size_of(name, wanted)
         if size is not None and size <= MOST * known.parameters:
@@ -183,4 +177,4 @@ def _size_of(spec: str, wanted: Wanted) -> int | None:
             module(torch.empty(2, wanted.channels or 3, *(wanted.size or (32, 32))))
     except (LenientError, RuntimeError, ValueError, AssertionError, TypeError, NotImplementedError):
         return None
-    return count_parameters(module)
+    return parameters(module)

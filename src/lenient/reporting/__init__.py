@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ from lenient.core import files
 from lenient.core.errors import MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import of_run
+from lenient.core.numbers import plain
 from lenient.reporting.collect import collect
 from lenient.reporting.page import render
 
-__all__ = ["without_nonfinite", "write_report", "write_text"]
+__all__ = ["write_report", "write_text"]
 
 
 def write_report(run: Path) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def write_report(run: Path) -> dict[str, Any]:
     """
     record = collect(Path(run))
     _claim(record.path)
-    summary: dict[str, Any] = without_nonfinite(record.summary)
+    summary: dict[str, Any] = plain(record.summary)
     write_text(record.path / "report.html", render(record))
     write_text(record.path / "report.json", json.dumps(summary, indent=2, sort_keys=True, allow_nan=False) + "\n")
     return summary
@@ -44,17 +44,6 @@ def _claim(run: Path) -> None:
             raise UsageError(f"{run / name}: is there, and no run wrote it; move it elsewhere")
     with disk_errors(run):
         manifest.claim(*names)
-
-
-def without_nonfinite(value: Any) -> Any:
-    """The value with NaN and infinities, which JSON does not know, replaced by None."""
-    if isinstance(value, dict):
-        return {str(key): without_nonfinite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nonfinite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lenient.core.numbers import duration, exact, known, milliseconds, number, percent, ratio, scaled
 from lenient.reporting.collect import RunRecord
-from lenient.reporting.numbers import duration, exact, known, milliseconds, number, percent, ratio, scaled
 
 NOT_ACCURACY = "Agreement on synthetic images is not accuracy: without a test set, accuracy is unknown."
 NO_TEST_SET = (

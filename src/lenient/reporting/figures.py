@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from lenient.reporting.numbers import THIN, exact, figures, number, percent, scaled
+from lenient.core.numbers import THIN, exact, figures, number, percent, scaled
 from lenient.reporting.svg import COLOURS, canvas, to_svg
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +12,12 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from lenient.core.config import flatten
+from lenient.core.numbers import exact, figures, known, number, percent
 from lenient.core.text import NOT_DATA_FREE
 from lenient.reporting.cards import cards
 from lenient.reporting.collect import Event, RunRecord
 from lenient.reporting.figures import Series, class_bars, curves, mixture, series
-from lenient.reporting.numbers import exact, figures, known, number, percent
 from lenient.reporting.pictures import MAX_CLASSES, class_name, strips
 
 VERDICTS = {  # verdict -> (sign, word, what it means when there is no reason to add)
@@ -65,7 +66,7 @@ def render(record: RunRecord) -> str:
         checks=[_check(check) for check in health["checks"] or () if isinstance(check, dict)],
         answers=_answers(summary),
         settings=record.settings,
-        environment=list(_flat(record.environment)),
+        environment=[(key, _listed(value)) for key, value in sorted(flatten(record.environment).items())],
         code=_code(record),
         alarms=[(exact(a.get("step")), a.get("name", ""), a.get("message", "")) for a in alarms[:MAX_ALARMS]],
         num_alarms=len(alarms),
@@ -227,12 +228,8 @@ def _words(key: str) -> str:
     return key.removeprefix("health/").removeprefix("loss/").replace("_", " ").replace("lr/", "learning rate, ")
 
 
-def _flat(mapping: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in sorted(mapping.items()):
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _code(record: RunRecord) -> dict[str, str] | None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lenient.core.numbers import percent
 from lenient.reporting.collect import Samples
-from lenient.reporting.numbers import percent
 
 MAX_CLASSES = 20
 MAX_COLUMNS = 10

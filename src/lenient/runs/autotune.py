@@ -173,7 +173,7 @@ def trial(
             for first, taken, _ in stretches:  # once unmeasured, since a first time takes longer
                 stretch(first, taken)
             return sum(
-                count / taken * seconds_of(partial(stretch, first, taken), runtime.device, repeats=1, warm_up=False)
+                count / taken * seconds_of(partial(stretch, first, taken), runtime.device, repeats=1, warm_up=0)
                 for first, taken, count in stretches
             )
 

@@ -23,6 +23,7 @@ from lenient.core.config import dump_yaml
 from lenient.core.errors import DamagedError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import ALWAYS, FOLDERS, GROWING, LAST, NAMES, PREVIOUS, SEGMENTS, TREES, of_run
+from lenient.core.numbers import finite, plain
 from lenient.models.names import one_line
 from lenient.runs.segments import put_back, set_apart
 
@@ -199,7 +200,7 @@ class RunFolder:
         """Append one line to `metrics.jsonl`; non-finite numbers become null."""
         assert self._metrics is not None, "open_logs first"
         with disk_errors(self.path, RESUME):
-            self._metrics.write(json.dumps({"event": event, **_plain(values)}) + "\n")
+            self._metrics.write(json.dumps({"event": event, **plain(values, _short)}) + "\n")
             self._metrics.flush()
 
     # checkpoints
@@ -301,14 +302,8 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     return put_back(state, path, device)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return round(value, 7) if value == value and abs(value) != float("inf") else None
-    return value
+def _short(value: float) -> float | None:
+    return None if finite(value) is None else round(value, 7)
 
 
 def fingerprint(module: nn.Module) -> str:

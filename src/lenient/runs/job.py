@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lenient.core import files, ranks
-from lenient.core.config import nested
+from lenient.core.config import flatten, nested
 from lenient.core.errors import DamagedError, HealthError, MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.memory import memory_errors
@@ -45,7 +45,6 @@ from lenient.runs.folder import RESUME, RunFolder, environment, fingerprint
 from lenient.runs.request import (
     Request,
     decide,
-    flatten,
     generator_factory,
     method_name,
     pick_student,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from lenient.core import ranks
-from lenient.core.config import merge, nested, parse, parse_overrides, read_yaml
+from lenient.core.config import flatten, merge, nested, parse, parse_overrides, read_yaml
 from lenient.core.errors import TeacherError, UsageError
 from lenient.core.runtime import check_compiler, resolve_device
 from lenient.core.schemas import ANEW, damaged
@@ -173,17 +173,6 @@ def generator_factory(values: Mapping[str, Any]) -> str | None:
     section = values.get("generator")
     found = section.get("factory") if isinstance(section, Mapping) else None
     return found if isinstance(found, str) else None
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested mappings into dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def resolve(request: Request) -> DistillSettings:

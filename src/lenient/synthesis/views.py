@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenient.core import ranks
+from lenient.core.crops import cropped
 from lenient.core.seeding import Streams
 from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
@@ -40,15 +40,7 @@ def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, upd
         return ranks.mine(streams.integers(f"{name}/{what}", update, (count * ranks.count(), 1), high))
 
     rows, columns, flip = draw("rows", 2 * padding + 1), draw("columns", 2 * padding + 1), draw("flip", 2)
-    down = torch.arange(height, device=images.device) + rows
-    across = torch.arange(width, device=images.device)
-    across = torch.where(flip > 0, width - 1 - across, across) + columns
-    padded = F.pad(images, (padding, padding, padding, padding))
-    sample = torch.arange(count, device=images.device).view(-1, 1, 1)
-    picked = padded.permute(0, 2, 3, 1)[
-        sample, down.expand(count, -1)[:, :, None], across.expand(count, -1)[:, None, :]
-    ]
-    return picked.permute(0, 3, 1, 2)
+    return cropped(images, (padding, padding), rows, columns, flip > 0)
 
 
 def rolled(images: Tensor, limit: int, streams: Streams, name: str, update: int) -> Tensor:

@@ -17,6 +17,7 @@ from lenient.bench.report.measures import Floats, Labels, Projection, frechet, o
 from lenient.bench.report.records import NO_GENERATOR, Cell, Grid, panels
 from lenient.bench.report.sweeps import picture_rows, weight_of
 from lenient.core.errors import LenientError, UsageError
+from lenient.core.numbers import significant
 from lenient.teacher.probes import Features
 
 if TYPE_CHECKING:
@@ -210,12 +211,12 @@ def _measures(real: Sample, made: Sample, selects: bool) -> dict[str, float | No
         raise UsageError("the teacher's features of its images are not finite")
     seen = {}
     if real.inception is not None and made.inception is not None:
-        seen = {"fid_inception": _rounded(frechet(real.inception, made.inception))}
+        seen = {"fid_inception": significant(frechet(real.inception, made.inception))}
     return seen | {
-        "fid": _rounded(frechet(real.features, made.features)),
-        "outside": _rounded(float(beyond.mean())),
-        "outside_kept": _rounded(float(beyond[made.kept].mean())) if selects and made.kept.any() else None,
-        "kept": _rounded(float(made.kept.mean())),
+        "fid": significant(frechet(real.features, made.features)),
+        "outside": significant(float(beyond.mean())),
+        "outside_kept": significant(float(beyond[made.kept].mean())) if selects and made.kept.any() else None,
+        "kept": significant(float(made.kept.mean())),
     }
 
 
@@ -240,12 +241,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
 
 
 def _place(point: Sequence[float]) -> list[float]:
-    return [_rounded(float(point[0])), _rounded(float(point[1]))]
-
-
-def _rounded(value: float) -> float:
-    """Six significant digits: as many as matter, and a small file."""
-    return float(f"{value:.6g}")
+    return [significant(float(point[0])), significant(float(point[1]))]
 
 
 def _pictures(folder: Path, cell: Cell) -> list[dict[str, Any]]:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lenient.core.errors import DamagedError, UsageError
+from lenient.core.numbers import known, number, plain
 from lenient.core.schemas import CellRecord, Failed, Stored, read_json
-from lenient.reporting import without_nonfinite
-from lenient.reporting.numbers import known, number
 
 RECORDS_LIMIT = 256 * 2**20
 """Bytes of the largest file of records."""
@@ -212,7 +211,7 @@ class Grid:
             "failed": [vars(failure.wanted) | {"reason": failure.reason} for failure in self.failed],
         }
         content |= {"features": dict(self.features)} if self.features else {}
-        found: dict[str, Any] = without_nonfinite(content)
+        found: dict[str, Any] = plain(content)
         return found
 
 
@@ -351,7 +350,7 @@ def _wanted(raw: Any, where: Path) -> Wanted:
 
 def _public(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The record without what it tells of the machine's folders, and without NaN."""
-    found: dict[str, Any] = without_nonfinite(dict(raw))
+    found: dict[str, Any] = plain(dict(raw))
     if isinstance(found.get("teacher"), dict) and found["teacher"].get("file"):
         found["teacher"] = found["teacher"] | {"file": Path(str(found["teacher"]["file"])).name}
     if isinstance(found.get("machine"), dict):

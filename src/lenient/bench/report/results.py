@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from lenient.bench.report.records import Cell, Grid, Wanted, unique
 from lenient.bench.report.tables import Column, Row, Table, Value, marked
-from lenient.reporting.numbers import duration, exact, scaled
+from lenient.core.numbers import duration, exact, scaled
 
 REPLAY_METHODS = ("mb-dfkd", "pre-dfkd", "meta-dfkd")
 ORACLE = "† acc_max is an oracle: it was chosen on the test labels."

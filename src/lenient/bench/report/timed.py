@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lenient.bench.report.records import Cell, Grid
 from lenient.bench.report.results import among, context, in_percent, whole
 from lenient.bench.report.tables import Column, Row, Table, Value, marked
-from lenient.reporting.numbers import duration
+from lenient.core.numbers import duration
 
 SHARES = (0.25, 0.5, 1.0)
 """Of the time that the quickest row's runs take: where accuracies are read."""

@@ -1,8 +1,9 @@
-"""Numbers as people like to read them: `77.6 k`, `1.2 ms`, `97.8 %`."""
+"""Numbers as people like to read them, `77.6 k`, `1.2 ms`, `97.8 %`, and as JSON can hold them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 THIN = "\u202f"  # narrow no-break space: between digits in groups of three, and before a unit
@@ -19,6 +20,25 @@ def number(value: Any) -> float:
 def known(value: Any) -> bool:
     """Whether the value is a finite number."""
     return not math.isnan(number(value))
+
+
+def finite(value: float) -> float | None:
+    """The value; None for NaN and infinities, which JSON does not know."""
+    return value if math.isfinite(value) else None
+
+
+def significant(value: float) -> float:
+    """The value to six significant digits: as many as matter, and a small file."""
+    return float(f"{value:.6g}")
+
+
+def plain(value: Any, fraction: Callable[[float], float | None] = finite) -> Any:
+    """The value with mappings and lists as JSON has them, and `fraction` of each floating-point number."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, fraction) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, fraction) for item in value]
+    return fraction(value) if isinstance(value, float) else value
 
 
 def figures(value: Any, digits: int = 3) -> str:
@@ -67,17 +87,17 @@ def milliseconds(value: Any) -> str:
     return f"{figures(value / 1000)}{THIN}s" if value >= 1000 else f"{figures(value, 2 if value < 100 else 3)}{THIN}ms"
 
 
-def duration(seconds: Any) -> str:
-    """A duration given in seconds, in its two largest units: `42 s`, `1 min 42 s`, `2 h 5 min`."""
+def duration(seconds: Any, space: str = THIN) -> str:
+    """A duration given in seconds, in its two largest units: `42 s`, `1 min 42 s`, `2 h 5 min`; `space` before each."""
     if not known(seconds):
         return UNKNOWN
     if seconds < 60:
-        return f"{figures(seconds, 2)}{THIN}s"
+        return f"{figures(seconds, 2)}{space}s"
     whole = round(seconds)
     for name, length, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if whole >= length:
             rest = whole % length // part
-            return f"{whole // length}{THIN}{name}" + (f" {rest}{THIN}{smaller}" if rest else "")
+            return f"{whole // length}{space}{name}" + (f" {rest}{space}{smaller}" if rest else "")
     raise AssertionError("60 seconds and more are at least a minute")
 
 
