@@ -115,6 +115,8 @@ def main(
     )
     written: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"cells": []}
     machine = {key: v for key, v in environment(torch.device("cpu"), precision).items() if key != "command"}
+    planned = len(teachers.split(",")) * seeds * len(variants)
+    written |= {"planned": max(planned, written.get("planned", 0))}
     written |= {"name": name, "data": data, "recipe": recipe, "common": common, "machine": machine}
     done = {(cell["variant"], cell["teacher"], cell["seed"]) for cell in written["cells"]}
     networks = {arch: trained(arch, data, fit, teacher_epochs) for arch in teachers.split(",")}
@@ -176,9 +178,12 @@ def page(written: dict[str, Any], output: Path) -> str:
         columns = columns or [spread([cell["agreement"] for cell in own])]
         columns += [spread([cell["agreement"] for cell in own if cell["teacher"] == name]) for name in teachers]
         cost = statistics.median(cell["readings"][-1]["step"] if times else cell["seconds"] for cell in own)
-        lines.append(f"| {label} | `{own[0]['settings']}` | " + " | ".join(columns) + f" | {cost:.0f} |")
+        settings = f"`{own[0]['settings']}`" if own[0]["settings"] else "defaults"
+        lines.append(f"| {label} | {settings} | " + " | ".join(columns) + f" | {cost:.0f} |")
     machine = written["machine"]
-    lines += ["", f"{len(cells)} runs in `{output.name}`. Machine: {machine['device_name']}, one thread each.", ""]
+    planned = written.get("planned", len(cells))
+    count = f"{len(cells)} runs" if planned <= len(cells) else f"{len(cells)} of {planned} runs, the rest is to come,"
+    lines += ["", f"{count} in `{output.name}`. Machine: {machine['device_name']}, one thread each.", ""]
     return "\n".join(lines)
 
 

@@ -70,7 +70,9 @@ def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyP
     assert (RESULTS / f"{name}.md").read_text() == page
 
 
-@pytest.mark.parametrize("name", ["ta-dfkd-digits", "ta-dfkd-digits-rates", "ta-dfkd-mnist-rates"])
+@pytest.mark.parametrize(
+    "name", ["ta-dfkd-digits", "ta-dfkd-digits-rates", "ta-dfkd-mnist-rates", "ta-dfkd-default-digits"]
+)
 def test_pages_on_settings_follow_from_their_runs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     cells = ROOT / "benchmarks/results" / f"{name}.json"
