@@ -228,6 +228,17 @@ def test_resume_without_a_checkpoint_starts(tmp_path):
     assert result.summary.steps == 6
 
 
+def test_a_run_of_another_machine_names_its_device(tmp_path):
+    out = tmp_path / "r"
+    distill(tiny_teacher(), tiny_student(), output=out, settings=QUICK)
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda:77"))
+    with pytest.raises(UsageError, match=r"config.yaml: device cuda:77 is not available here; give --device auto or"):
+        distill(tiny_teacher(), tiny_student(), output=out, resume=True)
+    again = distill(tiny_teacher(), tiny_student(), output=out, resume=True, steps=9, device="cpu")
+    assert again.summary.steps == 9
+
+
 def test_a_finished_run_can_be_lengthened_but_not_shortened_or_changed(tmp_path):
     out = tmp_path / "r"
     distill(tiny_teacher(), tiny_student(), output=out, settings=QUICK)

@@ -21,10 +21,10 @@ from lenient.core.config import flatten, nested
 from lenient.core.errors import DamagedError, HealthError, MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.memory import memory_errors
-from lenient.core.runtime import Runtime
+from lenient.core.runtime import Runtime, resolve_device
 from lenient.core.schemas import Report, read_json
 from lenient.core.seeding import untouched_global_rng
-from lenient.core.text import NOT_DATA_FREE
+from lenient.core.text import NOT_DATA_FREE, VALUE, visible
 from lenient.defenses import defense_of
 from lenient.evaluation import Measures, latency
 from lenient.evaluation.running import check_fits
@@ -276,7 +276,7 @@ class Job:
         steps = self._longer(old, path)
         # what is stored is the first rank's own
         stored_device = old["device"] if ranks.count() == 1 else str(old["device"]).split(":")[0]
-        device = self.request.device or stored_device
+        device = self.request.device or _available(stored_device, path / "config.yaml")
         if self.method is not None:
             del old["method"]
         self._require_stored(old, path)
@@ -559,6 +559,17 @@ class Job:
         with _optional("report"):
             write_report(self.folder.path)
         self.folder.mark_done()
+
+
+def _available(device: str, path: Path) -> str:
+    """Return a device that a run's settings name; one that is not there is a matter of that file, not of a flag."""
+    try:
+        resolve_device(device)
+    except UsageError:
+        raise UsageError(
+            f"{path}: device {visible(device, VALUE)} is not available here; give --device auto or cpu"
+        ) from None
+    return device
 
 
 @contextmanager
