@@ -9,12 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lenient.api import distill, evaluate, export, inspect, list_methods, load, report, sample, synthesize
+    from lenient.api import (
+        distill,
+        evaluate,
+        export,
+        inspect,
+        list_methods,
+        load,
+        report,
+        sample,
+        synthesize,
+        train_teacher,
+    )
     from lenient.losses.objective import Term
     from lenient.methods import register_method
     from lenient.methods.contract import Algorithm, Method, Schedule, Update
     from lenient.runs.images import SyntheticImages
-    from lenient.supervised import train_classifier as train_teacher
     from lenient.synthesis.source import Source
     from lenient.training.result import Result
 
@@ -44,7 +54,10 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(
-        ("distill", "evaluate", "export", "inspect", "list_methods", "load", "report", "sample", "synthesize"),
+        (
+            *("distill", "evaluate", "export", "inspect", "list_methods", "load", "report", "sample", "synthesize"),
+            "train_teacher",
+        ),
         "lenient.api",
     ),
     **dict.fromkeys(("Algorithm", "Method", "Schedule", "Update"), "lenient.methods.contract"),
@@ -53,17 +66,15 @@ _HOMES = {
     "SyntheticImages": "lenient.runs.images",
     "Term": "lenient.losses.objective",
     "register_method": "lenient.methods",
-    "train_teacher": "lenient.supervised:train_classifier",
 }
-"""Where each name lives; after a colon, under which name there."""
+"""Where each name lives."""
 
 
 def __getattr__(name: str) -> Any:
     """Import the module a public name lives in when it is first asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'lenient' has no attribute {name!r}")
-    module, _, own = _HOMES[name].partition(":")
-    return getattr(import_module(module), own or name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

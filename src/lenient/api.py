@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Unpack
@@ -40,6 +40,7 @@ from lenient.training.trainer import Distillation, Observer
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet
+    from lenient.supervised import Epoch, Progress, TrainingResult
 
 WITHOUT_BATCH_NORM = (
     "no batch-norm layers, whose statistics ta-dfkd matches: --method stable needs none, though it is not data-free in "
@@ -65,8 +66,12 @@ def inspect(
 ) -> dict[str, Any]:
     """Say what was found of a teacher, what can be done with it and what was assumed.
 
-    `facts` are those of `load_teacher`; `trust_code` lets a file name code to run and places to visit. A run whose
-    student would need that is described by its files alone.
+    Args:
+        teacher: a file, a run folder, or SOURCE:NAME with source timm, torchvision, hf-hub, local-dir, lenient or py.
+            Or any module that maps images to logits.
+        trust_code: run code and visit places that files name; what you name needs no flag. A run whose student would
+            need that is described by its files alone.
+        facts: those of `distill`.
     """
     try:
         network = load_teacher(teacher, trust_code=trust_code, **facts)
@@ -94,7 +99,7 @@ def distill(
     teacher: nn.Module | Network | str | Path,
     student: nn.Module | Network | str = "auto",
     *,
-    method: str | Method | None = None,
+    method: str | Method = "auto",
     output: str | Path | None = None,
     steps: int | None = None,
     epochs: int | None = None,
@@ -106,6 +111,7 @@ def distill(
     settings: Mapping[str, Any] | None = None,
     eval_data: str | None = None,
     data_root: str | Path | None = None,
+    select: str | None = None,
     device: str | None = None,
     precision: str | None = None,
     compile: bool = False,
@@ -119,26 +125,42 @@ def distill(
     """Distil `teacher` into `student` without data.
 
     Args:
-        teacher: any module that maps images to logits, or what `lenient distill` takes; it comes back untouched.
-        student: a module to train in place, SOURCE:NAME, or `auto`.
-        method: a name, or a method object of your own.
-        output: the run folder; None keeps everything in memory.
-        preset: `smoke`, `fast`, `standard` and `long` are lengths of a run with the method's defaults; `paper` is the
-            recipe with the protocol of its paper, all through, and takes no other recipe.
-        settings: the strongest word, nested or by dots: {"method": {"student_lr": 0.1}} or {"method.student_lr": 0.1}.
-        eval_data: DATA to measure the student on; it never steers the run.
+        teacher: a file, a run folder, or SOURCE:NAME with source timm, torchvision, hf-hub, local-dir, lenient or py.
+            Or any module that maps images to logits; it comes back untouched.
+        student: SOURCE:NAME, or auto. Or a module to train in place.
+        method: a name, auto, or py:FILE.py:CLASS. Or a method object of your own.
+        output: run folder. None keeps everything in memory.
+        steps: student steps.
+        epochs: epochs of steps_per_epoch steps.
+        budget: as many steps as fit: 90s, 30m, 1h30m.
+        preset: smoke, fast, standard, long, or paper: the recipe with its whole protocol. The others are lengths of a
+            run with the method's defaults; `paper` takes no other recipe.
+        recipe: YAML file, or a recipe's name. Of several the later ones win.
+        batch_size: images per student step, or auto: what fits.
+        seed: seed of all randomness. By default 0.
+        settings: any setting, by dots. {"method.student_lr": 0.1}, or nested {"method": {"student_lr": 0.1}}: the
+            strongest word.
+        eval_data: measure on it; it never steers the run. One of the command's DATA.
+        data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
+        select: student to deliver: last, ema or proxy.
+        device: auto, cpu, cuda, cuda:N or mps (untested).
+        precision: auto, 32, bf16, or 64 for checks.
+        compile: compile the networks' plain forwards; costs a minute at the start.
         generator: the teacher's card to a generator of your own, for a method that has one: see `GeneratorFactory` in
             `lenient.generators.own`. A run with it goes on from Python, with the same one, and not from the command.
-        trust_code: lets the teacher's file, and with `resume` the run, name code to run and places to visit; what is
-            named here needs no trust.
+        resume: go on with the run in the folder.
+        overwrite: replace what is at the destination.
+        trust_code: run code and visit places that files name; what you name needs no flag. Files are the teacher's and,
+            with `resume`, the run's.
+        observers: watch the run: progress displays, trackers.
         facts: `arch`, `input_size`, `num_classes`, `mean`, `std`, `checkpoint_key` of the teacher, where they cannot
-            be found.
+            be found: see `TeacherFacts` in `lenient.runs.job`.
 
-    The other arguments are the flags of the command. Under torchrun all processes call this alike, share the batch,
-    and end up with the same student; the first one writes. Raises the errors of `lenient.errors`.
+    Under torchrun all processes call this alike, share the batch, and end up with the same student; the first one
+    writes. Raises the errors of `lenient.errors`.
     """
     network = load_teacher(teacher, trust_code=trust_code, **facts)
-    own = None if method is None or isinstance(method, str) else method
+    own = None if isinstance(method, str) else method
     request = Request(
         method=method if isinstance(method, str) else None,
         preset=preset,
@@ -151,6 +173,7 @@ def distill(
         seed=seed,
         device=device,
         precision=precision,
+        select=select,
         compile=compile,
     )
     source = str(teacher) if isinstance(teacher, (str, Path)) else None
@@ -185,13 +208,13 @@ def evaluate(
     """Measure a classifier on labelled images: accuracy, calibration, and agreement with a teacher.
 
     Args:
-        model: any module that maps images to logits, or what `lenient distill` takes, or a run folder.
-        data: DATA, such as `digits` or `imagefolder:DIR`, or a set of images.
-        teacher: agreement with it is measured, too.
-        split: which images of DATA: test, train, fit or holdout.
-        data_root: where data sets lie; by default $LENIENT_DATA, else ./data.
-        device: where to run.
-        trust_code: lets files name code to run and places to visit.
+        model: what `lenient distill` takes, or a run folder.
+        data: digits, mnist, cifar10, cifar100 or imagefolder:DIR. Or a set of images.
+        teacher: measure agreement with it, too.
+        split: test, train, fit or holdout.
+        data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
+        device: auto, cpu, cuda, cuda:N or mps (untested).
+        trust_code: run code and visit places that files name; what you name needs no flag.
         facts: those of the model, where they cannot be found.
 
     Raises:
@@ -222,14 +245,15 @@ def export(
     """Write the student of a run, or any network file, as `safetensors`, `pt2`, `onnx` or `hub`.
 
     Args:
-        run: a run folder, or a file that `load` takes.
-        output: a file; for `hub` a folder.
-        format: which of the four.
-        check: read it back and compare its outputs with the source's.
-        teacher_arch: the architecture, for weights of your own code; `checkpoint_key` which ones of a checkpoint.
-        opset: version of ONNX's operators, 13 to 23.
-        overwrite: replace what is at `output`.
-        trust_code: lets the run name code to run and places to visit.
+        run: a run folder, or a .safetensors file. Or another file that `load` takes.
+        output: file (hub: folder).
+        format: safetensors, pt2, onnx or hub.
+        check: read it back and compare its outputs.
+        teacher_arch: architecture, for a student of your own code.
+        checkpoint_key: which network of a checkpoint, by dots, e.g. state_dict or model_ema.
+        opset: ONNX operators of this version, 13 to 23. By default torch's.
+        overwrite: replace what is at the destination.
+        trust_code: run code and visit places that files name; what you name needs no flag.
 
     Returns:
         With `check`, the largest difference between its logits and those of the source, relative to their range.
@@ -252,8 +276,13 @@ def export(
 
 
 def report(run: str | Path) -> dict[str, Any]:
-    """(Re)write `report.html` and `report.json` of a run folder, and return what `report.json` holds; see
-    `lenient.reporting.write_report` for what it raises."""
+    """(Re)write `report.html` and `report.json` of a run, and return what `report.json` holds.
+
+    Args:
+        run: a run folder.
+
+    Raises what `lenient.reporting.write_report` does.
+    """
     return write_report(Path(run))
 
 
@@ -273,14 +302,16 @@ def sample(
     """Write synthetic images of a run as PNG files, and the teacher's soft labels as `labels.csv`.
 
     Args:
-        run: its folder.
-        output: a folder that is new or empty.
-        count: images, up to ten million.
+        run: a run folder.
+        output: a new folder. An empty one will do.
+        count: images. Up to ten million.
         seed: draws other images.
-        device: where; by default that of the run.
-        teacher: where the teacher is now, by default as the run says; `teacher_arch` which network,
-            `checkpoint_key` which one of its file; `student` likewise.
-        trust_code: lets the run name code to run and places to visit.
+        device: auto, cpu, cuda, cuda:N or mps (untested). By default as the run says.
+        teacher: the teacher of RUN. Where it is now; by default as the run says.
+        teacher_arch: architecture of a bare state dict.
+        checkpoint_key: which network of a checkpoint, by dots, e.g. state_dict or model_ema.
+        student: the student's network. By default as the run says.
+        trust_code: run code and visit places that files name; what you name needs no flag.
 
     Returns:
         The share of values that were clipped to 8 bit.
@@ -413,6 +444,75 @@ def _of_run(
     if run.draws is None:
         raise UsageError("this result was copied or read back, and draws nothing; name its run folder")
     return from_run(run.draws, run.health, run.summary.steps, count, seed, budget)
+
+
+def train_teacher(
+    data: str,
+    arch: str,
+    output: str | Path,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    keep: int = 0,
+    keep_above: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    data_root: str | Path | None = None,
+    input_size: Sequence[int] | None = None,
+    split: str = "train",
+    device: str = "auto",
+    precision: str = "32",
+    overwrite: bool = False,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TrainingResult:
+    """Train a classifier on real data, to distil from, and write it to a file.
+
+    Args:
+        data: digits, mnist, cifar10, cifar100 or imagefolder:DIR.
+        arch: lenient:NAME, timm:NAME, torchvision:NAME or py:... As a SPEC of `distill`.
+        output: a .safetensors file. `load` and `distill` read it.
+        epochs: passes over the data. By default what suits the data.
+        seed: seed of weights, order and augmentation.
+        keep: save N checkpoints of this run, spread evenly. They lie beside the file, as FILE-e012.safetensors.
+        keep_above: only epochs above this accuracy (0 to 1).
+        settings: e.g. lr=0.05, mixup=0.2. Those of `lenient.supervised.TeacherRecipe`.
+        data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
+        input_size: what the network takes, e.g. 3,32,32. By default the size of the images.
+        split: training images: train, or fit to hold a tenth out.
+        device: auto, cpu, cuda, cuda:N or mps (untested).
+        precision: 32 or bf16.
+        overwrite: replace what is at the destination.
+        on_epoch: called after each epoch.
+        on_progress: called about every two seconds.
+
+    Returns:
+        The history, and which checkpoints were kept where.
+
+    Raises:
+        UsageError: an argument cannot be used, or something lies at `output`.
+        HealthError: the loss became infinite or not a number.
+        MachineError: memory or disk gave out.
+    """
+    from lenient.core.config import nested
+    from lenient.supervised.job import TeacherJob
+
+    job = TeacherJob.open(
+        data,
+        arch,
+        Path(output),
+        epochs=epochs,
+        seed=seed,
+        keep=keep,
+        keep_above=keep_above,
+        settings=nested(settings or {}),
+        data_root=data_root,
+        input_size=input_size,
+        split=split,
+        device=device,
+        precision=precision,
+        overwrite=overwrite,
+    )
+    return job.run(on_epoch, on_progress)
 
 
 def list_methods() -> dict[str, MethodInfo]:

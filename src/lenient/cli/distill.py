@@ -6,15 +6,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lenient.cli import flags
+from lenient.cli import flags, options
+from lenient.cli.options import takes
 from lenient.core import numbers
 from lenient.core.errors import HealthError
 from lenient.core.text import NOT_DATA_FREE, visible
-from lenient.methods import METHODS
 
 WIDE = 4096
 """Characters of the longest line that is printed: one may hold a path."""
@@ -24,54 +24,40 @@ if TYPE_CHECKING:
     from lenient.training.result import Result
 
 
+@takes(options.DISTILL)
 def distill(
-    teacher: flags.Teacher,
-    teacher_arch: flags.TeacherArch = "",
-    input_size: flags.InputSize = "",
-    num_classes: flags.NumClasses = 0,
-    mean: flags.Mean = "",
-    std: flags.Std = "",
-    checkpoint_key: flags.CheckpointKey = "",
-    student: Annotated[str, typer.Option(metavar="SPEC", help="SOURCE:NAME, or auto.")] = "auto",
-    method: Annotated[
-        str, typer.Option(metavar="NAME", help=f"auto, {', '.join(METHODS)}, or py:FILE.py:CLASS.")
-    ] = "auto",
-    preset: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="smoke, fast, standard, long, or paper: the recipe with its whole protocol."),
-    ] = "",
-    steps: Annotated[int | None, typer.Option(metavar="N", help="Student steps.")] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs of steps_per_epoch steps.")] = None,
-    budget: Annotated[str, typer.Option(metavar="TIME", help="As many steps as fit: 90s, 30m, 1h30m.")] = "",
-    batch_size: Annotated[str, typer.Option(metavar="N", help="Images per student step, or auto: what fits.")] = "",
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of all randomness.", show_default="0")] = None,
-    eval_data: Annotated[str, typer.Option(metavar="DATA", help="Measure on it; it never steers the run.")] = "",
-    data_root: flags.DataRoot = "",
-    recipe: Annotated[
-        list[str], typer.Option("-c", "--recipe", metavar="RECIPE", help="YAML file, or a recipe's name.")
-    ] = [],  # noqa: B006
-    setting: Annotated[list[str], typer.Option("-s", "--set", metavar="KEY=VALUE", help="Any setting, by dots.")] = [],  # noqa: B006
-    output: Annotated[
-        str, typer.Option("-o", "--output", metavar="DIR", help="Run folder.", show_default="runs/NAME")
-    ] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in -o.")] = False,
-    overwrite: flags.Overwrite = False,
-    select: Annotated[str, typer.Option(metavar="RULE", help="Student to deliver: last, ema or proxy.")] = "",
-    device: flags.Device = "",
-    devices: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Processes that share each batch, one for each GPU.")
-    ] = 1,
-    precision: Annotated[str, typer.Option(metavar="NAME", help="auto, 32, bf16, or 64 for checks.")] = "",
-    compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the networks' plain forwards; costs a minute at the start.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, time a few steps, write nothing.")
-    ] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the settings and stop.")] = False,
-    trust_code: flags.TrustCode = False,
-    track: Annotated[list[str], typer.Option(metavar="NAME", help="Send the log to wandb or mlflow, too.")] = [],  # noqa: B006
-    progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
+    teacher: str,
+    teacher_arch: str | None,
+    input_size: str | None,
+    num_classes: int | None,
+    mean: str | None,
+    std: str | None,
+    checkpoint_key: str | None,
+    student: str,
+    method: str,
+    preset: str | None,
+    steps: int | None,
+    epochs: int | None,
+    budget: str | None,
+    batch_size: str | None,
+    seed: int | None,
+    eval_data: str | None,
+    data_root: str | None,
+    recipe: list[str],
+    setting: list[str],
+    output: str | None,
+    resume: bool,
+    overwrite: bool,
+    select: str | None,
+    device: str | None,
+    devices: int,
+    precision: str | None,
+    compile: bool,
+    dry_run: bool,
+    print_config: bool,
+    trust_code: bool,
+    track: list[str],
+    progress: str,
 ) -> None:
     """Distil TEACHER into a smaller student without data; leaves student, report and all else in the run folder."""
     from lenient.cli import trackers
@@ -86,19 +72,19 @@ def distill(
     found = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
     network = load_teacher(teacher, trust_code=trust_code, **found)
     request = Request(
-        method=None if method == "auto" else method,
-        preset=preset or None,
+        method=method,
+        preset=preset,
         recipes=recipe,
         overrides=setting,
         steps=steps,
         epochs=epochs,
-        budget=budget or None,
+        budget=budget,
         batch_size="auto" if batch_size == "auto" else flags.whole_number("--batch-size", batch_size),
         seed=seed,
-        device=device or None,
-        precision=precision or None,
-        select=select or None,
-        compile=compile_,
+        device=device,
+        precision=precision,
+        select=select,
+        compile=compile,
     )
     job = Job(
         network,
@@ -106,8 +92,8 @@ def distill(
         request,
         source=teacher,
         facts=found,
-        eval_data=eval_data or None,
-        data_root=data_root or None,
+        eval_data=eval_data,
+        data_root=data_root,
         trust_code=trust_code,
     )
     if print_config:

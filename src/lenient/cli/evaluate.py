@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from lenient.cli import flags
+from lenient.cli import flags, options
+from lenient.cli.options import takes
 from lenient.core.text import NOTE, visible
 
 
+@takes(options.EVALUATE)
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="What `lenient distill` takes, or a run folder.", show_default=False)
-    ],
-    data: Annotated[str, typer.Option(metavar="DATA", help="digits, mnist, cifar10, cifar100 or imagefolder:DIR.")],
-    teacher: Annotated[str, typer.Option(metavar="TEACHER", help="Measure agreement with it, too.")] = "",
-    teacher_arch: flags.TeacherArch = "",
-    input_size: flags.InputSize = "",
-    num_classes: flags.NumClasses = 0,
-    mean: flags.Mean = "",
-    std: flags.Std = "",
-    checkpoint_key: flags.CheckpointKey = "",
-    trust_code: flags.TrustCode = False,
-    data_root: flags.DataRoot = "",
-    split: Annotated[str, typer.Option(metavar="NAME", help="test, train, fit or holdout.")] = "test",
-    device: flags.Device = "auto",
-    as_json: flags.AsJson = False,
+    model: str,
+    data: str,
+    teacher: str | None,
+    teacher_arch: str | None,
+    input_size: str | None,
+    num_classes: int | None,
+    mean: str | None,
+    std: str | None,
+    checkpoint_key: str | None,
+    trust_code: bool,
+    data_root: str | None,
+    split: str,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Measure MODEL on labelled images: accuracy, calibration, agreement with a teacher, latency."""
     from lenient.core.runtime import resolve_device
@@ -41,7 +39,7 @@ def evaluate(
     network = load_teacher(model, trust_code=trust_code, **facts)
     other = load_teacher(teacher, trust_code=trust_code) if teacher else None
     place = resolve_device(device)
-    images = load_data(data, split=split, root=data_root or None, input_size=network.card.input_size)
+    images = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
     found: dict[str, Any] = measure(network, images, teacher=other, device=place).to_dict()
     found["latency"] = latency(network.module, network.card.input_size, device=place)
     for note in [*network.card.notes, *images.notes, *filter(None, [found["note"]])]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
+from lenient.cli import options
 from lenient.core.errors import UsageError
 from lenient.core.text import VALUE, visible
 
@@ -15,42 +13,25 @@ MOST_CLASSES = 10**6
 MOST_VALUES = 2**26
 """Of one image: channels x height x width."""
 
-Teacher = Annotated[
-    str,
-    typer.Argument(
-        metavar="TEACHER",
-        help="A file, a run folder, or SOURCE:NAME with source timm, torchvision, hf-hub, local-dir, lenient or py.",
-        show_default=False,
-    ),
-]
-TeacherArch = Annotated[str, typer.Option("--teacher-arch", metavar="SPEC", help="Architecture of a bare state dict.")]
-InputSize = Annotated[str, typer.Option("--input-size", metavar="C,H,W", help="What the network takes, e.g. 3,32,32.")]
-NumClasses = Annotated[int, typer.Option("--num-classes", metavar="N", help="Number of classes (0: find out).")]
-Mean = Annotated[str, typer.Option("--mean", metavar="A,B,C", help="Normalisation mean per channel, pixels in [0, 1].")]
-Std = Annotated[str, typer.Option("--std", metavar="A,B,C", help="Normalisation standard deviation per channel.")]
-CheckpointKey = Annotated[
-    str,
-    typer.Option(
-        "--checkpoint-key", metavar="KEY", help="Which network of a checkpoint, by dots, e.g. state_dict or model_ema."
-    ),
-]
-DataRoot = Annotated[
-    str, typer.Option("--data-root", metavar="DIR", help="Where data sets lie (default: $LENIENT_DATA, else ./data).")
-]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps (untested).")]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run code and visit places that files name; what you name needs no flag.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the destination.")]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Where to write.", show_default=False)]
+# of commands that no function has
+
+DataRoot = Annotated[str, options.DATA_ROOT.annotation("data_root")]
+Device = Annotated[str, options.DEVICE.annotation("device")]
+TrustCode = Annotated[bool, options.TRUST_CODE.annotation("trust_code")]
+AsJson = Annotated[bool, options.AS_JSON.annotation("as_json")]
+Overwrite = Annotated[bool, options.OVERWRITE.annotation("overwrite")]
 
 
 def facts(
-    arch: str, input_size: str, num_classes: int, mean: str, std: str, checkpoint_key: str = ""
+    arch: str | None,
+    input_size: str | None,
+    num_classes: int | None,
+    mean: str | None,
+    std: str | None,
+    checkpoint_key: str | None,
 ) -> dict[str, Any]:
     """Turn the teacher's flags into the arguments of `load_teacher`; what was not said is left out."""
-    if not 0 <= num_classes <= MOST_CLASSES:
+    if not 0 <= (num_classes or 0) <= MOST_CLASSES:
         raise UsageError(f"--num-classes {visible(num_classes, VALUE)}: write a number up to {MOST_CLASSES}")
     values: dict[str, Any] = {
         "arch": arch or None,
@@ -67,8 +48,8 @@ def facts(
     return {name: value for name, value in values.items() if value is not None}
 
 
-def size(text: str) -> tuple[int, ...] | None:
-    """Parse the C,H,W of `--input-size`; empty text is None."""
+def size(text: str | None) -> tuple[int, ...] | None:
+    """Parse the C,H,W of `--input-size`; none, or an empty one, is None."""
     found = whole_numbers("--input-size", text)
     if found and (len(found) != 3 or min(found) < 1 or math.prod(found) > MOST_VALUES):
         raise UsageError(f"--input-size {visible(text, VALUE)}: write three numbers C,H,W such as 3,32,32, whose "
@@ -76,8 +57,8 @@ def size(text: str) -> tuple[int, ...] | None:
     return found
 
 
-def numbers(flag: str, text: str) -> tuple[float, ...] | None:
-    """Parse `0.1,0.2,0.3`; empty text is None."""
+def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
+    """Parse `0.1,0.2,0.3`; none, or an empty one, is None."""
     if not text:
         return None
     try:
@@ -91,8 +72,16 @@ def numbers(flag: str, text: str) -> tuple[float, ...] | None:
         ) from None
 
 
-def whole_numbers(flag: str, text: str) -> tuple[int, ...] | None:
-    """Parse `3,32,32`; empty text is None."""
+def number(flag: str, text: str | None) -> float | None:
+    """Parse one number; none, or an empty text, is None."""
+    found = numbers(flag, text)
+    if found is not None and len(found) != 1:
+        raise UsageError(f"{flag} {visible(text, VALUE)}: write one number")
+    return None if found is None else found[0]
+
+
+def whole_numbers(flag: str, text: str | None) -> tuple[int, ...] | None:
+    """Parse `3,32,32`; none, or an empty one, is None."""
     if not text:
         return None
     try:
@@ -103,9 +92,9 @@ def whole_numbers(flag: str, text: str) -> tuple[int, ...] | None:
         ) from None
 
 
-def whole_number(flag: str, text: str) -> int | None:
-    """Parse one number; empty text is None."""
-    numbers = whole_numbers(flag, text)
-    if numbers is not None and len(numbers) != 1:
+def whole_number(flag: str, text: str | None) -> int | None:
+    """Parse one number; none, or an empty one, is None."""
+    found = whole_numbers(flag, text)
+    if found is not None and len(found) != 1:
         raise UsageError(f"{flag} {visible(text, VALUE)}: write one number")
-    return None if numbers is None else numbers[0]
+    return None if found is None else found[0]

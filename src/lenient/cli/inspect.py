@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 
-from lenient.cli import flags
+from lenient.cli import flags, options
+from lenient.cli.options import takes
 from lenient.core.text import NOTE, visible
 
-"""Characters of the longest line that describes a teacher."""
 
-
+@takes(options.INSPECT)
 def inspect(
-    teacher: flags.Teacher,
-    teacher_arch: flags.TeacherArch = "",
-    input_size: flags.InputSize = "",
-    num_classes: flags.NumClasses = 0,
-    mean: flags.Mean = "",
-    std: flags.Std = "",
-    checkpoint_key: flags.CheckpointKey = "",
-    trust_code: flags.TrustCode = False,
-    as_json: flags.AsJson = False,
+    teacher: str,
+    teacher_arch: str | None,
+    input_size: str | None,
+    num_classes: int | None,
+    mean: str | None,
+    std: str | None,
+    checkpoint_key: str | None,
+    trust_code: bool,
+    as_json: bool,
 ) -> None:
     """Say what was found of TEACHER, what can be done with it, and what was assumed."""
     from lenient.api import inspect as look

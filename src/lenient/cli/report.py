@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from lenient.cli import options
+from lenient.cli.options import takes
 from lenient.core.text import visible
 
 
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]) -> None:
+@takes(options.REPORT)
+def report(run: Path) -> None:
     """(Re)write report.html and report.json of RUN."""
     from lenient.reporting import write_report
 
