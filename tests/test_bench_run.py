@@ -34,7 +34,7 @@ from lenient.bench.cell import work as run_cell
 from lenient.bench.cells import SINCE, cell_id, cells_of, without_later
 from lenient.bench.grid import Grid, load_grid, settings_of
 from lenient.bench.launchers import _slurm_outcome, make_launcher
-from lenient.bench.record import commit, logged, rounded
+from lenient.bench.record import commit, logged
 from lenient.bench.running import run_grid
 from lenient.bench.status import status_of
 from lenient.bench.tasks import Task, state, write_json
@@ -44,6 +44,7 @@ from lenient.core import schemas
 from lenient.core.config import merge
 from lenient.core.errors import DamagedError, LenientError, MachineError, TeacherError, UsageError
 from lenient.core.manifest import FORMAT, MARKER
+from lenient.core.numbers import plain, significant
 from lenient.core.schemas import CellSpec, Stored, TeacherSpec
 from lenient.models import save_network
 from lenient.runs.folder import RunFolder, fingerprint
@@ -265,7 +266,7 @@ def test_cells_are_all_combinations_seed_by_seed(tmp_path):
 
 
 def test_numbers_are_short_and_logs_hold_what_there_is():
-    assert rounded({"a": [0.123456789, 3], "b": None, "c": 123456789.5}) == {
+    assert plain({"a": [0.123456789, 3], "b": None, "c": 123456789.5}, significant) == {
         "a": [0.123457, 3],
         "b": None,
         "c": 1.23457e8,

@@ -88,7 +88,7 @@ def test_4000_settings_are_taken_or_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_some_settings_are_taken_or_refused_in_one_line(tmp_path: Path) -> None:
-    ends = check_settings(settings_texts(50, random.Random(1)), tmp_path / "r.yaml")
+    ends = check_settings(settings_texts(100, random.Random(1)), tmp_path / "r.yaml")
     assert min(ends["taken"], ends["refused"]) > 5
 
 
