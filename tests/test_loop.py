@@ -20,7 +20,7 @@ from commands import python
 from lenient.api import distill, reopen
 from lenient.cli import main
 from lenient.core.config import flatten, merge
-from lenient.core.errors import HealthError, MachineError, TeacherError, UsageError
+from lenient.core.errors import DamagedError, HealthError, MachineError, TeacherError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import LAST, PREVIOUS
 from lenient.losses.imitation import Imitation
@@ -232,9 +232,15 @@ def test_a_run_of_another_machine_names_its_device(tmp_path):
     out = tmp_path / "r"
     distill(tiny_teacher(), tiny_student(), output=out, settings=QUICK)
     config = out / "config.yaml"
-    config.write_text(config.read_text().replace("device: cpu", "device: cuda:77"))
-    with pytest.raises(UsageError, match=r"config.yaml: device cuda:77 is not available here; give --device auto or"):
-        distill(tiny_teacher(), tiny_student(), output=out, resume=True)
+    whole = config.read_text()
+    for device, words in (
+        ("cuda:77", "device cuda:77 is not available here; give --device auto or"),
+        ("[1]", "device"),
+    ):
+        config.write_text(whole.replace("device: cpu", f"device: {device}"))
+        with pytest.raises((UsageError, DamagedError), match=rf"config.yaml.*{words}"):
+            distill(tiny_teacher(), tiny_student(), output=out, resume=True)
+    config.write_text(whole.replace("device: cpu", "device: cuda:77"))
     again = distill(tiny_teacher(), tiny_student(), output=out, resume=True, steps=9, device="cpu")
     assert again.summary.steps == 9
 
@@ -890,7 +896,6 @@ def test_the_first_ranks_own_gpu_is_not_that_of_all(tmp_path, monkeypatch):
     recipe = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
     (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump(recipe | {"device": "cuda:0"}))
     monkeypatch.setattr("lenient.core.ranks.count", lambda: 2)
-    monkeypatch.setattr("lenient.runs.job.resolve_device", torch.device)  # there is one
     monkeypatch.setattr("lenient.runs.job.resolve", lambda request: pytest.fail(str(request.settings["device"])))
     job = Job.__new__(Job)
     vars(job).update(teacher=tiny_teacher(), hash=fingerprint(tiny_teacher().module), eval_data=None)

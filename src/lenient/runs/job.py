@@ -276,13 +276,15 @@ class Job:
         steps = self._longer(old, path)
         # what is stored is the first rank's own
         stored_device = old["device"] if ranks.count() == 1 else str(old["device"]).split(":")[0]
-        device = self.request.device or _available(stored_device, path / "config.yaml")
+        device = self.request.device or stored_device
         if self.method is not None:
             del old["method"]
         self._require_stored(old, path)
         again = Request(settings={**old, "steps": steps, "device": device}, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
+        if self.request.device is None:
+            _check_available(self.settings.device, path / "config.yaml")
         self.settings = decide(self.settings, Request(), self.teacher, self.student, self.builder())
         self.student, self.student_reason = pick_student(
             wanted, self.teacher, self.settings.seed, self.settings.student.init
@@ -561,15 +563,14 @@ class Job:
         self.folder.mark_done()
 
 
-def _available(device: str, path: Path) -> str:
-    """Return a device that a run's settings name; one that is not there is a matter of that file, not of a flag."""
+def _check_available(device: str, path: Path) -> None:
+    """Refuse a device that a run's settings name and that is not here: a matter of that file, not of a flag."""
     try:
         resolve_device(device)
     except UsageError:
         raise UsageError(
             f"{path}: device {visible(device, VALUE)} is not available here; give --device auto or cpu"
         ) from None
-    return device
 
 
 @contextmanager
