@@ -25,23 +25,30 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch import nn
 
 from lenient import distill
 from lenient.core.config import parse_overrides
 from lenient.data import ImageSet, load_data
 from lenient.evaluation import accuracy, evaluate
 from lenient.models import Network, build_student
-from lenient.models.card import Card
+from lenient.models.card import Card, PixelClassifier
 from lenient.runs.folder import environment
 from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
 
 
-def trained(arch: str, data: str, images: ImageSet, epochs: int) -> Network:
-    """Train a teacher on `images`."""
+def trained(arch: str, data: str, images: ImageSet, changes: Mapping[str, Any], logit_spread: float) -> Network:
+    """Train a teacher on `images`; with a spread, scale its last linear layer to that deviation of its logits."""
     card = Card(None, images.input_size, len(images.classes), tuple(images.mean), tuple(images.std), images.classes)
     network = build_student(arch, card, seed=0, role="teacher")
-    recipe = default_recipe(data) | ({"epochs": epochs} if epochs else {})
-    train_classifier(network, images, TeacherRecipe(**recipe))
+    train_classifier(network, images, TeacherRecipe(**default_recipe(data) | dict(changes)))
+    if logit_spread:
+        *_, head = (module for module in network.module.modules() if isinstance(module, nn.Linear))
+        with torch.no_grad():
+            logits = PixelClassifier(network.module.eval(), card)(next(images.batches(1000))[0])
+            factor = logit_spread / (logits - logits.mean(dim=1, keepdim=True)).std()
+            for values in head.parameters():
+                values *= factor
     return network
 
 
@@ -93,7 +100,8 @@ def main(
     data: str = "digits",
     data_root: str = "",
     teachers: str = "lenient:wrn-10-2,lenient:resnet20,lenient:wrn-16-1",
-    teacher_epochs: int = 0,
+    teacher_set: Annotated[list[str], typer.Option(help="A setting of the teachers' training, e.g. lr=0.02.")] = [],  # noqa: B006
+    logit_spread: Annotated[float, typer.Option(help="Scale teachers' last layers to this deviation of logits.")] = 0,
     student: str = "lenient:resnet8-half",
     seeds: int = 3,
     recipe: str = "digits",
@@ -118,8 +126,11 @@ def main(
     planned = len(teachers.split(",")) * seeds * len(variants)
     written |= {"planned": max(planned, written.get("planned", 0))}
     written |= {"name": name, "data": data, "recipe": recipe, "common": common, "machine": machine}
+    written |= {"teacher_set": teacher_set, "logit_spread": logit_spread}
     done = {(cell["variant"], cell["teacher"], cell["seed"]) for cell in written["cells"]}
-    networks = {arch: trained(arch, data, fit, teacher_epochs) for arch in teachers.split(",")}
+    networks = {
+        arch: trained(arch, data, fit, parse_overrides(teacher_set), logit_spread) for arch in teachers.split(",")
+    }
     for seed in range(seeds):
         for arch, teacher in networks.items():
             right = accuracy(teacher, holdout)
@@ -131,7 +142,9 @@ def main(
                 started = time.monotonic()
                 learner = build_student(student, teacher.card, seed=seed) if read else student
                 readings = Readings(learner, teacher, holdout, train, read)
-                result = distill(teacher, learner, recipe=recipe, seed=seed, settings=settings, observers=[readings])
+                result = distill(
+                    teacher, learner, recipe=recipe or (), seed=seed, settings=settings, observers=[readings]
+                )
                 seconds = time.monotonic() - started
                 cell = {
                     "variant": label,

@@ -20,7 +20,7 @@ def run(*arguments: object, cwd: Path) -> str:
 
 def test_settings_are_compared_cell_by_cell_and_the_page_follows(tmp_path):
     common = [BENCHMARKS / "compare_settings.py", "rates", "-o", "cells.json", "--teachers", "lenient:lenet5"]
-    common += ["--teacher-epochs", 1, "--student", "lenient:lenet5-half", "--seeds", 1, "-s", "steps=4"]
+    common += ["--teacher-set", "epochs=1", "--student", "lenient:lenet5-half", "--seeds", 1, "-s", "steps=4"]
     common += ["-s", "method.bn_weight=0", "--try", "slow=method.generator_lr=1e-4"]
     run(*common, cwd=tmp_path)
     first = json.loads((tmp_path / "cells.json").read_text())["cells"]
@@ -38,7 +38,7 @@ def test_settings_are_compared_cell_by_cell_and_the_page_follows(tmp_path):
 
 def test_settings_are_compared_at_equal_seconds(tmp_path):
     common = [BENCHMARKS / "compare_settings.py", "rates", "-o", "cells.json", "--teachers", "lenient:lenet5"]
-    common += ["--teacher-epochs", 1, "--student", "lenient:lenet5-half", "--seeds", 1, "-s", "steps=100000"]
+    common += ["--teacher-set", "epochs=1", "--student", "lenient:lenet5-half", "--seeds", 1, "-s", "steps=100000"]
     common += ["-s", "method.bn_weight=0", "--try", "a=batch_size=8", "--read", "0.5", "--read", "1"]
     run(*common, cwd=tmp_path)
     (cell,) = json.loads((tmp_path / "cells.json").read_text())["cells"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -470,6 +471,17 @@ def test_dicts_with_logits_and_probabilities_are_taken(name, factories):
 def test_without_batch_norm_knowingly(factories):
     args = ["distill", "py:nets.py:no_norm", *FACTS, *QUICK, "--student", "lenient:lenet5-half", "-o", "r"]
     lenient(*args, "-s", "method.bn_weight=0", cwd=factories, code=TAUGHT_NOTHING)
+
+
+def test_without_batch_norm_a_method_is_taken_that_needs_none(factories):
+    seen = lenient("inspect", "py:nets.py:no_norm", *FACTS, cwd=factories).stdout
+    assert re.search(r"^method +stable \(the teacher has no batch norm", seen, re.MULTILINE)
+    assert re.search(r"^unfit .*ta-dfkd.* \(no batch norm\)", seen, re.MULTILINE)
+    args = ["distill", "py:nets.py:no_norm", *FACTS, *QUICK, "--student", "lenient:lenet5-half", "--dry-run"]
+    said = lenient(*args, cwd=factories).stdout
+    assert "stable, for the teacher has no batch norm" in said
+    said = lenient(*args, "--method", "ta-dfkd", cwd=factories, code=3).stderr
+    assert "--method auto" in said
 
 
 def test_an_unwritable_folder(digits_file, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from lenient.core.seeding import Streams
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.losses.distances import js_divergence, kl_divergence
 from lenient.losses.prior import confidence_score
-from lenient.methods import METHODS, fitting, method_class
+from lenient.methods import METHODS, method_class
 from lenient.methods.anatomy import describe
+from lenient.methods.choice import choose, obstacles
 from lenient.models import build_student
 from lenient.models.card import Network
 from lenient.models.probing import classifying_layer, last_block_by_size
@@ -272,14 +274,25 @@ def test_a_method_that_wants_features_refuses_a_teacher_without_a_linear_head():
 
 
 def test_which_methods_fit_a_teacher_without_batch_norm():
-    baselines = {"noise", "photo"}
-    assert baselines.isdisjoint(fitting(True))
-    assert {*fitting(True), *baselines} == set(METHODS)
-    assert {"ta-dfkd", "mad", "cudfkd"}.isdisjoint(fitting(False))
     module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 4))
-    for name in fitting(False):
+    kept, all_fit = obstacles(Network(module, tiny_card())), obstacles(tiny_teacher())
+    assert {*kept} == {*METHODS} - {"noise", "photo"}
+    assert not any(all_fit.values())
+    assert {kept[name] for name in ("ta-dfkd", "mad", "cudfkd")} == {"no batch norm"}
+    for name in (name for name, obstacle in kept.items() if not obstacle):
         quick = {**BASE[name], "attention_weight": 0.0} if name == "zskt" else BASE[name]
         take(distillation(Network(module, tiny_card()), method=quick), 4)
+
+
+def test_what_is_taken_for_a_teacher_where_nobody_says():
+    silent = replace(tiny_teacher(), behaviour=replace(tiny_teacher().behaviour, silent=True))
+    blocked = replace(tiny_teacher(), behaviour=replace(tiny_teacher().behaviour, blocked="a detach"))
+    assert choose(tiny_teacher()).name == "ta-dfkd"
+    assert [choose(teacher).name for teacher in (silent, blocked)] == ["stable", "stable"]
+    assert "batch norm" in choose(silent).reason
+    assert "gradient" in choose(blocked).reason
+    needing = {name for name, obstacle in obstacles(blocked).items() if obstacle}
+    assert needing == {*METHODS} - {"noise", "photo", "stable"}
 
 
 def test_features_are_the_input_of_the_last_layer():

@@ -221,12 +221,17 @@ def test_batch_norms_that_normalise_by_the_batch_are_named():
 def test_answers_without_gradient_are_refused_before_the_run(kind: type[nn.Module]) -> None:
     assert found(kind()).behaviour.blocked
     with pytest.raises(TeacherError, match="no gradient reaches the images") as caught:
-        distilled(kind())
+        distilled(kind(), method="ta-dfkd")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 300
     inspected = lenient.inspect(Network(kind(), tiny_card()))
-    assert inspected["methods"] == []
+    assert (inspected["method"], inspected["methods"]) == ("stable", ["stable"])
+    assert inspected["obstacles"]["dfad"] == "no gradient to the images"
     assert "no gradient reaches the images" in inspected["advice"][0]
+
+
+def test_without_gradient_answers_alone_are_learned_from_where_nobody_names_a_method():
+    assert distilled(NoGrad()) == distilled(NoGrad(), method="stable") != distilled(Plain())
 
 
 def test_the_noise_student_needs_no_gradient():

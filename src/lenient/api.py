@@ -18,8 +18,9 @@ from lenient.core.text import VALUE, visible
 from lenient.evaluation import Measures, num_bytes, parameters
 from lenient.evaluation import evaluate as measure
 from lenient.generators.own import GeneratorFactory
-from lenient.methods import METHODS, fitting
+from lenient.methods import METHODS
 from lenient.methods.anatomy import MethodInfo, method_info
+from lenient.methods.choice import choose, obstacles
 from lenient.methods.contract import Method
 from lenient.models import choose_student, load_network
 from lenient.models.card import Network, PixelClassifier
@@ -41,11 +42,6 @@ from lenient.training.trainer import Distillation, Observer
 if TYPE_CHECKING:
     from lenient.data import ImageSet
     from lenient.supervised import Epoch, Progress, TrainingResult
-
-WITHOUT_BATCH_NORM = (
-    "no batch-norm layers, whose statistics ta-dfkd matches: --method stable needs none, though it is not data-free in "
-    "the strict sense; -s method.bn_weight=0 goes without, unproven"
-)
 
 INVERSION = "deepinversion"
 """Makes the images of `synthesize` unless another method is named."""
@@ -80,16 +76,19 @@ def inspect(
             raise
         network = outline(teacher)
         network.card = replace(network.card, notes=(*network.card.notes, f"as its files say, nothing was run: {error}"))
-    layers = heard_batch_norms(network)
-    faults = advice(network.behaviour)
+    kept = obstacles(network)
+    method, method_reason = choose(network)
     spec, reason = choose_student(network)
     return {
         **network.card.to_dict(),
         "params": parameters(network.module),
         "bytes": num_bytes(network.module),
-        "batch_norm_layers": len(layers),
-        "methods": [] if faults else fitting(bool(layers)),
-        "advice": faults if faults or layers else [WITHOUT_BATCH_NORM],
+        "batch_norm_layers": len(heard_batch_norms(network)),
+        "method": None if kept[method] else method,
+        "method_reason": kept[method] or method_reason,
+        "methods": [name for name, obstacle in kept.items() if not obstacle],
+        "obstacles": {name: obstacle for name, obstacle in kept.items() if obstacle},
+        "advice": advice(network.behaviour),
         "student": spec,
         "student_reason": reason,
     }

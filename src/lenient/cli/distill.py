@@ -147,6 +147,8 @@ def describe(job: Job, say: Any) -> None:
     say(f"student   {student}: {parameters(job.student.module):,} parameters ({job.student_reason})")
     s = job.settings
     say(f"method    {s.method.name}, {s.steps} steps of {s.batch_size} images, seed {s.seed}")
+    if job.method_reason:
+        say(f"          {s.method.name}, for {job.method_reason}; choose another with --method NAME")
     if ranks.count() > 1:
         each = "" if "batch size" in job.undecided else f", {s.batch_size // ranks.count()} images each"
         say(f"          on {ranks.count()} devices{each}")

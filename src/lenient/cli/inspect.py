@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
@@ -38,10 +39,19 @@ def inspect(
         "std": ", ".join(f"{v:.4g}" for v in found["std"]),
         "outputs": found["outputs"],
         "batch norm": f"{found['batch_norm_layers']} layers with statistics",
+        "method": f"{found['method'] or 'none'} ({found['method_reason']})",
         "methods": ", ".join(found["methods"]) or "none of the methods fits as it is",
+        **({"unfit": _unfit(found["obstacles"])} if found["obstacles"] else {}),
         "student": f"{found['student']} ({found['student_reason']})",
     }
     for name, value in rows.items():
         print(f"{name:13} {visible(value, NOTE)}")
     for note in [*found["notes"], *found["advice"]]:
         print(f"  - {visible(note, NOTE)}")
+
+
+def _unfit(obstacles: Mapping[str, str]) -> str:
+    """Return the methods that do not fit as they are, each kind with its reason."""
+    reasons = dict.fromkeys(obstacles.values())
+    named = {reason: ", ".join(name for name, own in obstacles.items() if own == reason) for reason in reasons}
+    return "; ".join(f"{names} ({reason})" for reason, names in named.items())

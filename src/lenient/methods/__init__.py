@@ -82,17 +82,6 @@ def method_class(name: str) -> type[Method]:
     return found
 
 
-def fitting(batch_norm: bool) -> list[str]:
-    """Return the methods that take a teacher with or without batch norm as they are, baselines left out."""
-    found = []
-    for name in METHODS:
-        kind = method_class(name)
-        fits = batch_norm or not kind(kind.settings_type(name=name)).needs_batch_norm
-        if fits and not getattr(kind, "baseline", False):
-            found.append(name)
-    return found
-
-
 def recipes(name: str) -> dict[str, Path]:
     """Return the recipes that come with a method, by name."""
     folder = Path(str(resources.files("lenient.methods"))) / "recipes" / name

@@ -43,7 +43,7 @@ def check_classifier(network: Network, *, plain: bool = False) -> Network:
                            "--mean/--std are not those it was trained with")  # fmt: skip
     network = _asked(replace(network, card=_with_outputs(card, values, plain)))
     if plain:
-        for fault in (_unusable(network.behaviour), _without_gradient(network.behaviour)):
+        for fault in (unusable(network.behaviour), without_gradient(network.behaviour)):
             if fault:
                 raise TeacherError(fault)
     return network
@@ -78,15 +78,39 @@ def check_distillable(teacher: Network, *, gradient: bool = True) -> None:
     Raises:
         TeacherError: in one line, what is wrong with its forward.
     """
-    for fault in (_unusable(teacher.behaviour), _without_gradient(teacher.behaviour) if gradient else ""):
+    for fault in (unusable(teacher.behaviour), without_gradient(teacher.behaviour) if gradient else ""):
         if fault:
             raise TeacherError(f"the teacher cannot be distilled: {fault}")
 
 
+def unusable(behaviour: Behaviour) -> str:
+    """Return why nobody can learn from a network with this behaviour; nothing where one can."""
+    if behaviour.random:
+        return ("it answers the same images differently each time: a dropout or noise that stays on in eval mode? "
+                "Give F.dropout training=self.training")  # fmt: skip
+    if behaviour.depends and not behaviour.batch_norms:
+        return ("an image's answer depends on the other images of the batch: a softmax or mean over dimension 0, which "
+                "is the batch? Take dimension 1")  # fmt: skip
+    return ""
+
+
+def without_gradient(behaviour: Behaviour) -> str:
+    """Return why a network with this behaviour gives its images no gradient; nothing where it does."""
+    if not behaviour.blocked:
+        return ""
+    return (
+        f"no gradient reaches the images: {behaviour.blocked}; take no_grad, inference_mode, detach, argmax and "
+        "rounding out of its forward"
+    )
+
+
 def advice(behaviour: Behaviour) -> list[str]:
-    """Return, in one line each, why a network with this behaviour cannot be distilled; nothing where it can."""
-    faults = (_unusable(behaviour), _without_gradient(behaviour))
-    return [f"cannot be distilled: {fault}" for fault in faults if fault]
+    """Say, in a line, why a network with this behaviour cannot be distilled, or not by most methods; nothing where it
+    can by all."""
+    if fault := unusable(behaviour):
+        return [f"cannot be distilled: {fault}"]
+    fault = without_gradient(behaviour)
+    return [f"cannot be distilled by methods that need a gradient: {fault}"] if fault else []
 
 
 def heard_batch_norms(network: Network) -> list[tuple[str, nn.Module]]:
@@ -164,25 +188,6 @@ def _notes(behaviour: Behaviour) -> list[str]:
 
 def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
-
-
-def _unusable(behaviour: Behaviour) -> str:
-    if behaviour.random:
-        return ("it answers the same images differently each time: a dropout or noise that stays on in eval mode? "
-                "Give F.dropout training=self.training")  # fmt: skip
-    if behaviour.depends and not behaviour.batch_norms:
-        return ("an image's answer depends on the other images of the batch: a softmax or mean over dimension 0, which "
-                "is the batch? Take dimension 1")  # fmt: skip
-    return ""
-
-
-def _without_gradient(behaviour: Behaviour) -> str:
-    if not behaviour.blocked:
-        return ""
-    return (
-        f"no gradient reaches the images: {behaviour.blocked}; take no_grad, inference_mode, detach, argmax and "
-        "rounding out of its forward"
-    )
 
 
 def _refuse_kinds(module: nn.Module, plain: bool) -> None:

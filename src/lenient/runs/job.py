@@ -30,6 +30,7 @@ from lenient.evaluation import Measures, latency
 from lenient.evaluation.running import check_fits
 from lenient.generators.own import GeneratorFactory
 from lenient.methods import method_class
+from lenient.methods.choice import choose
 from lenient.methods.contract import Method
 from lenient.methods.generator import WithGenerator
 from lenient.models import check_classifier, load_network, network_from_module
@@ -128,6 +129,9 @@ class Job:
     ) -> None:
         if method is not None:
             request = replace(request, own=method.settings)
+        choice = choose(teacher)
+        request = replace(request, auto=choice.name)
+        self.method_reason = choice.reason if request.leaves_the_method_open else ""
         self.trust_code = trust_code
         self.teacher, self.request, self.method, self.generator = teacher, request, method, generator
         self.source, self.facts = source, dict(facts or {})

@@ -70,6 +70,8 @@ class Request:
     """Which methods, of those that are somebody's code, may be named: all, where the user typed the name."""
     where: str = ""
     """What names them, where the user did not."""
+    auto: str = DEFAULT
+    """The method where nothing names one: what suits the teacher."""
     own: MethodSettings | None = None
     """Settings of a method that was given as an object: its defaults, and those that it asks for elsewhere, count."""
 
@@ -82,8 +84,8 @@ class Request:
         named = None if self.method in (None, "auto") else self.method
         if self.own is not None and self.own.name in METHODS:
             named = self.own.name
-        names = self._with_paper(named or DEFAULT) if self.preset == PAPER else self.recipes
-        files = [read_recipe(name, named or DEFAULT) for name in names]
+        names = self._with_paper(named or self.auto) if self.preset == PAPER else self.recipes
+        files = [read_recipe(name, named or self.auto) for name in names]
         for values in files:
             written = method_name(values)
             if named and written and written != named:
@@ -98,6 +100,11 @@ class Request:
             flags["method"] = {"name": named}
         overrides = parse_overrides(self.overrides)
         return [PRESETS.get(self.preset or "standard", {}), *files, flags, *map(_named, (self.settings, overrides))]
+
+    @property
+    def leaves_the_method_open(self) -> bool:
+        """Whether nothing that was asked for names a method, or a setting of one, which would be the default's."""
+        return self.own is None and not merge(*self.layers()).get("method")
 
     def _with_paper(self, method: str) -> tuple[str]:
         """Return the recipe that the preset `paper` is short for.
@@ -182,6 +189,8 @@ def resolve(request: Request) -> DistillSettings:
         UsageError: unknown names, bad values.
     """
     merged = merge(*request.layers())
+    if request.leaves_the_method_open:
+        merged["method"] = {"name": request.auto}
     name = method_name(merged)
     if name is not None and name.startswith(OWN):
         require(name, request.trust, where=request.where, what="its method", kind=UsageError)

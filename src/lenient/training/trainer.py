@@ -494,8 +494,8 @@ def check_batch_norms(method: Method, settings: DistillSettings, layers: Sequenc
     """Refuse a teacher without batch-norm `layers` for a method that matches their statistics."""
     if method.needs_batch_norm and not layers:
         raise TeacherError(
-            f"the teacher has no batch-norm layers, whose statistics {settings.method.name} matches; "
-            "switch that term off knowingly with -s method.bn_weight=0"
+            f"the teacher has no batch-norm layers, whose statistics {settings.method.name} matches; take --method "
+            "auto, or switch that term off knowingly with -s method.bn_weight=0"
         )
 
 

@@ -1,0 +1,75 @@
+"""Classifiers without batch norm, small enough to train here: teachers for `compare_settings.py`.
+
+    --teachers py:benchmarks/plain_networks.py:plain_cnn,py:benchmarks/plain_networks.py:vit
+
+Each takes images of 28 or 32 pixels. What normalises, where anything does: `plain_cnn` nothing, `group_norm` groups of
+channels, `vit`, `mixer` and `convnext` each image or place by itself (layer norm).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import timm
+from torch import Tensor, nn
+
+
+def plain_cnn(num_classes: int, in_chans: int) -> nn.Module:
+    """Three convolutions with pooling and two linear layers: the plainest of published classifiers."""
+    widths = (in_chans, 32, 64, 64)
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(64 * 9, 128), nn.ReLU(),
+                         nn.Linear(128, num_classes))  # fmt: skip
+
+
+def group_norm(num_classes: int, in_chans: int) -> nn.Module:
+    """A residual network of eight layers, normalised over groups of channels."""
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 16, 3, padding=1, bias=False),
+        _Block(16, 16, 1),
+        _Block(16, 32, 2),
+        _Block(32, 64, 2),
+        nn.GroupNorm(8, 64),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, num_classes),
+    )
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.GroupNorm(8, before), nn.ReLU(), nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        )
+        self.second = nn.Sequential(nn.GroupNorm(8, after), nn.ReLU(), nn.Conv2d(after, after, 3, 1, 1, bias=False))
+        self.short = nn.Conv2d(before, after, 1, stride, bias=False) if before != after else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's maps."""
+        return self.short(x) + self.second(self.first(x))
+
+
+def vit(num_classes: int, in_chans: int) -> nn.Module:
+    """A vision transformer of four blocks on patches of 4 pixels."""
+    return timm.models.VisionTransformer(
+        img_size=28, patch_size=4, in_chans=in_chans, num_classes=num_classes, embed_dim=64, depth=4, num_heads=4,
+        dynamic_img_size=True,
+    )  # fmt: skip
+
+
+def mixer(num_classes: int, in_chans: int) -> nn.Module:
+    """An MLP-Mixer of four blocks on patches of 4 pixels; of 28 pixels only."""
+    return timm.models.MlpMixer(
+        img_size=28, patch_size=4, in_chans=in_chans, num_classes=num_classes, embed_dim=64, num_blocks=4
+    )
+
+
+def convnext(num_classes: int, in_chans: int) -> nn.Module:
+    """A ConvNeXt of three stages."""
+    return timm.models.ConvNeXt(
+        in_chans=in_chans, num_classes=num_classes, depths=(1, 1, 1), dims=(24, 48, 96), patch_size=2
+    )

@@ -1,0 +1,53 @@
+"""Which methods fit a teacher, why others do not, and which one `auto` takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from lenient.methods import DEFAULT, METHODS, method_class
+from lenient.models.card import Network
+from lenient.models.checking import heard_batch_norms, unusable, without_gradient
+
+if TYPE_CHECKING:
+    from lenient.methods.contract import Method
+
+STURDY = "stable"
+"""Asks the teacher for nothing but its answers."""
+
+
+class Choice(NamedTuple):
+    """A method, and why it was taken."""
+
+    name: str
+    reason: str
+
+
+def choose(teacher: Network) -> Choice:
+    """Return the method for a checked teacher: one guided by its batch norms, where it has any and lets gradients
+    through; else one that needs its answers alone."""
+    layers = len(heard_batch_norms(teacher))
+    if not layers:
+        return Choice(STURDY, "the teacher has no batch norm that keeps what its images were like")
+    if without_gradient(teacher.behaviour):
+        return Choice(STURDY, "the teacher gives its images no gradient")
+    return Choice(DEFAULT, "the teacher's batch norms keep what its images were like")
+
+
+def obstacles(teacher: Network) -> dict[str, str]:
+    """Return every method by name, baselines left out, with what keeps a checked teacher from it as its settings are;
+    an empty text where nothing does."""
+    kinds = {name: method_class(name) for name in METHODS}
+    methods = {name: kind(kind.settings_type(name=name)) for name, kind in kinds.items()}
+    return {
+        name: _obstacle(method, teacher) for name, method in methods.items() if not getattr(method, "baseline", False)
+    }
+
+
+def _obstacle(method: Method, teacher: Network) -> str:
+    if unusable(teacher.behaviour):
+        return "no answers to learn from"
+    if method.needs_batch_norm and not heard_batch_norms(teacher):
+        return "no batch norm"
+    if getattr(method, "needs_gradient", True) and without_gradient(teacher.behaviour):
+        return "no gradient to the images"
+    return ""
