@@ -50,6 +50,13 @@ def test_a_run_is_measured_exported_reported_and_sampled(run: Path, tmp_path: Pa
         lenient.sample(run, tmp_path / "more", 0)
 
 
+def test_a_resume_of_nothing_says_that_it_begins(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plan = FEW | {"generator.width": 4, "steps": 1}
+    teacher = run.parent / "teacher.safetensors"
+    lenient.distill(teacher, "lenient:lenet5-half", output=tmp_path / "none", settings=plan, resume=True)
+    assert f"--resume: {tmp_path / 'none'} holds no run to go on with; this one begins anew" in caplog.messages
+
+
 def test_a_misspelt_fact_fails_at_the_call(tmp_path: Path) -> None:
     for call in (lenient.distill, lenient.inspect, lenient.load):
         with pytest.raises(TypeError, match="input_sizee"):

@@ -159,7 +159,10 @@ def test_help_names_every_flag(tmp_path):
         ({"teachers": [{"label": "T"}]}, "needs either file or train"),
         ({"teachers": [{"train": {"arch": "lenient:resnet8", "epohs": 1}}]}, "teachers.0.train.epohs: no such setting; "
          "the nearest is teachers.0.train.epochs"),
-        ({"teachers": ["x.safetensors"]}, "teachers.0: 'x.safetensors': write settings as key: value"),
+        ({"teachers": [3]}, "teachers.0: 3: write settings as key: value"),
+        ({"rows": ["dafl"]}, "rows=['dafl']: write a label and a method for each"),
+        ({"rows": None, "methods": {"a": "dafl"}}, "methods: no such setting"),
+        ({"teachers": [{"train": {}}]}, "teachers.0.train.arch: is missing"),
         ({"seeds": 0}, "seeds"),
         ({"seeds": [1, 1]}, "seeds=[1, 1]"),
         ({"name": "a/b"}, "name='a/b'"),

@@ -18,7 +18,7 @@ import lenient.losses as losses_package
 from lenient.losses.adversarial import CodedJensenShannon, Disagreement, JensenShannon, adversary
 from lenient.losses.distances import coded_js, js_divergence, kl_divergence, logit_l1
 from lenient.losses.imitation import AttentionTransfer, Imitation, SelfPaced, attention_map, self_paced_weight
-from lenient.losses.objective import Later, Objective, Ramp
+from lenient.losses.objective import Later, Needs, Objective, Ramp
 from lenient.losses.prior import (
     Activation,
     ClassPrior,
@@ -389,8 +389,15 @@ def test_a_ramp_climbs_between_its_ends():
 # objective
 
 
+class Three:
+    label, needs = "three", Needs()
+
+    def __call__(self, batch):
+        return torch.tensor(3.0, requires_grad=True)
+
+
 def test_an_objective_follows_schedules():
-    terms = {"a": (lambda clock: float(clock.step), lambda r: torch.tensor(3.0, requires_grad=True))}
+    terms = {"a": (lambda clock: float(clock.step), Three())}
     batch = batch_of(T)
     assert Objective(terms)(batch)[1] == {}, "at weight 0 it is not computed"
     batch.clock = Clock(step=2, steps=4)
@@ -398,10 +405,11 @@ def test_an_objective_follows_schedules():
 
 
 def test_objective_weighs_reports_and_skips():
-    def fails(batch):
-        raise AssertionError("a term of weight 0 must not be computed")
+    class Fails(Three):
+        def __call__(self, batch):
+            raise AssertionError("a term of weight 0 must not be computed")
 
-    terms = {"a": (2.0, lambda r: torch.tensor(3.0, requires_grad=True)), "b": (0.0, fails)}
+    terms = {"a": (2.0, Three()), "b": (0.0, Fails())}
     total, parts = Objective(terms)(batch_of(T))
     assert total.item() == 6
     assert parts == {"a": torch.tensor(3.0)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,16 @@ from torch import nn
 import lenient
 from lenient.bench.grid import load_grid, settings_of, trusted
 from lenient.core.config import merge
-from lenient.core.errors import LenientError, UsageError
+from lenient.core.errors import DamagedError, LenientError, UsageError
+from lenient.losses.objective import Needs, Objective
 from lenient.methods import _REGISTERED, METHODS
 from lenient.methods.anatomy import method_info
+from lenient.methods.contract import MethodSettings, Phase, Schedule
 from lenient.methods.own import own_method
 from lenient.models import save_network
+from lenient.models.names import with_whole_path
 from lenient.runs.request import Request, resolve
+from lenient.teacher.batch import Batch
 from toys import QUICK, digits_like
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-method.md").read_text(encoding="utf-8")
@@ -37,11 +43,11 @@ def written() -> Iterator[dict[str, Any]]:
         exec(compile(program, "own-method.md", "exec", dont_inherit=True), names)
         found |= names
     yield found
-    for name in ("calm", "patient", "picky"):
+    for name in ("calm", "ripples", "patient", "picky"):
         del METHODS[name], _REGISTERED[name]
 
 
-@pytest.mark.parametrize("name", ["calm", "patient", "picky"])
+@pytest.mark.parametrize("name", ["calm", "ripples", "patient", "picky"])
 def test_it_is_a_method_like_the_others(written: dict[str, Any], name: str, tmp_path: Path) -> None:
     """Settings by name, exact resume, images, and a line in the list."""
     save_network(tmp_path / "t.safetensors", digits_like())
@@ -54,7 +60,7 @@ def test_it_is_a_method_like_the_others(written: dict[str, Any], name: str, tmp_
     assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
     lenient.sample(tmp_path / "r", tmp_path / "drawn", 3)
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 3
-    assert lenient.list_methods()[name].paper.startswith(("DFAD w", "Pixels that"))
+    assert lenient.list_methods()[name].paper.startswith(("DFAD w", "A student", "Pixels that"))
 
 
 def test_an_object_runs_with_its_own_settings(written: dict[str, Any]) -> None:
@@ -188,7 +194,7 @@ def test_what_is_no_generator_is_one_line(make: Any, message: str) -> None:
 @pytest.fixture
 def drawn_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder, the current one, with a teacher and a file that leaves a mark when it is run."""
-    program = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[2].replace('@lenient.register_method("picky")\n', "")
+    program = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[3].replace('@lenient.register_method("picky")\n', "")
     mark = f"\n\nfrom pathlib import Path\n\nPath({str(tmp_path / 'mark')!r}).write_text('run')\n"
     (tmp_path / "sheet.py").write_text(program + mark)
     save_network(tmp_path / "t.safetensors", digits_like())
@@ -353,8 +359,9 @@ def test_a_run_folder_runs_no_method_that_the_user_did_not_type(here: Path, tmp_
     ):
         with pytest.raises(
             LenientError, match=r"its method would run Calm\(\) of .*: to allow that, give .*--trust-code"
-        ):
+        ) as caught:
             way()
+        assert not isinstance(caught.value, DamagedError), "the run is sound"
     lenient.report(tmp_path / "r")
     lenient.export(tmp_path / "r", tmp_path / "s.safetensors", "safetensors")
     assert not (here / "mark").exists()
@@ -391,7 +398,7 @@ def test_a_grid_runs_no_method_that_the_user_did_not_type(here: Path) -> None:
         ("py:calm.py:Calmer", r"'Calmer' is not there .*did you mean 'Calm'"),
         ("py:calm.py:Calmness", r"is no method: give a class with settings_type"),
         ("py:calm.py", r"give py:package\.module:factory or py:path/file\.py:factory"),
-        ("py:empty.py:Half", r"has no build\(context\)"),
+        ("py:empty.py:Half", r"has no needs_batch_norm"),
         ("py:broken.py:Calm", r"importing .*broken\.py' raised ZeroDivisionError"),
         ("cal", r"no such method; there are .*, and py:FILE\.py:CLASS"),
     ],
@@ -404,3 +411,59 @@ def test_what_is_no_method_is_one_line(here: Path, name: str, message: str) -> N
     with pytest.raises(UsageError, match=message) as caught:
         resolve(Request(method=name))
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_may_be_imported_and_named(written: dict[str, Any], here: Path) -> None:
+    program = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0].replace('method("calm")', 'method("mine")')
+    (here / "mine.py").write_text(program)
+    sys.path.insert(0, str(here))
+    try:
+        mine = importlib.import_module("mine")
+        named = own_method(with_whole_path("py:mine.py:Calm"))
+        assert named.__mro__[1].__qualname__ == mine.Calm.__qualname__
+        other = type("Calm", (mine.Calm,), {"__qualname__": "Other"})
+        with pytest.raises(UsageError, match="method mine: there is one of this name"):
+            lenient.register_method("mine")(other)
+    finally:
+        sys.path.remove(str(here))
+        sys.modules.pop("mine", None)
+        METHODS.pop("mine", None)
+        _REGISTERED.pop("mine", None)
+
+
+def test_a_class_that_lacks_a_part_is_no_method() -> None:
+    half = type("Half", (), {"settings_type": MethodSettings, "build": lambda self, context: None})
+    with pytest.raises(UsageError, match="method half: has no needs_batch_norm"):
+        lenient.register_method("half")(half)
+
+
+def test_what_a_term_or_a_source_lacks_is_named() -> None:
+    bare: Any = lambda batch: batch.images.sum()  # noqa: E731
+    with pytest.raises(UsageError, match="term odd: has no `needs`"):
+        Objective({"odd": (1.0, bare)})
+    batch = Batch(torch.rand(2, 1, 3, 3), torch.ones(2))
+    with pytest.raises(ValueError, match="the student was not asked about the view 'clean'"):
+        batch.logits("clean", "student")
+
+    class Rows:
+        label, needs = "rows", Needs()
+
+        def __call__(self, batch: Batch) -> torch.Tensor:
+            return batch.images.flatten(1).mean(dim=1)
+
+    with pytest.raises(UsageError, match=r"term rows: gave a tensor of shape \(2,\)"):
+        Objective({"rows": (1.0, Rows())})(batch)
+    nothing: Any = object()
+    with pytest.raises(UsageError, match=r"the source object: has no batch\(\)"):
+        lenient.Algorithm({}, Schedule(Phase((("student", 1),))), nothing, Objective({}))
+
+
+def test_the_grid_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "grid.yaml").write_text(text)
+    program = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0].replace('@lenient.register_method("calm")\n', "")
+    (tmp_path / "calm.py").write_text(program)
+    grid = load_grid(Path("grid.yaml"), trust_code=True)
+    assert [Path(str(entry.file)).name for entry in grid.teachers] == ["teacher.safetensors"]
+    assert [*grid.rows] == ["dfad", "calm", "calm, more"]

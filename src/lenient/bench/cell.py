@@ -19,13 +19,13 @@ from lenient.bench.record import cell_record, commit
 from lenient.bench.tasks import main, read_json, write_json
 from lenient.core import files
 from lenient.core.config import parse
-from lenient.core.errors import LenientError, MachineError, UsageError
+from lenient.core.errors import LenientError, MachineError
 from lenient.core.memory import peak, reset_peak
 from lenient.core.schemas import CellSpec, Cost, Failed, check, read_lines
 from lenient.data import load_data
 from lenient.methods.baselines import REAL, RealImages, RealSettings
 from lenient.methods.contract import Method
-from lenient.models.trust import Trusted, require
+from lenient.models.trust import Trusted, UntrustedSettingError, require
 from lenient.runs.folder import RunFolder
 from lenient.runs.job import Job, load_teacher
 from lenient.runs.request import Request
@@ -96,7 +96,7 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
     """
     running = commit()
     path = (folder / spec["teacher"]["path"]).resolve()
-    require(spec["student"], trust, where=folder / "spec.json", what="its student", kind=UsageError)
+    require(spec["student"], trust, where=folder / "spec.json", what="its student", kind=UntrustedSettingError)
     with inputs():
         network = load_teacher(path, trust_code=trust)
     failure = read_json(folder / "failed.json", Failed)

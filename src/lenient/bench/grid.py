@@ -16,7 +16,7 @@ from lenient.methods.baselines import REAL, RealSettings
 from lenient.models.card import MAX_CLASSES, MAX_INPUT
 from lenient.models.facts import LARGEST_CONSTANT
 from lenient.models.names import OWN, with_whole_path
-from lenient.models.trust import Trusted, require
+from lenient.models.trust import Trusted, UntrustedSettingError, require
 from lenient.runs.request import Request, resolve
 
 
@@ -128,6 +128,8 @@ def _teachers(values: Any) -> Any:
         return values
     found = []
     for number, value in enumerate(values):
+        if isinstance(value, str):
+            value = {"file": value}
         if isinstance(value, Mapping) and isinstance(value.get("train"), Mapping):
             value = {**value, "train": parse(TrainSettings, value["train"], f"teachers.{number}.train.")}
         found.append(_entry(TeacherSettings, value, f"teachers.{number}"))
@@ -136,7 +138,7 @@ def _teachers(values: Any) -> Any:
 
 def _rows(values: Any) -> Any:
     if not isinstance(values, Mapping):
-        return values
+        raise ValueError("write a label and a method for each, as in `ours: ta-dfkd`")
     return {
         str(label): _entry(RowSettings, {"method": value} if isinstance(value, str) else value, f"rows.{label}")
         for label, value in values.items()
@@ -227,11 +229,11 @@ def trusted(grid: Grid, path: Path, overrides: Sequence[str] = (), trust_code: b
         return True
     typed = _typed(overrides)
     for name in grid.students:
-        require(name, typed, where=path, what="its student", again="-s students=NAME", kind=UsageError)
+        require(name, typed, where=path, what="its student", again="-s students=NAME", kind=UntrustedSettingError)
     for teacher in grid.teachers:
         arch = teacher.arch if teacher.train is None else teacher.train.arch
         if arch is not None:
-            require(arch, typed, where=path, what="its teacher", kind=UsageError)
+            require(arch, typed, where=path, what="its teacher", kind=UntrustedSettingError)
     return typed
 
 

@@ -19,7 +19,7 @@ from lenient.core.schemas import Failed
 from lenient.core.signals import stop_on_signals
 from lenient.models import build_student
 from lenient.models.card import Card
-from lenient.models.trust import Trusted, require
+from lenient.models.trust import Trusted, UntrustedSettingError, require
 
 Tell = Callable[[int, int, str], None]
 """Told of each process that ended: how many have, of how many, and what came of it in words."""
@@ -157,7 +157,7 @@ def _check_students(grid: Grid, teachers: Sequence[dict[str, Any]], trust: Trust
     card = Card(None, tuple(facts["input_size"]), facts["num_classes"], tuple(facts["mean"]), tuple(facts["std"]))
     for spec in grid.students:
         if spec != "auto":
-            require(spec, trust, where="the grid", what="its student", kind=UsageError)
+            require(spec, trust, where="the grid", what="its student", kind=UntrustedSettingError)
             build_student(spec, card, seed=0)
 
 

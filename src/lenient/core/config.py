@@ -123,12 +123,16 @@ def parse(model: type[S], values: Mapping[str, Any], where: str = "-s ") -> S:
 
 
 def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    # a key that is mistyped is often another that is missing
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     key, kind = _place(model, first["loc"])
     if first["type"] == "extra_forbidden":
         return _unknown(model, kind, ".".join(filter(None, (key, str(first["loc"][-1])))), where)
     if first["type"] == "union_tag_invalid":
         return f"{where}{key}={shown(first['ctx']['tag'])}: write one of {', '.join(parts_of(kind))}"
+    if first["type"] == "missing" and key:
+        return f"{where}{visible(key, VALUE)}: is missing"
     text = "write a list, as in [1, 2]" if first["type"] == "tuple_type" else first["msg"].removeprefix("Value error, ")
     text = visible(text[:1].lower() + text[1:], 2 * VALUE)
     if not key:  # of the settings as a whole

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lenient.core.errors import UsageError
 from lenient.teacher.batch import Batch, Clock
 from lenient.teacher.probes import Probe
 
@@ -102,9 +103,16 @@ def _now(weight: Weight, clock: Clock) -> float:
 
 
 class Objective:
-    """An ordered mapping name -> (weight, term). A term of weight 0 is not computed and costs nothing."""
+    """An ordered mapping name -> (weight, term). A term of weight 0 is not computed and costs nothing.
+
+    Raises:
+        UsageError: a term does not say what it needs.
+    """
 
     def __init__(self, terms: Mapping[str, tuple[Weight, Term]]) -> None:
+        for name, (_, term) in terms.items():
+            if not hasattr(term, "needs"):
+                raise UsageError(f"term {name}: has no `needs`: a `Needs` that says what it reads of a batch")
         self.terms = {name: (weight, term) for name, (weight, term) in terms.items() if weight != 0}
 
     def plus(self, name: str, weight: Weight, term: Term) -> Objective:
@@ -151,6 +159,8 @@ class Objective:
             if now == 0:
                 continue
             value = term(batch)
+            if value.dim():
+                raise UsageError(f"term {name}: gave a tensor of shape {tuple(value.shape)}, and has to give a scalar")
             parts[name] = value.detach()
             total = total + now * value
         return total, parts

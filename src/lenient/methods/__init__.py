@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -50,14 +52,27 @@ def register_method(name: str) -> Callable[[M], M]:
         raise UsageError(f"method {visible(name, VALUE)}: a name is of small letters, digits and hyphens")
 
     def register(kind: M) -> M:
-        home = f"{kind.__module__}:{kind.__qualname__}"
-        if METHODS.get(name, home) != home:
+        if lacks := lacking(kind):
+            raise UsageError(f"method {name}: has no {lacks}; docs/own-method.md shows what has to be")
+        before = _REGISTERED.get(name)
+        if name in METHODS and (before is None or _place(before) != _place(kind)):
             raise UsageError(f"method {name}: there is one of this name; choose another")
-        METHODS[name] = home
+        METHODS[name] = f"{kind.__module__}:{kind.__qualname__}"
         _REGISTERED[name] = kind
         return kind
 
     return register
+
+
+def lacking(kind: type) -> str:
+    """Return what a class would need to be a method and has not; nothing where all is there."""
+    return next((name for name in ("settings_type", "needs_batch_norm", "build") if not hasattr(kind, name)), "")
+
+
+def _place(kind: type) -> tuple[str, str]:
+    """Where a class is written: a file may be imported under several names, by Python and by `py:`."""
+    path = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return (os.path.realpath(path) if path else kind.__module__), kind.__qualname__
 
 
 def registered() -> frozenset[str]:

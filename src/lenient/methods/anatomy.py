@@ -18,7 +18,7 @@ from lenient.losses.objective import Later, Objective, Weight
 from lenient.methods import method_class, recipes, registered
 from lenient.methods.contract import STUDENT, Algorithm, Context
 from lenient.models.card import Card, Network
-from lenient.models.names import with_whole_path
+from lenient.models.names import OWN, with_whole_path
 from lenient.teacher.frozen import FrozenTeacher
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -56,7 +56,8 @@ def method_info(name: str) -> MethodInfo:
     name, kind = with_whole_path(name), method_class(name)
     module = inspect.getmodule(kind)
     settings = dict(_settings(kind.settings_type(name=name)))
-    paper = (module.__doc__ if module and name not in registered() else None) or kind.__doc__ or name
+    own = name in registered() or name.startswith(OWN)
+    paper = (module.__doc__ if module and not own else None) or kind.__doc__ or name
     return MethodInfo(inspect.cleandoc(paper).strip(), anatomy(name), settings, tuple(recipes(name)))
 
 

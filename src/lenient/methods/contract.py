@@ -305,6 +305,12 @@ class Algorithm:
     foreign: Sequence[str] = ()
     """What the images come from besides the teacher: such a student is not data-free in the strict sense."""
 
+    def __post_init__(self) -> None:
+        """Raise a UsageError where the source lacks a part of the contract."""
+        parts = (name for name in vars(Source) if not name.startswith("_"))
+        if lacks := next((name for name in parts if not callable(getattr(self.source, name, None))), None):
+            raise UsageError(f"the source {type(self.source).__name__}: has no {lacks}(): see `lenient.Source`")
+
     @property
     def lasting(self) -> Mapping[str, Stateful]:
         """All that outlives an update besides networks, optimizers and source: `state`, and objectives whose terms

@@ -9,6 +9,7 @@ from pydantic import create_model
 
 from lenient.core.errors import TeacherError, UsageError
 from lenient.core.text import VALUE, visible
+from lenient.methods import lacking
 from lenient.methods.contract import Method, MethodSettings
 from lenient.models.factories import named
 from lenient.models.names import parse_spec
@@ -34,8 +35,8 @@ def own_method(name: str) -> type[Method]:
             f"{FLAG} {visible(name, 2 * VALUE)}: is no method: give a class with settings_type, a MethodSettings, and "
             "build(context)"
         )
-    if not callable(getattr(kind, "build", None)):
-        raise UsageError(f"{FLAG} {visible(name, 2 * VALUE)}: has no build(context), which puts a method together")
+    if lacks := lacking(kind):
+        raise UsageError(f"{FLAG} {visible(name, 2 * VALUE)}: has no {lacks}; docs/own-method.md shows what has to be")
     field: Any = (Literal[name], name)
     settings = create_model(settings_type.__name__, __base__=settings_type, name=field)
     return type(

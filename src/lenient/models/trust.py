@@ -23,6 +23,10 @@ class UntrustedError(TeacherError):
     """A file names code to run, or a place to visit, that the user did not type."""
 
 
+class UntrustedSettingError(UsageError):
+    """The same of settings that a file holds."""
+
+
 def effect(name: str, *, weights: bool = False) -> str | None:
     """Return in words what building the network `name` does beyond that: code run, places visited; None for nothing.
 

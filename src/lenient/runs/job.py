@@ -38,7 +38,7 @@ from lenient.models.card import Network
 from lenient.models.checking import check_distillable, heard_batch_norms
 from lenient.models.lending import copied_module
 from lenient.models.names import one_line
-from lenient.models.trust import Trusted, require
+from lenient.models.trust import Trusted, UntrustedSettingError, require
 from lenient.reporting import write_report
 from lenient.runs.autotune import trial
 from lenient.runs.export import write_student
@@ -167,6 +167,8 @@ class Job:
         try:
             old = ranks.agree(self.folder.read_config() if resume and self.folder is not None else None)
             self._source = None if old is None else RunFolder(path)
+            if resume and old is None:
+                log.warning("--resume: %s holds no run to go on with; this one begins anew", path)
             if old is None:
                 self.settings = self._decide()
             else:
@@ -304,7 +306,7 @@ class Job:
         ):
             if stored is not None and stored != typed:
                 said_in = path / "config.yaml"
-                require(stored, self.trust_code, where=said_in, what=what, again=again, kind=UsageError)
+                require(stored, self.trust_code, where=said_in, what=what, again=again, kind=UntrustedSettingError)
 
     def _check_generator(self, own: bool, path: Path) -> None:
         """Refuse to go on with another generator than a folder's: the user's `own`, or the method's."""
@@ -330,7 +332,7 @@ class Job:
                 where=path / "config.yaml",
                 what="its student",
                 again="--student NAME",
-                kind=UsageError,
+                kind=UntrustedSettingError,
             )
         return arch
 

@@ -24,7 +24,7 @@ from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
 from lenient.models.names import OWN
 from lenient.models.students import Init
-from lenient.models.trust import Trusted, require
+from lenient.models.trust import Trusted, UntrustedError, UntrustedSettingError, require
 from lenient.runs.autotune import check_precision, fastest_precision, largest_batch, overlap_pays, trial
 from lenient.training.settings import MOST_STEPS, DistillSettings
 from lenient.training.settings import method_name as section_name
@@ -193,10 +193,10 @@ def resolve(request: Request) -> DistillSettings:
         merged["method"] = {"name": request.auto}
     name = method_name(merged)
     if name is not None and name.startswith(OWN):
-        require(name, request.trust, where=request.where, what="its method", kind=UsageError)
+        require(name, request.trust, where=request.where, what="its method", kind=UntrustedSettingError)
     factory = generator_factory(merged)
     if factory is not None:
-        require(factory, request.trust, where=request.where, what="its generator", kind=UsageError)
+        require(factory, request.trust, where=request.where, what="its generator", kind=UntrustedSettingError)
     if request.own is not None:
         _refuse_for_an_object(merged.get("method", {}), request.own)
         merged["method"] = request.own
@@ -213,6 +213,8 @@ def settings_of(path: Path) -> Iterator[None]:
     """Say of settings that a run's `config.yaml` holds, and that cannot be, that the file is damaged."""
     try:
         yield
+    except (UntrustedError, UntrustedSettingError):
+        raise
     except (UsageError, TeacherError) as error:
         raise damaged(path, str(error).removeprefix("-s "), ANEW) from error
 

@@ -75,5 +75,8 @@ class Batch:
     clock: Clock = Clock()
 
     def logits(self, view: str, network: str) -> Tensor:
-        """Return the logits of `network` ("teacher" or "student") on `view` in float32."""
+        """Return the logits of `network` ("teacher" or "student") on `view` in float32; raises ValueError where it was
+        not asked."""
+        if network not in self.answers.get(view, {}):
+            raise ValueError(f"the {network} was not asked about the view {view!r}: a term's `needs` have to say so")
         return full(self.answers[view][network].logits)
