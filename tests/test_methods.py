@@ -617,6 +617,8 @@ PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "first_batches": (2, {}),
     "student_steps": (3, {}),
     "pool_size": (16, {}),
+    "batch_images": (6, {}),
+    "round_batches": (2, {}),
     "student_temperature": (1.0, {}),
     "student_lr": (0.3, {}),
     "student_lr_end": (0.01, {}),

@@ -360,7 +360,7 @@ def synthesize(
 ) -> SyntheticImages:
     """Make a data set of synthetic images with the teacher's soft labels, without data.
 
-    Of a teacher, `method` runs in memory. With a pool (`deepinversion`, `adi`, `fastdfkd`) it runs until the pool holds
+    Of a teacher, `method` runs in memory. With a pool (as `nayer` has, or `adi`) it runs until the pool holds
     `n` images, which are all different; the student learns beside it as the method's schedule says. With a generator it
     makes its `steps` first, then draws until the teacher's selection has accepted `n`, all that are drawn where the
     method has none. Of a run, `n` images are taken in the same way from what it left, and nothing learns. Equal

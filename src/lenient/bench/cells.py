@@ -22,6 +22,8 @@ SINCE: Mapping[str, Any] = {
     "generator.conv_bias": True,
     "generator.factory": None,
     "method.student_lr_end": 0.0,
+    "method.batch_images": None,
+    "method.round_batches": 1,
     "student.init": "as-is",
     "defense": {"name": "none"},
 }

@@ -93,7 +93,7 @@ def mine(rows: Tensor) -> Tensor:
     if len(rows) % ranks:
         raise UsageError(
             f"--devices {ranks}: {len(rows)} images do not divide among them; "
-            "change --batch-size or -s method.replay.share"
+            "change --batch-size, -s method.batch_images or -s method.replay.share"
         )
     own = len(rows) // ranks
     return rows[rank() * own : (rank() + 1) * own]

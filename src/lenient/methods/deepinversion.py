@@ -89,17 +89,18 @@ class DeepInversion:
     def build(self, context: Context) -> Algorithm:
         """Put pixels, pool and student together."""
         s, teacher, streams, runtime = self.settings, context.teacher, context.streams, context.runtime
+        images = s.images_of(context)
 
         def noise(count: int, name: str, update: int) -> Tensor:
             drawn = streams.normal(name, update, (count, *teacher.card.input_size))
             return runtime.images(drawn.to(runtime.dtype))
 
-        def show(clock: Clock) -> Shown:
+        def show(clock: Clock, number: int) -> Shown:
             moved = rolled(pixels.images, s.jitter, streams, "jitter", clock.update)
             view = runtime.images(ranks.mine(moved))
             return Shown(teacher.denormalize(view.detach()), view, pixels.images.detach().clone())
 
-        pixels = Pixels(partial(noise, context.batch_size, "pixels"))
+        pixels = Pixels(partial(noise, images, "pixels"))
         objective = Objective(
             {
                 "class_prior": (s.label_weight, LabelPrior()),
@@ -115,7 +116,7 @@ class DeepInversion:
             adam(pixels, s.pixels_lr),
             objective,
             show,
-            partial(balanced, context.batch_size, teacher.card.num_classes),
+            partial(balanced, images, teacher.card.num_classes),
             start=lambda *key: teacher.denormalize(noise(*key)),
             to_pixels=teacher.denormalize,
         )

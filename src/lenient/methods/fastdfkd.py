@@ -88,7 +88,8 @@ class FastDFKD:
 
     def build(self, context: Context) -> Algorithm:
         """Put generator, codes, pool and student together."""
-        s, teacher, streams, count = self.settings, context.teacher, context.streams, context.batch_size
+        s, teacher, streams = self.settings, context.teacher, context.streams
+        count = s.images_of(context)
         sampler = build_sampler(context)
         adapted = sampler.generator
         if s.reset_after is not None and not isinstance(adapted, UpsamplingGenerator):
@@ -108,7 +109,7 @@ class FastDFKD:
             anew = first_layers_anew(adapted, streams, "reset", number) if resets else {}
             return anew if meta is None else meta.start(anew)
 
-        def show(clock: Clock) -> Shown:
+        def show(clock: Clock, number: int) -> Shown:
             images = sampler.draw(ranks.mine(latents.codes))
             shown = augment(images, s.augmentation, streams, "inversion-view", clock.update)
             return Shown(images, teacher.normalize(shown), ranks.gather(images))

@@ -221,9 +221,17 @@ def build_sampler(context: Context, conditioning: Conditioning = "none") -> Samp
     Raises:
         UsageError: the user's own is no generator of the teacher's images.
     """
+    generator, length = build_generator(context, conditioning)
+    classes = None if conditioning == "none" else context.teacher.card.num_classes
+    return Sampler(generator, length, context.streams, context.runtime, context.teacher, classes)
+
+
+def build_generator(context: Context, conditioning: Conditioning = "none", number: int = 0) -> tuple[nn.Module, int]:
+    """Make a generator as `build_sampler` does, and return it with the length of its latents; one of another `number`
+    has other weights."""
     card, shape, length = context.teacher.card, context.generator, context.generator.latent_dim
     with untouched_global_rng():
-        context.streams.seed_global("generator-init", 0)
+        context.streams.seed_global("generator-init", number)
         generator: nn.Module
         if context.own_generator is not None:
             generator, length = own_generator(context.own_generator, card, length)
@@ -234,8 +242,7 @@ def build_sampler(context: Context, conditioning: Conditioning = "none") -> Samp
         generator = context.runtime.place(generator)
         if context.own_generator is not None:
             check_drawing(generator, length, card, context.runtime, conditioning != "none")
-    classes = None if conditioning == "none" else card.num_classes
-    return Sampler(generator, length, context.streams, context.runtime, context.teacher, classes)
+    return generator, length
 
 
 class WithGenerator:

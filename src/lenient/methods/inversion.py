@@ -49,8 +49,12 @@ class InversionSettings(MethodSettings):
     """Steps on a batch."""
     first_batches: int = Field(20, ge=0, le=10**6)
     """Batches in the pool before the student's first step."""
+    batch_images: int | None = Field(None, ge=2, le=2**20)
+    """Images in a batch that is optimised; by default as many as the student learns from (`batch_size`)."""
+    round_batches: int = Field(1, ge=1, le=10**6)
+    """Further batches in a row, before the student learns."""
     student_steps: int = Field(400, ge=1, le=10**6)
-    """Student updates after each further batch."""
+    """Student updates after each row of further batches."""
     pool_size: int = Field(100_000, ge=1, le=10**8)
     """Images that the pool holds at most, a byte for each pixel; the oldest go."""
     student_temperature: float = Field(20.0, ge=1e-3, le=1e6)
@@ -67,6 +71,16 @@ class InversionSettings(MethodSettings):
     """How the student's rate falls: constant, cosine, cosine-early, drops, one-cycle."""
     augmentation: Augmentation = "none"
     """What the student is trained on: the images of the pool, or randomly cropped and flipped."""
+
+    def images_of(self, context: Context) -> int:
+        """Return the images in a batch that is optimised."""
+        return self.batch_images or context.batch_size
+
+    def rounds_for(self, count: int, context: Context) -> int:
+        """Return how many rounds of the schedule bring so many images into the pool."""
+        batches = -(-count // self.images_of(context))
+        first = min(batches, self.first_batches)
+        return first + -(-(batches - first) // self.round_batches)
 
 
 class Shown(NamedTuple):
@@ -94,8 +108,8 @@ class Batches:
     """These parameters."""
     optimizer: Optimizer
     objective: Objective
-    show: Callable[[Clock], Shown]
-    """Shows them with gradient."""
+    show: Callable[[Clock, int], Shown]
+    """Shows the batch of a number with gradient."""
     labels: Callable[[int], Tensor]
     """Number of a batch to the classes (B,) that it is to show."""
     start: Callable[[int, str, int], Tensor]
@@ -138,7 +152,7 @@ class Inversion:
         needs = objective.needs(clock)
         number, place = self._place(clock)
         # (1) the view, and both networks' answers to it
-        shown = self.batches.show(clock)
+        shown = self.batches.show(clock, number)
         view = shown.inputs
         answers = {"teacher": teacher.respond(view, probes_of(needs))}
         if any(need.student for need in needs):
@@ -170,15 +184,17 @@ class Inversion:
 
 
 def inversion_algorithm(context: Context, settings: InversionSettings, batches: Batches) -> Algorithm:
-    """Put batches, pool and student together: batches first, then one for each stretch of student updates."""
+    """Put batches, pool and student together: batches first, then some for each stretch of student updates."""
     s, teacher = settings, context.teacher
     imitate = partial(kl_divergence, temperature=s.student_temperature)
     imitation = Objective({"student": (1.0, Imitation(imitate, "KL"))})
     student, viewer = LiveStudent(context.student, context.runtime), Viewer(context.streams, s.augmentation)
-    pool = Pool(teacher, viewer, context.runtime, context.streams, context.batch_size, s.pool_size, batches.start)
-    inversion = (batches.name, s.iterations)
-    first = [Phase((inversion,), s.first_batches)] if s.first_batches else []
-    schedule = Schedule(*first, Phase((inversion, (STUDENT, s.student_steps))))
+    rounds = partial(s.rounds_for, context=context)
+    place = (context.runtime, context.streams, context.batch_size, s.pool_size)
+    pool = Pool(teacher, viewer, *place, batches.start, rounds)
+    first = [Phase(((batches.name, s.iterations),), s.first_batches)] if s.first_batches else []
+    row = (batches.name, s.iterations * s.round_batches)
+    schedule = Schedule(*first, Phase((row, (STUDENT, s.student_steps))))
     step = Inversion(context, batches, s.iterations, student, pool, schedule)
     update = PlainUpdate(imitation, student)
     learn = StudentStep(pool, NoReplay(), update, teacher, viewer, context.runtime)

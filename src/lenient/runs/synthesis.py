@@ -114,7 +114,7 @@ def _planned(job: Job, student: Network, count: int, budget: str | None) -> Dist
                 f"-n {count}: the pool of {settings.method.name} holds {algorithm.source.capacity} images at most; "
                 "raise method.pool_size"
             )
-        rounds = -(-count // settings.batch_size)
+        rounds = algorithm.source.rounds_for(count)
         return settings.model_copy(update={"steps": algorithm.schedule.steps_in(rounds - 1) + 1})
     if budget is None:
         return settings

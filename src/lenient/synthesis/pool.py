@@ -22,7 +22,8 @@ class Pool:
     """Images of 8 bit over each one's own range, since inverted ones leave [0, 1]; beyond `capacity` the oldest go.
 
     A batch is drawn from all of them, with replacement. Until there are any, `start(count, name, update)` draws: what
-    trials and the first lines of a history see.
+    trials and the first lines of a history see. `rounds_for` says how many rounds of the schedule bring so many images
+    in, by default one batch a round.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Pool:
         batch_size: int,
         capacity: int,
         start: Callable[[int, str, int], Tensor],
+        rounds_for: Callable[[int], int] | None = None,
     ) -> None:
         self.teacher, self.viewer, self.runtime, self.streams = teacher, viewer, runtime, streams
         self.batch_size, self.start = batch_size, start
+        self.rounds_for = rounds_for or (lambda count: -(-count // batch_size))
         pixels = torch.empty(0, *teacher.card.input_size, dtype=torch.uint8, device=streams.device)
         self._rows = Rows({"pixels": pixels, "ranges": torch.empty(0, 2, device=streams.device)}, capacity)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,8 @@ class Sampler:
             given = [ranks.mine(draw) for draw in given]
         return Drawing(self.draw(*given, generator=generator), given[1] if len(given) > 1 else None)
 
-    def draw(self, *given: Tensor, generator: Callable[..., Tensor] | None = None) -> Tensor:
-        """Return the images (N, C, H, W) of given latents and, for a conditional generator, classes."""
+    def draw(self, *given: Any, generator: Callable[..., Tensor] | None = None) -> Tensor:
+        """Return the images (N, C, H, W) of what the generator takes: latents and, where it is conditional, classes."""
         with self.runtime.autocast():
             drawn: Tensor = (generator or self._plain)(*given)
         if self.host is not None and getattr(self.generator, "space", "pixels") == "normalized":

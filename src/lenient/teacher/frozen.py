@@ -117,15 +117,26 @@ class FrozenTeacher:
         Raises:
             TeacherError: no linear layer puts the logits out.
         """
-        if self._classifier is None:
-            with self._in_full_precision():
-                self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
-        if self._classifier is None:
+        if self.head is None or self._classifier is None:
             raise TeacherError(
                 "the teacher's logits come from no linear layer, whose input would be the features that this method "
                 "wants; switch that term off knowingly with -s method.activation_weight=0"
             )
         return self._classifier
+
+    @property
+    def head(self) -> tuple[Tensor, Tensor] | None:
+        """Weight (C, d) and bias (C,) of the layer that turns features into logits, copies in full precision; None
+        where no linear layer puts the logits out."""
+        with self._in_full_precision():
+            if self._classifier is None:
+                self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
+            if self._classifier is None:
+                return None
+            weight, bias = self._classifier.weight, self._classifier.bias
+            assert isinstance(weight, Tensor), "a linear layer or a convolution has one"
+            rows = weight.detach().flatten(1).clone()
+            return rows, bias.detach().clone() if isinstance(bias, Tensor) else torch.zeros_like(rows[:, 0])
 
     def blocks(self) -> dict[tuple[int, int], nn.Module]:
         """Return the last block of each map size, see `last_block_by_size`."""
