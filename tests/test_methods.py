@@ -40,6 +40,7 @@ QUICK_MEMORY = {"name": "generative", "share": 0.25, "updates": 1, "lr": 0.01}
 QUICK_MOMENTUM = {"name": "momentum", "share": 0.25}
 QUICK_PIXELS = {"iterations": 2, "first_batches": 1, "student_steps": 2, "student_lr": 0.05}
 QUICK_LATENTS = {**QUICK_PIXELS, "reset_after": 1}
+QUICK_LABELS = {**QUICK_PIXELS, "round_batches": 1, "generator_life": 2}
 STABLE: dict[str, Any] = {"name": "stable", "grow": 6, "views": 2, "shift": 0.2, "student_shift": 0.2}
 BASE: dict[str, dict[str, Any]] = {
     "ta-dfkd": TA_QUICK,
@@ -59,6 +60,7 @@ BASE: dict[str, dict[str, Any]] = {
     "fastdfkd": {"name": "fastdfkd", **QUICK_LATENTS},
     "fastdfkd, reptile": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "reptile"},
     "fastdfkd, no common start": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "none"},
+    "nayer": {"name": "nayer", **QUICK_LABELS},
     "mad, conditional": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM, "conditional": "sum"},
     "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
     "meta-dfkd, first order, selecting": {
@@ -602,7 +604,7 @@ FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 OWN_CHANGES |= dict.fromkeys(("mb-dfkd", "pre-dfkd", "meta-dfkd"), FAMILY_CHANGES)
 PIXELS = ("deepinversion", "adi")
-INVERTING = (*PIXELS, "fastdfkd")
+INVERTING = (*PIXELS, "fastdfkd", "nayer")
 PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "iterations": (3, {}),
     "pixels_lr": (0.5, {}),
@@ -615,10 +617,10 @@ PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "adversarial": ("l1", {"adversarial_weight": 5.0}),
     "temperature": (1.0, {"adversarial_weight": 5.0}),
     "first_batches": (2, {}),
-    "student_steps": (3, {}),
-    "pool_size": (16, {}),
     "batch_images": (6, {}),
     "round_batches": (2, {}),
+    "student_steps": (3, {}),
+    "pool_size": (16, {}),
     "student_temperature": (1.0, {}),
     "student_lr": (0.3, {}),
     "student_lr_end": (0.01, {}),
@@ -638,6 +640,13 @@ OWN_CHANGES["fastdfkd"] = {
     "bn_momentum": (0.1, {}),
     "temperature": (3.0, {}),
     "augmentation": ("none", {}),
+}
+NOT_LABELS = ("codes_lr", "meta", "meta_lr", "reset_after")
+OWN_CHANGES["nayer"] = {
+    **{key: how for key, how in OWN_CHANGES["fastdfkd"].items() if key not in NOT_LABELS},
+    "embeddings": ("one-hot", {}),
+    "first_life": (1, {"first_batches": 2}),
+    "generator_life": (1, {}),
 }
 OWN_CHANGES["stable"] = {
     "grow": (12, {}),

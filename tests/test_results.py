@@ -71,7 +71,8 @@ def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    "name", ["ta-dfkd-digits", "ta-dfkd-digits-rates", "ta-dfkd-mnist-rates", "ta-dfkd-default-digits"]
+    "name",
+    ["ta-dfkd-digits", "ta-dfkd-digits-rates", "ta-dfkd-mnist-rates", "ta-dfkd-default-digits", "nayer-codes"],
 )
 def test_pages_on_settings_follow_from_their_runs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
