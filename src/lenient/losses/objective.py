@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lenient.core.errors import UsageError
 from lenient.teacher.batch import Batch, Clock
@@ -25,10 +25,17 @@ class Needs:
     """The student's logits."""
     probes: tuple[Probe[Any], ...] = ()
     """What else is to be heard of the teacher: of all images as drawn (`clean`), of the selected ones (`train`)."""
+    also: tuple[Needs, ...] = ()
+    """What it reads of further views."""
 
     def asks(self, kind: type[Probe[Any]]) -> bool:
         """Whether a kind of probe is among them."""
-        return any(isinstance(probe, kind) for probe in self.probes)
+        return any(isinstance(probe, kind) for need in self.all for probe in need.probes)
+
+    @property
+    def all(self) -> tuple[Needs, ...]:
+        """All of them, view by view."""
+        return (self, *self.also)
 
 
 class Term(Protocol):
@@ -58,6 +65,24 @@ class Remembering(Term, Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> object:
         """Go on from it."""
         ...
+
+
+@runtime_checkable
+class Keeping(Remembering, Protocol):
+    """One whose memory is of a batch's best iterate: it is told of each, and writes what it kept when it is told to."""
+
+    def keep(self, batch: Batch, better: Tensor) -> None:
+        """Keep what is to be written of an iterate, where the scalar `better` is 1: it is the best so far."""
+        ...
+
+
+@runtime_checkable
+class Owning(Term, Protocol):
+    """A term with weights of its own, a `module`, which learn in the updates that minimise it and as parts of whose
+    module they are stepped, averaged over ranks, and kept in checkpoints: see `with_terms` in
+    `lenient.methods.contract`."""
+
+    module: nn.Module
 
 
 @dataclass(frozen=True)
@@ -122,18 +147,29 @@ class Objective:
         return Objective({**self.terms, name: (weight, term)})
 
     def needs(self, clock: Clock | None = None) -> tuple[Needs, ...]:
-        """Return what its terms need, or those of them that have a weight at `clock`."""
-        chosen = self.terms.values()
-        return tuple(term.needs for weight, term in chosen if clock is None or _now(weight, clock) != 0)
+        """Return what its terms need, or those of them that have a weight at `clock`, view by view."""
+        chosen = [term for weight, term in self.terms.values() if clock is None or _now(weight, clock) != 0]
+        return tuple(need for term in chosen for need in term.needs.all)
 
     def names(self, asked: Callable[[Needs], bool]) -> tuple[str, ...]:
         """Return the names of the terms with such needs."""
         return tuple(name for name, (_, term) in self.terms.items() if asked(term.needs))
 
     @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """What its terms own that learns, in their order."""
+        return tuple(term.module for _, term in self.terms.values() if isinstance(term, Owning))
+
+    @property
     def remembering(self) -> dict[str, Remembering]:
         """The terms with a memory of their own, by name."""
         return {name: term for name, (_, term) in self.terms.items() if isinstance(term, Remembering)}
+
+    def keep(self, batch: Batch, better: Tensor) -> None:
+        """Let those of them that keep something of the best iterate, and have a weight now, see one."""
+        for name, term in self.remembering.items():
+            if isinstance(term, Keeping) and _now(self.terms[name][0], batch.clock) != 0:
+                term.keep(batch, better)
 
     def remember(self, batch: Batch, bad: Tensor) -> None:
         """Let those of them that have a weight now write what a finished batch leaves behind."""

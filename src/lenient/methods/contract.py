@@ -322,12 +322,14 @@ class Algorithm:
         """Return the algorithm with another objective for what makes the images; `after` is told of its updates, too.
 
         Raises:
-            UsageError: no step is a `Minimising` one of the objective that there is.
+            UsageError: no step is a `Minimising` one of the objective that there is, or a new term has weights.
         """
         changed: dict[str, Update] = {}
         for name, update in self.updates.items():
             step = update.step
             if isinstance(step, Minimising) and step.objective is self.objective:
+                if not {*objective.modules} <= {*update.module.modules()}:
+                    raise UsageError("a term with weights of its own cannot be added to a method: nothing trains them")
                 changed[name] = replace(update, step=step.minimising(objective), after=both(update.after, after))
         if not changed:
             raise UsageError("the method's steps take no other objective: see `Minimising` in lenient.methods.contract")
@@ -418,6 +420,12 @@ def adam(
     groups: list[dict[str, Any]] = [{"params": [own.pop(name)], "lr": rate} for name, rate in (rates or {}).items()]
     groups.insert(0, {"params": list(own.values())})
     return torch.optim.Adam(groups, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def with_terms(module: nn.Module, objective: Objective) -> nn.Module:
+    """Return what moves in an update that minimises an objective: a module and what the terms own, or the module itself
+    where they own nothing."""
+    return nn.ModuleList([module, *objective.modules]) if objective.modules else module
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> Optimizer:

@@ -36,6 +36,7 @@ from lenient.methods.contract import (
     adam,
     learning_rate,
     sgd,
+    with_terms,
 )
 from lenient.methods.steps import GeneratorStep, MemoryStep, StudentStep
 from lenient.models.card import Card
@@ -168,7 +169,7 @@ def generator_algorithm(
         if s.student_optimizer == "sgd"
         else adam(context.student, s.student_lr, weight_decay=s.student_weight_decay)
     )
-    update = build_update(s, imitation, student, optimizer)
+    update, moving = build_update(s, imitation, student, optimizer), with_terms(sampler.generator, objective)
     step = GeneratorStep(context, sampler, student, source, objective, selection, viewer, key, student_mode)
     updates = {
         STUDENT: Update(
@@ -180,8 +181,8 @@ def generator_algorithm(
             s.student_clip_norm,
         ),
         "generator": Update(
-            sampler.generator,
-            adam(sampler.generator, s.generator_lr, generator_betas),
+            moving,
+            adam(moving, s.generator_lr, generator_betas),
             step,
             lambda clock, output, bad: replay.after_generator(clock, output.batch, bad),
             learning_rate(s.generator_schedule, s.drops),

@@ -4,7 +4,7 @@ which terms they descend on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from lenient.core import ranks
 from lenient.core.modes import mode
 from lenient.losses.distances import kl_divergence
 from lenient.losses.imitation import Imitation
-from lenient.losses.objective import Objective
+from lenient.losses.objective import Needs, Objective
 from lenient.methods.contract import (
     STUDENT,
     Algorithm,
@@ -32,6 +32,7 @@ from lenient.methods.contract import (
     Update,
     learning_rate,
     sgd,
+    with_terms,
 )
 from lenient.methods.steps import StudentStep, probes_of, statistics_of
 from lenient.replay import NoReplay
@@ -39,7 +40,7 @@ from lenient.student.update import LiveStudent, PlainUpdate
 from lenient.synthesis.iterate import Iterate
 from lenient.synthesis.pool import Pool
 from lenient.synthesis.views import Augmentation, Viewer
-from lenient.teacher.batch import Batch, Clock
+from lenient.teacher.batch import Batch, Clock, Response
 
 
 class InversionSettings(MethodSettings):
@@ -92,6 +93,8 @@ class Shown(NamedTuple):
     """What both networks are shown of them, normalised."""
     whole: Tensor
     """All rows as the best iterate is kept, without gradient."""
+    others: Mapping[str, Callable[[], Tensor]] = {}
+    """Further views of this rank's rows by name, made where a term reads them."""
 
 
 def nothing(ends: bool, bad: Tensor) -> None:
@@ -107,6 +110,7 @@ class Batches:
     iterate: Iterate
     """These parameters."""
     optimizer: Optimizer
+    """Of these parameters, and of those that terms own."""
     objective: Objective
     show: Callable[[Clock, int], Shown]
     """Shows the batch of a number with gradient."""
@@ -148,20 +152,22 @@ class Inversion:
 
     def __call__(self, clock: Clock) -> StepOutput:
         """Fill the gradients of what the batch is made of."""
-        teacher, objective = self.context.teacher, self.objective
+        objective = self.objective
         needs = objective.needs(clock)
         number, place = self._place(clock)
-        # (1) the view, and both networks' answers to it
+        # (1) the view, those that terms read besides, and both networks' answers to each
         shown = self.batches.show(clock, number)
-        view = shown.inputs
-        answers = {"teacher": teacher.respond(view, probes_of(needs))}
-        if any(need.student for need in needs):
-            with mode(self.context.student, "eval"):
-                answers["student"] = self.student.respond(view)
+        view, read = shown.inputs, {need.view for need in needs}
+        others = {name: make() for name, make in shown.others.items() if name in read}
+        answers = self._answers(view, [need for need in needs if need.view not in others])
         labels = self.batches.labels(number).to(view.device)
         weight = torch.ones(len(view), device=view.device)
-        inputs, both = {"clean": view, "train": view}, {"clean": answers, "train": answers}
-        batch = Batch(shown.images, weight, inputs, both, ranks.mine(labels), clock)
+        batch = Batch(
+            shown.images, weight, {"clean": view, "train": view, **others}, labels=ranks.mine(labels), clock=clock
+        )
+        batch.answers = {"clean": answers, "train": answers}
+        for name, other in others.items():
+            batch.answers[name] = self._answers(other, [need for need in needs if need.view == name])
         # (2) one objective
         total, losses = objective(batch)
         if losses:  # a term may have no weight before its time
@@ -170,12 +176,21 @@ class Inversion:
         made = 0 if place else len(labels)
         return StepOutput(losses, batch, made, facts=statistics_of(objective, losses), kept=judged)
 
+    def _answers(self, view: Tensor, needs: Sequence[Needs]) -> dict[str, Response]:
+        """Ask the teacher about a view, and the student where a term needs it."""
+        answers = {"teacher": self.context.teacher.respond(view, probes_of(needs))}
+        if any(need.student for need in needs):
+            with mode(self.context.student, "eval"):
+                answers["student"] = self.student.respond(view)
+        return answers
+
     def after(self, clock: Clock, output: StepOutput, bad: Tensor) -> None:
         """Keep the iterate that was judged, if it is the best; at the end of a batch, let another begin."""
         own = self.batches
         number, place = self._place(clock)
         ends = place + 1 == self.iterations
-        own.iterate.keep(output.kept["whole"], output.kept["total"], bad)
+        better = own.iterate.keep(output.kept["whole"], output.kept["total"], bad)
+        self.objective.keep(output.batch, better)
         own.follow(ends, bad)
         if ends:
             self.objective.remember(output.batch, bad)
@@ -201,7 +216,7 @@ def inversion_algorithm(context: Context, settings: InversionSettings, batches: 
     optimizer = sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
     end = min(s.student_lr_end / s.student_lr, 1.0) if s.student_lr else 0.0
     updates = {
-        batches.name: Update(batches.iterate, batches.optimizer, step, step.after),
+        batches.name: Update(with_terms(batches.iterate, batches.objective), batches.optimizer, step, step.after),
         STUDENT: Update(context.student, optimizer, learn, rate=learning_rate(s.student_schedule, end=end)),
     }
     parts = {"replay": "growing pool", "update": update.label}

@@ -28,11 +28,13 @@ class Iterate(nn.Module):
         self.register_buffer("least", torch.full((), torch.inf, device=best.device))
 
     @torch.no_grad()
-    def keep(self, judged: Tensor, loss: Tensor, bad: Tensor) -> None:
-        """Keep a copy of the iterate that a loss was computed of, if it is the least so far; `bad` keeps nothing."""
+    def keep(self, judged: Tensor, loss: Tensor, bad: Tensor) -> Tensor:
+        """Keep a copy of the iterate that a loss was computed of, if it is the least so far, and return whether it is,
+        a scalar; `bad` keeps nothing."""
         better = (loss < self.least) & (bad == 0)
         self.best.copy_(torch.where(better, judged, self.best))
         self.least.copy_(torch.where(better, loss, self.least))
+        return better
 
     @torch.no_grad()
     def restart(self, number: int, optimizer: torch.optim.Optimizer, bad: Tensor) -> None:

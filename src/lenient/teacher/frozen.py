@@ -6,7 +6,7 @@ import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from lenient.models.lending import copied_module, drop_hooks, frozen, own_grad_m
 from lenient.models.probing import batch_norm_layers, classifying_layer, convolutions, last_block_by_size
 from lenient.teacher.batch import Response
 from lenient.teacher.probes import Probe
+
+T = TypeVar("T")
 
 
 class FrozenTeacher:
@@ -177,6 +179,14 @@ class FrozenTeacher:
             armed.enter_context(unchanged(self.module, self._behaviour.changes))
             output = (self.module if probes else self._plain)(self.runtime.inputs(inputs))
         return Response(self._logits(output), {kind: heard() for kind, heard in listening.items()})
+
+    def heard(self, probe: Probe[T]) -> T:
+        """Return what a probe hears of two black images, without gradient; they are not counted."""
+        before = self.forwards
+        with torch.no_grad():
+            answer = self.respond(self.normalize(self._example()), (probe,))
+        self.forwards = before
+        return answer.of(type(probe))
 
     def _logits(self, output: object) -> Tensor:
         """Return the logits, of no more precision than the run's: the losses hold them against the student's."""

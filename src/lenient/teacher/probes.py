@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from lenient.core.errors import TeacherError
@@ -94,6 +95,32 @@ class Features:
         heard: list[Tensor] = []
         with hooked([teacher.classifier], lambda layer, args, _: heard.append(args[0])):
             yield lambda: pooled(heard[-1])
+
+    @staticmethod
+    def rows(heard: Tensor, chosen: slice) -> Tensor:
+        """Return those of the chosen images."""
+        return heard[chosen]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What layers put out, or with `inputs` what goes into them, each channel's mean over its positions: (N, channels
+    of all layers)."""
+
+    layers: tuple[nn.Module, ...]
+    inputs: bool = False
+
+    @contextmanager
+    def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], Tensor]]:
+        """Hear them."""
+        heard: dict[nn.Module, Tensor] = {}
+
+        def hear(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            maps = full(args[0] if self.inputs else output)
+            heard[layer] = maps.flatten(2).mean(dim=2) if maps.dim() > 2 else maps
+
+        with hooked(self.layers, hear):
+            yield lambda: torch.cat([heard[layer] for layer in self.layers], dim=1)
 
     @staticmethod
     def rows(heard: Tensor, chosen: slice) -> Tensor:
