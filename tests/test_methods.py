@@ -41,6 +41,7 @@ QUICK_MOMENTUM = {"name": "momentum", "share": 0.25}
 QUICK_PIXELS = {"iterations": 2, "first_batches": 1, "student_steps": 2, "student_lr": 0.05}
 QUICK_LATENTS = {**QUICK_PIXELS, "reset_after": 1}
 QUICK_LABELS = {**QUICK_PIXELS, "round_batches": 1, "generator_life": 2}
+QUICK_CONTRAST = {"contrastive_weight": 5.0, "bank_size": 24, "bank_drawn": 3}
 STABLE: dict[str, Any] = {"name": "stable", "grow": 6, "views": 2, "shift": 0.2, "student_shift": 0.2}
 BASE: dict[str, dict[str, Any]] = {
     "ta-dfkd": TA_QUICK,
@@ -61,6 +62,7 @@ BASE: dict[str, dict[str, Any]] = {
     "fastdfkd, reptile": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "reptile"},
     "fastdfkd, no common start": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "none"},
     "nayer": {"name": "nayer", **QUICK_LABELS},
+    "cmi": {"name": "cmi", **QUICK_PIXELS, **QUICK_CONTRAST},
     "mad, conditional": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM, "conditional": "sum"},
     "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
     "meta-dfkd, first order, selecting": {
@@ -604,7 +606,7 @@ FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 OWN_CHANGES |= dict.fromkeys(("mb-dfkd", "pre-dfkd", "meta-dfkd"), FAMILY_CHANGES)
 PIXELS = ("deepinversion", "adi")
-INVERTING = (*PIXELS, "fastdfkd", "nayer")
+INVERTING = (*PIXELS, "fastdfkd", "nayer", "cmi")
 PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "iterations": (3, {}),
     "pixels_lr": (0.5, {}),
@@ -647,6 +649,16 @@ OWN_CHANGES["nayer"] = {
     "embeddings": ("one-hot", {}),
     "first_life": (1, {"first_batches": 2}),
     "generator_life": (1, {}),
+}
+OWN_CHANGES["cmi"] = {
+    **{key: how for key, how in OWN_CHANGES["fastdfkd"].items() if key not in (*NOT_LABELS, "bn_momentum")},
+    "projection_lr": (0.1, {}),
+    "contrastive_weight": (0.0, {}),
+    "contrastive_temperature": (1.0, {}),
+    "features": ("batch-norms", {}),
+    "bank_size": (2, {}),
+    "bank_drawn": (0, {}),
+    "local_area": (1.0, {}),
 }
 OWN_CHANGES["stable"] = {
     "grow": (12, {}),

@@ -252,6 +252,43 @@ NAYER: dict[str, Any] = {
     "steps_per_epoch": 400,
 }
 
+CMI: dict[str, Any] = {
+    # CIFAR-10 from nothing: 200 epochs of a batch of 256, 200 steps, and 400 student steps of 128
+    "method.iterations": 200,
+    "method.first_batches": 0,
+    "method.round_batches": 1,
+    "method.batch_images": 256,
+    "method.generator_lr": 1e-3,
+    "method.projection_lr": 1e-3,
+    "method.label_weight": 1,
+    "method.bn_weight": 1,
+    "method.adversarial_weight": 0.5,
+    "method.adversarial": "kl-agreeing",
+    "method.temperature": 1,
+    "method.contrastive_weight": 0.8,
+    "method.contrastive_temperature": 0.1,
+    "method.features": "batch-norms",
+    "method.bank_size": 40_960,
+    "method.bank_drawn": 4096,
+    "method.local_area": 0.25,
+    "method.student_steps": 400,
+    "method.student_temperature": 20,
+    "method.student_lr": 0.1,
+    "method.student_lr_end": 0,
+    "method.student_momentum": 0.9,
+    "method.student_weight_decay": 1e-4,
+    "method.student_schedule": "cosine",
+    "method.augmentation": "crop-flip",
+    "generator.output": "sigmoid",
+    "generator.stem_activation": False,
+    "generator.conv_bias": False,
+    "generator.latent_dim": 256,
+    "generator.width": 128,
+    "batch_size": 128,
+    "steps": 200 * 400,
+    "steps_per_epoch": 400,
+}
+
 PHOTO: dict[str, Any] = {
     # CIFAR: batches of 512 of 50,000 patches for 1000 epochs, the last batch of each filled; Adam, constant
     "method.cutmix": 0.25,
@@ -356,6 +393,7 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("fastdfkd", "paper"): FASTDFKD,
     ("fastdfkd", "published"): FASTDFKD,
     ("nayer", "published"): NAYER,
+    ("cmi", "published"): CMI,
     ("photo", "published"): PHOTO,
     # CIFAR-10, ResNet-34 to 18: 250 epochs of 40 rounds; the adversary climbs by 0.5 in each epoch from 63 to 186, 124
     # times; what counts half rises from 2 by 1e-4 a student step
@@ -450,6 +488,7 @@ def test_fastdfkds_common_start_learns_at_the_released_rate() -> None:
 SHORT: dict[str, dict[str, Any]] = {
     "fastdfkd": {"first_batches": 1},
     "nayer": {"first_batches": 1, "iterations": 2, "batch_images": 8},
+    "cmi": {"iterations": 2, "batch_images": 8},
 }
 
 

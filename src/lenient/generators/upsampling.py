@@ -109,3 +109,20 @@ def first_layers_anew(generator: nn.Module, streams: Streams, name: str, update:
         drawn = 0.02 * streams.normal(f"{name}/{layer}", update, tuple(weight.shape))
         anew |= {f"{layer}.weight": drawn.to(weight.dtype), f"{layer}.bias": torch.zeros_like(bias)}
     return anew
+
+
+def normal_layers(generator: nn.Module, streams: Streams, name: str, update: int) -> dict[str, Tensor]:
+    """Return new tensors for all convolutions, linear layers and batch norms of a generator, by their names in it:
+    weights N(0, 0.02^2), of batch norms N(1, 0.02^2), and biases of zero (CMI). The key is that of a random stream."""
+    anew: dict[str, Tensor] = {}
+    for place, layer in generator.named_modules():
+        norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        if not norm and not isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
+            continue
+        for part, tensor in layer.named_parameters(place, recurse=False):
+            if part.endswith("bias"):
+                anew[part] = torch.zeros_like(tensor)
+            else:
+                drawn = 0.02 * streams.normal(f"{name}/{part}", update, tuple(tensor.shape)) + float(norm)
+                anew[part] = drawn.to(tensor.dtype)
+    return anew

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenient.core import ranks
@@ -49,6 +50,23 @@ def rolled(images: Tensor, limit: int, streams: Streams, name: str, update: int)
         return images
     offsets = torch.randint(-limit, limit + 1, (2,), generator=streams.host(name, update))
     return torch.roll(images, shifts=(int(offsets.numpy()[0]), int(offsets.numpy()[1])), dims=(2, 3))
+
+
+def resized_crop(images: Tensor, least: float, flip: bool, streams: Streams, name: str, update: int) -> Tensor:
+    """Return for each image (N, C, H, W) a part of it, enlarged to its size and with `flip` mirrored half of the time.
+
+    The part covers a share of the area that is uniform from `least` to 1, its sides are as 3 to 4 at most (drawn on a
+    logarithmic scale; a side longer than the image's is cut), and it lies anywhere in the image.
+    """
+    drawn = ranks.mine(streams.uniform(f"{name}/crop", update, (len(images) * ranks.count(), 5))).to(images.dtype)
+    area, ratio = least + (1 - least) * drawn[:, 0], ((2 * drawn[:, 1] - 1) * math.log(4 / 3)).exp()
+    width, height = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
+    left, top = (2 * drawn[:, 2] - 1) * (1 - width), (2 * drawn[:, 3] - 1) * (1 - height)
+    turned = torch.where(drawn[:, 4] < 0.5, -1.0, 1.0).to(images.dtype) if flip else torch.ones_like(width)
+    zero = torch.zeros_like(width)
+    rows = [torch.stack([width * turned, zero, left], dim=1), torch.stack([zero, height, top], dim=1)]
+    grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 @dataclass(frozen=True)
