@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from lenient.core.reductions import batch_mean
-from lenient.losses.distances import Distance, coded_js, js_divergence, kl_divergence, logit_l1
+from lenient.losses.distances import Distance, coded_js, js_divergence, kl_divergence, logit_l1, swapped_kl
 from lenient.losses.objective import Needs
 from lenient.teacher.batch import Batch
 
-AdversarialForm = Literal["js", "js-coded", "js-coded-mean", "kl", "kl-agreeing", "l1", "l1-log"]
+AdversarialForm = Literal["js", "js-coded", "js-coded-mean", "kl", "kl-agreeing", "kl-swapped-agreeing", "l1", "l1-log"]
 """Exact Jensen-Shannon; what released codes compute under that name, divided by batch and classes (PRE-, MB-, META-,
-TA-DFKD) or by the batch alone (DeepInversion, CuDFKD); KL; KL where both networks name the same class;
-mean absolute logit difference; its logarithm."""
+TA-DFKD) or by the batch alone (DeepInversion, CuDFKD); KL; KL where both networks name the same class; the same of the
+student from the teacher (CPNet's released code); mean absolute logit difference; its logarithm."""
 
 
 class _Adversary:
@@ -117,8 +117,9 @@ def adversary(
         return JensenShannon(temperature, detach_teacher=detach_teacher)
     if form in ("js-coded", "js-coded-mean"):
         return CodedJensenShannon(temperature, over_classes=form == "js-coded", detach_teacher=detach_teacher)
-    if form in ("kl", "kl-agreeing"):
-        softened = partial(kl_divergence, temperature=temperature)
+    if form in ("kl", "kl-agreeing", "kl-swapped-agreeing"):
+        divergence = swapped_kl if form == "kl-swapped-agreeing" else kl_divergence
+        softened = partial(divergence, temperature=temperature)
         label, agreeing = ("KL", False) if form == "kl" else ("KL, agreeing", True)
         return Disagreement(softened, label, bound=bound, agreeing=agreeing, detach_teacher=detach_teacher)
     label, log = ("L1", False) if form == "l1" else ("L1, log", True)

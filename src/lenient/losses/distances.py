@@ -34,6 +34,11 @@ def kl_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) ->
     return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)
 
 
+def swapped_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(P_student || P_teacher) of softened predictions in nats, as `kl_divergence` with its arguments swapped."""
+    return kl_divergence(student, teacher, temperature)
+
+
 def unscaled_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(P_teacher || P_student) of softened predictions in nats, summed over classes, not times temperature squared.
 

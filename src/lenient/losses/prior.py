@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,7 +37,10 @@ class ClassPrior:
 
 
 class LabelPrior:
-    """Mean cross-entropy of the teacher against the class that the generator was asked for (MAD, conditional)."""
+    """Mean cross-entropy of the teacher against the class that the generator was asked for (MAD, conditional).
+
+    Of an image that shows a part of another one, both classes count, by their shares of the area (CPNet).
+    """
 
     label = "label"
 
@@ -48,7 +52,11 @@ class LabelPrior:
         """Return the term."""
         if batch.labels is None:
             raise ValueError("a label prior needs a conditional generator")
-        losses = F.cross_entropy(batch.logits(self.view, "teacher"), batch.labels, reduction="none")
+        logits = batch.logits(self.view, "teacher")
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        if batch.partners is not None:
+            labels, share = batch.partners
+            losses = torch.lerp(losses, F.cross_entropy(logits, labels, reduction="none"), share.to(losses.dtype))
         return batch_mean(losses)
 
 

@@ -40,7 +40,7 @@ from lenient.student.update import LiveStudent, PlainUpdate
 from lenient.synthesis.iterate import Iterate
 from lenient.synthesis.pool import Pool
 from lenient.synthesis.views import Augmentation, Viewer
-from lenient.teacher.batch import Batch, Clock, Response
+from lenient.teacher.batch import Batch, Clock, Partners, Response
 
 
 class InversionSettings(MethodSettings):
@@ -95,6 +95,10 @@ class Shown(NamedTuple):
     """All rows as the best iterate is kept, without gradient."""
     others: Mapping[str, Callable[[], Tensor]] = {}
     """Further views of this rank's rows by name, made where a term reads them."""
+    drawn: Sequence[Tensor] = ()
+    """The generator's maps that they came from, where terms read them."""
+    partners: Partners | None = None
+    """Whose parts the inputs show."""
 
 
 def nothing(ends: bool, bad: Tensor) -> None:
@@ -165,6 +169,7 @@ class Inversion:
         batch = Batch(
             shown.images, weight, {"clean": view, "train": view, **others}, labels=ranks.mine(labels), clock=clock
         )
+        batch.drawn, batch.partners = shown.drawn, shown.partners
         batch.answers = {"clean": answers, "train": answers}
         for name, other in others.items():
             batch.answers[name] = self._answers(other, [need for need in needs if need.view == name])

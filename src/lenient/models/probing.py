@@ -65,6 +65,22 @@ def convolutions(module: nn.Module, example: Tensor) -> list[str]:
     return [names[layer] for layer in seen]
 
 
+def last_by_input_size(
+    module: nn.Module, example: Tensor, layers: Sequence[nn.Module]
+) -> dict[tuple[int, int], nn.Module]:
+    """Return, for each size of the maps that go into one of `layers` on the way of `example` (1, C, H, W), the layer
+    that came last."""
+    found: dict[tuple[int, int], nn.Module] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if inputs[0].dim() == 4:
+            found[inputs[0].shape[2], inputs[0].shape[3]] = layer
+
+    with torch.no_grad(), hooked(layers, note):
+        module(example)
+    return found
+
+
 def classifying_layer(module: nn.Module, example: Tensor, num_classes: int) -> nn.Module | None:
     """Return the linear layer or 1x1 convolution whose output, pooled, is the logits on `example` (1, C, H, W).
 

@@ -91,6 +91,28 @@ class CutMix:
         return mixed
 
 
+def boxes_of_others(images: Tensor, streams: Streams, name: str, update: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return this rank's images (N, C, H, W), each with a box of another one of the whole batch at the same place;
+    which image that is, (N,) int64; and the box's share of the area, (N,).
+
+    Each box is drawn by itself: its area before the border cuts it off is a uniform share of the image's (Beta(1, 1)),
+    its middle anywhere. The gradient reaches both images, whichever rank drew them.
+    """
+    count, (height, width) = len(images) * ranks.count(), images.shape[2:]
+    order = torch.randperm(count, generator=streams.generator(f"{name}/others", update), device=streams.device)
+    others, drawn = ranks.mine(order), ranks.mine(streams.uniform(f"{name}/boxes", update, (count, 3)))
+    side = drawn[:, :1].sqrt() / 2
+
+    def inside(length: int, middle: Tensor) -> Tensor:
+        places = (torch.arange(length, device=images.device) + 0.5) / length
+        return (places[None] - middle).abs() < side
+
+    mask = inside(height, drawn[:, 1:2])[:, :, None] & inside(width, drawn[:, 2:])[:, None]
+    whole = ranks.stacked(images).flatten(0, 1)
+    mixed = torch.where(mask[:, None], whole[others], images)
+    return mixed, others, mask.flatten(1).float().mean(dim=1)
+
+
 def cut_box(own: float, middle: Sequence[float], height: int, width: int) -> tuple[slice, slice]:
     """Return rows and columns of a box beside which a share `own` of an image is left, where none of it is cut off;
     `middle` says where, in shares of the image's sides."""

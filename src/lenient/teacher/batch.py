@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -57,6 +57,13 @@ class Clock:
     """Whether this update is the student's last of its epoch."""
 
 
+class Partners(NamedTuple):
+    """Of images that show a part of another one each: that one's class, (N,) int64, and the share of the area, (N,)."""
+
+    labels: Tensor
+    share: Tensor
+
+
 @dataclass
 class Batch:
     """One batch and everything the networks said about it; terms read it and own no network.
@@ -64,7 +71,8 @@ class Batch:
     `images`: (N, C, H, W) in pixel units, the clean view. `inputs[view]`: the view as the teacher saw it, normalised.
     `weight`: (N,) float32 in [0, 1], how far the teacher vouches for each sample. `answers[view][network]`: responses.
     Views are `clean` (as synthesised) and `train` (augmented; the same object as `clean` without augmentation).
-    `labels`: (N,) int64, the classes that a conditional generator was asked for.
+    `labels`: (N,) int64, the classes that a conditional generator was asked for. `drawn`: the maps (N, C, H, W) that
+    the images came from, of a generator whose terms read them. `partners`: where the views show parts of other images.
     """
 
     images: Tensor
@@ -73,6 +81,8 @@ class Batch:
     answers: dict[str, dict[str, Response]] = field(default_factory=dict)
     labels: Tensor | None = None
     clock: Clock = Clock()
+    drawn: Sequence[Tensor] = ()
+    partners: Partners | None = None
 
     def logits(self, view: str, network: str) -> Tensor:
         """Return the logits of `network` ("teacher" or "student") on `view` in float32; raises ValueError where it was

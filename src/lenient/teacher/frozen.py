@@ -12,12 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from lenient.core import ranks
-from lenient.core.errors import TeacherError
+from lenient.core.errors import TeacherError, UsageError
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import untouched_global_rng
 from lenient.models.card import Card, Network, to_logits
 from lenient.models.lending import copied_module, drop_hooks, frozen, own_grad_mode, unchanged
-from lenient.models.probing import batch_norm_layers, classifying_layer, convolutions, last_block_by_size
+from lenient.models.probing import (
+    batch_norm_layers,
+    classifying_layer,
+    convolutions,
+    last_block_by_size,
+    last_by_input_size,
+)
 from lenient.teacher.batch import Response
 from lenient.teacher.probes import Probe
 
@@ -144,6 +150,26 @@ class FrozenTeacher:
         """Return the last block of each map size, see `last_block_by_size`."""
         with self._in_full_precision():
             return last_block_by_size(self.module, self._example())
+
+    def cuts(self, names: Sequence[str] | None = None) -> tuple[nn.Module, ...]:
+        """Return the last batch norm of each size of maps that go into one, the smallest maps first; or those of given
+        names, in their order.
+
+        Raises:
+            TeacherError: it has none; UsageError: one of the names is none.
+        """
+        known = {name: part for name, part in batch_norm_layers(self.module) if part in self.batch_norms}
+        if names is not None:
+            wrong = [name for name in names if name not in known]
+            if wrong or not names:
+                what = ", ".join(wrong) or "nothing"
+                raise UsageError(f"-s method.cuts: {what} is no batch norm of the teacher; it has {', '.join(known)}")
+            return tuple(known[name] for name in names)
+        with self._in_full_precision():
+            found = last_by_input_size(self.module, self._example(), self.batch_norms)
+        if not found:
+            raise TeacherError("the teacher has no batch norms over maps, at which its generator would be cut")
+        return tuple(found[size] for size in sorted(found))
 
     def convolutions(self) -> list[str]:
         """Return the names of its convolutions in the order of the forward, see `models.probing.convolutions`."""

@@ -129,6 +129,25 @@ class Pooled:
 
 
 @dataclass(frozen=True)
+class BatchNormInputs:
+    """What goes into batch norms over maps, (N, channels, height, width) each."""
+
+    layers: tuple[nn.Module, ...]
+
+    @contextmanager
+    def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
+        """Hear them."""
+        heard: dict[nn.Module, Tensor] = {}
+        with hooked(self.layers, lambda layer, args, _: heard.update({layer: args[0]})):
+            yield lambda: tuple(heard[layer] for layer in self.layers)
+
+    @staticmethod
+    def rows(heard: tuple[Tensor, ...], chosen: slice) -> tuple[Tensor, ...]:
+        """Return those of the chosen images."""
+        return tuple(maps[chosen] for maps in heard)
+
+
+@dataclass(frozen=True)
 class Blocks:
     """The outputs of layers, (N, channels, height, width) each. A term that needs them leaves the layers out: they are
     those whose maps teacher and student have in common."""
