@@ -45,6 +45,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "fastdfkd, reptile": {"iterations": 2, "first_batches": 1, "student_steps": 3, "meta": "reptile"},
     "nayer": {"iterations": 2, "first_batches": 1, "student_steps": 2, "generator_life": 1},
     "cmi": {"iterations": 2, "first_batches": 1, "student_steps": 2, "bank_size": 12, "bank_drawn": 5},
+    "cpnet": {"iterations": 2, "first_batches": 1, "student_steps": 2, "generator_life": 1},
     "ta-dfkd, abd": {},
     "meta-dfkd, abd": {**BANK},
     "adi, abd": {"iterations": 3, "first_batches": 1, "student_steps": 2},

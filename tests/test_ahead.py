@@ -24,7 +24,9 @@ from ranks_worker import GAMES
 from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
 
 STREAMS = [
-    game for game in GAMES if not game.startswith(("noise", "photo", "stable", "adi", "fastdfkd", "nayer", "cmi"))
+    game
+    for game in GAMES
+    if not game.startswith(("noise", "photo", "stable", "adi", "fastdfkd", "nayer", "cmi", "cpnet"))
 ]
 
 

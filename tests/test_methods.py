@@ -63,6 +63,7 @@ BASE: dict[str, dict[str, Any]] = {
     "fastdfkd, no common start": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "none"},
     "nayer": {"name": "nayer", **QUICK_LABELS},
     "cmi": {"name": "cmi", **QUICK_PIXELS, **QUICK_CONTRAST},
+    "cpnet": {"name": "cpnet", **QUICK_LABELS},
     "mad, conditional": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM, "conditional": "sum"},
     "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
     "meta-dfkd, first order, selecting": {
@@ -606,7 +607,7 @@ FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 OWN_CHANGES |= dict.fromkeys(("mb-dfkd", "pre-dfkd", "meta-dfkd"), FAMILY_CHANGES)
 PIXELS = ("deepinversion", "adi")
-INVERTING = (*PIXELS, "fastdfkd", "nayer", "cmi")
+INVERTING = (*PIXELS, "fastdfkd", "nayer", "cmi", "cpnet")
 PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "iterations": (3, {}),
     "pixels_lr": (0.5, {}),
@@ -659,6 +660,15 @@ OWN_CHANGES["cmi"] = {
     "bank_size": (2, {}),
     "bank_drawn": (0, {}),
     "local_area": (1.0, {}),
+}
+OWN_CHANGES["cpnet"] = {
+    **OWN_CHANGES["nayer"],
+    "cuts": (("norm1", "norm2"), {}),
+    "coupling_weight": (0.0, {}),
+    "coupling_view": ("shown", {}),
+    "align_weight": (0.0, {}),
+    "align_mixed": (True, {"align_weight": 5.0}),
+    "cutmix": (0.0, {}),
 }
 OWN_CHANGES["stable"] = {
     "grow": (12, {}),

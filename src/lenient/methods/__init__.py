@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "adi": "lenient.methods.deepinversion:ADI",
     "fastdfkd": "lenient.methods.fastdfkd:FastDFKD",
     "nayer": "lenient.methods.nayer:NAYER",
+    "cpnet": "lenient.methods.cpnet:CPNet",
     "cmi": "lenient.methods.cmi:CMI",
     "stable": "lenient.methods.stable:Stable",
     "photo": "lenient.methods.photo:Photo",

@@ -27,7 +27,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "activation": ("activation",),
     "adversarial": ("adversarial",),
     "BN": ("bn",),
-    "image": ("image", "contrastive"),
+    "image": ("image", "contrastive", "coupling", "alignment"),
     "selection": ("selection",),
     "replay": ("replay",),
     "student": ("student",),
