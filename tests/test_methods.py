@@ -620,6 +620,7 @@ PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "student_temperature": (1.0, {}),
     "student_lr": (0.3, {}),
     "student_lr_end": (0.01, {}),
+    "student_optimizer": ("adam", {}),
     "student_momentum": (0.0, {}),
     "student_weight_decay": (0.1, {}),
     "student_schedule": ("cosine-early", {}),

@@ -25,7 +25,10 @@ SINCE: Mapping[str, Any] = {
     "student.init": "as-is",
     "defense": {"name": "none"},
 }
-SINCE_OF: Mapping[str, Mapping[str, Any]] = {"ta-dfkd": {"method.detach_teacher": False}}
+SINCE_OF: Mapping[str, Mapping[str, Any]] = {
+    "ta-dfkd": {"method.detach_teacher": False},
+    **{name: {"method.student_optimizer": "sgd"} for name in ("deepinversion", "adi", "fastdfkd")},
+}
 """Settings that came later, of any method and of one, and the value that does what was done before there were any: left
 out at that, so that a cell is known by the id that it had."""
 TOLD = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")

@@ -350,9 +350,9 @@ class Algorithm:
 class Method(Protocol):
     """One published method: its settings, and how its algorithm is built from parts.
 
-    A method that never differentiates through the teacher may say so with `needs_gradient = False`; one that is only
-    there to be beaten with `baseline = True`; one without a recipe `paper` says with `not_known` what of its paper is
-    not known.
+    A method that never differentiates through the teacher may say so with `needs_gradient = False`; one that reads the
+    weights of its last layer with `needs_linear_head = True`; one that is only there to be beaten with `baseline =
+    True`; one without a recipe `paper` says with `not_known` what of its paper is not known.
     """
 
     settings_type: ClassVar[type[MethodSettings]]
@@ -395,6 +395,15 @@ def sgd(module: nn.Module, lr: float, momentum: float, weight_decay: float) -> O
         for parameter in module.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def student_optimizer(
+    module: nn.Module, kind: Literal["sgd", "adam"], lr: float, momentum: float, weight_decay: float
+) -> Optimizer:
+    """Return the optimizer of a kind; the momentum is SGD's alone."""
+    if kind == "sgd":
+        return sgd(module, lr, momentum, weight_decay)
+    return adam(module, lr, weight_decay=weight_decay)
 
 
 @torch.no_grad()

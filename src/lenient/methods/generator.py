@@ -35,7 +35,7 @@ from lenient.methods.contract import (
     Update,
     adam,
     learning_rate,
-    sgd,
+    student_optimizer,
 )
 from lenient.methods.steps import GeneratorStep, MemoryStep, StudentStep
 from lenient.models.card import Card
@@ -163,10 +163,8 @@ def generator_algorithm(
         return ("cycle-latents", clock.round) if same_batch else (name, clock.update)
 
     source = build_source(context, s, schedule, sampler, viewer, selection, key, same_batch, draw_mode)
-    optimizer = (
-        sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
-        if s.student_optimizer == "sgd"
-        else adam(context.student, s.student_lr, weight_decay=s.student_weight_decay)
+    optimizer = student_optimizer(
+        context.student, s.student_optimizer, s.student_lr, s.student_momentum, s.student_weight_decay
     )
     update = build_update(s, imitation, student, optimizer)
     step = GeneratorStep(context, sampler, student, source, objective, selection, viewer, key, student_mode)

@@ -112,7 +112,7 @@ def _planned(job: Job, student: Network, count: int, budget: str | None) -> Dist
         if algorithm.source.capacity < count:
             raise UsageError(
                 f"-n {count}: the pool of {settings.method.name} holds {algorithm.source.capacity} images at most; "
-                "raise method.pool_size"
+                f"raise {algorithm.source.limit}"
             )
         rounds = -(-count // settings.batch_size)
         return settings.model_copy(update={"steps": algorithm.schedule.steps_in(rounds - 1) + 1})

@@ -64,7 +64,7 @@ class Batch:
     `images`: (N, C, H, W) in pixel units, the clean view. `inputs[view]`: the view as the teacher saw it, normalised.
     `weight`: (N,) float32 in [0, 1], how far the teacher vouches for each sample. `answers[view][network]`: responses.
     Views are `clean` (as synthesised) and `train` (augmented; the same object as `clean` without augmentation).
-    `labels`: (N,) int64, the classes that a conditional generator was asked for.
+    `labels`: (N,) int64, the classes that the images are to show, or (N, K) distributions over the classes.
     """
 
     images: Tensor
