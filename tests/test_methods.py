@@ -39,6 +39,7 @@ QUICK_BANK = {"name": "bank", "share": 0.25, "every": 1}
 QUICK_MEMORY = {"name": "generative", "share": 0.25, "updates": 1, "lr": 0.01}
 QUICK_MOMENTUM = {"name": "momentum", "share": 0.25}
 QUICK_PIXELS = {"iterations": 2, "first_batches": 1, "student_steps": 2, "student_lr": 0.05}
+QUICK_FIXED = {"iterations": 2, "first_batches": 2, "pixels_lr": 0.05, "student_lr": 0.01}
 QUICK_LATENTS = {**QUICK_PIXELS, "reset_after": 1}
 STABLE: dict[str, Any] = {"name": "stable", "grow": 6, "views": 2, "shift": 0.2, "student_shift": 0.2}
 BASE: dict[str, dict[str, Any]] = {
@@ -58,6 +59,7 @@ BASE: dict[str, dict[str, Any]] = {
     "adi": {"name": "adi", **QUICK_PIXELS},
     "fastdfkd": {"name": "fastdfkd", **QUICK_LATENTS},
     "fastdfkd, reptile": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "reptile"},
+    "zskd": {"name": "zskd", **QUICK_FIXED},
     "fastdfkd, no common start": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "none"},
     "mad, conditional": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM, "conditional": "sum"},
     "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
@@ -602,7 +604,7 @@ FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 OWN_CHANGES |= dict.fromkeys(("mb-dfkd", "pre-dfkd", "meta-dfkd"), FAMILY_CHANGES)
 PIXELS = ("deepinversion", "adi")
-INVERTING = (*PIXELS, "fastdfkd")
+INVERTING = (*PIXELS, "fastdfkd", "zskd")
 PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "iterations": (3, {}),
     "pixels_lr": (0.5, {}),
@@ -637,6 +639,24 @@ OWN_CHANGES["fastdfkd"] = {
     "bn_momentum": (0.1, {}),
     "temperature": (3.0, {}),
     "augmentation": ("none", {}),
+}
+POOLED = (
+    "pool_size",
+    "student_temperature",
+    "student_lr",
+    "student_lr_end",
+    "student_weight_decay",
+    "student_schedule",
+)
+OWN_CHANGES["zskd"] = {
+    **{key: PIXELS_CHANGES[key] for key in (*POOLED, "iterations", "pixels_lr", "student_steps")},
+    "first_batches": (1, {}),
+    "student_optimizer": ("sgd", {}),
+    "student_momentum": (0.0, {"student_optimizer": "sgd"}),
+    "augmentation": ("none", {}),
+    "concentrations": ((1.0,), {}),
+    "temperature": (1.0, {}),
+    "pool_size": (9, {}),
 }
 OWN_CHANGES["stable"] = {
     "grow": (12, {}),

@@ -31,6 +31,7 @@ METHODS: dict[str, str] = {
     "deepinversion": "lenient.methods.deepinversion:DeepInversion",
     "adi": "lenient.methods.deepinversion:ADI",
     "fastdfkd": "lenient.methods.fastdfkd:FastDFKD",
+    "zskd": "lenient.methods.zskd:ZSKD",
     "stable": "lenient.methods.stable:Stable",
     "photo": "lenient.methods.photo:Photo",
     "noise": "lenient.methods.baselines:Noise",

@@ -117,14 +117,35 @@ class FrozenTeacher:
         Raises:
             TeacherError: no linear layer puts the logits out.
         """
-        if self._classifier is None:
-            with self._in_full_precision():
-                self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
-        if self._classifier is None:
+        found = self._find_classifier()
+        if found is None:
             raise TeacherError(
                 "the teacher's logits come from no linear layer, whose input would be the features that this method "
                 "wants; switch that term off knowingly with -s method.activation_weight=0"
             )
+        return found
+
+    def class_weights(self, method: str) -> Tensor:
+        """Return a copy of the weights that lead to each class's logit, (K, d), for a method of that name.
+
+        Raises:
+            TeacherError: no linear layer puts the logits out.
+        """
+        found = self._find_classifier()
+        if found is None:
+            raise TeacherError(
+                f"the teacher's logits come from no linear layer, whose weights {method} draws its targets from; "
+                "take another --method, such as deepinversion"
+            )
+        with self._in_full_precision():
+            weight = found.weight
+            assert isinstance(weight, Tensor), "a linear layer has one"
+            return weight.detach().flatten(1).clone()
+
+    def _find_classifier(self) -> nn.Module | None:
+        if self._classifier is None:
+            with self._in_full_precision():
+                self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
         return self._classifier
 
     def blocks(self) -> dict[tuple[int, int], nn.Module]:
