@@ -44,6 +44,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "fastdfkd": {"iterations": 2, "first_batches": 2, "student_steps": 2, "reset_after": 1},
     "fastdfkd, reptile": {"iterations": 2, "first_batches": 1, "student_steps": 3, "meta": "reptile"},
     "zskd": {"iterations": 3, "first_batches": 2, "student_optimizer": "sgd", "student_lr": 0.05},
+    "kegnet": {"generators": 2, "iterations": 2, "images": 5, "student_optimizer": "sgd", "student_lr": 0.05},
     "ta-dfkd, abd": {},
     "meta-dfkd, abd": {**BANK},
     "adi, abd": {"iterations": 3, "first_batches": 1, "student_steps": 2},

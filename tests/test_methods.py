@@ -40,6 +40,7 @@ QUICK_MEMORY = {"name": "generative", "share": 0.25, "updates": 1, "lr": 0.01}
 QUICK_MOMENTUM = {"name": "momentum", "share": 0.25}
 QUICK_PIXELS = {"iterations": 2, "first_batches": 1, "student_steps": 2, "student_lr": 0.05}
 QUICK_FIXED = {"iterations": 2, "first_batches": 2, "pixels_lr": 0.05, "student_lr": 0.01}
+QUICK_KEGNET = {"generators": 2, "iterations": 2, "images": 5, "generator_lr": 0.01, "student_lr": 0.01}
 QUICK_LATENTS = {**QUICK_PIXELS, "reset_after": 1}
 STABLE: dict[str, Any] = {"name": "stable", "grow": 6, "views": 2, "shift": 0.2, "student_shift": 0.2}
 BASE: dict[str, dict[str, Any]] = {
@@ -60,6 +61,7 @@ BASE: dict[str, dict[str, Any]] = {
     "fastdfkd": {"name": "fastdfkd", **QUICK_LATENTS},
     "fastdfkd, reptile": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "reptile"},
     "zskd": {"name": "zskd", **QUICK_FIXED},
+    "kegnet": {"name": "kegnet", **QUICK_KEGNET},
     "fastdfkd, no common start": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "none"},
     "mad, conditional": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM, "conditional": "sum"},
     "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
@@ -658,6 +660,22 @@ OWN_CHANGES["zskd"] = {
     "temperature": (1.0, {}),
     "pool_size": (9, {}),
 }
+OWN_CHANGES["kegnet"] = {
+    **{key: PIXELS_CHANGES[key] for key in POOLED},
+    "student_optimizer": ("sgd", {}),
+    "student_momentum": (0.0, {"student_optimizer": "sgd"}),
+    "augmentation": ("distorted", {}),
+    "student_temperature": (5.0, {}),
+    "pool_size": (9, {}),
+    "generators": (3, {}),
+    "iterations": (3, {}),
+    "generator_batch": (4, {}),
+    "generator_lr": (0.1, {}),
+    "decoder_weight": (0.0, {}),
+    "decoder_layers": (2, {}),
+    "diversity_weight": (0.0, {}),
+    "images": (9, {}),
+}
 OWN_CHANGES["stable"] = {
     "grow": (12, {}),
     "quota": (1, {}),
@@ -692,7 +710,7 @@ FLIPS = [
 def test_every_setting_of_every_method_is_listed_here():
     common = {key.split(".")[0] for key in STREAM_CHANGES}
     for name, changes in OWN_CHANGES.items():
-        shared = set() if name in (*INVERTING, "stable", "photo") else common
+        shared = set() if name in (*INVERTING, "kegnet", "stable", "photo") else common
         assert {*shared, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
     assert {*OWN_CHANGES, "noise"} == set(METHODS)
     listed = {key for key in STREAM_CHANGES if "." in key}

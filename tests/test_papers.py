@@ -319,6 +319,28 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("fastdfkd", "paper"): FASTDFKD,
     ("fastdfkd", "published"): FASTDFKD,
     ("photo", "published"): PHOTO,
+    # MNIST: five generators, 200 epochs of 100 updates of 256; a set of 32,000, 400 epochs of 500 steps of 64
+    ("kegnet", "published"): {
+        "method.generators": 5,
+        "method.iterations": 200 * 100,
+        "method.generator_batch": 256,
+        "method.generator_lr": 1e-3,
+        "method.decoder_weight": 1,
+        "method.decoder_layers": 1,
+        "method.diversity_weight": 0,
+        "method.images": 6400,
+        "method.student_temperature": 1,
+        "method.student_optimizer": "adam",
+        "method.student_lr": 1e-5,
+        "method.student_weight_decay": 0,
+        "method.student_schedule": "constant",
+        "method.augmentation": "none",
+        "generator.latent_dim": 10,
+        "generator.width": 64,
+        "batch_size": 64,
+        "steps": 400 * 500,
+        "steps_per_epoch": 500,
+    },
     # CIFAR-10, AlexNet to its half: 40,000 images, both factors of the similarities undone, 500 epochs of 625 steps
     ("zskd", "published"): {
         "method.iterations": 1500,
@@ -435,6 +457,7 @@ def test_a_recipe_runs(method: str, recipe: str) -> None:
     small |= {"method": {"first_batches": 1}} if method == "fastdfkd" else {}
     small |= {"method": {"first_batches": 1, "iterations": 3}} if method == "zskd" else {}
     more = {"method": method, "recipe": recipe, "device": "cpu", "settings": small}
+    small |= {"method": {"iterations": 2, "images": 20, "generator_batch": 8}} if method == "kegnet" else {}
     result = distill(digits_like(), "lenient:resnet8", steps=12, batch_size=8, **more)
     assert result.summary.steps == 12
     assert all(torch.isfinite(weight).all() for weight in result.student.parameters())

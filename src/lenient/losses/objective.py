@@ -26,6 +26,9 @@ class Needs:
     probes: tuple[Probe[Any], ...] = ()
     """What else is to be heard of the teacher: of all images as drawn (`clean`), of the selected ones (`train`)."""
 
+    decoder: bool = False
+    """What a decoder reads of the images, as `Batch.decoded`."""
+
     def asks(self, kind: type[Probe[Any]]) -> bool:
         """Whether a kind of probe is among them."""
         return any(isinstance(probe, kind) for probe in self.probes)

@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "adi": "lenient.methods.deepinversion:ADI",
     "fastdfkd": "lenient.methods.fastdfkd:FastDFKD",
     "zskd": "lenient.methods.zskd:ZSKD",
+    "kegnet": "lenient.methods.kegnet:KegNet",
     "stable": "lenient.methods.stable:Stable",
     "photo": "lenient.methods.photo:Photo",
     "noise": "lenient.methods.baselines:Noise",

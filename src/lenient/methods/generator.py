@@ -20,7 +20,7 @@ from lenient.core.modes import mode
 from lenient.core.seeding import untouched_global_rng
 from lenient.generators.conditional import ConditionalGenerator, Conditioning
 from lenient.generators.own import GeneratorFactory, check_drawing, own_generator
-from lenient.generators.upsampling import UpsamplingGenerator
+from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.losses.objective import Objective
 from lenient.methods.contract import (
     STUDENT,
@@ -213,26 +213,41 @@ def select(settings: Nothing | MixtureSettings) -> Selection:
     return KeepAll() if isinstance(settings, Nothing) else MixtureSelection(settings)
 
 
-def build_sampler(context: Context, conditioning: Conditioning = "none") -> Sampler:
-    """Make the generator, the user's own where there is one, its weights drawn from the context's streams.
+def build_sampler(
+    context: Context,
+    conditioning: Conditioning = "none",
+    *,
+    kind: Callable[[Card, GeneratorSettings], nn.Module] | None = None,
+    number: int = 0,
+) -> Sampler:
+    """Make a generator, the user's own where there is one, its weights drawn from the context's streams.
+
+    Args:
+        context: the teacher's card, the settings of generators, device and streams.
+        conditioning: how the generator is told a class.
+        kind: makes another generator than the up-sampling one, which is told classes.
+        number: of this generator, where a method has several.
 
     Raises:
         UsageError: the user's own is no generator of the teacher's images.
     """
     card, shape, length = context.teacher.card, context.generator, context.generator.latent_dim
+    told = conditioning != "none" or kind is not None
     with untouched_global_rng():
-        context.streams.seed_global("generator-init", 0)
+        context.streams.seed_global("generator-init", number)
         generator: nn.Module
         if context.own_generator is not None:
             generator, length = own_generator(context.own_generator, card, length)
+        elif kind is not None:
+            generator = kind(card, shape)
         elif conditioning == "none":
             generator = UpsamplingGenerator(card.input_size, shape)
         else:
             generator = ConditionalGenerator(card.input_size, shape, card.num_classes, conditioning)
         generator = context.runtime.place(generator)
         if context.own_generator is not None:
-            check_drawing(generator, length, card, context.runtime, conditioning != "none")
-    classes = None if conditioning == "none" else card.num_classes
+            check_drawing(generator, length, card, context.runtime, told)
+    classes = card.num_classes if told else None
     return Sampler(generator, length, context.streams, context.runtime, context.teacher, classes)
 
 

@@ -65,6 +65,7 @@ class Batch:
     `weight`: (N,) float32 in [0, 1], how far the teacher vouches for each sample. `answers[view][network]`: responses.
     Views are `clean` (as synthesised) and `train` (augmented; the same object as `clean` without augmentation).
     `labels`: (N,) int64, the classes that the images are to show, or (N, K) distributions over the classes.
+    `latents`: (N, d), what a generator drew the images from. `decoded`: (N, d), what a decoder reads of them.
     """
 
     images: Tensor
@@ -73,6 +74,8 @@ class Batch:
     answers: dict[str, dict[str, Response]] = field(default_factory=dict)
     labels: Tensor | None = None
     clock: Clock = Clock()
+    latents: Tensor | None = None
+    decoded: Tensor | None = None
 
     def logits(self, view: str, network: str) -> Tensor:
         """Return the logits of `network` ("teacher" or "student") on `view` in float32; raises ValueError where it was
