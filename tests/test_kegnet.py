@@ -6,13 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import lenient
+from lenient.core.errors import UsageError
 from lenient.evaluation import parameters
 from lenient.generators.transposed import Decoder, TransposedGenerator
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.losses.variety import LatentReconstruction, PairwiseDiversity
 from lenient.teacher.batch import Batch
 from test_methods import QUICK_KEGNET, last_output, take, weights
-from toys import distillation, tiny_card
+from toys import distillation, tiny_card, tiny_teacher
 
 METHOD = {"name": "kegnet", **QUICK_KEGNET}
 PUBLISHED = GeneratorSettings(latent_dim=10, width=64)
@@ -151,6 +153,16 @@ def test_what_is_shown_before_the_set_is_there_comes_of_all_generators():
         with torch.no_grad():
             drawn = run.teacher.denormalize(generator.eval()(latents, labels))
         torch.testing.assert_close(images[number::2], drawn[: len(images[number::2])])
+
+
+def test_the_set_is_a_data_set():
+    """Made before the student's first step, and no more of it than the generators draw."""
+    given = {"input_size": (1, 6, 5), "num_classes": 4, "mean": (0.4,), "std": (0.3,), "method": "kegnet"}
+    plan = {"batch_size": 8, "method": QUICK_KEGNET, "generator": {"latent_dim": 3, "width": 4}}
+    made = lenient.synthesize(tiny_teacher().module, 7, settings=plan, **given)
+    assert (len(made), made.steps) == (7, 0)
+    with pytest.raises(UsageError, match=r"^-n 11: the pool of kegnet holds 10 images .*; raise method\.images$"):
+        lenient.synthesize(tiny_teacher().module, 11, settings=plan, **given)
 
 
 def test_a_generators_batch_may_be_another_than_the_students():
