@@ -37,6 +37,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "dfad": {},
     "zskt": {},
     "cudfkd": {},
+    "adadfq": {"warm_up": 2},
     "noise": {},
     "photo": {"cutmix": 1.0},
     "stable": {"grow": 4, "shift": 0.2},

@@ -62,6 +62,7 @@ BASE: dict[str, dict[str, Any]] = {
     "fastdfkd, reptile": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "reptile"},
     "zskd": {"name": "zskd", **QUICK_FIXED},
     "kegnet": {"name": "kegnet", **QUICK_KEGNET},
+    "adadfq": {"name": "adadfq", "student_lr": 0.05, "generator_lr": 0.01, "warm_up": 1},
     "fastdfkd, no common start": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "none"},
     "mad, conditional": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM, "conditional": "sum"},
     "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
@@ -594,6 +595,18 @@ OWN_CHANGES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "draw_mode": ("train", {}),
         "student_mode": ("train", {"adversarial_start": 0.5}),
     },
+}
+OWN_CHANGES["adadfq"] = {
+    "lower": (0.7, {}),
+    "upper": (0.2, {}),
+    "entropy_scale": ("fixed", {}),
+    "band_weight": (0.0, {}),
+    "difference_weight": (0.0, {}),
+    "sum_weight": (0.0, {}),
+    "bn_weight": (0.0, {}),
+    "temperature": (0.5, {}),
+    "warm_up": (3, {}),
+    "batch": ("fresh", {}),
 }
 FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "class_prior_weight": (0.0, {}),

@@ -33,6 +33,7 @@ METHODS: dict[str, str] = {
     "fastdfkd": "lenient.methods.fastdfkd:FastDFKD",
     "zskd": "lenient.methods.zskd:ZSKD",
     "kegnet": "lenient.methods.kegnet:KegNet",
+    "adadfq": "lenient.methods.adadfq:AdaDFQ",
     "stable": "lenient.methods.stable:Stable",
     "photo": "lenient.methods.photo:Photo",
     "noise": "lenient.methods.baselines:Noise",

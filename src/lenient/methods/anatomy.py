@@ -23,7 +23,7 @@ from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import Features
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "class prior": ("class_prior", "embedding"),
+    "class prior": ("class_prior", "embedding", "difference", "sum"),
     "entropy": ("entropy",),
     "activation": ("activation",),
     "adversarial": ("adversarial",),

@@ -123,6 +123,7 @@ def generator_algorithm(
     conditioning: Conditioning = "none",
     generator_betas: tuple[float, float] = (0.9, 0.999),
     selection: Selection | None = None,
+    warm_up: int = 0,
 ) -> Algorithm:
     """Put a method with one generator together.
 
@@ -138,6 +139,7 @@ def generator_algorithm(
         conditioning: how the generator is told a class.
         generator_betas: of its Adam.
         selection: the method's own instead of one that settings name; it may have a `label` for the table of methods.
+        warm_up: generator updates before the first round.
 
     Raises:
         UsageError: settings ask for a selection beside the method's own, or for what cannot be put together.
@@ -146,7 +148,8 @@ def generator_algorithm(
     sampler = build_sampler(context, conditioning)
     replay = build_replay(context, s, sampler)
     memory = replay if isinstance(replay, MemoryGenerator) else None
-    schedule = Schedule(Phase(round_of(s, order, memory)))
+    first = [Phase((("generator", 1),), warm_up)] if warm_up else []
+    schedule = Schedule(*first, Phase(round_of(s, order, memory)))
     if selection is not None and not isinstance(s.selection, Nothing):
         raise UsageError(f"-s method.selection={s.selection.name}: {s.name} has a selection of its own; leave it out")
     label = s.selection.name if selection is None else getattr(selection, "label", type(selection).__name__)
