@@ -422,7 +422,7 @@ def test_a_methods_general_defaults_hold_unless_said_otherwise(name):
 
 
 @pytest.mark.parametrize(
-    "name", sorted({*METHODS} - {"noise", "photo", "stable", "deepinversion", "adi", "fastdfkd", "zskd", "kegnet"})
+    "name", sorted({*METHODS} - {"noise", "photo", "proxy", "stable", "deepinversion", "adi", "fastdfkd", "zskd", "kegnet"})
 )
 def test_the_anatomy_is_read_off_the_pieces(name):
     algorithm = distillation(method={"name": name}).algorithm

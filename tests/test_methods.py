@@ -32,7 +32,18 @@ from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import BatchNorms
 from lenient.training.trainer import Distillation
-from toys import CPU, QUICK, TA_QUICK, distillation, settings, stored, tiny_card, tiny_student, tiny_teacher
+from toys import (
+    CPU,
+    QUICK,
+    TA_QUICK,
+    distillation,
+    pictures_folder,
+    settings,
+    stored,
+    tiny_card,
+    tiny_student,
+    tiny_teacher,
+)
 
 QUICK_STREAM = {"student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01}
 QUICK_BANK = {"name": "bank", "share": 0.25, "every": 1}
@@ -56,6 +67,8 @@ BASE: dict[str, dict[str, Any]] = {
     "noise": {"name": "noise", "student_lr": 0.05},
     "stable": STABLE,
     "photo": {"name": "photo", "cutmix": 1.0},
+    "proxy": {"name": "proxy", "cutmix": 1.0},
+    "proxy, selecting": {"name": "proxy", "cutmix": 1.0, "selection": {"name": "mixture", "quota": 1.0}},
     "deepinversion": {"name": "deepinversion", **QUICK_PIXELS},
     "adi": {"name": "adi", **QUICK_PIXELS},
     "fastdfkd": {"name": "fastdfkd", **QUICK_LATENTS},
@@ -81,12 +94,15 @@ DEFENDED: dict[str, tuple[str, dict[str, Any]]] = {
     "noise, abd": ("noise", ABD),
     "stable, abd": ("stable", ABD),
 }
+MIXED = {"ta-dfkd, mixed": "ta-dfkd", "fastdfkd, mixed": "fastdfkd"}
 ALL = sorted(METHODS)
-FORMS = sorted([*BASE, *DEFENDED])
+FORMS = sorted([*BASE, *DEFENDED, *MIXED])
 
 
 def form(name: str) -> dict[str, Any]:
-    """Settings of a form: a method's, and a defence's where it has one."""
+    """Settings of a form: a method's, a defence's where it has one, and pictures where it is mixed with them."""
+    if name in MIXED:
+        return {"method": BASE[MIXED[name]], "source": {"proxy_images": pictures_folder(), "proxy_share": 0.25}}
     method, defense = DEFENDED.get(name, (name, None))
     return {"method": BASE[method], **({} if defense is None else {"defense": defense})}
 
@@ -300,7 +316,7 @@ NO_DATA = """
     import torch
     from lenient.api import distill
     sys.path.append({tests!r})
-    from toys import tiny_teacher, tiny_student, QUICK
+    from toys import pictures_folder, tiny_teacher, tiny_student, QUICK
     class Block:
         def find_spec(self, name, path=None, target=None):
             if name.startswith(("lenient.data", "sklearn.datasets", "torchvision.datasets")):
@@ -319,7 +335,9 @@ NO_DATA = """
     for name in {names!r}:
         output = os.path.join(mine, name) if name in {written!r} else None
         plan = QUICK | {{"method": {plans!r}[name]}}
-        result = distill(tiny_teacher(), tiny_student(), method=name, output=output, settings=plan)
+        pictures = pictures_folder() if name in ("proxy", "noise") else None
+        result = distill(tiny_teacher(), tiny_student(), method=name, output=output, settings=plan,
+                         proxy_images=pictures)
         assert result.summary.steps == QUICK["steps"]
     assert not others, others
 """
@@ -705,6 +723,7 @@ OWN_CHANGES["stable"] = {
     "student_weight_decay": (0.5, {}),
     "student_schedule": ("constant", {}),
 }
+OWN_CHANGES["stable"]["pictures"] = (1.0, {})
 OWN_CHANGES["photo"] = {
     "cutmix": (0.0, {}),
     "augmentation": ("none", {}),
@@ -712,6 +731,12 @@ OWN_CHANGES["photo"] = {
     "student_lr": (0.1, {}),
     "student_weight_decay": (0.5, {}),
     "student_schedule": ("one-cycle", {}),
+}
+OWN_CHANGES["proxy"] = {
+    **OWN_CHANGES["photo"],
+    "selection": ({"name": "mixture", "quota": 1.0}, {}),
+    "selection.tau": (0.999, {"selection": "mixture"}),
+    "selection.quota": (1.0, {"selection": {"name": "mixture", "quota": None}}),
 }
 FLIPS = [
     ("ta-dfkd", "replay.warm_up", False, {"replay": QUICK_MOMENTUM}),
@@ -723,8 +748,10 @@ FLIPS = [
 def test_every_setting_of_every_method_is_listed_here():
     common = {key.split(".")[0] for key in STREAM_CHANGES}
     for name, changes in OWN_CHANGES.items():
-        shared = set() if name in (*INVERTING, "kegnet", "stable", "photo") else common
-        assert {*shared, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
+        shared = set() if name in (*INVERTING, "kegnet", "stable", "photo", "proxy") else common
+        assert {*shared, *(key.split(".")[0] for key in changes), "name"} == set(
+            method_class(name).settings_type.model_fields
+        ), name
     assert {*OWN_CHANGES, "noise"} == set(METHODS)
     listed = {key for key in STREAM_CHANGES if "." in key}
     assert listed == {key for key in keys_of(method_class("ta-dfkd").settings_type) if "." in key} - {

@@ -35,6 +35,7 @@ METHODS: dict[str, str] = {
     "kegnet": "lenient.methods.kegnet:KegNet",
     "adadfq": "lenient.methods.adadfq:AdaDFQ",
     "stable": "lenient.methods.stable:Stable",
+    "proxy": "lenient.methods.proxy:ProxyImages",
     "photo": "lenient.methods.photo:Photo",
     "noise": "lenient.methods.baselines:Noise",
 }

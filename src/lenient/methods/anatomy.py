@@ -19,6 +19,7 @@ from lenient.methods import method_class, recipes, registered
 from lenient.methods.contract import STUDENT, Algorithm, Context, Method
 from lenient.models.card import Card, Network
 from lenient.models.names import OWN, with_whole_path
+from lenient.pictures.holding import Pictures
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import Features
 
@@ -103,7 +104,8 @@ def _pieces(name: str) -> Mapping[str, str]:
     runtime = Runtime(torch.device("cpu"))
     toy = Network(_toy(), Card(None, (1, 8, 8), 2, (0.5,), (0.5,)))
     with untouched_global_rng(), FrozenTeacher(toy, runtime) as teacher:
-        context = Context(teacher, _toy(), runtime, Streams(0), shape, batch_size=16)
+        pictures = Pictures("proxy", torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ())
+        context = Context(teacher, _toy(), runtime, Streams(0), shape, batch_size=16, pictures=pictures)
         method = kind(settings)
         algorithm = method.build(context)
         return {**describe(algorithm), "needs": needed(method, algorithm)}

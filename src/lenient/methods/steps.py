@@ -111,6 +111,10 @@ class StudentStep:
         """Return the step with another student update."""
         return replace(self, update=update)
 
+    def fed(self, source: Source) -> StudentStep:
+        """Return the step with another source."""
+        return replace(self, source=source)
+
     def __call__(self, clock: Clock) -> StepOutput:
         """Fill the student's gradients."""
         # (1) images to learn from with the teacher's answers; the same for old images

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from lenient.core.reductions import full
@@ -31,12 +32,26 @@ class Response:
 
     def split(self, first: int) -> tuple[Response, Response]:
         """Return the answers on the `first` images and on the rest, as views; what is of all of them is of neither."""
+        return self.rows(slice(None, first)), self.rows(slice(first, None))
 
-        def part(chosen: slice) -> Response:
-            rows = {kind: kind.rows(found, chosen) for kind, found in self.heard.items()}  # type: ignore[attr-defined]
-            return Response(self.logits[chosen], {kind: found for kind, found in rows.items() if found is not None})
+    def rows(self, chosen: slice | Tensor) -> Response:
+        """Return the answers on some images, by a slice or by their numbers (n,); what is of all of them is left
+        out."""
+        heard = {kind: kind.rows(found, chosen) for kind, found in self.heard.items()}  # type: ignore[attr-defined]
+        return Response(self.logits[chosen], _known(heard))
 
-        return part(slice(None, first)), part(slice(first, None))
+    def joined(self, other: Response) -> Response:
+        """Return the answers on two batches as on one; what is of a batch as a whole is left out."""
+        heard = {
+            kind: kind.joined(found, other.heard[kind])  # type: ignore[attr-defined]
+            for kind, found in self.heard.items()
+            if kind in other.heard
+        }
+        return Response(torch.cat([self.logits, other.logits]), _known(heard))
+
+
+def _known(heard: Mapping[type, Any]) -> dict[type, Any]:
+    return {kind: found for kind, found in heard.items() if found is not None}
 
 
 @dataclass(frozen=True)
@@ -83,3 +98,22 @@ class Batch:
         if network not in self.answers.get(view, {}):
             raise ValueError(f"the {network} was not asked about the view {view!r}: a term's `needs` have to say so")
         return full(self.answers[view][network].logits)
+
+    def with_others(self, other: Batch, order: Tensor) -> Batch:
+        """Return a batch of images of this one and of another, with what the teacher said of them on both views.
+
+        Args:
+            other: whose views were shown to the same teacher, with the same probes.
+            order: (n,) int64, numbers of images, those of the other one counted on from this one's.
+        """
+
+        def chosen(own: Tensor, others: Tensor) -> Tensor:
+            return torch.cat([own, others])[order]
+
+        inputs = {view: chosen(own, other.inputs[view]) for view, own in self.inputs.items()}
+        answers = {
+            view: {"teacher": own["teacher"].joined(other.answers[view]["teacher"]).rows(order)}
+            for view, own in self.answers.items()
+        }
+        weight = chosen(self.weight, other.weight)
+        return Batch(chosen(self.images, other.images), weight, inputs, answers, clock=self.clock)
