@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 import lenient
 from lenient.api import distill, synthesize
+from lenient.cli.distill import describe
 from lenient.core.errors import UsageError
 from lenient.core.seeding import Streams
 from lenient.losses.prior import confidence_score
@@ -23,9 +25,12 @@ from lenient.pictures import holding
 from lenient.pictures.holding import Pictures, held, listed
 from lenient.pictures.reading import read_picture
 from lenient.runs.folder import RunFolder
+from lenient.runs.job import Job
+from lenient.runs.request import Request
 from lenient.synthesis.mixed import Mixed, order
 from lenient.synthesis.proxy import Proxy, SourceSettings, SurestSettings, chosen, with_pictures
 from lenient.synthesis.views import CutMix
+from test_kill import start
 from test_methods import BASE, STABLE, take
 from test_pictures import HOSTILE
 from toys import QUICK, digits_like, distillation, pictures_folder, tiny_student, tiny_teacher, write_pictures
@@ -423,6 +428,40 @@ def test_a_run_goes_on_with_the_same_pictures_wherever_they_lie_and_with_no_othe
     report = (run / "report.html").read_text()
     assert "not data-free in the strict sense" in report
     assert longer.summary.steps == 6
+
+
+def test_the_command_says_what_is_shown() -> None:
+    def told(**changes: Any) -> list[str]:
+        lines: list[str] = []
+        job = Job(tiny_teacher(), tiny_student(), Request(settings={**plan(), **changes}))
+        describe(job, lines.append)
+        return [line for line in lines if line.startswith("pictures")]
+
+    assert told(source={"proxy_images": "x"}) == [
+        "pictures  x: 50% of each batch (-s source.proxy_share); not data-free in the strict sense"
+    ]
+    alone = told(method={"name": "proxy"}, source={"proxy_images": "x"})
+    assert alone == ["pictures  x: the method shows them; not data-free in the strict sense"]
+    assert told() == told(source={"proxy_images": "x", "proxy_share": 0.0}) == []
+    assert told(method={"name": "proxy"}) == [], "what a run goes on with is in its folder"
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    save_network(tmp_path / "teacher.safetensors", digits_like())
+    flags = ["--steps", "60", "--proxy-images", pictures_folder(), "-s", "source.proxy_selection=mixture"]
+    for name in ("whole", "cut", "cut"):
+        goes_on = ["--resume"] if (tmp_path / "cut").exists() else []
+        process = start(tmp_path / "teacher.safetensors", tmp_path / name, *flags, *goes_on)
+        checkpoint = tmp_path / "cut" / "checkpoints" / "last.pt"
+        while name == "cut" and not goes_on and process.poll() is None and not checkpoint.exists():
+            pass
+        if name == "cut" and not goes_on:
+            process.kill()
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode in ((-9,) if name == "cut" and not goes_on else (0, 4)), errors
+    whole, cut = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
 def test_an_interrupted_run_with_a_selection_ends_as_if_it_had_not_been(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def describe(job: Job, say: Any) -> None:
     say(f"method    {s.method.name}, {s.steps} steps of {s.batch_size} images, seed {s.seed}")
     if job.method_reason:
         say(f"          {s.method.name}, for {job.method_reason}; choose another with --method NAME")
-    if s.pictures_folder is not None:
+    if s.source.proxy_images is not None and s.pictures_folder is not None:  # a run that goes on has its own
         part = f"{s.pictures_share:.0%} of each batch" if s.pictures_share else "the method shows them"
         hint = " (-s source.proxy_share)" if s.pictures_share else ""
         say(f"pictures  {s.pictures_folder}: {part}{hint}; {NOT_DATA_FREE}")
