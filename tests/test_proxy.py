@@ -300,6 +300,9 @@ def test_no_share_is_the_method_alone_and_reads_nothing(tmp_path: Path) -> None:
 def test_half_is_what_a_folder_means_where_nothing_is_said() -> None:
     run = distillation(source={"proxy_images": pictures_folder()})
     assert run.algorithm.parts["pictures"] == "4 of 8 images are pictures"
+    assert run.algorithm.notes == ("--proxy-images: 4 of 8 images are pictures (-s source.proxy_share)",)
+    asked = distillation(source={"proxy_images": pictures_folder(), "proxy_share": 0.5})
+    assert not asked.algorithm.notes, "who asked for it knows"
     assert SourceSettings(proxy_images="x").share("m", False) == 0.5
     assert SourceSettings(proxy_images="x").share("proxy", True) == 0.0
 

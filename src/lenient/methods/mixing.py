@@ -34,11 +34,12 @@ def mixed(algorithm: Algorithm, context: Context, settings: SourceSettings, shar
         )
         return Mixed(own, others, size, count)
 
-    changed = algorithm.fed(among)
+    changed, told = algorithm.fed(among), f"{count} of {size} images are pictures"
+    unasked = [f"--proxy-images: {told} (-s source.proxy_share)"] if settings.proxy_share is None else []
     return replace(
         changed,
         images=algorithm.source if algorithm.images is None else algorithm.images,
-        parts={**algorithm.parts, "pictures": f"{count} of {size} images are pictures"},
-        notes=(*algorithm.notes, *pictures.notes),
+        parts={**algorithm.parts, "pictures": told},
+        notes=(*algorithm.notes, *unasked, *pictures.notes),
         foreign=(*algorithm.foreign, pictures.name),
     )
