@@ -59,6 +59,7 @@ class ProxyImages:
     """Why there is no recipe `paper`."""
     needs_batch_norm = False
     needs_gradient = False
+    needs_pictures: ClassVar[bool] = True
 
     def __init__(self, settings: ProxySettings) -> None:
         self.settings = settings
