@@ -17,7 +17,7 @@ from lenient.core import ranks
 from lenient.core.runtime import Runtime
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
-from toys import settings, tiny_student, tiny_teacher
+from toys import pictures_folder, settings, tiny_student, tiny_teacher
 
 BANK = {"replay": {"share": 0.5, "every": 1}}
 GAMES: dict[str, dict[str, Any]] = {
@@ -37,12 +37,18 @@ GAMES: dict[str, dict[str, Any]] = {
     "dfad": {},
     "zskt": {},
     "cudfkd": {},
+    "adadfq": {"warm_up": 2},
     "noise": {},
     "photo": {"cutmix": 1.0},
+    "proxy": {"cutmix": 1.0, "selection": {"name": "mixture", "quota": 1.5}},
+    "zskt, mixed": {},
+    "mb-dfkd, mixed": {**BANK},
     "stable": {"grow": 4, "shift": 0.2},
     "adi": {"iterations": 3, "first_batches": 1, "student_steps": 2},
     "fastdfkd": {"iterations": 2, "first_batches": 2, "student_steps": 2, "reset_after": 1},
     "fastdfkd, reptile": {"iterations": 2, "first_batches": 1, "student_steps": 3, "meta": "reptile"},
+    "zskd": {"iterations": 3, "first_batches": 2, "student_optimizer": "sgd", "student_lr": 0.05},
+    "kegnet": {"generators": 2, "iterations": 2, "images": 5, "student_optimizer": "sgd", "student_lr": 0.05},
     "nayer": {"iterations": 2, "first_batches": 1, "student_steps": 2, "generator_life": 1},
     "cmi": {"iterations": 2, "first_batches": 1, "student_steps": 2, "bank_size": 12, "bank_drawn": 5},
     "cpnet": {"iterations": 2, "first_batches": 1, "student_steps": 2, "generator_life": 1},
@@ -63,9 +69,11 @@ def play(game: str, steps: int) -> dict[str, torch.Tensor]:
     runtime = Runtime(torch.device("cpu"), "64")
     method = {"name": game.split(",")[0], **GAMES[game]}
     defense = {"defense": ABD} if game.endswith(", abd") else {}
+    source = {"proxy_images": pictures_folder(), "proxy_share": 0.5}
+    mixing = {"source": source} if game.endswith(", mixed") else {}
     student = tiny_student()
     with FrozenTeacher(tiny_teacher(), runtime) as teacher:
-        run = Distillation(teacher, student, settings(steps=steps, method=method, **defense), runtime)
+        run = Distillation(teacher, student, settings(steps=steps, method=method, **defense, **mixing), runtime)
         run.run()
         probe = torch.linspace(-2, 2, 16 * 30, dtype=torch.float64).view(16, 1, 6, 5).sin()
         with torch.no_grad():

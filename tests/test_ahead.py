@@ -26,7 +26,7 @@ from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
 STREAMS = [
     game
     for game in GAMES
-    if not game.startswith(("noise", "photo", "stable", "adi", "fastdfkd", "nayer", "cmi", "cpnet"))
+    if not game.startswith(("noise", "photo", "stable", "adi", "fastdfkd", "nayer", "cmi", "cpnet", "zskd", "kegnet"))
 ]
 
 

@@ -32,13 +32,26 @@ from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import BatchNorms
 from lenient.training.trainer import Distillation
-from toys import CPU, QUICK, TA_QUICK, distillation, settings, stored, tiny_card, tiny_student, tiny_teacher
+from toys import (
+    CPU,
+    QUICK,
+    TA_QUICK,
+    distillation,
+    pictures_folder,
+    settings,
+    stored,
+    tiny_card,
+    tiny_student,
+    tiny_teacher,
+)
 
 QUICK_STREAM = {"student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01}
 QUICK_BANK = {"name": "bank", "share": 0.25, "every": 1}
 QUICK_MEMORY = {"name": "generative", "share": 0.25, "updates": 1, "lr": 0.01}
 QUICK_MOMENTUM = {"name": "momentum", "share": 0.25}
 QUICK_PIXELS = {"iterations": 2, "first_batches": 1, "student_steps": 2, "student_lr": 0.05}
+QUICK_FIXED = {"iterations": 2, "first_batches": 2, "pixels_lr": 0.05, "student_lr": 0.01}
+QUICK_KEGNET = {"generators": 2, "iterations": 2, "images": 5, "generator_lr": 0.01, "student_lr": 0.01}
 QUICK_LATENTS = {**QUICK_PIXELS, "reset_after": 1}
 QUICK_LABELS = {**QUICK_PIXELS, "round_batches": 1, "generator_life": 2}
 QUICK_CONTRAST = {"contrastive_weight": 5.0, "bank_size": 24, "bank_drawn": 3}
@@ -56,10 +69,15 @@ BASE: dict[str, dict[str, Any]] = {
     "noise": {"name": "noise", "student_lr": 0.05},
     "stable": STABLE,
     "photo": {"name": "photo", "cutmix": 1.0},
+    "proxy": {"name": "proxy", "cutmix": 1.0},
+    "proxy, selecting": {"name": "proxy", "cutmix": 1.0, "selection": {"name": "mixture", "quota": 1.0}},
     "deepinversion": {"name": "deepinversion", **QUICK_PIXELS},
     "adi": {"name": "adi", **QUICK_PIXELS},
     "fastdfkd": {"name": "fastdfkd", **QUICK_LATENTS},
     "fastdfkd, reptile": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "reptile"},
+    "zskd": {"name": "zskd", **QUICK_FIXED},
+    "kegnet": {"name": "kegnet", **QUICK_KEGNET},
+    "adadfq": {"name": "adadfq", "student_lr": 0.05, "generator_lr": 0.01, "warm_up": 1},
     "fastdfkd, no common start": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "none"},
     "nayer": {"name": "nayer", **QUICK_LABELS},
     "cmi": {"name": "cmi", **QUICK_PIXELS, **QUICK_CONTRAST},
@@ -81,12 +99,15 @@ DEFENDED: dict[str, tuple[str, dict[str, Any]]] = {
     "noise, abd": ("noise", ABD),
     "stable, abd": ("stable", ABD),
 }
+MIXED = {"ta-dfkd, mixed": "ta-dfkd", "fastdfkd, mixed": "fastdfkd"}
 ALL = sorted(METHODS)
-FORMS = sorted([*BASE, *DEFENDED])
+FORMS = sorted([*BASE, *DEFENDED, *MIXED])
 
 
 def form(name: str) -> dict[str, Any]:
-    """Settings of a form: a method's, and a defence's where it has one."""
+    """Settings of a form: a method's, a defence's where it has one, and pictures where it is mixed with them."""
+    if name in MIXED:
+        return {"method": BASE[MIXED[name]], "source": {"proxy_images": pictures_folder(), "proxy_share": 0.25}}
     method, defense = DEFENDED.get(name, (name, None))
     return {"method": BASE[method], **({} if defense is None else {"defense": defense})}
 
@@ -300,7 +321,7 @@ NO_DATA = """
     import torch
     from lenient.api import distill
     sys.path.append({tests!r})
-    from toys import tiny_teacher, tiny_student, QUICK
+    from toys import pictures_folder, tiny_teacher, tiny_student, QUICK
     class Block:
         def find_spec(self, name, path=None, target=None):
             if name.startswith(("lenient.data", "sklearn.datasets", "torchvision.datasets")):
@@ -319,7 +340,9 @@ NO_DATA = """
     for name in {names!r}:
         output = os.path.join(mine, name) if name in {written!r} else None
         plan = QUICK | {{"method": {plans!r}[name]}}
-        result = distill(tiny_teacher(), tiny_student(), method=name, output=output, settings=plan)
+        pictures = pictures_folder() if name in ("proxy", "noise") else None
+        result = distill(tiny_teacher(), tiny_student(), method=name, output=output, settings=plan,
+                         proxy_images=pictures)
         assert result.summary.steps == QUICK["steps"]
     assert not others, others
 """
@@ -596,6 +619,18 @@ OWN_CHANGES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "student_mode": ("train", {"adversarial_start": 0.5}),
     },
 }
+OWN_CHANGES["adadfq"] = {
+    "lower": (0.7, {}),
+    "upper": (0.2, {}),
+    "entropy_scale": ("fixed", {}),
+    "band_weight": (0.0, {}),
+    "difference_weight": (0.0, {}),
+    "sum_weight": (0.0, {}),
+    "bn_weight": (0.0, {}),
+    "temperature": (0.5, {}),
+    "warm_up": (3, {}),
+    "batch": ("fresh", {}),
+}
 FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "class_prior_weight": (0.0, {}),
     "entropy_weight": (0.0, {}),
@@ -607,7 +642,7 @@ FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 OWN_CHANGES |= dict.fromkeys(("mb-dfkd", "pre-dfkd", "meta-dfkd"), FAMILY_CHANGES)
 PIXELS = ("deepinversion", "adi")
-INVERTING = (*PIXELS, "fastdfkd", "nayer", "cmi", "cpnet")
+INVERTING = (*PIXELS, "fastdfkd", "zskd", "nayer", "cmi", "cpnet")
 PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "iterations": (3, {}),
     "pixels_lr": (0.5, {}),
@@ -627,6 +662,7 @@ PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "student_temperature": (1.0, {}),
     "student_lr": (0.3, {}),
     "student_lr_end": (0.01, {}),
+    "student_optimizer": ("adam", {}),
     "student_momentum": (0.0, {}),
     "student_weight_decay": (0.1, {}),
     "student_schedule": ("cosine-early", {}),
@@ -643,6 +679,42 @@ OWN_CHANGES["fastdfkd"] = {
     "bn_momentum": (0.1, {}),
     "temperature": (3.0, {}),
     "augmentation": ("none", {}),
+}
+POOLED = (
+    "pool_size",
+    "student_temperature",
+    "student_lr",
+    "student_lr_end",
+    "student_weight_decay",
+    "student_schedule",
+)
+OWN_CHANGES["zskd"] = {
+    **{key: PIXELS_CHANGES[key] for key in (*POOLED, "iterations", "pixels_lr", "student_steps")},
+    "first_batches": (1, {}),
+    "student_optimizer": ("sgd", {}),
+    "student_momentum": (0.0, {"student_optimizer": "sgd"}),
+    "augmentation": ("none", {}),
+    "batch_images": (6, {}),
+    "round_batches": (2, {"student_steps": 2}),
+    "concentrations": ((1.0,), {}),
+    "temperature": (1.0, {}),
+    "pool_size": (9, {}),
+}
+OWN_CHANGES["kegnet"] = {
+    **{key: PIXELS_CHANGES[key] for key in POOLED},
+    "student_optimizer": ("sgd", {}),
+    "student_momentum": (0.0, {"student_optimizer": "sgd"}),
+    "augmentation": ("distorted", {}),
+    "student_temperature": (5.0, {}),
+    "pool_size": (9, {}),
+    "generators": (3, {}),
+    "iterations": (3, {}),
+    "generator_batch": (4, {}),
+    "generator_lr": (0.1, {}),
+    "decoder_weight": (0.0, {}),
+    "decoder_layers": (2, {}),
+    "diversity_weight": (0.0, {}),
+    "images": (9, {}),
 }
 NOT_LABELS = ("codes_lr", "meta", "meta_lr", "reset_after")
 OWN_CHANGES["nayer"] = {
@@ -686,6 +758,7 @@ OWN_CHANGES["stable"] = {
     "student_weight_decay": (0.5, {}),
     "student_schedule": ("constant", {}),
 }
+OWN_CHANGES["stable"]["pictures"] = (1.0, {})
 OWN_CHANGES["photo"] = {
     "cutmix": (0.0, {}),
     "augmentation": ("none", {}),
@@ -693,6 +766,12 @@ OWN_CHANGES["photo"] = {
     "student_lr": (0.1, {}),
     "student_weight_decay": (0.5, {}),
     "student_schedule": ("one-cycle", {}),
+}
+OWN_CHANGES["proxy"] = {
+    **OWN_CHANGES["photo"],
+    "selection": ({"name": "mixture", "quota": 1.0}, {}),
+    "selection.tau": (0.999, {"selection": "mixture"}),
+    "selection.quota": (1.0, {"selection": {"name": "mixture", "quota": None}}),
 }
 FLIPS = [
     ("ta-dfkd", "replay.warm_up", False, {"replay": QUICK_MOMENTUM}),
@@ -704,8 +783,10 @@ FLIPS = [
 def test_every_setting_of_every_method_is_listed_here():
     common = {key.split(".")[0] for key in STREAM_CHANGES}
     for name, changes in OWN_CHANGES.items():
-        shared = set() if name in (*INVERTING, "stable", "photo") else common
-        assert {*shared, *changes, "name"} == set(method_class(name).settings_type.model_fields), name
+        shared = set() if name in (*INVERTING, "kegnet", "stable", "photo", "proxy") else common
+        assert {*shared, *(key.split(".")[0] for key in changes), "name"} == set(
+            method_class(name).settings_type.model_fields
+        ), name
     assert {*OWN_CHANGES, "noise"} == set(METHODS)
     listed = {key for key in STREAM_CHANGES if "." in key}
     assert listed == {key for key in keys_of(method_class("ta-dfkd").settings_type) if "." in key} - {

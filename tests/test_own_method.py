@@ -101,15 +101,17 @@ def test_the_method_of_the_page_selects_its_own_way(written: dict[str, Any]) -> 
         lenient.distill(digits_like(), method="picky", settings=PLAN | {"method.selection": "mixture"})
 
 
-@pytest.mark.parametrize("method", ["ta-dfkd", "zskt", "pre-dfkd", "mad", "fastdfkd"])
+@pytest.mark.parametrize("method", ["ta-dfkd", "zskt", "pre-dfkd", "mad", "fastdfkd", "kegnet"])
 def test_any_method_with_a_generator_draws_with_it(written: dict[str, Any], method: str, tmp_path: Path) -> None:
     """To the same bits over a resume from Python; the command and `sample` refuse, each in one line."""
     save_network(tmp_path / "t.safetensors", digits_like())
     plan = PLAN | {"fastdfkd": {"method.reset_after": None, "method.first_batches": 1, "method.student_steps": 3},
+                   "kegnet": {"method.generators": 2, "method.iterations": 2, "method.images": 9,
+                              "generator.latent_dim": 100},
                    "mad": {"method.conditional": "sum"}}.get(method, {})  # fmt: skip
     run: dict[str, Any] = {"teacher": tmp_path / "t.safetensors", "student": "lenient:lenet5-half", "method": method}
     make = written["sheet"]
-    if method == "mad":
+    if method in ("mad", "kegnet"):
         make = lambda card: Told(card.input_size)  # noqa: E731
     whole = lenient.distill(**run, generator=make, settings={**plan, "steps": 9})
     lenient.distill(**run, generator=make, settings=plan, output=tmp_path / "r")

@@ -85,7 +85,7 @@ def test_many_ranks_equal_one(tmp_path: Path, number: int, steps: int, games: li
     for game, many in together(number, tmp_path / "many.pt", steps, games).items():
         one = play(game, steps)
         assert many.keys() == one.keys()
-        adam = any(name in game for name in ("generative", "pre-dfkd", "zskt", "cudfkd", "stable", "photo"))
+        adam = any(name in game for name in ("generative", "pre-dfkd", "zskt", "cudfkd", "stable", "photo", "proxy"))
         for name in ["answers"] if adam else one:
             limit = bound(name, adam, steps)
             assert torch.allclose(many[name], one[name], rtol=limit, atol=limit, equal_nan=True), (game, name)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from lenient.core.config import merge, parse
@@ -75,7 +81,33 @@ QUICK: dict[str, Any] = {
 TA_QUICK: dict[str, Any] = {"name": "ta-dfkd", "student_steps": 2, "student_lr": 0.05, "generator_lr": 0.01}
 
 
+@cache
+def pictures_folder() -> str:
+    """A folder of a dozen small pictures, some of them in a folder below."""
+    folder = Path(tempfile.mkdtemp(prefix="pictures-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_pictures(folder, 8)
+    write_pictures(folder / "more", 4, seed=1)
+    return str(folder)
+
+
+def write_pictures(folder: Path, count: int, seed: int = 0, size: tuple[int, int] = (9, 7)) -> None:
+    """Write pictures of H x W: waves of three colours, and noise."""
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(seed)
+    down, across = np.mgrid[: size[0], : size[1]]
+    for number in range(count):
+        turns = rng.uniform(0, 1.5, (2, 3))
+        waves = 128 + 90 * np.sin(down[..., None] * turns[0] + across[..., None] * turns[1] + rng.uniform(0, 6, 3))
+        pixels = np.clip(waves + rng.normal(0, 15, waves.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+
+
 def settings(**changes: Any) -> DistillSettings:
+    """Quick settings; a method that shows pictures of the user's has some."""
+    method = changes.get("method", {})
+    if "source" not in changes and (method.get("name") == "proxy" or method.get("pictures")):
+        changes["source"] = {"proxy_images": pictures_folder()}
     base = merge(QUICK, {"method": {"name": changes.get("method", {}).get("name", "ta-dfkd")}})
     if base["method"]["name"] == "ta-dfkd":
         base = merge(base, {"method": TA_QUICK})

@@ -31,7 +31,7 @@ from lenient.reporting import write_report
 from lenient.runs.export import export as write_format
 from lenient.runs.folder import RunFolder, fingerprint
 from lenient.runs.images import SyntheticImages, check_empty
-from lenient.runs.job import Job, TeacherFacts, load_teacher
+from lenient.runs.job import Job, TeacherFacts, check_pictures, load_teacher
 from lenient.runs.request import Request, decide, parse_budget, pick_student, resolve, settings_of
 from lenient.runs.samples import MOST, write_samples
 from lenient.runs.synthesis import from_run, from_teacher
@@ -108,6 +108,7 @@ def distill(
     batch_size: int | Literal["auto"] | None = None,
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    proxy_images: str | Path | None = None,
     eval_data: str | None = None,
     data_root: str | Path | None = None,
     select: str | None = None,
@@ -139,6 +140,9 @@ def distill(
         seed: seed of all randomness. By default 0.
         settings: any setting, by dots. {"method.student_lr": 0.1}, or nested {"method": {"student_lr": 0.1}}: the
             strongest word.
+        proxy_images: pictures of yours, in any folders: half of each batch, or all of it with --method proxy. A folder,
+            whose pictures need no labels; `source.proxy_share` is another share of each batch, whose other images are
+            the method's own. Such a student is not data-free in the strict sense.
         eval_data: measure on it; it never steers the run. One of the command's DATA.
         data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
         select: student to deliver: last, ema or proxy.
@@ -173,6 +177,7 @@ def distill(
         device=device,
         precision=precision,
         select=select,
+        proxy_images=None if proxy_images is None else str(proxy_images),
         compile=compile,
     )
     source = str(teacher) if isinstance(teacher, (str, Path)) else None
@@ -352,6 +357,7 @@ def synthesize(
     batch_size: int | None = None,
     seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    proxy_images: str | Path | None = None,
     generator: GeneratorFactory | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -377,6 +383,8 @@ def synthesize(
         output: a folder that is new or empty, for `SyntheticImages.open`; the images returned are then read from there.
         steps: of a method with a generator; with a pool the steps follow from `n`.
         seed: by default that of the settings; of a run, 0: draws others.
+        proxy_images: as for `distill`. With the method `proxy` these pictures are the images, those that its selection
+            keeps; with others the student learns from them, too, and the images are the method's own.
         generator: as for `distill`.
         device: where; of a run folder by default that of the run.
         trust_code: lets files, and a run folder, name code to run and places to visit.
@@ -400,6 +408,7 @@ def synthesize(
         "student": None if isinstance(student, str) and student == "auto" else student,
         "recipe": recipe or None,
         "settings": settings or None,
+        "proxy_images": proxy_images,
         **{"steps": steps, "batch_size": batch_size, "generator": generator, "precision": precision},
         **facts,
     }
@@ -418,6 +427,7 @@ def synthesize(
                 seed=seed,
                 device=device,
                 precision=precision,
+                proxy_images=None if proxy_images is None else str(proxy_images),
             )
             own = None if isinstance(method, str) else method
             network = load_teacher(teacher, trust_code=trust_code, **facts)
@@ -573,7 +583,10 @@ def reopen(
         raise UsageError(f"--student {student}: it is {identity['student']['arch']} in {run}; leave the flag out")
     with settings_of(said):
         request = Request(settings=config, trust=trust_code, where=str(said))
-        settings = decide(resolve(request), Request(), network, network)
+        settings = resolve(request)
+    check_pictures(settings, network, identity, str(run))
+    with settings_of(said):
+        settings = decide(settings, Request(), network, network)
         built, _ = pick_student(identity["student"]["arch"], network, settings.seed)
     frozen = FrozenTeacher(network, settings.runtime())
     with frozen, memory_errors():

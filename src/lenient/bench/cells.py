@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lenient.bench.grid import Grid, settings_of
+from lenient.bench.grid import Grid, pictures_of, settings_of
 from lenient.bench.tasks import Task, locked, read_json, state, write_json
 from lenient.core.errors import UsageError
 from lenient.core.schemas import CellRecord
 from lenient.models.trust import Trusted
 from lenient.runs.folder import discard
+from lenient.synthesis.proxy import SourceSettings
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
@@ -26,8 +27,13 @@ SINCE: Mapping[str, Any] = {
     "method.round_batches": 1,
     "student.init": "as-is",
     "defense": {"name": "none"},
+    "source": SourceSettings().model_dump(mode="json"),
 }
-SINCE_OF: Mapping[str, Mapping[str, Any]] = {"ta-dfkd": {"method.detach_teacher": False}}
+SINCE_OF: Mapping[str, Mapping[str, Any]] = {
+    "ta-dfkd": {"method.detach_teacher": False},
+    "stable": {"method.pictures": 0.0},
+    **{name: {"method.student_optimizer": "sgd"} for name in ("deepinversion", "adi", "fastdfkd")},
+}
 """Settings that came later, of any method and of one, and the value that does what was done before there were any: left
 out at that, so that a cell is known by the id that it had."""
 TOLD = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")
@@ -86,13 +92,17 @@ class Cell:
             write_json(self.folder(home) / "cell.json", record | {"row": self.row, "teacher": teacher})
 
 
-def cell_id(settings: Mapping[str, Any], teacher: Mapping[str, Any], student: str, data: str) -> str:
+def cell_id(
+    settings: Mapping[str, Any], teacher: Mapping[str, Any], student: str, data: str, pictures: str | None = None
+) -> str:
     """Return a short hash of all that determines a cell's result: of no label, no folder and no machine.
 
     `settings` are the resolved ones, method and seed among them; `teacher` has the `sha256` of its weights and the
-    `card` that says how images are put to it.
+    `card` that says how images are put to it; `pictures` is the hash of the user's, where the settings name a folder.
     """
     lasting = {key: value for key, value in settings.items() if key not in LEFT_OUT}
+    if pictures is not None:  # wherever they lie
+        lasting["source"] = lasting["source"] | {"proxy_images": pictures}
     known = {
         "settings": without_later(lasting, {**SINCE, **SINCE_OF.get(settings["method"]["name"], {})}),
         "teacher": [teacher["sha256"], teacher["card"]],
@@ -123,12 +133,13 @@ def cells_of(grid: Grid, teachers: Sequence[Mapping[str, Any]], data_root: str |
         UsageError: two rows or two teachers are the same under two labels.
     """
     found: dict[str, Cell] = {}
+    pictures = {label: pictures_of(grid, label) for label in grid.rows}
     for seed in grid.seeds:
         rows = {label: settings_of(grid, label, seed) for label in grid.rows}
         for teacher in teachers:
             for student in grid.students:
                 for label, settings in rows.items():
-                    cell = _cell(grid, label, settings, teacher, student, seed, data_root)
+                    cell = _cell(grid, label, settings, teacher, student, seed, data_root, pictures[label])
                     other = found.setdefault(cell.id, cell)
                     if other is not cell:
                         kind, one, two = (
@@ -148,8 +159,9 @@ def _cell(
     student: str,
     seed: int,
     data_root: str | None,
+    pictures: str | None,
 ) -> Cell:
-    name = cell_id(settings, teacher, student, grid.data)
+    name = cell_id(settings, teacher, student, grid.data, pictures)
     told = {key: teacher[key] for key in TOLD} | {"path": f"../../{teacher['path']}"}
     spec = {"id": name, "row": label, "method": settings["method"]["name"], "teacher": told, "student": student,
             "seed": seed, "data": grid.data, "data_root": data_root, "settings": settings}  # fmt: skip

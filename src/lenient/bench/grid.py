@@ -17,6 +17,7 @@ from lenient.models.card import MAX_CLASSES, MAX_INPUT
 from lenient.models.facts import LARGEST_CONSTANT
 from lenient.models.names import OWN, with_whole_path
 from lenient.models.trust import Trusted, UntrustedSettingError, require
+from lenient.pictures.holding import listed
 from lenient.runs.request import Request, resolve
 
 
@@ -121,6 +122,8 @@ class RowSettings(Settings):
     """Recipes, weakest first: names of those that come with the method, or files beside the grid."""
     settings: Nested = Field(default_factory=dict)
     """Settings of the distillation, over those of the recipe and of the grid."""
+    proxy_images: str | None = None
+    """Folder of pictures, beside the grid or named by its whole path: as after `--proxy-images`."""
 
 
 def _teachers(values: Any) -> Any:
@@ -212,6 +215,7 @@ def load_grid(path: Path, overrides: Sequence[str] = (), trust_code: bool = Fals
         grid = _placed(grid, path.parent)
         for label in grid.rows:
             settings_of(grid, label, 0, trust_code or _typed(overrides))
+            pictures_of(grid, label)
     except UsageError as error:
         raise UsageError(f"{path}: {str(error).removeprefix(f'-c {path}: ')}") from None
     return grid
@@ -259,8 +263,30 @@ def _placed(grid: Grid, folder: Path) -> Grid:
         return str(folder / name) if (folder / name).is_file() else name
 
     teachers = [t if t.file is None else t.model_copy(update={"file": place(t.file)}) for t in grid.teachers]
-    rows = {label: row.model_copy(update={"recipe": tuple(map(place, row.recipe))}) for label, row in grid.rows.items()}
+    rows = {label: row.model_copy(update=_row_places(row, folder)) for label, row in grid.rows.items()}
     return grid.model_copy(update={"teachers": teachers, "rows": rows})
+
+
+def _row_places(row: RowSettings, folder: Path) -> dict[str, Any]:
+    recipes = tuple(str(folder / name) if (folder / name).is_file() else name for name in row.recipe)
+    pictures = row.proxy_images
+    return {
+        "recipe": recipes,
+        "proxy_images": None if pictures is None else str((folder / Path(pictures).expanduser()).absolute()),
+    }
+
+
+def pictures_of(grid: Grid, label: str) -> str | None:
+    """Return a hash of names and sizes of the pictures that a row shows, None where it shows none.
+
+    Raises:
+        UsageError: there are none in the folder; the message names the row.
+    """
+    folder = settings_of(grid, label, 0)["source"]["proxy_images"]
+    try:
+        return None if folder is None else listed(folder).sha256()
+    except UsageError as error:
+        raise UsageError(f"rows.{label}: {str(error).removeprefix('--').replace('-', '_', 1)}") from None
 
 
 def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dict[str, Any]:
@@ -278,9 +304,19 @@ def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dic
             if row.method not in METHODS and not row.method.startswith(OWN):
                 raise UsageError(f"method={row.method!r}: no such method; there are {', '.join((*METHODS, REAL))}")
             request = Request(
-                method=row.method, recipes=row.recipe, settings=asked, seed=seed, trust=trust, where="the grid"
+                method=row.method,
+                recipes=row.recipe,
+                settings=asked,
+                proxy_images=row.proxy_images,
+                seed=seed,
+                trust=trust,
+                where="the grid",
             )
-            return resolve(request).model_dump(mode="json")
+            resolved = resolve(request)
+            _ = resolved.pictures_share  # refused here rather than by each cell
+            return resolved.model_dump(mode="json")
+        if row.proxy_images is not None:
+            raise UsageError(f"proxy_images: the row {REAL} learns from the training images; leave it out")
         if row.recipe:
             raise UsageError(f"recipe={row.recipe[0]!r}: the row {REAL} has no recipes; give settings")
         own = parse(RealSettings, asked.pop("method", {}), "settings.method.")

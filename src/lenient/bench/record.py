@@ -77,6 +77,11 @@ def cell_record(
         "machine": {key: machine.get(key) for key in MACHINE},
         "commit": commit,
     }
+    if end.get("foreign"):
+        record["foreign"] = end["foreign"]
+    pictures = config.get("source", {})
+    if pictures.get("proxy_images") is not None:
+        record["source"] = {key: value for key, value in pictures.items() if key != "proxy_images"}
     rounded_record: dict[str, Any] = plain(record, significant)
     return rounded_record
 

@@ -41,6 +41,7 @@ def distill(
     budget: str | None,
     batch_size: str | None,
     seed: int | None,
+    proxy_images: str | None,
     eval_data: str | None,
     data_root: str | None,
     recipe: list[str],
@@ -84,6 +85,7 @@ def distill(
         device=device,
         precision=precision,
         select=select,
+        proxy_images=proxy_images,
         compile=compile,
     )
     job = Job(
@@ -149,6 +151,10 @@ def describe(job: Job, say: Any) -> None:
     say(f"method    {s.method.name}, {s.steps} steps of {s.batch_size} images, seed {s.seed}")
     if job.method_reason:
         say(f"          {s.method.name}, for {job.method_reason}; choose another with --method NAME")
+    if s.source.proxy_images is not None and s.pictures_folder is not None:  # a run that goes on has its own
+        part = f"{s.pictures_share:.0%} of each batch" if s.pictures_share else "the method shows them"
+        hint = " (-s source.proxy_share)" if s.pictures_share else ""
+        say(f"pictures  {s.pictures_folder}: {part}{hint}; {NOT_DATA_FREE}")
     if ranks.count() > 1:
         each = "" if "batch size" in job.undecided else f", {s.batch_size // ranks.count()} images each"
         say(f"          on {ranks.count()} devices{each}")

@@ -57,7 +57,7 @@ def _table(pieces: Mapping[str, Mapping[str, str]]) -> None:
         table.add_row(name, *(row[column] or "-" for column in columns))
     console = Console()
     if not console.is_terminal:
-        console.width = 180  # a file has no edge to wrap at
+        console.width = 200  # a file has no edge to wrap at
     console.print(table)
 
 

@@ -113,6 +113,9 @@ FACTS = {
 }
 DATA = Option("digits, mnist, cifar10, cifar100 or imagefolder:DIR.", metavar="DATA", default=REQUIRED)
 DATA_ROOT = Option("Where data sets lie (default: $LENIENT_DATA, else ./data).", metavar="DIR")
+PROXY_IMAGES = Option(
+    "Pictures of yours, in any folders: half of each batch, or all of it with --method proxy.", metavar="DIR"
+)
 DEVICE = Option("auto, cpu, cuda, cuda:N or mps (untested).", metavar="NAME")
 TRUST_CODE = Option("Run code and visit places that files name; what you name needs no flag.", default=False)
 OVERWRITE = Option("Replace what is at the destination.", default=False)
@@ -137,6 +140,7 @@ DISTILL = {
     "budget": Option("As many steps as fit: 90s, 30m, 1h30m.", metavar="TIME"),
     "batch_size": Option("Images per student step, or auto: what fits.", metavar="N", parsed=True),
     "seed": Option("Seed of all randomness.", metavar="N", shown="0"),
+    "proxy_images": PROXY_IMAGES,
     "eval_data": Option("Measure on it; it never steers the run.", metavar="DATA"),
     "data_root": DATA_ROOT,
     "recipe": Option("YAML file, or a recipe's name.", metavar="RECIPE", default=(), short="-c"),

@@ -94,6 +94,12 @@ class StoredGenerator(Stored):
     source: Text | None
 
 
+class StoredPictures(Stored):
+    """The user's pictures of a run."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Identity(Stored):
     """Of what and on what a run was made."""
 
@@ -101,6 +107,8 @@ class Identity(Stored):
     student: StoredStudent
     generator: StoredGenerator = StoredGenerator(source=None)
     """There where it is the user's own."""
+    pictures: StoredPictures | None = None
+    """There where any are shown."""
     eval_data: Text | None = None
 
 

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from lenient.core.files import read_bytes
-from lenient.data.folder import class_folders, list_images, told
-from lenient.data.pictures import SUFFIXES, converted, opened, readable, to_tensor
+from lenient.data.folder import class_folders, list_images
 from lenient.data.raw import LIMIT, Raw, broken, missing, said
+from lenient.pictures.folders import told
+from lenient.pictures.reading import SUFFIXES, converted, opened, readable, to_tensor
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 NAMES10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

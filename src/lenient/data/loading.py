@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lenient.core.errors import UsageError
 from lenient.data.cifar import read_cifar10, read_cifar100
-from lenient.data.folder import FolderImages, LeftOut, class_folders, list_images, order_of_numbers, told
+from lenient.data.folder import FolderImages, class_folders, list_images, order_of_numbers
 from lenient.data.images import ImageSet
 from lenient.data.raw import Raw
 from lenient.data.small import read_digits, read_mnist
 from lenient.data.splits import held_out
+from lenient.pictures.folders import LeftOut, told
 
 Size = tuple[int, int, int]
 

@@ -1,4 +1,4 @@
-"""A generator that is asked for a class: an embedding joins the latent vector (MAD)."""
+"""A generator that is asked for a class: an embedding joins the latent vector (MAD, AdaDFQ)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lenient.generators.upsampling import GeneratorSettings, Space, UpsamplingGenerator
 
-Conditioning = Literal["none", "sum", "cat"]
-"""How a class reaches the generator: not at all, its embedding added to z, or put beside z."""
+Conditioning = Literal["none", "sum", "cat", "product"]
+"""How a class reaches the generator: not at all, its embedding added to z, put beside z, or times z."""
 
 
 class ConditionalGenerator(nn.Module):
@@ -21,7 +21,7 @@ class ConditionalGenerator(nn.Module):
         input_size: tuple[int, int, int],
         settings: GeneratorSettings,
         num_classes: int,
-        conditioning: Literal["sum", "cat"],
+        conditioning: Literal["sum", "cat", "product"],
     ) -> None:
         super().__init__()
         self.conditioning = conditioning
@@ -33,6 +33,9 @@ class ConditionalGenerator(nn.Module):
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Draw one image of class `labels[i]` per latent vector."""
         wanted = self.embedding(labels)
-        code = latents + wanted if self.conditioning == "sum" else torch.cat([latents, wanted], dim=1)
+        if self.conditioning == "cat":
+            code = torch.cat([latents, wanted], dim=1)
+        else:
+            code = latents + wanted if self.conditioning == "sum" else latents * wanted
         images: Tensor = self.body(code)
         return images

@@ -47,6 +47,17 @@ def unscaled_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> T
     return kl_divergence(teacher / temperature, student / temperature)
 
 
+def uneven_difference(teacher: Tensor, student: Tensor, temperature: float = 20.0) -> Tensor:
+    """Temperature squared times what the entropy of softmax((teacher - student) / temperature) lacks of ln C, in nats.
+
+    At least 0, and 0 where the networks differ by a constant; comes to half the variance of the difference over the
+    classes as the temperature grows, so to half the mean square of centred differences. A factor between the networks
+    counts (AdaDFQ, whose code leaves the ln C out).
+    """
+    logs = F.log_softmax((teacher - student) / temperature, dim=1)
+    return temperature**2 * (math.log(teacher.shape[1]) + (logs.exp() * logs).sum(dim=1))
+
+
 def js_divergence(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """Jensen-Shannon divergence of softened predictions in nats, within [0, ln 2].
 

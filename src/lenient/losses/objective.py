@@ -28,6 +28,9 @@ class Needs:
     also: tuple[Needs, ...] = ()
     """What it reads of further views."""
 
+    decoder: bool = False
+    """What a decoder reads of the images, as `Batch.decoded`."""
+
     def asks(self, kind: type[Probe[Any]]) -> bool:
         """Whether a kind of probe is among them."""
         return any(isinstance(probe, kind) for need in self.all for probe in need.probes)

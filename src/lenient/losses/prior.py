@@ -37,22 +37,21 @@ class ClassPrior:
 
 
 class LabelPrior:
-    """Mean cross-entropy of the teacher against the class that the generator was asked for (MAD, conditional).
+    """Mean cross-entropy of the teacher, softened by a temperature, against the class that an image is to show, or
+    against a distribution over the classes (ZSKD), in nats; not times the temperature squared.
 
     Of an image that shows a part of another one, both classes count, by their shares of the area (CPNet).
     """
 
-    label = "label"
-
-    def __init__(self, view: str = "clean") -> None:
-        self.view = view
+    def __init__(self, temperature: float = 1.0, label: str = "label", view: str = "clean") -> None:
+        self.temperature, self.label, self.view = temperature, label, view
         self.needs = Needs(view)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the term."""
         if batch.labels is None:
             raise ValueError("a label prior needs a conditional generator")
-        logits = batch.logits(self.view, "teacher")
+        logits = batch.logits(self.view, "teacher") / self.temperature
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
         if batch.partners is not None:
             labels, share = batch.partners

@@ -39,6 +39,23 @@ class BatchNormStatistics:
         return torch.stack(distances).sum()
 
 
+class SquaredStatistics(BatchNormStatistics):
+    """Mean over batch-norm layers and their channels of (mean - running mean)^2 + (variance - running variance)^2
+    (AdaDFQ). Grows with neither layers nor channels; its weights are not those of the norms."""
+
+    label = "squared statistics"
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the term from the statistics in the teacher's response."""
+        layers = batch.answers[self.view]["teacher"].of(BatchNorms)
+        distances = [
+            (layer.mean - layer.running_mean).square().mean()
+            + (layer.variance - layer.running_variance).square().mean()
+            for layer in layers
+        ]
+        return torch.stack(distances).mean()
+
+
 class AveragedStatistics(BatchNormStatistics):
     """The same sum, of (1 - m) times the batch's moments plus m times their averages over batches before (FastDFKD).
 

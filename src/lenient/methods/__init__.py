@@ -34,7 +34,11 @@ METHODS: dict[str, str] = {
     "nayer": "lenient.methods.nayer:NAYER",
     "cpnet": "lenient.methods.cpnet:CPNet",
     "cmi": "lenient.methods.cmi:CMI",
+    "zskd": "lenient.methods.zskd:ZSKD",
+    "kegnet": "lenient.methods.kegnet:KegNet",
+    "adadfq": "lenient.methods.adadfq:AdaDFQ",
     "stable": "lenient.methods.stable:Stable",
+    "proxy": "lenient.methods.proxy:ProxyImages",
     "photo": "lenient.methods.photo:Photo",
     "noise": "lenient.methods.baselines:Noise",
 }

@@ -16,13 +16,15 @@ from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.losses.objective import Later, Objective, Weight
 from lenient.methods import method_class, recipes, registered
-from lenient.methods.contract import STUDENT, Algorithm, Context
+from lenient.methods.contract import STUDENT, Algorithm, Context, Method
 from lenient.models.card import Card, Network
 from lenient.models.names import OWN, with_whole_path
+from lenient.pictures.holding import Pictures
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.teacher.probes import Features
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "class prior": ("class_prior", "embedding"),
+    "class prior": ("class_prior", "embedding", "difference", "sum"),
     "entropy": ("entropy",),
     "activation": ("activation",),
     "adversarial": ("adversarial",),
@@ -33,9 +35,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "student": ("student",),
     "update": ("update",),
     "G : S (: M)": ("schedule",),
+    "teacher": ("needs",),
 }
-"""Columns of the table (the first of TA-DFKD's paper, extended), and the pieces in each; the last one gives the updates
-of generator, student and memory in a round."""
+"""Columns of the table (the first of TA-DFKD's paper, extended), and the pieces in each; the last ones give the updates
+of generator, student and memory in a round, and what the teacher must have."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,22 @@ def _pieces(name: str) -> Mapping[str, str]:
     runtime = Runtime(torch.device("cpu"))
     toy = Network(_toy(), Card(None, (1, 8, 8), 2, (0.5,), (0.5,)))
     with untouched_global_rng(), FrozenTeacher(toy, runtime) as teacher:
-        context = Context(teacher, _toy(), runtime, Streams(0), shape, batch_size=16)
-        return describe(kind(settings).build(context))
+        pictures = Pictures("proxy", torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ())
+        context = Context(teacher, _toy(), runtime, Streams(0), shape, batch_size=16, pictures=pictures)
+        method = kind(settings)
+        algorithm = method.build(context)
+        return {**describe(algorithm), "needs": needed(method, algorithm)}
+
+
+def needed(method: Method, algorithm: Algorithm) -> str:
+    """Say what a method with its settings needs of a teacher besides its answers."""
+    terms = () if algorithm.objective is None else algorithm.objective.needs()
+    features = any(need.asks(Features) for need in terms)
+    needs = {
+        "batch norm": method.needs_batch_norm,
+        "linear head": features or getattr(method, "needs_linear_head", False),
+    }
+    return ", ".join(need for need, wanted in needs.items() if wanted)
 
 
 def describe(algorithm: Algorithm) -> dict[str, str]:

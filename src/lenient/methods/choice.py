@@ -46,6 +46,8 @@ def obstacles(teacher: Network) -> dict[str, str]:
 def _obstacle(method: Method, teacher: Network) -> str:
     if unusable(teacher.behaviour):
         return "no answers to learn from"
+    if getattr(method, "needs_pictures", False):
+        return "pictures by --proxy-images"
     if method.needs_batch_norm and not heard_batch_norms(teacher):
         return "no batch norm"
     if getattr(method, "needs_gradient", True) and without_gradient(teacher.behaviour):

@@ -20,9 +20,11 @@ from lenient.core.seeding import Streams
 from lenient.generators.own import GeneratorFactory
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.losses.objective import Objective
+from lenient.pictures.holding import Pictures
 from lenient.student.update import StudentUpdate
 from lenient.synthesis.selection import Selected, Selection
 from lenient.synthesis.source import Source
+from lenient.synthesis.views import Viewer
 from lenient.teacher.batch import Batch, Clock
 from lenient.teacher.frozen import FrozenTeacher
 
@@ -43,6 +45,11 @@ class MethodSettings(Settings):
     """Defaults that the method asks for outside of its own settings: the shape of its generator."""
 
     name: str
+
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether the method itself shows the pictures of the user's, so that none are put among its images."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,8 @@ class Context:
     steps_per_epoch: int = 1
     own_generator: GeneratorFactory | None = None
     """Makes the generator, where it is the user's own."""
+    pictures: Pictures | None = None
+    """The user's own, where the settings name a folder."""
 
     def clock(self, schedule: Schedule, update: int) -> Clock:
         """Return the clock of an update, counted from 0."""
@@ -268,6 +277,25 @@ class Learning(Protocol):
         ...
 
 
+@runtime_checkable
+class Fed(Protocol):
+    """A step of the student, which takes its batches from another source."""
+
+    @property
+    def source(self) -> Source:
+        """Where its batches come from."""
+        ...
+
+    @property
+    def viewer(self) -> Viewer:
+        """How images are shown to the teacher for it."""
+        ...
+
+    def fed(self, source: Source) -> Step:
+        """Return the step with another source, whose views are heard in the same way."""
+        ...
+
+
 class Stateful(Protocol):
     """Whatever outlives an update."""
 
@@ -304,6 +332,13 @@ class Algorithm:
     """Share of the student's steps, its last, that cost more than those before: trials look at both."""
     foreign: Sequence[str] = ()
     """What the images come from besides the teacher: such a student is not data-free in the strict sense."""
+    images: Source | None = None
+    """Where the method's own images come from, where the student's batches hold others, too."""
+
+    @property
+    def drawn(self) -> Source:
+        """The source of what is handed out as the run's images."""
+        return self.source if self.images is None else self.images
 
     def __post_init__(self) -> None:
         """Raise a UsageError where the source lacks a part of the contract."""
@@ -348,13 +383,27 @@ class Algorithm:
         updates = {**self.updates, STUDENT: replace(own, step=own.step.learning(changed))}
         return replace(self, updates=updates, parts={**self.parts, "update": changed.label})
 
+    def fed(self, change: Callable[[Source, Viewer], Source]) -> Algorithm:
+        """Return the algorithm whose student draws from what `change` makes of its source and its viewer.
+
+        Raises:
+            UsageError: the student's step is no `Fed` one.
+        """
+        own = self.updates[STUDENT]
+        if not isinstance(own.step, Fed):
+            raise UsageError("the method's student takes no other source: see `Fed` in lenient.methods.contract")
+        source = change(own.step.source, own.step.viewer)
+        updates = {**self.updates, STUDENT: replace(own, step=own.step.fed(source))}
+        return replace(self, updates=updates, source=source)
+
 
 class Method(Protocol):
     """One published method: its settings, and how its algorithm is built from parts.
 
-    A method that never differentiates through the teacher may say so with `needs_gradient = False`; one that is only
-    there to be beaten with `baseline = True`; one without a recipe `paper` says with `not_known` what of its paper is
-    not known.
+    A method that never differentiates through the teacher may say so with `needs_gradient = False`; one that reads the
+    weights of its last layer with `needs_linear_head = True`; one of the user's pictures with `needs_pictures = True`;
+    one that is only there to be beaten with `baseline = True`; one without a recipe `paper` says with `not_known` what
+    of its paper is not known.
     """
 
     settings_type: ClassVar[type[MethodSettings]]
@@ -397,6 +446,15 @@ def sgd(module: nn.Module, lr: float, momentum: float, weight_decay: float) -> O
         for parameter in module.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def student_optimizer(
+    module: nn.Module, kind: Literal["sgd", "adam"], lr: float, momentum: float, weight_decay: float
+) -> Optimizer:
+    """Return the optimizer of a kind; the momentum is SGD's alone."""
+    if kind == "sgd":
+        return sgd(module, lr, momentum, weight_decay)
+    return adam(module, lr, weight_decay=weight_decay)
 
 
 @torch.no_grad()

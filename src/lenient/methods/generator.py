@@ -20,7 +20,7 @@ from lenient.core.modes import mode
 from lenient.core.seeding import untouched_global_rng
 from lenient.generators.conditional import ConditionalGenerator, Conditioning
 from lenient.generators.own import GeneratorFactory, check_drawing, own_generator
-from lenient.generators.upsampling import UpsamplingGenerator
+from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.losses.objective import Objective
 from lenient.methods.contract import (
     STUDENT,
@@ -35,7 +35,7 @@ from lenient.methods.contract import (
     Update,
     adam,
     learning_rate,
-    sgd,
+    student_optimizer,
     with_terms,
 )
 from lenient.methods.steps import GeneratorStep, MemoryStep, StudentStep
@@ -124,6 +124,7 @@ def generator_algorithm(
     conditioning: Conditioning = "none",
     generator_betas: tuple[float, float] = (0.9, 0.999),
     selection: Selection | None = None,
+    warm_up: int = 0,
 ) -> Algorithm:
     """Put a method with one generator together.
 
@@ -139,6 +140,7 @@ def generator_algorithm(
         conditioning: how the generator is told a class.
         generator_betas: of its Adam.
         selection: the method's own instead of one that settings name; it may have a `label` for the table of methods.
+        warm_up: generator updates before the first round.
 
     Raises:
         UsageError: settings ask for a selection beside the method's own, or for what cannot be put together.
@@ -147,7 +149,8 @@ def generator_algorithm(
     sampler = build_sampler(context, conditioning)
     replay = build_replay(context, s, sampler)
     memory = replay if isinstance(replay, MemoryGenerator) else None
-    schedule = Schedule(Phase(round_of(s, order, memory)))
+    first = [Phase((("generator", 1),), warm_up)] if warm_up else []
+    schedule = Schedule(*first, Phase(round_of(s, order, memory)))
     if selection is not None and not isinstance(s.selection, Nothing):
         raise UsageError(f"-s method.selection={s.selection.name}: {s.name} has a selection of its own; leave it out")
     label = s.selection.name if selection is None else getattr(selection, "label", type(selection).__name__)
@@ -164,10 +167,8 @@ def generator_algorithm(
         return ("cycle-latents", clock.round) if same_batch else (name, clock.update)
 
     source = build_source(context, s, schedule, sampler, viewer, selection, key, same_batch, draw_mode)
-    optimizer = (
-        sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
-        if s.student_optimizer == "sgd"
-        else adam(context.student, s.student_lr, weight_decay=s.student_weight_decay)
+    optimizer = student_optimizer(
+        context.student, s.student_optimizer, s.student_lr, s.student_momentum, s.student_weight_decay
     )
     update, moving = build_update(s, imitation, student, optimizer), with_terms(sampler.generator, objective)
     step = GeneratorStep(context, sampler, student, source, objective, selection, viewer, key, student_mode)
@@ -216,34 +217,42 @@ def select(settings: Nothing | MixtureSettings) -> Selection:
     return KeepAll() if isinstance(settings, Nothing) else MixtureSelection(settings)
 
 
-def build_sampler(context: Context, conditioning: Conditioning = "none") -> Sampler:
-    """Make the generator, the user's own where there is one, its weights drawn from the context's streams.
+def build_sampler(
+    context: Context,
+    conditioning: Conditioning = "none",
+    *,
+    kind: Callable[[Card, GeneratorSettings], nn.Module] | None = None,
+    number: int = 0,
+) -> Sampler:
+    """Make a generator, the user's own where there is one, its weights drawn from the context's streams.
+
+    Args:
+        context: the teacher's card, the settings of generators, device and streams.
+        conditioning: how the generator is told a class.
+        kind: makes another generator than the up-sampling one, which is told classes.
+        number: of this generator, where a method has several.
 
     Raises:
         UsageError: the user's own is no generator of the teacher's images.
     """
-    generator, length = build_generator(context, conditioning)
-    classes = None if conditioning == "none" else context.teacher.card.num_classes
-    return Sampler(generator, length, context.streams, context.runtime, context.teacher, classes)
-
-
-def build_generator(context: Context, conditioning: Conditioning = "none", number: int = 0) -> tuple[nn.Module, int]:
-    """Make a generator as `build_sampler` does, and return it with the length of its latents; one of another `number`
-    has other weights."""
     card, shape, length = context.teacher.card, context.generator, context.generator.latent_dim
+    told = conditioning != "none" or kind is not None
     with untouched_global_rng():
         context.streams.seed_global("generator-init", number)
         generator: nn.Module
         if context.own_generator is not None:
             generator, length = own_generator(context.own_generator, card, length)
+        elif kind is not None:
+            generator = kind(card, shape)
         elif conditioning == "none":
             generator = UpsamplingGenerator(card.input_size, shape)
         else:
             generator = ConditionalGenerator(card.input_size, shape, card.num_classes, conditioning)
         generator = context.runtime.place(generator)
         if context.own_generator is not None:
-            check_drawing(generator, length, card, context.runtime, conditioning != "none")
-    return generator, length
+            check_drawing(generator, length, card, context.runtime, told)
+    classes = card.num_classes if told else None
+    return Sampler(generator, length, context.streams, context.runtime, context.teacher, classes)
 
 
 class WithGenerator:

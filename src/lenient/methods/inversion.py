@@ -15,35 +15,29 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lenient.core import ranks
+from lenient.core.errors import UsageError
 from lenient.core.modes import mode
-from lenient.losses.distances import kl_divergence
-from lenient.losses.imitation import Imitation
 from lenient.losses.objective import Needs, Objective
 from lenient.methods.contract import (
     STUDENT,
     Algorithm,
     Context,
-    MethodSettings,
     Phase,
-    RateSchedule,
     Schedule,
     Stateful,
     StepOutput,
     Update,
-    learning_rate,
-    sgd,
     with_terms,
 )
-from lenient.methods.steps import StudentStep, probes_of, statistics_of
-from lenient.replay import NoReplay
-from lenient.student.update import LiveStudent, PlainUpdate
+from lenient.methods.pooled import PooledSettings, pool_student
+from lenient.methods.steps import probes_of, statistics_of
+from lenient.student.update import LiveStudent
 from lenient.synthesis.iterate import Iterate
 from lenient.synthesis.pool import Pool
-from lenient.synthesis.views import Augmentation, Viewer
 from lenient.teacher.batch import Batch, Clock, Partners, Response
 
 
-class InversionSettings(MethodSettings):
+class InversionSettings(PooledSettings):
     """Settings of all methods that invert the teacher; what else they have stands with each."""
 
     iterations: int = Field(2000, ge=1, le=10**6)
@@ -54,24 +48,9 @@ class InversionSettings(MethodSettings):
     """Images in a batch that is optimised; by default as many as the student learns from (`batch_size`)."""
     round_batches: int = Field(1, ge=1, le=10**6)
     """Further batches in a row, before the student learns."""
-    student_steps: int = Field(400, ge=1, le=10**6)
-    """Student updates after each row of further batches."""
-    pool_size: int = Field(100_000, ge=1, le=10**8)
-    """Images that the pool holds at most, a byte for each pixel; the oldest go."""
-    student_temperature: float = Field(20.0, ge=1e-3, le=1e6)
-    """Softens predictions that the student imitates; KL counts times its square (CMI's benchmark: 20)."""
-    student_lr: float = Field(0.1, ge=0, le=1e3)
-    """Learning rate of the student's SGD."""
-    student_lr_end: float = Field(0.0, ge=0, le=1e3)
-    """Learning rate that the cosines fall towards."""
-    student_momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of the student's SGD."""
-    student_weight_decay: float = Field(1e-4, ge=0, le=1e6)
-    """Weight decay of the student's SGD (CMI's benchmark: 1e-4)."""
-    student_schedule: RateSchedule = "cosine"
-    """How the student's rate falls: constant, cosine, cosine-early, drops, one-cycle."""
-    augmentation: Augmentation = "none"
-    """What the student is trained on: the images of the pool, or randomly cropped and flipped."""
+    student_steps: int | None = Field(400, ge=1, le=10**6)
+    """Student updates after each row of further batches; null: none follow the first ones, whose images are a fixed
+    set."""
 
     def images_of(self, context: Context) -> int:
         """Return the images in a batch that is optimised."""
@@ -119,7 +98,7 @@ class Batches:
     show: Callable[[Clock, int], Shown]
     """Shows the batch of a number with gradient."""
     labels: Callable[[int], Tensor]
-    """Number of a batch to the classes (B,) that it is to show."""
+    """Number of a batch to the classes (B,) that it is to show, or to distributions over them (B, K)."""
     start: Callable[[int, str, int], Tensor]
     """What batches start from, in pixel units, as a source's `sample`: shown until the pool has any."""
     to_pixels: Callable[[Tensor], Tensor] = lambda images: images
@@ -204,25 +183,22 @@ class Inversion:
 
 
 def inversion_algorithm(context: Context, settings: InversionSettings, batches: Batches) -> Algorithm:
-    """Put batches, pool and student together: batches first, then some for each stretch of student updates."""
-    s, teacher = settings, context.teacher
-    imitate = partial(kl_divergence, temperature=s.student_temperature)
-    imitation = Objective({"student": (1.0, Imitation(imitate, "KL"))})
-    student, viewer = LiveStudent(context.student, context.runtime), Viewer(context.streams, s.augmentation)
-    rounds = partial(s.rounds_for, context=context)
-    place = (context.runtime, context.streams, context.batch_size, s.pool_size)
-    pool = Pool(teacher, viewer, *place, batches.start, rounds)
+    """Put batches, pool and student together: batches first, then some for each stretch of student updates.
+
+    Raises:
+        UsageError: the student would have no image to learn from.
+    """
+    s, fixed = settings, settings.student_steps is None
+    if fixed and not s.first_batches:
+        raise UsageError("-s method.first_batches=0: no other images come into a fixed set; give at least 1")
+    size = (s.first_batches * s.images_of(context), "method.first_batches") if fixed else None
+    own = pool_student(context, s, batches.start, size, partial(s.rounds_for, context=context))
     first = [Phase(((batches.name, s.iterations),), s.first_batches)] if s.first_batches else []
     row = (batches.name, s.iterations * s.round_batches)
-    schedule = Schedule(*first, Phase((row, (STUDENT, s.student_steps))))
-    step = Inversion(context, batches, s.iterations, student, pool, schedule)
-    update = PlainUpdate(imitation, student)
-    learn = StudentStep(pool, NoReplay(), update, teacher, viewer, context.runtime)
-    optimizer = sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
-    end = min(s.student_lr_end / s.student_lr, 1.0) if s.student_lr else 0.0
-    updates = {
-        batches.name: Update(with_terms(batches.iterate, batches.objective), batches.optimizer, step, step.after),
-        STUDENT: Update(context.student, optimizer, learn, rate=learning_rate(s.student_schedule, end=end)),
-    }
-    parts = {"replay": "growing pool", "update": update.label}
-    return Algorithm(updates, schedule, pool, imitation, batches.objective, state=batches.state, parts=parts)
+    last = Phase(((STUDENT, 1),)) if s.student_steps is None else Phase((row, (STUDENT, s.student_steps)))
+    schedule = Schedule(*first, last)
+    step = Inversion(context, batches, s.iterations, own.student, own.pool, schedule)
+    moving = with_terms(batches.iterate, batches.objective)
+    updates = {batches.name: Update(moving, batches.optimizer, step, step.after), STUDENT: own.update}
+    parts = {"replay": "fixed set" if fixed else "growing pool", "update": own.label}
+    return Algorithm(updates, schedule, own.pool, own.imitation, batches.objective, state=batches.state, parts=parts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lenient.core import ranks
 from lenient.losses.adversarial import adversary
@@ -18,7 +18,7 @@ from lenient.losses.objective import Later, Objective
 from lenient.losses.prior import LabelPrior
 from lenient.losses.representation import AveragedStatistics
 from lenient.methods.contract import Algorithm, Context, MethodSettings
-from lenient.methods.generator import build_generator
+from lenient.methods.generator import build_sampler
 from lenient.methods.inversion import Shown
 from lenient.methods.labelled import LabelledSettings, labelled
 from lenient.synthesis.views import augment
@@ -65,4 +65,8 @@ class NAYER:
             shown = augment(images, s.augmentation, context.streams, "inversion-view", clock.update)
             return Shown(images, context.teacher.normalize(shown), ranks.gather(images))
 
-        return labelled(context, s, lambda number: build_generator(context, number=number), objective, look)
+        def body(number: int) -> tuple[nn.Module, int]:
+            made = build_sampler(context, number=number)
+            return made.generator, made.latent_dim
+
+        return labelled(context, s, body, objective, look)

@@ -9,12 +9,14 @@ short of images.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from lenient.core import ranks
+from lenient.core.config import Nothing
 from lenient.core.errors import UsageError
 from lenient.losses.distances import standardised_kl, standardised_l1
 from lenient.losses.imitation import Imitation
@@ -23,6 +25,7 @@ from lenient.methods.single import imitating
 from lenient.synthesis.figures import drawings
 from lenient.synthesis.growing import Growing
 from lenient.synthesis.photo import NAMES
+from lenient.synthesis.proxy import Proxy, with_pictures
 from lenient.synthesis.quota import Quota
 from lenient.synthesis.stability import Lasting, Shaken, lasting
 from lenient.synthesis.views import Viewer
@@ -40,6 +43,9 @@ class StableSettings(MethodSettings):
     """Images that it holds in all at most, a byte for each pixel; the quota shrinks to an even share of it."""
     photos: float = Field(0.4, ge=0, le=1)
     """Share of parts of photographs among images that are made anew; the others are drawn."""
+    pictures: float = Field(0.0, ge=0, le=1)
+    """Share of pictures of the user's (`--proxy-images`) among images that are made anew, each once, until all were
+    looked at."""
     mutated: float = Field(0.5, ge=0, le=1)
     """Share of the images looked at that are made of kept ones, as long as any class is short of its quota; they fill
     it up, and give way to fresh ones."""
@@ -63,6 +69,11 @@ class StableSettings(MethodSettings):
     student_schedule: RateSchedule = "one-cycle"
     """How the rate goes: constant, cosine, cosine-early, drops, one-cycle."""
 
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether the pool takes them."""
+        return self.pictures > 0
+
 
 class Stable:
     """The student imitates the teacher where the teacher's answers last, on images that nobody has learned to make."""
@@ -83,8 +94,14 @@ class Stable:
             raise UsageError(f"--devices {ranks.count()}: -s method.grow={s.grow} does not divide among them")
         viewer = Viewer(streams, then=Shaken(s.student_shift, s.student_gain))
 
+        own = None
+        if s.shows_pictures:
+            assert context.pictures is not None, "the settings name a folder"
+            own = Proxy(context.pictures, context.teacher, viewer, context.runtime, streams, 1, Nothing())
+
         def fresh(numbers: range, name: str) -> Tensor:
-            return drawings(numbers, card.input_size, streams, name, s.photos)
+            images = drawings(numbers, card.input_size, streams, name, s.photos)
+            return images if own is None else with_pictures(images, numbers, own, s.pictures)
 
         def judge(images: Tensor, update: int) -> Lasting:
             return lasting(context.teacher, images, s.views, Shaken(s.shift, s.gain), streams, "judged", update)
@@ -104,7 +121,8 @@ class Stable:
         )
         distances = {"smooth-l1": (standardised_l1, "scaled L1"), "kl": (standardised_kl, "scaled KL")}
         parts = {"selection": f"stable in {s.views} views", "replay": "quota of each class"}
-        foreign = ("procedural", *(f"photo {name}" for name in NAMES))
+        foreign = ("procedural", *(f"photo {name}" for name in NAMES), *([] if own is None else [own.pictures.name]))
         optimizer = adamw(context.student, s.student_lr, s.student_weight_decay)
         imitation = Imitation(*distances[s.imitation])
-        return imitating(context, pool, viewer, imitation, optimizer, s.student_schedule, parts, foreign)
+        algorithm = imitating(context, pool, viewer, imitation, optimizer, s.student_schedule, parts, foreign)
+        return replace(algorithm, notes=() if own is None else own.pictures.notes)

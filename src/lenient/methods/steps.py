@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lenient.core import ranks
 from lenient.core.modes import mode
@@ -41,6 +41,8 @@ class GeneratorStep:
     viewer: Viewer
     key: Key
     student_mode: Literal["train", "eval"] = "train"
+    decoder: nn.Module | None = None
+    """Reads the latents back from normalised images, for terms that need it."""
 
     def minimising(self, objective: Objective) -> GeneratorStep:
         """Return the step with another objective."""
@@ -60,7 +62,10 @@ class GeneratorStep:
         selected = self.selection(ranks.gather(confidence_score(answer.logits.detach())))
         weight = ranks.mine(selected.weight)
         answers = {"clean": {"teacher": answer}}
-        batch = Batch(images, weight, {"clean": clean}, answers, drawing.labels, clock)
+        batch = Batch(images, weight, {"clean": clean}, answers, drawing.labels, clock, drawing.latents)
+        if self.decoder is not None and any(need.decoder for need in needs):
+            with context.runtime.autocast():
+                batch.decoded = self.decoder(clean)
         # (3) the training view, and both networks' answers to it
         shown = augment(images, self.viewer.augmentation, context.streams, "generator-view", clock.update)
         same, armed = shown is images, probes_of(needs, "train")
@@ -105,6 +110,10 @@ class StudentStep:
     def learning(self, update: StudentUpdate) -> StudentStep:
         """Return the step with another student update."""
         return replace(self, update=update)
+
+    def fed(self, source: Source) -> StudentStep:
+        """Return the step with another source."""
+        return replace(self, source=source)
 
     def __call__(self, clock: Clock) -> StepOutput:
         """Fill the student's gradients."""

@@ -6,7 +6,7 @@ import copy
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 
 from lenient.core import files, ranks
-from lenient.core.config import flatten, nested
+from lenient.core.config import flatten, merge, nested
 from lenient.core.errors import DamagedError, HealthError, MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.memory import memory_errors
@@ -39,6 +39,7 @@ from lenient.models.checking import check_distillable, heard_batch_norms
 from lenient.models.lending import copied_module
 from lenient.models.names import one_line
 from lenient.models.trust import Trusted, UntrustedSettingError, require
+from lenient.pictures.holding import listed
 from lenient.reporting import write_report
 from lenient.runs.autotune import trial
 from lenient.runs.export import write_student
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lenient")
 
 SAMPLES, PER_CLASS, CLASSES_SHOWN = 512, 8, 20
+PICTURES = "source.proxy_images"
 LAST_K = 10
 """Evaluations averaged in `acc_last_k` (TA-DFKD: the last 10 of 200 on CIFAR-10), at most a fifth, rounded up."""
 
@@ -196,6 +198,8 @@ class Job:
         method = self.method or method_class(self.settings.method.name)(self.settings.method)
         gradient = getattr(method, "needs_gradient", True) or defense_of(self.settings.defense).needs_gradient
         check_distillable(self.teacher, gradient=gradient)
+        if self.settings.pictures_folder is not None:
+            listed(self.settings.pictures_folder)  # refused here rather than after trials
         check_batch_norms(method, self.settings, heard_batch_norms(self.teacher))
         if size_known:
             self.share(ranks.count())
@@ -237,6 +241,7 @@ class Job:
 
     def _identity(self) -> dict[str, Any]:
         facts = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in self.facts.items()}
+        pictures = self.settings.pictures(self.teacher.card.input_size)
         return {
             "teacher": {
                 "source": self.source,
@@ -246,6 +251,7 @@ class Job:
             },
             "student": {"arch": self.student.card.arch, "reason": self.student_reason},
             **({} if self.generator is None else {"generator": {"source": None}}),
+            **({} if pictures is None else {"pictures": {"sha256": pictures.sha256}}),
             "eval_data": self.eval_data,
         }
 
@@ -274,10 +280,7 @@ class Job:
         said = {key if key in asked else f"{key}.name" for key in self.request.explicit()}
         if self.method is not None:
             said |= {key for key in asked if key.startswith("method.")}
-        for key in sorted(said):
-            if key in ("device", "steps") or asked[key] in (stored.get(key), "auto"):
-                continue
-            raise UsageError(f"--resume: {key} is {stored.get(key)!r} in {path}, not {asked[key]!r}; leave it out")
+        _refuse_others(said, asked, stored, path)
         wanted = self._student_of(identity.get("student"), path)
         steps = self._longer(old, path)
         # what is stored is the first rank's own
@@ -286,9 +289,12 @@ class Job:
         if self.method is not None:
             del old["method"]
         self._require_stored(old, path)
-        again = Request(settings={**old, "steps": steps, "device": device}, own=self.request.own)
+        moved = nested({PICTURES: asked[PICTURES]} if PICTURES in said else {})
+        going_on = merge({**old, "steps": steps, "device": device}, moved)
+        again = Request(settings=going_on, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
+        check_pictures(self.settings, self.teacher, identity, f"--resume: {path}")
         if self.request.device is None:
             _check_available(self.settings.device, path / "config.yaml")
         self.settings = decide(self.settings, Request(), self.teacher, self.student, self.builder())
@@ -567,6 +573,23 @@ class Job:
         with _optional("report"):
             write_report(self.folder.path)
         self.folder.mark_done()
+
+
+def _refuse_others(said: Set[str], asked: Mapping[str, Any], stored: Mapping[str, Any], path: Path) -> None:
+    """Refuse settings of which the user `said` other things than a run's are; raises UsageError."""
+    for key in sorted(said):
+        moved = key == PICTURES and stored.get(key) is not None  # whether these are the same is another question
+        if moved or key in ("device", "steps") or asked[key] in (stored.get(key), "auto"):
+            continue
+        raise UsageError(f"--resume: {key} is {stored.get(key)!r} in {path}, not {asked[key]!r}; leave it out")
+
+
+def check_pictures(settings: DistillSettings, teacher: Network, identity: Mapping[str, Any], where: str) -> None:
+    """Refuse to go on with other pictures than those of a run, of which its `identity` tells; raises UsageError."""
+    pictures = settings.pictures(teacher.card.input_size)
+    if pictures is not None and identity.get("pictures", {}).get("sha256") != pictures.sha256:
+        folder = visible(settings.pictures_folder, VALUE)
+        raise UsageError(f"{where} was made with other pictures than {folder} holds now; put them back there")
 
 
 def _check_available(device: str, path: Path) -> None:

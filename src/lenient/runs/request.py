@@ -65,6 +65,7 @@ class Request:
     device: str | None = None
     precision: str | None = None
     select: str | None = None
+    proxy_images: str | None = None
     compile: bool = False
     trust: Trusted = True
     """Which methods, of those that are somebody's code, may be named: all, where the user typed the name."""
@@ -98,6 +99,8 @@ class Request:
             flags["compile"] = True
         if named:
             flags["method"] = {"name": named}
+        if self.proxy_images is not None:
+            flags["source"] = {"proxy_images": self.proxy_images}
         overrides = parse_overrides(self.overrides)
         return [PRESETS.get(self.preset or "standard", {}), *files, flags, *map(_named, (self.settings, overrides))]
 

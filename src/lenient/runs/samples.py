@@ -45,7 +45,7 @@ def write_samples(run: Distillation, teacher: FrozenTeacher, count: int, folder:
             table = csv.writer(file)
             table.writerow(["file", "label", *classes])
             for start in range(0, count, BATCH):
-                images = run.algorithm.source.sample(min(BATCH, count - start), f"sample/{seed}", start).float()
+                images = run.algorithm.drawn.sample(min(BATCH, count - start), f"sample/{seed}", start).float()
                 with torch.no_grad():
                     soft = teacher.respond(teacher.normalize(images)).logits.float().softmax(dim=1).cpu()
                 clipped += float(((images < 0) | (images > 1)).float().mean()) * len(images)

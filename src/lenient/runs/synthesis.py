@@ -68,7 +68,7 @@ def from_teacher(job: Job, count: int, budget: str | None) -> SyntheticImages:
     runtime = settings.runtime()
     with FrozenTeacher(job.teacher, runtime) as frozen:
         run = Distillation(frozen, student, settings, runtime, method=job.builder())
-        source = run.algorithm.source
+        source = run.algorithm.drawn
 
         def done() -> bool:
             enough = len(source) >= count if isinstance(source, Pool) else run.step >= settings.steps
@@ -108,13 +108,14 @@ def _planned(job: Job, student: Network, count: int, budget: str | None) -> Dist
     with untouched_global_rng(), memory_errors(), FrozenTeacher(job.teacher, runtime) as frozen:
         method = copy.deepcopy(job.builder())
         algorithm = Distillation(frozen, _copied(student), settings, runtime, method=method).algorithm
-    if isinstance(algorithm.source, Pool):
-        if algorithm.source.capacity < count:
+    source = algorithm.drawn
+    if isinstance(source, Pool):
+        if source.capacity < count:
             raise UsageError(
-                f"-n {count}: the pool of {settings.method.name} holds {algorithm.source.capacity} images at most; "
-                "raise method.pool_size"
+                f"-n {count}: the pool of {settings.method.name} holds {source.capacity} images at most; "
+                f"raise {source.limit}"
             )
-        rounds = algorithm.source.rounds_for(count)
+        rounds = source.rounds_for(count)
         return settings.model_copy(update={"steps": algorithm.schedule.steps_in(rounds - 1) + 1})
     if budget is None:
         return settings

@@ -66,12 +66,19 @@ def crops(count: int, input_size: tuple[int, int, int], streams: Streams, name: 
 
 def in_these_channels(images: Tensor, channels: int, streams: Streams, name: str, update: int) -> Tensor:
     """Return images (N, 3, H, W) in so many channels: the mean of the colours, or these mixed anew in each image."""
-    if channels == 3:
-        return images
     if channels == 1:
         return images.mean(dim=1, keepdim=True)
-    mixing = torch.rand((len(images), channels, 3), generator=streams.host(f"{name}/channels", update))
-    return torch.einsum("nkc,nchw->nkhw", mixing / mixing.sum(dim=2, keepdim=True), images)
+    mixing = mixing_of(len(images), channels, streams, f"{name}/channels", update)
+    return images if mixing is None else torch.einsum("nkc,nchw->nkhw", mixing.to(images.device), images)
+
+
+def mixing_of(count: int, channels: int, streams: Streams, name: str, update: int = 0) -> Tensor | None:
+    """Return how each of so many images mixes three colours, (count, channels, 3) on the streams' device; None for 1
+    or 3 channels, which need no mixing."""
+    if channels in (1, 3):
+        return None
+    mixing = torch.rand((count, channels, 3), generator=streams.host(name, update))
+    return (mixing / mixing.sum(dim=2, keepdim=True)).to(streams.device)
 
 
 def _crop(picture: Tensor, height: int, width: int, size: float, down: float, across: float, flip: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""A batch of images whose pixels are the parameters (DeepInversion)."""
+"""A batch of images whose pixels are the parameters (DeepInversion, ZSKD)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lenient.synthesis.iterate import Iterate
 
 
 class Pixels(Iterate):
-    """Images (B, C, H, W) in the teacher's normalised space. `draw` turns the number of a batch into those that it
-    starts from."""
+    """Images (B, C, H, W), in pixel units or in the teacher's normalised space. `draw` turns the number of a batch into
+    those that it starts from."""
 
     def __init__(self, draw: Callable[[int], Tensor]) -> None:
         def fresh(number: int) -> dict[str, Tensor]:

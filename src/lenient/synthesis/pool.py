@@ -1,4 +1,5 @@
-"""A pool of finished images, which grows while a run goes on: the source of methods that invert the teacher."""
+"""A pool of finished images, which comes to its end or grows while a run goes on: the source of methods whose images
+are made once."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ class Pool:
     """Images of 8 bit over each one's own range, since inverted ones leave [0, 1]; beyond `capacity` the oldest go.
 
     A batch is drawn from all of them, with replacement. Until there are any, `start(count, name, update)` draws: what
-    trials and the first lines of a history see. `rounds_for` says how many rounds of the schedule bring so many images
-    in, by default one batch a round.
+    trials and the first lines of a history see. `limit` is the setting that the capacity comes from. `rounds_for` says
+    how many rounds of the schedule bring so many images in, by default one batch a round.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class Pool:
         batch_size: int,
         capacity: int,
         start: Callable[[int, str, int], Tensor],
+        limit: str = "method.pool_size",
         rounds_for: Callable[[int], int] | None = None,
     ) -> None:
         self.teacher, self.viewer, self.runtime, self.streams = teacher, viewer, runtime, streams
-        self.batch_size, self.start = batch_size, start
+        self.batch_size, self.start, self.limit = batch_size, start, limit
         self.rounds_for = rounds_for or (lambda count: -(-count // batch_size))
         pixels = torch.empty(0, *teacher.card.input_size, dtype=torch.uint8, device=streams.device)
         self._rows = Rows({"pixels": pixels, "ranges": torch.empty(0, 2, device=streams.device)}, capacity)

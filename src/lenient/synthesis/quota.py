@@ -30,7 +30,7 @@ class Quota:
         held = len(self.pixels)
         all_classes = torch.cat([self.classes, classes])
         all_scores = torch.cat([self.scores, torch.where(scores > 0, scores, -torch.inf).to(self.scores)])
-        stays = (_places(all_classes, all_scores, self.num_classes) < self.most) & (all_scores > -torch.inf)
+        stays = (ranks_within(all_classes, all_scores, self.num_classes) < self.most) & (all_scores > -torch.inf)
         self.scores = torch.where(stays[:held], self.scores, -torch.inf)
         # those that come, one after the other, into the rows that are free: of these there are enough
         order = torch.argsort((~stays[held:]).byte(), stable=True)[:held]
@@ -100,7 +100,7 @@ class Quota:
         self._sort()
 
 
-def _places(classes: Tensor, scores: Tensor, num_classes: int) -> Tensor:
+def ranks_within(classes: Tensor, scores: Tensor, num_classes: int) -> Tensor:
     """Return how many images of its own class are before each, (n,): those of larger scores, or of equal ones that were
     there before."""
     by_score = torch.argsort(scores, descending=True, stable=True)

@@ -28,10 +28,12 @@ class Host(Protocol):
 
 
 class Drawing(NamedTuple):
-    """Images (N, C, H, W) in pixel units, and the classes (N,) a conditional generator was asked for."""
+    """Images (N, C, H, W) in pixel units, the classes (N,) a conditional generator was asked for, and the latents (N,
+    latent_dim)."""
 
     images: Tensor
     labels: Tensor | None
+    latents: Tensor
 
 
 class Sampler:
@@ -71,7 +73,7 @@ class Sampler:
             given.append(self.streams.integers(f"{name}/labels", update, (count,), self.num_classes))
         if not whole:
             given = [ranks.mine(draw) for draw in given]
-        return Drawing(self.draw(*given, generator=generator), given[1] if len(given) > 1 else None)
+        return Drawing(self.draw(*given, generator=generator), given[1] if len(given) > 1 else None, given[0])
 
     def draw(self, *given: Any, generator: Callable[..., Tensor] | None = None) -> Tensor:
         """Return the images (N, C, H, W) of what the generator takes: latents and, where it is conditional, classes."""

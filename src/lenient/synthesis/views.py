@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from lenient.core import ranks
 from lenient.core.crops import cropped
 from lenient.core.seeding import Streams
+from lenient.synthesis.distortions import distorted
 from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import Blocks
 
-Augmentation = Literal["none", "crop-flip", "crop-flip-batch"]
-"""`crop-flip`: zero padding, random crop and horizontal flip per image; `-batch`: one draw for the whole batch."""
+Augmentation = Literal["none", "crop-flip", "crop-flip-batch", "distorted"]
+"""`crop-flip`: zero padding, random crop and horizontal flip per image; `-batch`: one draw for the whole batch.
+`distorted`: one of 106 strong changes per image, see `lenient.synthesis.distortions`."""
 
 View = Callable[[Tensor, Streams, str, int], Tensor]
 """This rank's images (N, C, H, W) in pixel units to what is shown of them, by the key of a random stream."""
@@ -32,6 +34,8 @@ def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, upd
     """
     if kind == "none":
         return images
+    if kind == "distorted":
+        return distorted(images, streams, name, update)
     count, height, width = images.shape[0], images.shape[2], images.shape[3]
     padding = max(1, min(padding, min(height, width) // 8))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from lenient.core.reductions import full
@@ -31,12 +32,26 @@ class Response:
 
     def split(self, first: int) -> tuple[Response, Response]:
         """Return the answers on the `first` images and on the rest, as views; what is of all of them is of neither."""
+        return self.rows(slice(None, first)), self.rows(slice(first, None))
 
-        def part(chosen: slice) -> Response:
-            rows = {kind: kind.rows(found, chosen) for kind, found in self.heard.items()}  # type: ignore[attr-defined]
-            return Response(self.logits[chosen], {kind: found for kind, found in rows.items() if found is not None})
+    def rows(self, chosen: slice | Tensor) -> Response:
+        """Return the answers on some images, by a slice or by their numbers (n,); what is of all of them is left
+        out."""
+        heard = {kind: kind.rows(found, chosen) for kind, found in self.heard.items()}  # type: ignore[attr-defined]
+        return Response(self.logits[chosen], _known(heard))
 
-        return part(slice(None, first)), part(slice(first, None))
+    def joined(self, other: Response) -> Response:
+        """Return the answers on two batches as on one; what is of a batch as a whole is left out."""
+        heard = {
+            kind: kind.joined(found, other.heard[kind])  # type: ignore[attr-defined]
+            for kind, found in self.heard.items()
+            if kind in other.heard
+        }
+        return Response(torch.cat([self.logits, other.logits]), _known(heard))
+
+
+def _known(heard: Mapping[type, Any]) -> dict[type, Any]:
+    return {kind: found for kind, found in heard.items() if found is not None}
 
 
 @dataclass(frozen=True)
@@ -71,8 +86,9 @@ class Batch:
     `images`: (N, C, H, W) in pixel units, the clean view. `inputs[view]`: the view as the teacher saw it, normalised.
     `weight`: (N,) float32 in [0, 1], how far the teacher vouches for each sample. `answers[view][network]`: responses.
     Views are `clean` (as synthesised) and `train` (augmented; the same object as `clean` without augmentation).
-    `labels`: (N,) int64, the classes that a conditional generator was asked for. `drawn`: the maps (N, C, H, W) that
-    the images came from, of a generator whose terms read them. `partners`: where the views show parts of other images.
+    `labels`: (N,) int64, the classes that the images are to show, or (N, K) distributions over the classes.
+    `latents`: (N, d), what a generator drew the images from. `decoded`: (N, d), what a decoder reads of them. `drawn`:
+    the generator's maps on the way, (N, C, H, W) each. `partners`: where the views show parts of other images.
     """
 
     images: Tensor
@@ -81,6 +97,8 @@ class Batch:
     answers: dict[str, dict[str, Response]] = field(default_factory=dict)
     labels: Tensor | None = None
     clock: Clock = Clock()
+    latents: Tensor | None = None
+    decoded: Tensor | None = None
     drawn: Sequence[Tensor] = ()
     partners: Partners | None = None
 
@@ -90,3 +108,22 @@ class Batch:
         if network not in self.answers.get(view, {}):
             raise ValueError(f"the {network} was not asked about the view {view!r}: a term's `needs` have to say so")
         return full(self.answers[view][network].logits)
+
+    def with_others(self, other: Batch, order: Tensor) -> Batch:
+        """Return a batch of images of this one and of another, with what the teacher said of them on both views.
+
+        Args:
+            other: whose views were shown to the same teacher, with the same probes.
+            order: (n,) int64, numbers of images, those of the other one counted on from this one's.
+        """
+
+        def chosen(own: Tensor, others: Tensor) -> Tensor:
+            return torch.cat([own, others])[order]
+
+        inputs = {view: chosen(own, other.inputs[view]) for view, own in self.inputs.items()}
+        answers = {
+            view: {"teacher": own["teacher"].joined(other.answers[view]["teacher"]).rows(order)}
+            for view, own in self.answers.items()
+        }
+        weight = chosen(self.weight, other.weight)
+        return Batch(chosen(self.images, other.images), weight, inputs, answers, clock=self.clock)

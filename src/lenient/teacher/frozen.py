@@ -125,23 +125,46 @@ class FrozenTeacher:
         Raises:
             TeacherError: no linear layer puts the logits out.
         """
-        if self.head is None or self._classifier is None:
+        found = self._find_classifier()
+        if found is None:
             raise TeacherError(
                 "the teacher's logits come from no linear layer, whose input would be the features that this method "
                 "wants; switch that term off knowingly with -s method.activation_weight=0"
             )
+        return found
+
+    def class_weights(self, method: str) -> Tensor:
+        """Return a copy of the weights that lead to each class's logit, (K, d), for a method of that name.
+
+        Raises:
+            TeacherError: no linear layer puts the logits out.
+        """
+        found = self._find_classifier()
+        if found is None:
+            raise TeacherError(
+                f"the teacher's logits come from no linear layer, whose weights {method} draws its targets from; "
+                "take another --method, such as deepinversion"
+            )
+        with self._in_full_precision():
+            weight = found.weight
+            assert isinstance(weight, Tensor), "a linear layer has one"
+            return weight.detach().flatten(1).clone()
+
+    def _find_classifier(self) -> nn.Module | None:
+        if self._classifier is None:
+            with self._in_full_precision():
+                self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
         return self._classifier
 
     @property
     def head(self) -> tuple[Tensor, Tensor] | None:
         """Weight (C, d) and bias (C,) of the layer that turns features into logits, copies in full precision; None
         where no linear layer puts the logits out."""
+        found = self._find_classifier()
+        if found is None:
+            return None
         with self._in_full_precision():
-            if self._classifier is None:
-                self._classifier = classifying_layer(self.module, self._example(), self.card.num_classes)
-            if self._classifier is None:
-                return None
-            weight, bias = self._classifier.weight, self._classifier.bias
+            weight, bias = found.weight, found.bias
             assert isinstance(weight, Tensor), "a linear layer or a convolution has one"
             rows = weight.detach().flatten(1).clone()
             return rows, bias.detach().clone() if isinstance(bias, Tensor) else torch.zeros_like(rows[:, 0])

@@ -31,8 +31,13 @@ class Probe(Protocol[T_co]):
         ...
 
     @staticmethod
-    def rows(heard: Any, chosen: slice) -> T_co | None:
+    def rows(heard: Any, chosen: slice | Tensor) -> T_co | None:
         """Return what was heard of the chosen images; None where it is of the batch as a whole."""
+        ...
+
+    @staticmethod
+    def joined(first: Any, second: Any) -> T_co | None:
+        """Return what was heard of two batches as of one; None where it is of a batch as a whole."""
         ...
 
 
@@ -81,7 +86,11 @@ class BatchNorms:
                 handle.remove()
 
     @staticmethod
-    def rows(heard: tuple[LayerStatistics, ...], chosen: slice) -> None:
+    def rows(heard: tuple[LayerStatistics, ...], chosen: slice | Tensor) -> None:
+        """Return nothing: they are of the batch as a whole."""
+
+    @staticmethod
+    def joined(first: tuple[LayerStatistics, ...], second: tuple[LayerStatistics, ...]) -> None:
         """Return nothing: they are of the batch as a whole."""
 
 
@@ -97,9 +106,14 @@ class Features:
             yield lambda: pooled(heard[-1])
 
     @staticmethod
-    def rows(heard: Tensor, chosen: slice) -> Tensor:
+    def rows(heard: Tensor, chosen: slice | Tensor) -> Tensor:
         """Return those of the chosen images."""
         return heard[chosen]
+
+    @staticmethod
+    def joined(first: Tensor, second: Tensor) -> Tensor:
+        """Return those of both batches."""
+        return torch.cat([first, second])
 
 
 @dataclass(frozen=True)
@@ -123,9 +137,14 @@ class Pooled:
             yield lambda: torch.cat([heard[layer] for layer in self.layers], dim=1)
 
     @staticmethod
-    def rows(heard: Tensor, chosen: slice) -> Tensor:
+    def rows(heard: Tensor, chosen: slice | Tensor) -> Tensor:
         """Return those of the chosen images."""
         return heard[chosen]
+
+    @staticmethod
+    def joined(first: Tensor, second: Tensor) -> Tensor:
+        """Return those of both batches."""
+        return torch.cat([first, second])
 
 
 @dataclass(frozen=True)
@@ -142,9 +161,14 @@ class BatchNormInputs:
             yield lambda: tuple(heard[layer] for layer in self.layers)
 
     @staticmethod
-    def rows(heard: tuple[Tensor, ...], chosen: slice) -> tuple[Tensor, ...]:
+    def rows(heard: tuple[Tensor, ...], chosen: slice | Tensor) -> tuple[Tensor, ...]:
         """Return those of the chosen images."""
         return tuple(maps[chosen] for maps in heard)
+
+    @staticmethod
+    def joined(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return those of both batches."""
+        return tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
 
 
 @dataclass(frozen=True)
@@ -164,6 +188,11 @@ class Blocks:
             yield lambda: tuple(heard[layer] for layer in self.layers)
 
     @staticmethod
-    def rows(heard: tuple[Tensor, ...], chosen: slice) -> tuple[Tensor, ...]:
+    def rows(heard: tuple[Tensor, ...], chosen: slice | Tensor) -> tuple[Tensor, ...]:
         """Return those of the chosen images."""
         return tuple(block[chosen] for block in heard)
+
+    @staticmethod
+    def joined(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return those of both batches."""
+        return tuple(torch.cat(pair) for pair in zip(first, second, strict=True))

@@ -18,6 +18,8 @@ from lenient.methods import DEFAULT, method_class
 from lenient.methods.contract import MethodSettings
 from lenient.models.names import with_whole_path
 from lenient.models.students import Init
+from lenient.pictures.holding import Pictures, held
+from lenient.synthesis.proxy import SourceSettings
 from lenient.training.verdict import HealthSettings
 
 MOST_STEPS = 10**9
@@ -91,6 +93,7 @@ class DistillSettings(Settings):
     """Student steps in one epoch (paper: 360): learning rates, evaluation, the memory bank's writes and CuDFKD's climb
     count in epochs."""
     generator: GeneratorSettings = GeneratorSettings()
+    source: SourceSettings = SourceSettings()
     student: StudentSettings = StudentSettings()
     health: HealthSettings = HealthSettings()
     report: ReportSettings = ReportSettings()
@@ -108,6 +111,27 @@ class DistillSettings(Settings):
     """Student steps between log lines, or updates of others while the student rests."""
     checkpoint_every: int | None = Field(None, ge=1, le=10**9)
     """Student steps between checkpoints; by default one every five minutes."""
+
+    @property
+    def pictures_share(self) -> float:
+        """Share of each student batch from the user's pictures, beside the method's own images; raises UsageError where
+        the settings contradict each other."""
+        return self.source.share(self.method.name, self.method.shows_pictures)
+
+    @property
+    def pictures_folder(self) -> str | None:
+        """The folder of the user's pictures, where any are shown; raises UsageError as `pictures_share` does."""
+        shown = self.pictures_share > 0 or self.method.shows_pictures
+        return self.source.proxy_images if shown else None
+
+    def pictures(self, input_size: tuple[int, int, int]) -> Pictures | None:
+        """Return the user's pictures for a teacher of images (C, H, W), None where none are shown.
+
+        Raises:
+            UsageError: as `pictures_share`, and as `lenient.pictures.holding.held`.
+        """
+        folder = self.pictures_folder
+        return None if folder is None else held(folder, input_size, self.seed, self.source.proxy_memory)
 
     def runtime(self) -> Runtime:
         """Return where and how networks run, once nothing is `auto` any more."""

@@ -29,6 +29,7 @@ from lenient.generators.own import named_factory
 from lenient.methods import method_class
 from lenient.methods.contract import STUDENT, Context, Method, StepOutput, Update
 from lenient.methods.generator import WithGenerator
+from lenient.methods.mixing import mixed
 from lenient.models.card import Network
 from lenient.models.lending import as_it_was, own_grad_mode
 from lenient.models.names import one_line
@@ -123,8 +124,12 @@ class Distillation:
             settings.batch_size,
             settings.steps,
             settings.steps_per_epoch,
+            pictures=settings.pictures(teacher.card.input_size),
         )
-        self.algorithm = defense_of(settings.defense).defend(method.build(self.context), self.context)
+        algorithm = method.build(self.context)
+        if settings.pictures_share > 0:
+            algorithm = mixed(algorithm, self.context, settings.source, settings.pictures_share)
+        self.algorithm = defense_of(settings.defense).defend(algorithm, self.context)
         for name, update in self.algorithm.updates.items():
             check_optimizer(name, update.optimizer)
             update.module.train()
@@ -299,7 +304,7 @@ class Distillation:
     def draws(self) -> Draws:
         """What it takes to draw more of the run's images."""
         own = self.algorithm
-        return Draws(self.teacher, own.source, own.selection, self.settings.batch_size)
+        return Draws(self.teacher, own.drawn, own.selection, self.settings.batch_size)
 
     def _predict(self, images: Tensor) -> Tensor:
         return self.student_logits(images).argmax(dim=1)

@@ -192,7 +192,7 @@ def _synthetic(distillation: Distillation, teacher: FrozenTeacher, count: int, e
 
     def batches() -> Iterator[Tensor]:
         for number, start in enumerate(range(0, count, size)):
-            yield distillation.algorithm.source.sample(min(size, count - start), "bench/features", number).float()
+            yield distillation.algorithm.drawn.sample(min(size, count - start), "bench/features", number).float()
 
     for images in batches():
         with torch.no_grad():

@@ -191,6 +191,11 @@ class Grid:
         taught = all(cell.method in SHOWN for cell in cells) if cells else row.lower().startswith(SHOWN)
         return self.is_baseline(row) and not taught
 
+    def foreign(self, row: str) -> list[str]:
+        """What a row's images come from besides the teacher, as its records say; the oldest do not."""
+        found = (cell.raw.get("foreign") for cell in self.of(row))
+        return unique(str(name) for names in found if isinstance(names, list) for name in names)
+
     def teacher_accuracy(self, teacher: str) -> float:
         """The accuracy of a teacher, NaN while no cell of it has finished."""
         return next((cell.teacher_accuracy for cell in self.of(teacher=teacher)), math.nan)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lenient.bench.report.records import Cell, Grid, Wanted, unique
-from lenient.bench.report.tables import Column, Row, Table, Value, marked
+from lenient.bench.report.tables import FOREIGN, Column, Row, Table, Value, marked
 from lenient.core.numbers import duration, exact, scaled
+from lenient.core.text import NOT_DATA_FREE
 
 REPLAY_METHODS = ("mb-dfkd", "pre-dfkd", "meta-dfkd")
 ORACLE = "† acc_max is an oracle: it was chosen on the test labels."
@@ -24,6 +25,17 @@ CATASTROPHE = (
 
 
 # numbers
+
+
+def with_origins(grid: Grid, table: Table) -> Table:
+    """Return a table of rows with those marked whose images came from elsewhere than the teacher, and from where."""
+    origins = {row: grid.foreign(row) for row in grid.rows}
+    names = unique(name for row in table.rows for name in origins.get(row.name, ()))
+    if table.head != "row" or not names:
+        return table
+    rows = tuple(replace(row, foreign=bool(origins.get(row.name))) for row in table.rows)
+    note = f"{FOREIGN} {NOT_DATA_FREE}: the images come from {', '.join(names)}, too, or alone."
+    return replace(table, rows=rows, notes=(*table.notes, note))
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:

@@ -14,6 +14,8 @@ from lenient.core.text import cell
 
 Better = Literal["high", "low", ""]
 Mark = Literal["best", "second", ""]
+FOREIGN = "‡"
+"""Of a row that is not data-free in the strict sense."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A named row; one that stands `apart` (a baseline) is neither ranked nor marked."""
+    """A named row. One that stands `apart` (a baseline) is neither ranked nor marked; one whose images are `foreign` is
+    called so wherever people read it."""
 
     name: str
     values: tuple[Value, ...]
     apart: bool = False
+    foreign: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name as people read it."""
+        return f"{self.name}{FOREIGN}" if self.foreign else self.name
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def markdown(table: Table) -> str:
     lines += ["| " + " | ".join(map(_md, [table.head, *(c.title for c in table.columns)])) + " |"]
     lines += ["|---|" + "".join("---|" if column.words else "---:|" for column in table.columns)]
     for row in table.rows:
-        name = f"*{_md(row.name)}*" if row.apart else _md(row.name)
+        name = f"*{_md(row.label)}*" if row.apart else _md(row.label)
         lines.append("| " + " | ".join([name, *(_md_value(value) for value in row.values)]) + " |")
     lines += ["", _line(" ".join(table.notes)), "", _line(in_words(table.context))]
     return "\n".join(lines).strip() + "\n"
@@ -175,8 +184,8 @@ def _exact(number: float | str) -> str:
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$",
-    "−": "$-$", "\u202f": r"\,", "†": r"\dag{}", "²": r"\textsuperscript{2}", "×": r"$\times$", "…": r"\ldots{}",
-    '"': "''", "|": r"\textbar{}", "ﬁ": "fi",
+    "−": "$-$", "\u202f": r"\,", "†": r"\dag{}", "‡": r"\ddag{}", "²": r"\textsuperscript{2}", "×": r"$\times$",
+    "…": r"\ldots{}", '"': "''", "|": r"\textbar{}", "ﬁ": "fi",
 }  # fmt: skip
 
 
@@ -197,7 +206,7 @@ def latex(table: Table) -> str:
     for position, row in enumerate(table.rows):
         if row.apart and position and not table.rows[position - 1].apart:
             lines.append(r"\midrule")
-        lines.append(" & ".join([tex(row.name), *map(_tex_value, row.values)]) + r" \\")
+        lines.append(" & ".join([tex(row.label), *map(_tex_value, row.values)]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 

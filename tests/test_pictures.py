@@ -16,8 +16,8 @@ from PIL import Image, PngImagePlugin
 
 from commands import python
 from lenient.core.errors import UsageError
-from lenient.data import pictures
-from lenient.data.pictures import cover, read_picture
+from lenient.pictures import reading
+from lenient.pictures.reading import cover, read_picture
 
 SIDE = 2**15  # its square is 2**30
 
@@ -173,7 +173,7 @@ def test_no_pipe_no_device_and_no_folder_is_a_picture(tmp_path: Path) -> None:
 
 
 def test_the_largest_file_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "BYTES", 50)
+    monkeypatch.setattr(reading, "BYTES", 50)
     (tmp_path / "a.png").write_bytes(saved(flat("RGB", 0)))
     with pytest.raises(UsageError, match="holds more than"):
         read_picture(tmp_path / "a.png", (3, 8, 8))
@@ -183,7 +183,7 @@ def test_a_long_thin_picture_is_cut_before_it_is_enlarged(monkeypatch: pytest.Mo
     values = np.random.default_rng(0).integers(0, 256, (3, 400), dtype=np.uint8)
     for image in (Image.fromarray(values), Image.fromarray(values.T)):
         whole = np.asarray(cover(image, 30, 36), dtype=int)
-        monkeypatch.setattr(pictures, "PIXELS", 2000)
+        monkeypatch.setattr(reading, "PIXELS", 2000)
         cut = np.asarray(cover(image, 30, 36), dtype=int)
         monkeypatch.undo()
         assert cut.shape == whole.shape
@@ -195,7 +195,7 @@ def test_a_long_thin_picture_is_cut_before_it_is_enlarged(monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_no_hostile_picture_takes_a_gibibyte(tmp_path: Path) -> None:
     """Of pictures that are as large as they may be, progressive and in four channels too, and of all above."""
-    side = int(pictures.PIXELS**0.5)
+    side = int(reading.PIXELS**0.5)
     most = Image.new("CMYK", (side, side))
     most.save(tmp_path / "most.jpg", progressive=True)
     most.convert("RGBA").save(tmp_path / "most.png")
@@ -203,7 +203,7 @@ def test_no_hostile_picture_takes_a_gibibyte(tmp_path: Path) -> None:
     for name, content in HOSTILE.items():
         (tmp_path / name).write_bytes(content())
     code = (
-        "import resource, sys; from pathlib import Path; from lenient.data.pictures import *\n"
+        "import resource, sys; from pathlib import Path; from lenient.pictures.reading import *\n"
         "from lenient.core.errors import UsageError\n"
         "def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before = most()\n"
