@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from lenient.core import ranks
 from lenient.core.errors import TeacherError
-from lenient.core.reductions import batch_moments
+from lenient.core.reductions import batch_moments, own_moments
 
 Statistics = Literal["running", "batch"]
 """What batch norms normalise by in eval mode: what they stored in training, or the batch that they are given."""
@@ -30,7 +30,7 @@ def one_batch() -> Iterator[None]:
 
 
 @contextmanager
-def by_batch(layers: Sequence[nn.Module], hear: Heard | None = None) -> Iterator[None]:
+def by_batch(layers: Sequence[nn.Module], hear: Heard | None = None, *, alone: bool = False) -> Iterator[None]:
     """Let batch-norm layers in eval mode normalise by mean and biased variance of their batch, that of all ranks.
 
     While a layer runs, the batch's statistics stand before the stored ones, which are not touched: an attribute of the
@@ -40,14 +40,16 @@ def by_batch(layers: Sequence[nn.Module], hear: Heard | None = None) -> Iterator
     Args:
         layers: with `running_mean` and `running_var`, as `models.probing.batch_norm_layers` finds them.
         hear: told of each run of a layer.
+        alone: this rank's rows are the batch.
 
     Raises:
         TeacherError: a layer computes what it has stored, so that nothing can stand before it.
     """
     before: dict[nn.Module, dict[str, Tensor]] = {}
+    among = 1 if alone else ranks.count()
 
     def show(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        moments = batch_moments(args[0])
+        moments = own_moments(args[0]) if alone else batch_moments(args[0])
         own = vars(layer)
         before[layer] = {name: own[name] for name in STORED if name in own}
         own.update(zip(STORED, moments, strict=True))
@@ -57,7 +59,7 @@ def by_batch(layers: Sequence[nn.Module], hear: Heard | None = None) -> Iterator
                 "for them: normalise by running statistics instead"
             )
         if hear is not None:
-            hear(layer, *moments, args[0].numel() // args[0].shape[1] * ranks.count())
+            hear(layer, *moments, args[0].numel() // args[0].shape[1] * among)
 
     def hide(layer: nn.Module, *_: Any) -> None:
         for name in STORED if layer in before else ():

@@ -88,6 +88,8 @@ Evaluate = Callable[[nn.Module], dict[str, float]]
 """Measures a student in eval mode: returns `accuracy` and, where a teacher was given, `agreement`."""
 
 CHECKPOINT_SECONDS = 300.0
+STATISTICS_IMAGES = 1024
+"""Images that a student's batch-norm statistics are estimated on, or the batch that makes them more."""
 
 
 class Distillation:
@@ -299,6 +301,12 @@ class Distillation:
         probes = (BatchNorms(),) if self.teacher.batch_norms else ()
         answer = self.teacher.respond(self.teacher.normalize(images), probes)
         return self.health.inspect(images, answer, self._predict)
+
+    def statistics_batches(self) -> Iterator[Tensor]:
+        """Yield images of the source, (n, C, H, W) in pixel units, that a student's statistics are estimated on."""
+        size = self.settings.batch_size
+        for number in range(-(-STATISTICS_IMAGES // size)):
+            yield self.algorithm.source.sample(size, "statistics", number)
 
     @property
     def draws(self) -> Draws:
