@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import lenient
-from lenient.core.errors import UsageError
+from lenient.core.errors import TeacherError, UsageError
 from lenient.data import ImageSet, load_data
 from lenient.evaluation import accuracy, evaluate, reestimate
 from lenient.evaluation.statistics import even
+from lenient.losses.distances import cross_entropy, kl_divergence
+from lenient.models import build_student, save_network
 from lenient.models.card import Network
 from lenient.models.lending import copied_module
-from toys import TinyNet, tiny_card, tiny_teacher
+from lenient.runs.request import Request, resolve
+from lenient.training import trainer
+from toys import QUICK, TinyNet, digits_like, distillation, tiny_card, tiny_student, tiny_teacher
 
 
 def of_noise(count: int = 40, seed: int = 0) -> ImageSet:
@@ -153,3 +160,131 @@ def test_images_to_adapt_to_are_counted_and_the_same_ones_each_time():
     assert {measures.estimated_on for measures in found} == {16}
     assert found[0] == found[1]
     assert found[0].nll == pytest.approx(found[2].nll)
+
+
+# students that learned by them
+
+NOISE = {"name": "noise", "student_lr": 0.05, "statistics": "batch"}
+
+
+def test_the_student_learns_what_the_teacher_says_by_statistics_of_the_batch():
+    run = distillation(method=NOISE)
+    _, output = run.take_update()
+    said = output.batch.logits("train", "teacher")
+    inputs = output.batch.inputs["train"]
+    assert torch.equal(said, run.teacher.by("batch").respond(inputs).logits)
+    assert not torch.allclose(said, run.teacher.respond(inputs).logits)
+    assert run.teacher.forwards == 3 * len(inputs)
+
+
+def test_a_defence_asks_the_teacher_by_the_same_statistics(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "lenient.defenses.none.NoDefense.defend", lambda self, algorithm, context: asked.append(context) or algorithm
+    )
+    distillation(method=NOISE)
+    distillation(method={**NOISE, "statistics": "running"})
+    assert [context.teacher.statistics for context in asked] == ["batch", "running"]
+
+
+def test_the_teacher_is_as_it_was_and_one_without_batch_norm_is_refused():
+    teacher = tiny_teacher()
+    before = {key: value.clone() for key, value in teacher.module.state_dict().items()}
+    lenient.distill(teacher, tiny_student(), settings=QUICK | {"method": NOISE})
+    assert all(torch.equal(before[key], value) for key, value in teacher.module.state_dict().items())
+    plain = Network(nn.Sequential(nn.Flatten(), nn.Linear(30, 4)).eval(), tiny_card())
+    with pytest.raises(TeacherError, match=r"0 batch-norm layers.*-s method\.statistics=running"):
+        lenient.distill(plain, tiny_student(), settings=QUICK | {"method": NOISE})
+
+
+def test_the_student_is_delivered_with_statistics_estimated_anew(monkeypatch):
+    monkeypatch.setattr(trainer, "STATISTICS_IMAGES", 40)
+    network = tiny_student()
+    run = distillation(student=network, method=NOISE)
+    while run.step < 6:
+        run.take_update()
+    left = {name: value.clone() for name, value in network.module.state_dict().items()}
+    wanted = copied_module(network.module).eval()
+    images = [run.algorithm.source.sample(8, "statistics", number) for number in range(5)]
+    reestimate([wanted.norm1, wanted.norm2], lambda x: wanted(run.teacher.normalize(x)), images)
+    run.inspect(images[0])
+    result = run.run()
+    assert result.summary.estimated_on == 40
+    assert network.module.training
+    torch.testing.assert_close(network.module.state_dict(), wanted.state_dict())
+    moved = {name for name, value in network.module.state_dict().items() if not torch.equal(value, left[name])}
+    assert {name.split(".")[1] for name in moved} == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_evaluations_on_the_way_are_of_the_student_as_it_would_be_delivered_and_leave_it_as_it_is():
+    run = distillation(method=NOISE, steps=3)
+    seen = {}
+
+    def evaluate_student(student, statistics="running"):
+        seen[statistics] = {name: value.clone() for name, value in student.state_dict().items()}
+        return {"accuracy": {"running": 0.25, "batch": 0.75}[statistics]}
+
+    run.evaluate = evaluate_student
+    while run.step < 3:
+        run.take_update()
+    left = {name: value.clone() for name, value in run.student.state_dict().items()}
+    assert run._measured() == {"accuracy": 0.25, "transductive": 0.75}
+    assert all(torch.equal(left[name], value) for name, value in run.student.state_dict().items())
+    assert not torch.equal(left["norm1.running_mean"], seen["running"]["norm1.running_mean"])
+    run.inspect(torch.rand(8, 1, 6, 5))
+    torch.testing.assert_close(run.run().student.state_dict(), seen["running"])
+
+
+def test_a_student_without_batch_norm_has_nothing_to_estimate():
+    student = Network(nn.Sequential(nn.Flatten(), nn.Linear(30, 4)), tiny_card())
+    assert distillation(student=student, method=NOISE).run().summary.estimated_on is None
+
+
+def test_a_run_says_in_report_card_and_log_what_its_numbers_are_by(tmp_path: Path, caplog):
+    save_network(tmp_path / "teacher.safetensors", digits_like())
+    settings = {key: value for key, value in QUICK.items() if key != "generator"}
+    settings |= {"method": NOISE, "batch_size": 256}
+    student = build_student("lenient:resnet8-half", digits_like().card, seed=0)
+    with caplog.at_level(logging.WARNING, "lenient"):
+        result = lenient.distill(
+            tmp_path / "teacher.safetensors", student.card.arch, output=tmp_path / "run", settings=settings,
+            eval_data="digits",
+        )  # fmt: skip
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert report["estimated_on"] == result.summary.estimated_on == 1024
+    other = report["student"]["transductive"]
+    assert other.keys() == {"accuracy", "agreement", "ece", "nll", "acc_last_k", "acc_max"}
+    found = {
+        by: lenient.evaluate(tmp_path / "run", "digits", statistics=by, device="cpu")
+        for by in ("running", "batch", "synthetic")
+    }
+    assert report["student"]["accuracy"] == pytest.approx(found["running"].accuracy)
+    assert other["accuracy"] == pytest.approx(found["batch"].accuracy)
+    assert found["synthetic"].nll == pytest.approx(found["running"].nll, rel=0.01)  # of the same images, mixed anew
+    said = "estimated anew on 1,024 images of the method's source, so they do not describe real ones"
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    card = (tmp_path / "run" / "student" / "config.json").read_text(encoding="utf-8")
+    assert said in page.replace("&#39;", "'")
+    assert said in json.loads(card)["notes"][-1]
+    assert said in caplog.text
+    assert "by statistics of the test batch: transductive" in page
+
+
+def test_published_settings_are_those_of_the_released_code():
+    settings = resolve(Request(method="noise", recipes=["published"]))
+    assert (settings.steps, settings.batch_size, settings.steps_per_epoch) == (196 * 200, 256, 196)
+    own = settings.method
+    assert (own.distribution, own.statistics, own.student_loss, own.student_optimizer) == (
+        "normal", "batch", "cross-entropy", "adam",
+    )  # fmt: skip
+    optimizer = distillation(method=own.model_dump()).algorithm.updates["student"].optimizer
+    (group,) = optimizer.param_groups
+    assert (type(optimizer), group["lr"], group["betas"]) == (torch.optim.Adam, 1e-3, (0.9, 0.999))
+
+
+def test_soft_cross_entropy_has_the_gradient_of_kl_and_the_teachers_entropy_as_its_least_value():
+    teacher, student = torch.randn(5, 4), torch.randn(5, 4, requires_grad=True)
+    gradients = [torch.autograd.grad(loss(teacher, student).sum(), student) for loss in (cross_entropy, kl_divergence)]
+    torch.testing.assert_close(*gradients)
+    entropy = torch.distributions.Categorical(logits=teacher).entropy()
+    torch.testing.assert_close(cross_entropy(teacher, teacher), entropy)
