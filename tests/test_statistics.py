@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import lenient
+from lenient.bench.record import cell_record
 from lenient.core.errors import TeacherError, UsageError
 from lenient.data import ImageSet, load_data
 from lenient.evaluation import accuracy, evaluate, reestimate
@@ -261,6 +262,14 @@ def test_a_run_says_in_report_card_and_log_what_its_numbers_are_by(tmp_path: Pat
     assert report["student"]["accuracy"] == pytest.approx(found["running"].accuracy)
     assert other["accuracy"] == pytest.approx(found["batch"].accuracy)
     assert found["synthetic"].nll == pytest.approx(found["running"].nll, rel=0.01)  # of the same images, mixed anew
+    spec = {"id": "x", "row": "noise", "method": "noise", "teacher": {"label": "T"}, "student": "s", "seed": 3,
+            "data": "digits"}  # fmt: skip
+    record = cell_record(spec, tmp_path / "run", {}, None, "digits")
+    assert record["estimated_on"] == 1024
+    curve = [value for _, value in record["transductive"]["curve"]]
+    assert curve == pytest.approx([entry["transductive"] for entry in result.history], abs=1e-5)
+    assert record["transductive"]["last"] == curve[-1] == pytest.approx(other["accuracy"], abs=1e-5)
+    assert record["last"] == pytest.approx(found["running"].accuracy, abs=1e-5)
     said = "estimated anew on 1,024 images of the method's source, so they do not describe real ones"
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     card = (tmp_path / "run" / "student" / "config.json").read_text(encoding="utf-8")
