@@ -39,6 +39,7 @@ GAMES: dict[str, dict[str, Any]] = {
     "cudfkd": {},
     "adadfq": {"warm_up": 2},
     "noise": {},
+    "noise, batch statistics": {"statistics": "batch"},
     "photo": {"cutmix": 1.0},
     "proxy": {"cutmix": 1.0, "selection": {"name": "mixture", "quota": 1.5}},
     "zskt, mixed": {},

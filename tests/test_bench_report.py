@@ -45,6 +45,8 @@ from lenient.bench.report.results import (
     gaps,
     in_percent,
     learning,
+    runs,
+    status,
     table_3,
     teachers,
     verdicts,
@@ -122,6 +124,44 @@ def test_methods_are_held_against_the_better_of_the_untaught_students(tmp_path: 
     assert [row.apart for row in table.rows] == [False, True]
     without = [cell for cell in cells if cell["row"] in ("dafl", "real images")]
     assert beyond(grid_of(tmp_path, without), "t") is None
+
+
+def test_a_student_of_the_batchs_statistics_is_measured_twice_and_counted_once(tmp_path: Path) -> None:
+    second = {"last": 0.8, "acc_last_k": 0.9, "acc_max": 0.95, "mean": 0.7, "variance": 0.01}
+    second["curve"] = [[40 * n, 0.8] for n in range(1, 21)]
+    cells = [
+        one("noise images", 0, acc_last_k=0.4, transductive=second, estimated_on=1024),
+        one("real images", 0, acc_last_k=0.99),
+        one("dafl", 0, acc_last_k=0.6),
+        one("mb-dfkd", 0, acc_last_k=0.7),
+    ]
+    grid = grid_of(tmp_path, cells)
+    assert grid.rows == ["dafl", "mb-dfkd", "noise images", "real images"]
+    names = ["dafl", "mb-dfkd", "noise images", "noise images, transductive", "real images"]
+    table = table_3(grid, "t")
+    assert [row.name for row in table.rows] == names
+    said = {row.name: [value.text for value in row.values[:2]] for row in table.rows}
+    assert said["noise images"][0] == "40.00"
+    assert said["noise images, transductive"] == ["90.00", "95.00"]
+    assert [row.apart for row in table.rows] == [False, False, True, True, True]
+    assert table.rows[1].values[0].mark == "best"
+    assert sum("transductive" in note for note in table.notes) == 1
+    meta = learning(grid, "t")
+    assert meta is not None
+    told = {row.name: row.values for row in meta.rows}
+    assert [value.text for value in told["noise images, transductive"]] == ["70.00", "100.00", "95.00", "1 of 1"]
+    clocked = grid_of(tmp_path, [{**cell, "curve_seconds": [float(len(c)) for c in cell["curve"]]} for cell in cells])
+    for others in (gaps(grid, "t", to_teacher=True), by_the_clock(clocked, "t")):
+        assert others is not None
+        assert "noise images, transductive" in [row.name for row in others.rows]
+    above = beyond(grid, "t")
+    assert above is not None
+    assert above.rows[0].values[0].text == "+20.00"
+    assert [row.name for row in status(grid, "t").rows] == grid.rows
+    assert verdicts(grid, "t").rows[0].values[0].text == "2 + 2"
+    assert [row.values[0].text for row in runs(grid, "t").rows].count("noise images") == 1
+    (tmp_path / "again.json").write_text(json.dumps(grid.to_dict()))
+    assert read_grid(tmp_path / "again.json").measured == grid.measured == names
 
 
 def test_verdicts_are_held_against_the_accuracies_behind_them(tmp_path: Path) -> None:

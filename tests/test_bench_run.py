@@ -228,6 +228,9 @@ def test_a_cell_is_known_by_what_determines_it_and_by_nothing_else(tmp_path):
     grid = grid_of(tmp_path)
     settings = settings_of(grid, "noise", 0)
     known = cell_id(settings, TEACHER, "lenient:lenet5", "digits")
+    later = ("statistics", "student_loss", "student_optimizer")
+    before = {key: value for key, value in settings["method"].items() if key not in later}
+    assert len(before) == len(settings["method"]) - 3
     same = [
         cell_id(
             settings | {"device": "cuda", "checkpoint_every": 5, "overlap": True}, TEACHER, "lenient:lenet5", "digits"
@@ -239,6 +242,7 @@ def test_a_cell_is_known_by_what_determines_it_and_by_nothing_else(tmp_path):
         cell_id(dict(reversed(settings.items())), TEACHER, "lenient:lenet5", "digits"),
         # as before there was this setting
         cell_id({k: v for k, v in settings.items() if k != "student"}, TEACHER, "lenient:lenet5", "digits"),
+        cell_id(settings | {"method": before}, TEACHER, "lenient:lenet5", "digits"),
     ]
     assert set(same) == {known}
     others = [
@@ -246,6 +250,9 @@ def test_a_cell_is_known_by_what_determines_it_and_by_nothing_else(tmp_path):
         cell_id(settings | {"steps": 5}, TEACHER, "lenient:lenet5", "digits"),
         cell_id(settings | {"student": {"init": "torch"}}, TEACHER, "lenient:lenet5", "digits"),
         cell_id(settings | {"method": settings["method"] | {"student_lr": 0.3}}, TEACHER, "lenient:lenet5", "digits"),
+        cell_id(
+            settings | {"method": settings["method"] | {"statistics": "batch"}}, TEACHER, "lenient:lenet5", "digits"
+        ),
         cell_id(settings, TEACHER | {"sha256": "b" * 64}, "lenient:lenet5", "digits"),
         cell_id(settings, TEACHER | {"card": CARD | {"mean": [0.2]}}, "lenient:lenet5", "digits"),
         cell_id(settings, TEACHER, "lenient:resnet8", "digits"),

@@ -204,6 +204,13 @@ def test_evaluate(done_run, digits_file, tmp_path):
     found = json.loads(lenient("evaluate", done_run, "--data", "digits", "--json", cwd=tmp_path).stdout)
     report = json.loads((done_run / "report.json").read_text())
     assert found["accuracy"] == pytest.approx(report["student"]["accuracy"], abs=1e-6)
+    assert "statistics   running: as stored" in text
+
+
+def test_evaluate_by_other_statistics(digits_file, tmp_path):
+    asked = ["--statistics", "adapted", "--adapt-to", "digits", "--adapt-images", 64]
+    text = lenient("evaluate", digits_file, "--data", "digits", *asked, cwd=tmp_path).stdout
+    assert "statistics   adapted: estimated anew on real images without labels, 64 of them" in text
 
 
 def test_sample(done_run, tmp_path):

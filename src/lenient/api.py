@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Unpack
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lenient.core import ranks
 from lenient.core.errors import TeacherError, UsageError
@@ -205,6 +207,9 @@ def evaluate(
     teacher: nn.Module | Network | str | Path | None = None,
     split: str = "test",
     data_root: str | Path | None = None,
+    statistics: str = "running",
+    adapt_to: str | ImageSet | Tensor | None = None,
+    adapt_images: int = 256,
     device: str = "auto",
     trust_code: bool = False,
     **facts: Unpack[TeacherFacts],
@@ -217,13 +222,19 @@ def evaluate(
         teacher: measure agreement with it, too.
         split: test, train, fit or holdout.
         data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
+        statistics: by what batch norms normalise: running, batch, adapted or synthetic. That is as stored; by the test
+            images' own, which is transductive; estimated anew on `adapt_to`; or on images that the source of the run
+            draws, where `model` is a run folder. The teacher's are as stored.
+        adapt_to: images to estimate statistics on, for adapted; no label is read. Of a name its training images; a set,
+            or a tensor (N, C, H, W) in pixel units, will do.
+        adapt_images: how many of them. The same ones each time.
         device: auto, cpu, cuda, cuda:N or mps (untested).
         trust_code: run code and visit places that files name; what you name needs no flag.
         facts: those of the model, where they cannot be found.
 
     Raises:
         TeacherError: a network cannot be loaded.
-        UsageError: the data does not fit it.
+        UsageError: the data does not fit it, or statistics that it cannot have.
     """
     from lenient.data import load_data
 
@@ -231,7 +242,51 @@ def evaluate(
     other = None if teacher is None else load_teacher(teacher, trust_code=trust_code)
     if isinstance(data, str):
         data = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
-    return measure(network, data, teacher=other, device=resolve_device(device))
+    images = statistics_images(
+        model, network, statistics, adapt_to, adapt_images, data_root=data_root, device=device, trust_code=trust_code
+    )
+    place = resolve_device(device)
+    return measure(network, data, teacher=other, device=place, statistics=statistics, images=images)
+
+
+def statistics_images(
+    model: nn.Module | Network | str | Path,
+    network: Network,
+    statistics: str,
+    adapt_to: str | ImageSet | Tensor | None,
+    adapt_images: int,
+    *,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    trust_code: bool = False,
+) -> ImageSet | Tensor | None:
+    """Return the images that a network's statistics are estimated on, None where they are not; as `evaluate`.
+
+    Raises:
+        UsageError: images and `statistics` do not go together, or there are none.
+    """
+    from lenient.data import load_data
+
+    if (adapt_to is None) == (statistics == "adapted"):
+        raise UsageError("--adapt-to: goes with --statistics adapted, which needs it")
+    if adapt_images < 2:
+        raise UsageError(f"--adapt-images {adapt_images}: at least 2")
+    if statistics == "synthetic":
+        if not _is_run(model):
+            raise UsageError("--statistics synthetic: name a run folder, whose source draws the images")
+        run, teacher = reopen(Path(model), device, trust_code=trust_code)
+        with teacher, memory_errors():
+            return torch.cat([images.cpu() for images in run.statistics_batches()])
+    if adapt_to is None:
+        return None
+    images = adapt_to
+    if isinstance(images, str):
+        try:
+            images = load_data(images, split="train", root=data_root, input_size=network.card.input_size)
+        except UsageError as error:
+            raise UsageError(re.sub("--data(?!-root)", "--adapt-to", str(error))) from None
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:adapt_images]
+    return images[order] if isinstance(images, Tensor) else images.subset(order)
 
 
 def export(

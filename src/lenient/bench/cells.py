@@ -31,6 +31,7 @@ SINCE: Mapping[str, Any] = {
 }
 SINCE_OF: Mapping[str, Mapping[str, Any]] = {
     "ta-dfkd": {"method.detach_teacher": False},
+    "noise": {"method.statistics": "running", "method.student_loss": "l1", "method.student_optimizer": "sgd"},
     "stable": {"method.pictures": 0.0},
     **{name: {"method.student_optimizer": "sgd"} for name in ("deepinversion", "adi", "fastdfkd")},
 }

@@ -27,7 +27,9 @@ def cell_record(
     the data on this machine is ("CIFAR-10 (JPEG)").
 
     `last`, `mean`, `variance` (of the evaluations themselves, not an estimate), `acc_max` and `curve` are accuracies on
-    test images; `agreement` is with the teacher on them. `log` has one list for each quantity, as long as `step`.
+    test images; `agreement` is with the teacher on them. `transductive` holds the same by statistics of the test batch,
+    of a student that learned by those of its batches and whose own were estimated anew on `estimated_on` images. `log`
+    has one list for each quantity, as long as `step`.
     """
     events = read_metrics(run / "metrics.jsonl")
     end = next((event for event in reversed(events) if event["event"] == "end"), None)
@@ -38,6 +40,7 @@ def cell_record(
         raise damaged(run, "its settings, its end or its evaluations are missing", ANEW)
     machine = RunFolder(run).read_env()
     student, health = end["student"], end["health"]
+    transductive = _transductive(events, student.get("transductive"))
     record = {
         "id": spec["id"],
         "row": spec["row"],
@@ -66,6 +69,7 @@ def cell_record(
         "curve": curve,
         "curve_seconds": [event.get("seconds") for event in events if event["event"] == "eval"],
         "answers": end.get("answers"),
+        **({} if transductive is None else {"estimated_on": end["estimated_on"], "transductive": transductive}),
         "log": logged([event for event in events if event["event"] == "log"]),
         "cost": {
             "seconds": end["seconds"],
@@ -84,6 +88,23 @@ def cell_record(
         record["source"] = {key: value for key, value in pictures.items() if key != "proxy_images"}
     rounded_record: dict[str, Any] = plain(record, significant)
     return rounded_record
+
+
+def _transductive(events: Sequence[Mapping[str, Any]], found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what a student is measured at by statistics of the test batch; None of one that learned by stored ones."""
+    if found is None:
+        return None
+    curve = [[event["step"], event["transductive"]] for event in events if event["event"] == "eval"]
+    accuracies = [value for _, value in curve]
+    return {
+        "last": accuracies[-1],
+        "acc_last_k": found["acc_last_k"],
+        "acc_max": found["acc_max"],
+        "mean": statistics.fmean(accuracies),
+        "variance": statistics.pvariance(accuracies),
+        "agreement": found["agreement"],
+        "curve": curve,
+    }
 
 
 def logged(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

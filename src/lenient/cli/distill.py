@@ -14,7 +14,7 @@ from lenient.cli import flags, options
 from lenient.cli.options import takes
 from lenient.core import numbers
 from lenient.core.errors import HealthError
-from lenient.core.text import NOT_DATA_FREE, visible
+from lenient.core.text import NOT_DATA_FREE, estimated_anew, visible
 
 WIDE = 4096
 """Characters of the longest line that is printed: one may hold a path."""
@@ -238,6 +238,8 @@ def finish(result: Result, folder: Path, say: Any) -> None:
         say(f"          {health.note}")
     if result.summary.foreign is not None:
         say(f"images    of {', '.join(result.summary.foreign)}: {NOT_DATA_FREE}")
+    if result.summary.estimated_on is not None:
+        say(f"norms     {estimated_anew(result.summary.estimated_on)}")
     say(f"time      {duration(result.summary.seconds)}")
     say(f"student   {folder / 'student'}")
     say(f"report    {folder / 'report.html'}")

@@ -25,10 +25,14 @@ def evaluate(
     trust_code: bool,
     data_root: str | None,
     split: str,
+    statistics: str,
+    adapt_to: str | None,
+    adapt_images: int,
     device: str,
     as_json: bool,
 ) -> None:
     """Measure MODEL on labelled images: accuracy, calibration, agreement with a teacher, latency."""
+    from lenient.api import statistics_images
     from lenient.core.runtime import resolve_device
     from lenient.data import load_data
     from lenient.evaluation import evaluate as measure
@@ -40,7 +44,11 @@ def evaluate(
     other = load_teacher(teacher, trust_code=trust_code) if teacher else None
     place = resolve_device(device)
     images = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
-    found: dict[str, Any] = measure(network, images, teacher=other, device=place).to_dict()
+    to_estimate_on = statistics_images(
+        model, network, statistics, adapt_to, adapt_images, data_root=data_root, device=device, trust_code=trust_code
+    )
+    measured = measure(network, images, teacher=other, device=place, statistics=statistics, images=to_estimate_on)
+    found: dict[str, Any] = measured.to_dict()
     found["latency"] = latency(network.module, network.card.input_size, device=place)
     for note in [*network.card.notes, *images.notes, *filter(None, [found["note"]])]:
         print(f"note         {visible(note, NOTE)}", file=sys.stderr)
@@ -48,6 +56,7 @@ def evaluate(
         print(json.dumps(found, indent=2))
         return
     print(f"images       {found['n']} ({visible(data)}, {split})")
+    print(f"statistics   {_statistics(statistics, found['estimated_on'])}")
     print(f"accuracy     {found['accuracy']:.2%}")
     if found["top5"] is not None:
         print(f"top-5        {found['top5']:.2%}")
@@ -57,3 +66,10 @@ def evaluate(
     timed = found["latency"]
     for batch, value in timed["milliseconds"].items():
         print(f"latency      {value:.2f} ms for a batch of {batch} on {timed['device']} ({timed['threads']} threads)")
+
+
+def _statistics(name: str, images: int | None) -> str:
+    """Say what the batch norms normalised by."""
+    from lenient.evaluation import MEASURED_BY
+
+    return f"{name}: {MEASURED_BY[name]}" + ("" if images is None else f", {images} of them")

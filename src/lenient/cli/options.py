@@ -177,6 +177,11 @@ EVALUATE = {
     "trust_code": TRUST_CODE,
     "data_root": DATA_ROOT,
     "split": Option("test, train, fit or holdout.", metavar="NAME", default="test"),
+    "statistics": Option(
+        "By what batch norms normalise: running, batch, adapted or synthetic.", metavar="NAME", default="running"
+    ),
+    "adapt_to": Option("Images to estimate statistics on, for adapted; no label is read.", metavar="DATA"),
+    "adapt_images": Option("How many of them.", metavar="N", default=256),
     "device": replace(DEVICE, default="auto"),
     "as_json": AS_JSON,
 }

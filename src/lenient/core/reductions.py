@@ -46,7 +46,7 @@ def batch_moments(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor,
     With `weight` (N,), positions of a sample count with its weight.
     """
     if weight is None:
-        mean, variance = _Moments.apply(values)
+        mean, variance = own_moments(values)
         if ranks.count() == 1:
             return mean, variance
         means, variances = ranks.stacked(torch.stack([mean, variance])).unbind(dim=1)
@@ -57,6 +57,12 @@ def batch_moments(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor,
     mean = batch_sum(torch.einsum("n,ncp->nc", weight, flat)) / total
     centred = flat - mean.view(1, -1, 1)
     return mean, batch_sum(torch.einsum("n,ncp->nc", weight, centred * centred)) / total
+
+
+def own_moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `batch_moments` does, of this rank's rows alone: for what one rank looks at by itself."""
+    mean, variance = _Moments.apply(values)
+    return mean, variance
 
 
 class _Moments(torch.autograd.Function):

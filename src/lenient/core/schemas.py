@@ -183,6 +183,7 @@ class _Network(Stored):
     params: Count | None = None
     bytes: Count | None = None
     accuracy: Share | None = None
+    transductive: Annotated[dict[Text, Amount | None], Field(max_length=100)] | None = None
 
 
 class Summary(Stored):
@@ -194,6 +195,7 @@ class Summary(Stored):
     images_synthesized: Count | None = None
     teacher_forwards: Count | None = None
     foreign: Annotated[list[Text], Field(max_length=100)] | None = None
+    estimated_on: Count | None = None
     seconds: Amount | None = None
     health: Health | None = None
     answers: Annotated[dict[Text, Answers], Field(max_length=100)] | None = None
@@ -238,6 +240,7 @@ class Evaluation(Line):
     step: Count
     seconds: Annotated[Amount, Field(ge=0)] | None = None
     accuracy: Share | None = None
+    transductive: Share | None = None
     agreement: Share | None = None
 
 

@@ -13,6 +13,14 @@ NOTE = 600
 """Characters of the longest note that a command prints."""
 NOT_DATA_FREE = "not data-free in the strict sense"
 """What is said of a student that learned from other images than those that the teacher gave rise to."""
+NOT_OF_REAL_IMAGES = "so they do not describe real ones; lenient evaluate --statistics adapted measures it with some"
+"""What is said of statistics that were estimated anew on images of a method's source."""
+
+
+def estimated_anew(images: int) -> str:
+    """Say what a student's batch norms have stored that learned with statistics of the batch."""
+    return f"batch-norm statistics estimated anew on {images:,} images of the method's source, {NOT_OF_REAL_IMAGES}"
+
 
 _FORMULA = tuple("=+-@＝＋－＠")  # what spreadsheets compute
 _MARKDOWN = {"<": "&lt;", **{sign: f"\\{sign}" for sign in "\\|*_[`"}}

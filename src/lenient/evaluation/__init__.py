@@ -3,9 +3,11 @@
 from lenient.evaluation.cost import latency, num_bytes
 from lenient.evaluation.measures import Measures, accuracy, agreement, evaluate
 from lenient.evaluation.running import classifier_of, in_eval_mode
+from lenient.evaluation.statistics import MEASURED_BY, reestimate
 from lenient.models.card import parameters
 
 __all__ = [
+    "MEASURED_BY",
     "Measures",
     "accuracy",
     "agreement",
@@ -15,4 +17,5 @@ __all__ = [
     "latency",
     "num_bytes",
     "parameters",
+    "reestimate",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,8 @@ from lenient.core.errors import UsageError
 from lenient.core.numbers import plain
 from lenient.core.runtime import Runtime
 from lenient.evaluation.order import other_order
-from lenient.evaluation.running import answers, check_fits, classifier_of, in_eval_mode
+from lenient.evaluation.running import Asked, answers, check_fits, classifier_of, in_eval_mode
+from lenient.evaluation.statistics import check_statistics, even, mixed, normalising, reestimate, shown
 from lenient.models.card import Network
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Measures:
 
     `nll` is the mean negative log-likelihood in nats; `ece` the expected calibration error over 15 equal bins of the
     top probability; `top5` is None for five classes or fewer, `agreement` without a teacher, and the entry of a class
-    without images. `note` says so where the classes seem to be in another order than the network's.
+    without images. `note` says so where the classes seem to be in another order than the network's. `statistics` says
+    what the network's batch norms normalised by, `estimated_on` on how many images that was estimated anew.
     """
 
     n: int
@@ -40,6 +42,8 @@ class Measures:
     agreement: float | None
     per_class_accuracy: dict[str, float | None]
     note: str | None = None
+    statistics: str = "running"
+    estimated_on: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; a number that is not finite becomes None."""
@@ -55,15 +59,30 @@ def evaluate(
     batch_size: int = 512,
     device: str | torch.device = "cpu",
     precision: str = "32",
+    statistics: str = "running",
+    images: ImageSet | Tensor | None = None,
 ) -> Measures:
     """Measure a classifier, and with `teacher` the share of images on which both give the same class.
 
     A `Network` brings its normalisation; a bare module must take pixels in [0, 1] and return logits (B, K). Both run in
     eval mode without gradients and are afterwards on the device and in the modes they came in.
 
+    Args:
+        network: what is measured.
+        data: labelled images.
+        teacher: normalises by what it has stored, whatever `statistics` is.
+        batch_size: of the forwards; with `statistics="batch"` they are of about 256 mixed images.
+        device: where.
+        precision: 32 or bf16.
+        statistics: running, batch, adapted or synthetic: what the network's batch norms normalise by; see
+            `lenient.evaluation.statistics`.
+        images: on which statistics are estimated anew (`adapted`, `synthetic`): without labels, a tensor (N, C, H, W)
+            in pixel units or a set whose labels are not looked at.
+
     Raises:
-        UsageError: no images, or images or classes that do not fit the network.
+        UsageError: no images, or images or classes that do not fit the network; statistics that it has not.
     """
+    check_statistics(statistics, network, images is not None)
     runtime = Runtime(torch.device(device), precision)
     networks = [network] if teacher is None else [network, teacher]
     if len(data) == 0:
@@ -73,9 +92,29 @@ def evaluate(
         for each in networks:
             check_fits(each, data)
         running = [stack.enter_context(in_eval_mode(classifier_of(each), runtime.device)) for each in networks]
-        for logits, labels in answers(running, data, batch_size, runtime):
+        if images is not None:
+            _estimate(network, running[0], images, runtime)
+        for logits, labels in answers(running, *_asked_by(statistics, network, data, batch_size, runtime)):
             tally.add(logits[0], labels, logits[1] if teacher is not None else None)
-    return tally.measures(data.classes)
+    found = tally.measures(data.classes)
+    return replace(found, statistics=statistics, estimated_on=None if images is None else len(images))
+
+
+def _asked_by(
+    statistics: str, network: Network | nn.Module, data: ImageSet, batch_size: int, runtime: Runtime
+) -> tuple[ImageSet, int, Runtime, list[nn.Module]]:
+    """Return what `answers` is told: images in order, size of batches, runtime, layers that normalise by each batch."""
+    if statistics == "batch":
+        return mixed(data), even(len(data)), runtime, normalising(network)
+    return data, batch_size, runtime, []
+
+
+def _estimate(network: Network | nn.Module, classifier: nn.Module, images: ImageSet | Tensor, runtime: Runtime) -> None:
+    """Estimate the statistics anew that a network in eval mode has stored."""
+    if len(images) < 2:
+        raise UsageError("statistics are estimated on two images at least; give more")
+    asked = Asked(classifier, runtime, whole=True)
+    reestimate(normalising(network), asked.logits, shown(images, runtime.device))
 
 
 def accuracy(
@@ -85,12 +124,15 @@ def accuracy(
     batch_size: int = 512,
     device: str | torch.device = "cpu",
     precision: str = "32",
+    statistics: str = "running",
 ) -> float:
-    """Return only the share of right answers, in [0, 1]; otherwise as `evaluate`."""
+    """Return only the share of right answers, in [0, 1]; else as `evaluate`, by `running` statistics or `batch`."""
+    check_statistics(statistics, network, False)
     runtime = Runtime(torch.device(device), precision)
     check_fits(network, data)
     with in_eval_mode(classifier_of(network), runtime.device) as classifier:
-        right = [(out[0].argmax(1) == labels).sum() for out, labels in answers([classifier], data, batch_size, runtime)]
+        found = answers([classifier], *_asked_by(statistics, network, data, batch_size, runtime))
+        right = [(out[0].argmax(1) == labels).sum() for out, labels in found]
     return int(torch.stack(right).sum()) / len(data)
 
 

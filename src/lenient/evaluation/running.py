@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lenient.core.batch_norm import by_batch
 from lenient.core.errors import LenientError, UsageError
 from lenient.core.memory import out_of_memory
 from lenient.core.runtime import Runtime
@@ -60,37 +61,55 @@ def check_fits(network: Network | nn.Module, data: ImageSet) -> None:
 
 
 def answers(
-    classifiers: list[nn.Module], data: ImageSet, batch_size: int, runtime: Runtime
+    classifiers: list[nn.Module],
+    data: ImageSet,
+    batch_size: int,
+    runtime: Runtime,
+    by_batch_norms: Sequence[nn.Module] = (),
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Yield (float32 logits (B, K) of each classifier, labels (B,)) over the data in order, without gradients.
 
     No batch is of one image, which not every network takes, unless there is but one. Images come to each classifier
-    in the order of dimensions that it takes.
+    in the order of dimensions that it takes. The first one's `by_batch_norms` normalise by each batch.
 
     Raises:
         UsageError: a classifier does not take the images.
     """
     while batch_size > 2 and len(data) % batch_size == 1:
         batch_size -= 1
-    asked = [_Asked(classifier, runtime) for classifier in classifiers]
+    layers = [by_batch_norms, *[()] * (len(classifiers) - 1)]
+    asked = [Asked(classifier, runtime, own) for classifier, own in zip(classifiers, layers, strict=True)]
     for images, labels in data.batches(batch_size, device=runtime.device):
         with torch.no_grad(), own_grad_mode():
             logits = [one.logits(images) for one in asked]
         yield logits, labels
 
 
-class _Asked:
-    """A classifier, asked in channels-last order as long as it takes that."""
+class Asked:
+    """A classifier, asked in channels-last order as long as it takes that.
 
-    def __init__(self, classifier: nn.Module, runtime: Runtime) -> None:
-        self.classifier, self.runtime = classifier, runtime
+    Its `by_batch_norms` normalise by each batch.
+
+    `whole`: a batch is never asked in parts, which have other statistics; so it is, too, where layers normalise by it.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        runtime: Runtime,
+        by_batch_norms: Sequence[nn.Module] = (),
+        *,
+        whole: bool = False,
+    ) -> None:
+        self.classifier, self.runtime, self.layers = classifier, runtime, by_batch_norms
+        self.whole = whole or bool(by_batch_norms)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the answer in float32; a batch that does not fit into memory goes in halves."""
         try:
             return self._forward(images)
         except torch.OutOfMemoryError:
-            if len(images) == 1:
+            if len(images) == 1 or self.whole:
                 raise
         except Exception as error:
             if isinstance(error, LenientError) or out_of_memory(error):
@@ -105,6 +124,6 @@ class _Asked:
         return self.logits(images)
 
     def _forward(self, images: Tensor) -> Tensor:
-        with self.runtime.autocast():
+        with self.runtime.autocast(), by_batch(self.layers, alone=True) if self.layers else nullcontext():
             answer: Tensor = self.classifier(self.runtime.images(images))
         return answer.float()

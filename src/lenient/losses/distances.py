@@ -39,6 +39,14 @@ def swapped_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Te
     return kl_divergence(student, teacher, temperature)
 
 
+def cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
+    """-sum P_teacher log P_student in nats, summed over classes.
+
+    Its gradient is that of the KL divergence at temperature 1; its least value is the teacher's entropy, not 0.
+    """
+    return -(F.softmax(teacher, dim=1) * F.log_softmax(student, dim=1)).sum(dim=1)
+
+
 def unscaled_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
     """KL(P_teacher || P_student) of softened predictions in nats, summed over classes, not times temperature squared.
 

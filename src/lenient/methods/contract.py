@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lenient.core.batch_norm import Statistics
 from lenient.core.config import Settings
 from lenient.core.errors import UsageError
 from lenient.core.rates import Curve, one_cycle, rate_factor
@@ -332,6 +333,9 @@ class Algorithm:
     """Share of the student's steps, its last, that cost more than those before: trials look at both."""
     foreign: Sequence[str] = ()
     """What the images come from besides the teacher: such a student is not data-free in the strict sense."""
+    statistics: Statistics = "running"
+    """What the teacher's batch norms normalise by as the student learns. By the batch the student learns what only a
+    batch can say, and its own are estimated anew before it is measured or delivered."""
     images: Source | None = None
     """Where the method's own images come from, where the student's batches hold others, too."""
 

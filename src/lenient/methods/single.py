@@ -34,7 +34,7 @@ class SingleStudentSettings(MethodSettings):
     """Settings of TA-DFKD's student."""
 
     student_lr: float = Field(0.2, ge=0, le=1e3)
-    """Learning rate of the student's SGD."""
+    """Learning rate of the student."""
     student_momentum: float = Field(0.9, ge=0, lt=1)
     """Its momentum."""
     student_weight_decay: float = Field(5e-4, ge=0, le=1e6)
@@ -44,14 +44,21 @@ class SingleStudentSettings(MethodSettings):
 
 
 def single_student(
-    context: Context, settings: SingleStudentSettings, draw: Callable[[int, str, int], Tensor]
+    context: Context,
+    settings: SingleStudentSettings,
+    draw: Callable[[int, str, int], Tensor],
+    imitation: Imitation | None = None,
+    optimizer: Optimizer | None = None,
 ) -> Algorithm:
-    """Return the algorithm of a student that imitates the teacher, by the L1 distance of logits, on images that
-    `draw(count, name, update)` returns."""
+    """Return the algorithm of a student that imitates the teacher on images that `draw(count, name, update)` returns.
+
+    It does so by the L1 distance of logits and with SGD, unless others are given.
+    """
     s, viewer = settings, Viewer(context.streams)
     source = Fresh(draw, context.teacher, viewer, context.batch_size, s.name)
-    optimizer = sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
-    return imitating(context, source, viewer, Imitation(logit_l1, "L1"), optimizer, s.student_schedule)
+    imitation = imitation or Imitation(logit_l1, "L1")
+    optimizer = optimizer or sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
+    return imitating(context, source, viewer, imitation, optimizer, s.student_schedule)
 
 
 def imitating(
@@ -67,7 +74,7 @@ def imitating(
     """Return the algorithm of a student that imitates the teacher on a source's images.
 
     Args:
-        context: teacher, student, device and streams.
+        context: teacher, in the view that answers, student, device and streams.
         source: of the images.
         viewer: how they are shown.
         imitation: what the student minimises.
@@ -81,4 +88,5 @@ def imitating(
     step = StudentStep(source, NoReplay(), update, context.teacher, viewer, context.runtime)
     updates = {STUDENT: Update(context.student, optimizer, step, rate=learning_rate(schedule))}
     told = {**(parts or {}), "update": update.label}
-    return Algorithm(updates, Schedule(Phase(((STUDENT, 1),))), source, objective, parts=told, foreign=foreign)
+    schedule_of_steps, by = Schedule(Phase(((STUDENT, 1),))), context.teacher.statistics
+    return Algorithm(updates, schedule_of_steps, source, objective, parts=told, foreign=foreign, statistics=by)

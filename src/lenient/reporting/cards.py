@@ -116,6 +116,12 @@ def _accuracy(summary: dict[str, Any]) -> Card:
         notes.append(f"best of all evaluations {percent(student['acc_max'])}: an oracle, chosen on the test set")
     if known(student.get("agreement")):
         notes.append(f"names the teacher's class on {percent(student['agreement'])} of the test set")
+    transductive = _mapping(student.get("transductive")).get("accuracy")
+    if known(transductive):
+        notes.append(
+            f"{percent(transductive)} by statistics of the test batch: transductive, for each answer depends on the "
+            "other test images"
+        )
     if known(noise):
         notes.append("the noise student saw only noise images, for as many steps: the method is worth what it adds")
     return Card("Accuracy", percent(headline), "of the test set", bars, tuple(notes), True)

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from lenient.core.config import flatten
 from lenient.core.numbers import exact, figures, known, number, percent
-from lenient.core.text import NOT_DATA_FREE
+from lenient.core.text import NOT_DATA_FREE, estimated_anew
 from lenient.reporting.cards import cards
 from lenient.reporting.collect import Event, RunRecord
 from lenient.reporting.figures import Series, class_bars, curves, mixture, series
@@ -74,13 +74,15 @@ def render(record: RunRecord) -> str:
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    foreign = summary.get("foreign")
+    foreign, estimated = summary.get("foreign"), summary.get("estimated_on")
+    norms = None if estimated is None else estimated_anew(int(estimated))
     named = (
         ("method", summary["method"]),
         ("teacher", summary["teacher"]["arch"]),
         ("student", summary["student"]["arch"]),
         ("seed", summary["seed"]),
         ("images", f"of {', '.join(foreign)}: {NOT_DATA_FREE}" if foreign else None),
+        ("norms", norms),
     )
     return [(name, str(value)) for name, value in named if value is not None]
 

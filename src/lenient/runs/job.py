@@ -24,7 +24,7 @@ from lenient.core.memory import memory_errors
 from lenient.core.runtime import Runtime, resolve_device
 from lenient.core.schemas import Report, read_json
 from lenient.core.seeding import untouched_global_rng
-from lenient.core.text import NOT_DATA_FREE, VALUE, visible
+from lenient.core.text import NOT_DATA_FREE, VALUE, estimated_anew, visible
 from lenient.defenses import defense_of
 from lenient.evaluation import Measures, latency
 from lenient.evaluation.running import check_fits
@@ -66,6 +66,8 @@ log = logging.getLogger("lenient")
 
 SAMPLES, PER_CLASS, CLASSES_SHOWN = 512, 8, 20
 PICTURES = "source.proxy_images"
+TRANSDUCTIVE = ("accuracy", "agreement", "ece", "nll")
+"""What is also measured by statistics of the test batch, of a student that learned by such."""
 LAST_K = 10
 """Evaluations averaged in `acc_last_k` (TA-DFKD: the last 10 of 200 on CIFAR-10), at most a fifth, rounded up."""
 
@@ -474,9 +476,9 @@ class Job:
 
         data = self.data
 
-        def measure(student: nn.Module) -> dict[str, float]:
+        def measure(student: nn.Module, statistics: str = "running", /) -> dict[str, float]:
             network = Network(student, self.student.card)
-            right = accuracy(network, data, device=runtime.device, precision=runtime.precision)
+            right = accuracy(network, data, device=runtime.device, precision=runtime.precision, statistics=statistics)
             return {"accuracy": right}
 
         return measure
@@ -529,6 +531,9 @@ class Job:
             of_student = summary.student
             of_student.accuracy, of_student.agreement = found.accuracy, found.agreement
             of_student.ece, of_student.nll = found.ece, found.nll
+            if summary.estimated_on is not None:
+                other = self._measure(self.student, runtime, self.teacher, "batch")
+                of_student.transductive = {name: getattr(other, name) for name in TRANSDUCTIVE}
 
     def _latency(self, runtime: Runtime) -> dict[str, Any]:
         timed = {
@@ -541,11 +546,20 @@ class Job:
             "threads": timed["student"]["threads"],
         }
 
-    def _measure(self, network: Network, runtime: Runtime, teacher: Network | None = None) -> Measures:
+    def _measure(
+        self, network: Network, runtime: Runtime, teacher: Network | None = None, statistics: str = "running"
+    ) -> Measures:
         from lenient.evaluation import evaluate
 
         assert self.data is not None, "asked for without --eval-data"
-        found = evaluate(network, self.data, teacher=teacher, device=runtime.device, precision=runtime.precision)
+        found = evaluate(
+            network,
+            self.data,
+            teacher=teacher,
+            device=runtime.device,
+            precision=runtime.precision,
+            statistics=statistics,
+        )
         if network is self.teacher and found.note is not None:
             log.warning("--eval-data %s: %s", self.eval_data, found.note)
         return found
@@ -558,7 +572,10 @@ class Job:
         note = f"distilled without data {how}"
         if foreign is not None:
             note = f"distilled {how} on images of {', '.join(foreign)}: {NOT_DATA_FREE}"
-        notes = (note,)
+        estimated = result.summary.estimated_on
+        notes = (note,) if estimated is None else (note, estimated_anew(estimated))
+        for text in notes[1:]:
+            log.warning("the student's %s", text)
         self.student = Network(self.student.module, replace(self.student.card, notes=notes))
         write_student(path / "student", self.student, warn)
         if images is not None:
@@ -624,7 +641,14 @@ def warn(text: str) -> None:
 
 def last_and_best(history: Sequence[Mapping[str, Any]], student: NetworkSummary) -> None:
     """Note the mean of the last `k` evaluations, and the best one, an oracle that saw the test set."""
-    values = [entry["accuracy"] for entry in history]
-    if values:
-        student.k = min(LAST_K, -(-len(values) // 5))
-        student.acc_last_k, student.acc_max = sum(values[-student.k :]) / student.k, max(values)
+    if history:
+        student.k = min(LAST_K, -(-len(history) // 5))
+        student.acc_last_k, student.acc_max = _last_and_best(history, "accuracy", student.k)
+    if student.transductive is not None and student.k is not None:
+        last, best = _last_and_best(history, "transductive", student.k)
+        student.transductive |= {"acc_last_k": last, "acc_max": best}
+
+
+def _last_and_best(history: Sequence[Mapping[str, Any]], key: str, k: int) -> tuple[float, float]:
+    values = [float(entry[key]) for entry in history]
+    return sum(values[-k:]) / k, max(values)

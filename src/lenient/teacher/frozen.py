@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lenient.core import ranks
+from lenient.core.batch_norm import Statistics, by_batch
 from lenient.core.errors import TeacherError, UsageError
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import untouched_global_rng
@@ -33,10 +34,15 @@ T = TypeVar("T")
 class FrozenTeacher:
     """A view of a classifier in eval mode and full precision whose weights get no gradient.
 
+    Its batch norms normalise by what they stored in training, or, in the view `by("batch")`, by each batch.
+
     Use it as a context manager: on leaving, the module has the tensors (device, dtype, strides, values), the mode of
     each submodule, the `requires_grad` flags and the hooks that it came with. It is asked as its `behaviour`, which
     `check_classifier` finds out, needs it: on contiguous tensors, on copies, its state put back after each forward.
     """
+
+    statistics: Statistics = "running"
+    """What its batch norms normalise by."""
 
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self.network = network
@@ -44,8 +50,7 @@ class FrozenTeacher:
         self.card: Card = network.card
         self._behaviour = network.behaviour
         self.runtime = network.behaviour.applied(runtime)
-        self.forwards = 0
-        """Images the teacher was asked about, for the report of costs."""
+        self._asked = [0]
         self._loan = ExitStack()
         self._asking = threading.Lock()
 
@@ -59,8 +64,35 @@ class FrozenTeacher:
     def twin(self) -> FrozenTeacher:
         """Return the same teacher with a count of its own, to be asked on another thread; one is answered at a time."""
         other = copy.copy(self)
-        other.forwards = 0
+        other._asked = [0]
         return other
+
+    def by(self, statistics: Statistics) -> FrozenTeacher:
+        """Return a view of the same teacher, with the same count, whose batch norms normalise by `statistics`.
+
+        By those of the batch, an image's logits depend on the other images of it; buffers stay as they are, and all but
+        the batch norms stays in eval mode.
+
+        Raises:
+            TeacherError: it has no batch norm, or none that runs, to which that would make a difference.
+        """
+        if statistics == "batch" and not self.batch_norms:
+            raise TeacherError(
+                "the teacher has 0 batch-norm layers, so that statistics of the batch are without effect; "
+                "use -s method.statistics=running"
+            )
+        view = copy.copy(self)
+        view.statistics = statistics
+        return view
+
+    @property
+    def forwards(self) -> int:
+        """Images the teacher was asked about, for the report of costs."""
+        return self._asked[0]
+
+    @forwards.setter
+    def forwards(self, images: int) -> None:
+        self._asked[0] = images
 
     def _settle(self) -> None:
         shape = (1, self.card.input_size[0], 1, 1)
@@ -205,7 +237,7 @@ class FrozenTeacher:
             module = copied_module(self.module)
         drop_hooks(module)
         change(module)
-        return FrozenTeacher(Network(module, self.card, self._behaviour), self.runtime).__enter__()
+        return FrozenTeacher(Network(module, self.card, self._behaviour), self.runtime).__enter__().by(self.statistics)
 
     def _example(self, count: int = 2) -> Tensor:
         return self.runtime.images(torch.zeros(count, *self.card.input_size))
@@ -226,7 +258,10 @@ class FrozenTeacher:
             armed.enter_context(self.runtime.autocast())
             armed.enter_context(own_grad_mode())
             armed.enter_context(unchanged(self.module, self._behaviour.changes))
-            output = (self.module if probes else self._plain)(self.runtime.inputs(inputs))
+            plain = not probes and self.statistics == "running"  # in a compiled forward the stored ones are constants
+            if self.statistics == "batch":
+                armed.enter_context(by_batch(self.batch_norms))
+            output = (self._plain if plain else self.module)(self.runtime.inputs(inputs))
         return Response(self._logits(output), {kind: heard() for kind, heard in listening.items()})
 
     def heard(self, probe: Probe[T]) -> T:

@@ -38,6 +38,9 @@ class NetworkSummary:
     k: int | None = None
     acc_max: float | None = None
     """The best evaluation: an oracle, for it saw the test set."""
+    transductive: dict[str, float | None] | None = None
+    """The same measures by statistics of the test batch, of a student that learned by those of the batch: each answer
+    depends on the other test images."""
 
 
 @dataclass
@@ -61,6 +64,9 @@ class Summary:
     """Images that the teacher was asked about."""
     foreign: tuple[str, ...] | None = None
     """What the images came from besides the teacher; None where the run was data-free in the strict sense."""
+    estimated_on: int | None = None
+    """Images of the source on which the delivered student's batch-norm statistics were estimated anew; None where they
+    are as training left them."""
     answers: dict[str, dict[str, float]] | None = None
     """How the student answers beside its teacher on several kinds of images; see `training.answers`."""
     latency: dict[str, Any] | None = None

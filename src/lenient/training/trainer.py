@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,8 @@ from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.core.segments import Segments
 from lenient.core.signals import save_on_signals, stop_on_signals
 from lenient.defenses import defense_of
-from lenient.evaluation import num_bytes, parameters
+from lenient.evaluation import num_bytes, parameters, reestimate
+from lenient.evaluation.statistics import normalising
 from lenient.generators.own import named_factory
 from lenient.methods import method_class
 from lenient.methods.contract import STUDENT, Context, Method, StepOutput, Update
@@ -84,10 +86,17 @@ class Observer(Protocol):
         ...
 
 
-Evaluate = Callable[[nn.Module], dict[str, float]]
-"""Measures a student in eval mode: returns `accuracy` and, where a teacher was given, `agreement`."""
+class Evaluate(Protocol):
+    """Measures a student in eval mode: returns `accuracy` and, where a teacher was given, `agreement`."""
+
+    def __call__(self, student: nn.Module, statistics: str = "running", /) -> dict[str, float]:
+        """Measure it by what its batch norms have stored, or by the test `batch`."""
+        ...
+
 
 CHECKPOINT_SECONDS = 300.0
+STATISTICS_IMAGES = 1024
+"""Images that a student's batch-norm statistics are estimated on, or the batch that makes them more."""
 
 
 class Distillation:
@@ -127,9 +136,12 @@ class Distillation:
             pictures=settings.pictures(teacher.card.input_size),
         )
         algorithm = method.build(self.context)
+        taught = replace(self.context, teacher=teacher.by(algorithm.statistics))
         if settings.pictures_share > 0:
-            algorithm = mixed(algorithm, self.context, settings.source, settings.pictures_share)
-        self.algorithm = defense_of(settings.defense).defend(algorithm, self.context)
+            algorithm = mixed(algorithm, taught, settings.source, settings.pictures_share)
+        self.algorithm = defense_of(settings.defense).defend(algorithm, taught)
+        # those whose averages are of the source's images and say nothing of real ones
+        self._unlike = normalising(student) if self.algorithm.statistics == "batch" else []
         for name, update in self.algorithm.updates.items():
             check_optimizer(name, update.optimizer)
             update.module.train()
@@ -141,6 +153,8 @@ class Distillation:
         self.history: list[dict[str, Any]] = []
         self.resumed_from: Path | None = None
         """The checkpoint that it goes on from."""
+        self.estimated_on: int | None = None
+        """Images on which the statistics of the student that is delivered were estimated anew."""
         self._base_rates = {
             name: [group["lr"] for group in update.optimizer.param_groups]
             for name, update in self.algorithm.updates.items()
@@ -186,9 +200,16 @@ class Distillation:
             for observer in watching:
                 observer.stop()
         self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here
-        if self.delivery.install(self.student):
-            self.health.question(self._predict)  # the verdict is about the student that is delivered
+        self._deliver()
         return self.result()
+
+    def _deliver(self) -> None:
+        """Make the live student the one that is delivered, which the verdict is about."""
+        other = self.delivery.install(self.student)
+        if self._unlike:
+            self.estimated_on = self._estimate()
+        if other or self._unlike:
+            self.health.question(self._predict)
 
     def _say_notes(self) -> None:
         """Say once what there is to know of the algorithm."""
@@ -300,6 +321,24 @@ class Distillation:
         answer = self.teacher.respond(self.teacher.normalize(images), probes)
         return self.health.inspect(images, answer, self._predict)
 
+    def _estimate(self) -> int:
+        """Estimate the student's batch-norm statistics anew on images of the source, and return on how many: what
+        training left are averages over the last ones, of weights that have moved since."""
+        batches = list(self.statistics_batches())
+
+        def forward(images: Tensor) -> None:
+            self.student(self.teacher.normalize(self.runtime.images(images)))
+
+        with mode(self.student, "eval"), untouched_global_rng(), own_grad_mode(), self.runtime.autocast():
+            reestimate(self._unlike, forward, batches)
+        return sum(len(images) for images in batches)
+
+    def statistics_batches(self) -> Iterator[Tensor]:
+        """Yield images of the source, (n, C, H, W) in pixel units, that a student's statistics are estimated on."""
+        size = self.settings.batch_size
+        for number in range(-(-STATISTICS_IMAGES // size)):
+            yield self.algorithm.source.sample(size, "statistics", number)
+
     @property
     def draws(self) -> Draws:
         """What it takes to draw more of the run's images."""
@@ -334,12 +373,26 @@ class Distillation:
         event = None if output.selected is None else output.selected.event()
         if event is not None:
             self.emit(event[0], {"step": self.step, **event[1]})
-        if self.evaluate is None:
-            return
-        with mode(self.student, "eval"), untouched_global_rng():
-            measured = self.evaluate(self.student)
-        self.history.append({"step": self.step, "seconds": self.seconds, **measured})
-        self.emit("eval", self.history[-1])
+        measured = self._measured()
+        if measured is not None:
+            self.history.append({"step": self.step, "seconds": self.seconds, **measured})
+            self.emit("eval", self.history[-1])
+
+    def _measured(self) -> dict[str, float] | None:
+        """Measure the student as it would be delivered now, where this rank has the data."""
+        if not self._unlike:
+            if self.evaluate is None:
+                return None
+            with mode(self.student, "eval"), untouched_global_rng():
+                return self.evaluate(self.student)
+        if not ranks.any_rank(self.evaluate is not None)[0]:  # a source draws on all ranks or none
+            return None
+        with as_it_was(self.student), mode(self.student, "eval"), untouched_global_rng():
+            self._estimate()
+            if self.evaluate is None:
+                return None
+            transductive = self.evaluate(self.student, "batch")["accuracy"]
+            return {**self.evaluate(self.student), "transductive": transductive}
 
     def emit(self, event: str, values: Mapping[str, Any]) -> None:
         """Write one event to the run folder and tell the observers."""
@@ -459,6 +512,7 @@ class Distillation:
             card.classes,
             self.teacher.forwards,
             foreign=tuple(self.algorithm.foreign) or None,
+            estimated_on=self.estimated_on,
         )
         return Result(self.student, self.history, summary, self.folder, interrupted)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -28,6 +28,8 @@ NO_GENERATOR = ("noise", "photo", "real")
 """The methods, all baselines, whose images no generator makes."""
 SHOWN = ("photo", "real")
 """Those of them whose images are pictures."""
+TRANSDUCTIVE = ", transductive"
+"""What is added to the name of a row for its second measurement, by statistics of the test batch."""
 NUM_CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100}
 PRIVATE = ("command", "cwd", "hostname", "host", "node", "user")  # what would tell of the machine's insides
 
@@ -115,6 +117,14 @@ class Cell:
         steps, batch = self.number("steps"), self.number("batch_size")
         return None if math.isnan(steps) or math.isnan(batch) else (int(steps), int(batch))
 
+    @property
+    def transductive(self) -> Cell | None:
+        """The same run measured by statistics of the test batch, None where it was not."""
+        found = self.raw.get("transductive")
+        if not isinstance(found, Mapping):
+            return None
+        return Cell(replace(self.wanted, row=self.row + TRANSDUCTIVE), {**self.raw, **found})
+
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of `curve` (accuracy) or of one field of the log; both empty where it was not logged."""
         if key == "curve":
@@ -145,6 +155,13 @@ class Grid:
         return [row for row in names if not self.is_baseline(row)] + [row for row in names if self.is_baseline(row)]
 
     @cached_property
+    def measured(self) -> list[str]:
+        """The names of rows, a row whose student learned by statistics of the batch twice: as it is delivered, and
+        transductive. The second is no run of its own: counts of runs go by `rows`."""
+        names = ((row, row + TRANSDUCTIVE) for row in self.rows)
+        return [name for row, second in names for name in (row, *((second,) if self.of(second) else ()))]
+
+    @cached_property
     def teachers(self) -> list[str]:
         """Labels of teachers in the order of the plan."""
         return unique(wanted.teacher for wanted in self.wanted)
@@ -166,6 +183,10 @@ class Grid:
         for cell in self.cells:
             for place in product((cell.row, None), (cell.teacher, None)):
                 places.setdefault(place, []).append(cell)
+            second = cell.transductive
+            if second is not None:
+                for teacher in (cell.teacher, None):
+                    places.setdefault((second.row, teacher), []).append(second)
         return places
 
     @cached_property
@@ -218,6 +239,11 @@ class Grid:
         content |= {"features": dict(self.features)} if self.features else {}
         found: dict[str, Any] = plain(content)
         return found
+
+
+def run_of(row: str) -> str:
+    """The name of the row whose runs a row of `Grid.measured` is of."""
+    return row.removesuffix(TRANSDUCTIVE)
 
 
 def look_up(tree: Any, key: str) -> Any:

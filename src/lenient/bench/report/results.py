@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from lenient.bench.report.records import Cell, Grid, Wanted, unique
+from lenient.bench.report.records import TRANSDUCTIVE, Cell, Grid, Wanted, run_of, unique
 from lenient.bench.report.tables import FOREIGN, Column, Row, Table, Value, marked
 from lenient.core.numbers import duration, exact, scaled
 from lenient.core.text import NOT_DATA_FREE
@@ -127,7 +127,7 @@ def counted(grid: Grid, row: str, teacher: str | None, text: str) -> str:
     if done:
         return among(grid, row, teacher, text, done)
     wanted = _wanted(grid, row, teacher)
-    failed = sum(f.wanted.row == row and teacher in (None, f.wanted.teacher) for f in grid.failed)
+    failed = sum(f.wanted.row == run_of(row) and teacher in (None, f.wanted.teacher) for f in grid.failed)
     if not wanted:
         return "not planned"
     return "missing" if not failed else "failed" if failed == len(wanted) else "failed, missing"
@@ -140,7 +140,12 @@ def among(grid: Grid, row: str, teacher: str | None, text: str, known: int) -> s
 
 
 def _wanted(grid: Grid, row: str, teacher: str | None) -> list[Wanted]:
-    return [wanted for wanted in grid.wanted if wanted.row == row and teacher in (None, wanted.teacher)]
+    return [wanted for wanted in grid.wanted if wanted.row == run_of(row) and teacher in (None, wanted.teacher)]
+
+
+def twice(grid: Grid) -> tuple[str, ...]:
+    """The note on rows that are measured twice, where there are such."""
+    return (TWICE,) if len(grid.measured) > len(grid.rows) else ()
 
 
 def whole(grid: Grid, row: str) -> bool:
@@ -148,6 +153,11 @@ def whole(grid: Grid, row: str) -> bool:
     return all(grid.of(row, teacher) for teacher in grid.teachers)
 
 
+TWICE = (
+    f"A row that ends in `{TRANSDUCTIVE.strip(', ')}` is the one before it, measured by statistics of the test batch: "
+    "each answer depends on the other test images. The one before it is as delivered: its statistics are estimated "
+    "anew on its own images."
+)
 COUNTED = "(2/3): 2 of 3 wanted runs finished; missing, failed: none did."
 
 
@@ -172,7 +182,7 @@ def table_3(grid: Grid, key: str) -> Table:
         Column("no result", "runs", ("failed", "missing")),
     ]
     rows = []
-    for row in grid.rows:
+    for row in grid.measured:
         values = [value for teacher in grid.teachers for value in _last_and_max(grid, row, teacher)]
         rows.append(Row(row, (*values, *_over_teachers(grid, row), *_failures(grid, row)), grid.is_baseline(row)))
     share = 1 / grid.num_classes if grid.num_classes else None
@@ -186,6 +196,7 @@ def table_3(grid: Grid, key: str) -> Table:
         "Worst: the teacher with the lowest mean; rows that lack a teacher are not marked there.",
         CATASTROPHE.format(chance=chance),
         COUNTED,
+        *twice(grid),
     )
     return marked(Table(key, "Table 3. Accuracy per teacher", tuple(columns), tuple(rows), notes, context(grid)))
 
@@ -231,8 +242,8 @@ def _over_teachers(grid: Grid, row: str) -> tuple[Value, Value]:
 
 def _failures(grid: Grid, row: str) -> tuple[Value, Value]:
     bad, done = len(catastrophic(grid, row)), len(grid.of(row))
-    failed = sum(failure.wanted.row == row for failure in grid.failed)
-    missing = sum(wanted.row == row for wanted in grid.missing)
+    failed = sum(failure.wanted.row == run_of(row) for failure in grid.failed)
+    missing = sum(wanted.row == run_of(row) for wanted in grid.missing)
     words = [f"{count} {word}" for count, word in ((failed, "failed"), (missing, "missing")) if count]
     return Value(f"{bad} of {done}", (bad, done)), Value(", ".join(words) or "0", (failed, missing))
 
@@ -315,7 +326,7 @@ def ablation(grid: Grid, key: str, rows: Sequence[str]) -> Table | None:
     chosen = [row for row in (rows or unique(compared)) if row in grid.rows]
     if len(chosen) < 2:
         return None
-    chosen = unique([*chosen, *filter(grid.is_baseline, grid.rows)])
+    chosen = unique([*chosen, *filter(grid.is_baseline, grid.measured)])
     name = last_k(grid)
     columns, values = [], []
     for teacher in (*grid.teachers, None):
@@ -332,6 +343,7 @@ def ablation(grid: Grid, key: str, rows: Sequence[str]) -> Table | None:
         ORACLE,
         MARKED,
         COUNTED,
+        *twice(grid),
     )
     return marked(Table(key, "Tables 4 and A2. Ablation", tuple(columns), tuple(found), notes, context(grid)))
 
@@ -356,10 +368,10 @@ def gaps(grid: Grid, key: str, *, to_teacher: bool) -> Table:
         return Value(counted(grid, row, teacher, in_percent(points)), (100 * points,), round(100 * points, 2))
 
     columns = tuple(Column(heading(grid, teacher), better="low") for teacher in grid.teachers)
-    rows = [Row(row, tuple(value(row, t) for t in grid.teachers), grid.is_baseline(row)) for row in grid.rows]
+    rows = [Row(row, tuple(value(row, t) for t in grid.teachers), grid.is_baseline(row)) for row in grid.measured]
     what = "Teacher's accuracy minus acc_max" if to_teacher else f"acc_max minus {last_k(grid)}"
     title = f"Table {'A3' if to_teacher else 'A4'}. {what}"
-    notes = ("In points of %; acc_max is the highest over seeds.", ORACLE, MARKED, COUNTED)
+    notes = ("In points of %; acc_max is the highest over seeds.", ORACLE, MARKED, COUNTED, *twice(grid))
     return marked(Table(key, title, columns, tuple(rows), notes, context(grid)))
 
 
@@ -373,11 +385,12 @@ def learning(grid: Grid, key: str) -> Table | None:
     budget = Counter(cell.budget for cell in replays).most_common(1)[0][0]
     same = [cell for cell in cells if cell.budget == budget]
     rows = []
-    for row in grid.rows:
-        own = [cell for cell in same if cell.row == row]
-        if not own and not any(cell.row == row for cell in cells):
+    for row in grid.measured:
+        every = grid.of(row) if any(cell.row == run_of(row) for cell in cells) else []
+        own = [cell for cell in every if cell.budget == budget]
+        if not every:
             continue
-        wanted = sum(entry.row == row for entry in grid.wanted)
+        wanted = len(_wanted(grid, row, None))
         fair = {cell.teacher for cell in own} == set(grid.teachers)
         values = [_curve_value(own, *what, fair) for what in (("mean", 100.0), ("variance", 1e4), ("acc_max", 100.0))]
         rows.append(Row(row, (*values, Value(f"{len(own)} of {wanted}", (len(own), wanted))), grid.is_baseline(row)))
@@ -392,7 +405,7 @@ def learning(grid: Grid, key: str) -> Table | None:
     if len(same) < len(cells):
         notes.append(f"{len(cells) - len(same)} runs of another budget are left out.")
     title = "META-DFKD's table. Mean, variance and peak of the learning curve"
-    return marked(Table(key, title, columns, tuple(rows), (*notes, ORACLE, MARKED), context(grid)))
+    return marked(Table(key, title, columns, tuple(rows), (*notes, ORACLE, MARKED, *twice(grid)), context(grid)))
 
 
 def _curve_value(cells: Sequence[Cell], key: str, unit: float, fair: bool) -> Value:

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Sequence
 
 from lenient.bench.report.records import Cell, Grid
-from lenient.bench.report.results import among, context, in_percent, whole
+from lenient.bench.report.results import among, context, in_percent, twice, whole
 from lenient.bench.report.tables import Column, Row, Table, Value, marked
 from lenient.core.numbers import duration
 
@@ -43,7 +43,7 @@ def by_the_clock(grid: Grid, key: str) -> Table | None:
     Rows whose runs were not all made are there, and say so. The last column is infinite where most runs do not come
     so far.
     """
-    timed = {row: [cell for cell in grid.of(row) if curve(cell)[0]] for row in grid.rows}
+    timed = {row: [cell for cell in grid.of(row) if curve(cell)[0]] for row in grid.measured}
     timed = {row: cells for row, cells in timed.items() if cells}
     if not timed:
         return None
@@ -64,6 +64,7 @@ def by_the_clock(grid: Grid, key: str) -> Table | None:
         "would reach with its rates annealed by then is not told. Evaluations take part of the time. Not begun: no "
         "evaluation by then, as while only images are made.",
         "Only runs of one machine, as many at a time, compare by the clock.",
+        *twice(grid),
     )
     return marked(Table(key, "Accuracy by the clock", tuple(columns), tuple(rows), notes, context(grid)))
 
