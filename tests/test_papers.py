@@ -193,6 +193,7 @@ FASTDFKD: dict[str, Any] = {
     "method.bn_weight": 10,
     "method.bn_momentum": 0.9,
     "method.adversarial_weight": 1.33,
+    "method.student_optimizer": "sgd",
     "method.adversarial": "kl-agreeing",
     "method.temperature": 1,
     "method.first_batches": 20,
