@@ -50,6 +50,7 @@ from lenient.bench.report.results import (
     table_3,
     teachers,
     verdicts,
+    with_origins,
 )
 from lenient.bench.report.sweeps import fid_table, picture_rows, sweeps
 from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
@@ -160,6 +161,9 @@ def test_a_student_of_the_batchs_statistics_is_measured_twice_and_counted_once(t
     assert [row.name for row in status(grid, "t").rows] == grid.rows
     assert verdicts(grid, "t").rows[0].values[0].text == "2 + 2"
     assert [row.values[0].text for row in runs(grid, "t").rows].count("noise images") == 1
+    foreign = grid_of(tmp_path, [cells[0] | {"foreign": ["pictures"]}, *cells[1:]])
+    marked_rows = [row.name for row in with_origins(foreign, table_3(foreign, "t")).rows if row.foreign]
+    assert marked_rows == ["noise images", "noise images, transductive"]
     (tmp_path / "again.json").write_text(json.dumps(grid.to_dict()))
     assert read_grid(tmp_path / "again.json").measured == grid.measured == names
 

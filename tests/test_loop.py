@@ -604,7 +604,7 @@ def test_every_method_has_a_recipe_of_its_paper_or_says_what_is_not_known():
         ),
         (Request(preset="paper", method="mb-dfkd"), "--preset paper: mb-dfkd: weights.*not known"),
         (Request(preset="paper", method="adi"), "--preset paper: adi: the student's temperature.*not known"),
-        (Request(preset="paper", method="noise"), "--preset paper: noise: it is a baseline"),
+        (Request(preset="paper", method="noise"), "--preset paper: noise: we have not read"),
         (Request(recipes=["paper"], method="mad"), "-c paper: mad: weights.*not known"),
         (
             Request(preset="paper", own=method_class("dafl").settings_type(name="dafl")),
@@ -612,7 +612,7 @@ def test_every_method_has_a_recipe_of_its_paper_or_says_what_is_not_known():
         ),
         (Request(steps=3, epochs=2), "--steps, --epochs and --budget: give one of them"),
         (Request(recipes=["none"]), "-c none: no such file, nor a recipe of ta-dfkd"),
-        (Request(method="noise", recipes=["published"]), "nor a recipe of noise"),
+        (Request(method="noise", recipes=["cifar10"]), "nor a recipe of noise"),
         (
             Request(overrides=["method.tua=1"]),
             r"-s method\.tua: no such setting; the nearest is method\.selection\.tau",

@@ -29,7 +29,7 @@ CATASTROPHE = (
 
 def with_origins(grid: Grid, table: Table) -> Table:
     """Return a table of rows with those marked whose images came from elsewhere than the teacher, and from where."""
-    origins = {row: grid.foreign(row) for row in grid.rows}
+    origins = {row: grid.foreign(row) for row in grid.measured}
     names = unique(name for row in table.rows for name in origins.get(row.name, ()))
     if table.head != "row" or not names:
         return table
