@@ -201,7 +201,6 @@ FASTDFKD: dict[str, Any] = {
     "method.first_batches": 20,
     "method.student_steps": 400,
     "method.student_temperature": 20,
-    "method.student_optimizer": "sgd",
     "method.student_lr": 0.2,
     "method.student_lr_end": 2e-4,
     "method.student_momentum": 0.9,
