@@ -49,11 +49,11 @@ class SquaredStatistics(BatchNormStatistics):
         """Return the term from the statistics in the teacher's response."""
         layers = batch.answers[self.view]["teacher"].of(BatchNorms)
         distances = [
-            (layer.mean - layer.running_mean).square().mean()
-            + (layer.variance - layer.running_variance).square().mean()
+            (layer.mean - layer.running_mean).square().mean(dim=-1)
+            + (layer.variance - layer.running_variance).square().mean(dim=-1)
             for layer in layers
         ]
-        return torch.stack(distances).mean()
+        return torch.stack(distances).mean(dim=-1)
 
 
 class AveragedStatistics(BatchNormStatistics):
