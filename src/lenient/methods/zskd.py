@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lenient.core import ranks
+from lenient.core.errors import TeacherError
 from lenient.losses.objective import Objective
 from lenient.losses.prior import LabelPrior
 from lenient.methods.contract import Algorithm, Context, MethodSettings, RateSchedule, adam
@@ -79,7 +80,13 @@ class ZSKD:
             TeacherError: no linear layer puts the teacher's logits out.
         """
         s, teacher, streams, runtime = self.settings, context.teacher, context.streams, context.runtime
-        targets = SimilarClasses(teacher.class_weights(s.name), s.concentrations, streams)
+        if teacher.head is None:
+            raise TeacherError(
+                f"the teacher's logits come from no linear layer, whose weights {s.name} draws its targets from; take "
+                "another --method, such as deepinversion"
+            )
+        weights, _ = teacher.head
+        targets = SimilarClasses(weights, s.concentrations, streams)
 
         def noise(count: int, name: str, update: int) -> Tensor:
             return runtime.images(streams.uniform(name, update, (count, *teacher.card.input_size)).to(runtime.dtype))

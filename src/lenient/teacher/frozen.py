@@ -165,23 +165,6 @@ class FrozenTeacher:
             )
         return found
 
-    def class_weights(self, method: str) -> Tensor:
-        """Return a copy of the weights that lead to each class's logit, (K, d), for a method of that name.
-
-        Raises:
-            TeacherError: no linear layer puts the logits out.
-        """
-        found = self._find_classifier()
-        if found is None:
-            raise TeacherError(
-                f"the teacher's logits come from no linear layer, whose weights {method} draws its targets from; "
-                "take another --method, such as deepinversion"
-            )
-        with self._in_full_precision():
-            weight = found.weight
-            assert isinstance(weight, Tensor), "a linear layer has one"
-            return weight.detach().flatten(1).clone()
-
     def _find_classifier(self) -> nn.Module | None:
         if self._classifier is None:
             with self._in_full_precision():
