@@ -89,6 +89,10 @@ MULTIPLIED = f"distill py:nets.py:Multiplied {FACTS} {DISTILL.partition(' t.safe
 """A teacher whose logits come from no layer."""
 STIFF = MULTIPLIED.replace("Multiplied", "Stiff").replace("dafl", "dfad")
 """A teacher that does not run in bfloat16."""
+CONTRASTED = MULTIPLIED.replace("Multiplied", "plain").replace("dafl", "cmi -s method.bn_weight=0")
+ALIGNED = MULTIPLIED.replace("dafl", "cpnet -s method.embeddings=one-hot")
+BY_BATCH = MULTIPLIED.replace("Multiplied", "plain").replace("dafl", "noise -s method.statistics=batch")
+"""Teachers that lack what a method asks for: batch norms, a last layer, batch norms again."""
 TRUSTED = "--teacher-arch py:nets.py:Ten"
 
 
@@ -281,6 +285,9 @@ HINTS = {
         f"{STRANGE} --student lenient:resnet8-half",
     ),
     "activations": Hint(MULTIPLIED, "-s method.activation_weight=0", f"{MULTIPLIED} -s method.activation_weight=0"),
+    "contrast": Hint(CONTRASTED, "-s method.contrastive_weight=0", f"{CONTRASTED} -s method.contrastive_weight=0"),
+    "alignment": Hint(ALIGNED, "-s method.align_weight=0", f"{ALIGNED} -s method.align_weight=0"),
+    "statistics": Hint(BY_BATCH, "use -s method.statistics=running", BY_BATCH.replace("=batch", "=running")),
     "precision": Hint(
         f"{STIFF} --precision bf16",
         "use --precision 32",
@@ -385,6 +392,7 @@ ELSEWHERE = {
     "-s generator.factory=NAME": "test_own_method.py: test_a_run_folder_runs_no_generator_that_the_user_did_not_type",
     "`lenient bench status`": "test_bench_run.py: test_a_cell_that_cannot_be_fails_with_its_reason_until_retry",
     "`lenient train-teacher -s`": "no message",
+    "-s method.first_batches=0": "is what was typed",
     "`lenient distill`": "no message",
     **dict.fromkeys(
         ["pip install timm", "pip install torchvision"]

@@ -369,7 +369,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["distill", "py:nets.py:pair", *FACTS], 3, "tuple"),
     (["distill", "py:nets.py:maps", *FACTS], 3, "logits"),
     (["distill", "py:nets.py:crash", *FACTS], 3, "factory broke"),
-    (["distill", "py:nets.py:no_norm", *FACTS], 3, "-s method.bn_weight=0"),
+    (["distill", "py:nets.py:no_norm", *FACTS, "--method", "ta-dfkd"], 3, "-s method.bn_weight=0"),
     (["distill", "py:nets.py:logits", "--input-size", "3,8,8", "--num-classes", "4"], 3, "--input-size"),
     (["distill", "py:nets.py:logits", *FACTS, "--num-classes", "7"], 3, "--num-classes"),
     (["distill", "DIGITS", "--input-size", "8"], 2, "--input-size"),

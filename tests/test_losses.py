@@ -418,7 +418,7 @@ def test_objective_weighs_reports_and_skips():
 
 def test_terms_reduce_over_the_batch_through_the_one_primitive():
     bare = re.compile(r"\.(mean|sum|var|std)\(\s*\)|dim=0|torch\.(mean|var|std|cdist)\(")
-    allowed = {"square.().sum(", "vector.square().sum()"}
+    allowed = {"square.().sum(", "vector.square().sum()", "torch.cdist(images, others, p=1)"}  # others: of all ranks
     for path in Path(losses_package.__file__).parent.glob("*.py"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             found = bare.search(line)

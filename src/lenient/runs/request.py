@@ -85,8 +85,11 @@ class Request:
         named = None if self.method in (None, "auto") else self.method
         if self.own is not None and self.own.name in METHODS:
             named = self.own.name
-        names = self._with_paper(named or self.auto) if self.preset == PAPER else self.recipes
-        files = [read_recipe(name, named or self.auto) for name in names]
+        spoken = [*map(_named, (self.settings, parse_overrides(self.overrides)))]
+        # a setting of a method that nobody names is the default's
+        looked = named or (DEFAULT if any("method" in values for values in spoken) else self.auto)
+        names = self._with_paper(looked) if self.preset == PAPER else self.recipes
+        files = [read_recipe(name, looked) for name in names]
         for values in files:
             written = method_name(values)
             if named and written and written != named:
@@ -101,13 +104,12 @@ class Request:
             flags["method"] = {"name": named}
         if self.proxy_images is not None:
             flags["source"] = {"proxy_images": self.proxy_images}
-        overrides = parse_overrides(self.overrides)
-        return [PRESETS.get(self.preset or "standard", {}), *files, flags, *map(_named, (self.settings, overrides))]
+        return [PRESETS.get(self.preset or "standard", {}), *files, flags, *spoken]
 
     @property
     def leaves_the_method_open(self) -> bool:
         """Whether nothing that was asked for names a method, or a setting of one, which would be the default's."""
-        return self.own is None and not merge(*self.layers()).get("method")
+        return self.own is None and "method" not in merge(*self.layers())
 
     def _with_paper(self, method: str) -> tuple[str]:
         """Return the recipe that the preset `paper` is short for.
