@@ -91,6 +91,7 @@ STIFF = MULTIPLIED.replace("Multiplied", "Stiff").replace("dafl", "dfad")
 """A teacher that does not run in bfloat16."""
 CONTRASTED = MULTIPLIED.replace("Multiplied", "plain").replace("dafl", "cmi -s method.bn_weight=0")
 ALIGNED = MULTIPLIED.replace("dafl", "cpnet -s method.embeddings=one-hot")
+UNGUIDED = MULTIPLIED.replace("Multiplied", "plain").replace("dafl", "ta-dfkd")
 BY_BATCH = MULTIPLIED.replace("Multiplied", "plain").replace("dafl", "noise -s method.statistics=batch")
 """Teachers that lack what a method asks for: batch norms, a last layer, batch norms again."""
 TRUSTED = "--teacher-arch py:nets.py:Ten"
@@ -333,11 +334,8 @@ HINTS = {
         "divide 0..255 values by 255",
         f"inspect lenient:resnet8 {FACTS} --mean 0.502 --std 0.251",
     ),
-    "no batch norm": Hint(
-        f"{DISTILL.replace('t.safetensors', f'py:nets.py:plain {FACTS}')} -o new",
-        "-s method.bn_weight=0",
-        f"{DISTILL.replace('t.safetensors', f'py:nets.py:plain {FACTS}')} -o new -s method.bn_weight=0",
-    ),
+    "no batch norm": Hint(UNGUIDED, "-s method.bn_weight=0", f"{UNGUIDED} -s method.bn_weight=0"),
+    "another method": Hint(UNGUIDED, "take --method auto", UNGUIDED.replace("--method ta-dfkd", "--method auto")),
     "head": Hint(
         "inspect py:nets.py:Tiny --input-size 1,8,8 --num-classes 7",
         "or give --num-classes 4",
