@@ -25,8 +25,7 @@ class Choice(NamedTuple):
 def choose(teacher: Network) -> Choice:
     """Return the method for a checked teacher: one guided by its batch norms, where it has any and lets gradients
     through; else one that needs its answers alone."""
-    layers = len(heard_batch_norms(teacher))
-    if not layers:
+    if not heard_batch_norms(teacher):
         return Choice(STURDY, "the teacher has no batch norm that keeps what its images were like")
     if without_gradient(teacher.behaviour):
         return Choice(STURDY, "the teacher gives its images no gradient")

@@ -194,8 +194,8 @@ def resolve(request: Request) -> DistillSettings:
         UsageError: unknown names, bad values.
     """
     merged = merge(*request.layers())
-    if request.leaves_the_method_open:
-        merged["method"] = {"name": request.auto}
+    if request.own is None:
+        merged.setdefault("method", {"name": request.auto})
     name = method_name(merged)
     if name is not None and name.startswith(OWN):
         require(name, request.trust, where=request.where, what="its method", kind=UntrustedSettingError)
