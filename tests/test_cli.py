@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from commands import begun, lenient, python
@@ -181,6 +182,8 @@ def test_the_same_command_without_a_folder_resumes_in_the_default_one(digits_fil
 
 def test_resume_of_a_complete_run_says_so_and_exits_by_its_verdict(done_run, digits_file):
     again = lenient("distill", digits_file, "--resume", "-o", done_run, cwd=done_run.parent, code=TAUGHT_NOTHING)
+    assert f"{yaml.safe_load((done_run / 'config.yaml').read_text())['steps']} steps of" in again.stdout
+    assert "choose another with --method" not in again.stdout, "the run has a method"
     assert "complete already" in again.stdout
 
 

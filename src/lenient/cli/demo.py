@@ -23,7 +23,7 @@ def demo(
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
     """Train a digits teacher, throw the images away, distil without data, measure both on held-out digits."""
-    from lenient.cli.distill import describe, duration, finish, run_job
+    from lenient.cli.distill import describe, describe_method, duration, finish, run_job
     from lenient.cli.progress import known
     from lenient.core.files import check_new
     from lenient.data import load_data
@@ -60,6 +60,7 @@ def demo(
     print("3. Distillation without data")
     job = Job(teacher, STUDENT, Request(recipes=["digits"], seed=seed), source=str(teacher_file), eval_data="digits")
     describe(job, print)
+    describe_method(job, print)
     job.extra = {"noise_student": {"accuracy": noise_accuracy}, "demo": True}
     job.open(output, overwrite=overwrite)
     result = run_job(job, progress)

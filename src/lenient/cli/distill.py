@@ -110,6 +110,8 @@ def distill(
         if not ranks.is_main():
             progress, say = "none", _silent
         describe(job, say)
+        if dry_run or not resume:
+            describe_method(job, say)
         if dry_run:
             _dry_run(job, say)
         else:
@@ -124,6 +126,8 @@ def _run(
 
     _announce_trials(job, say, resume)
     job.open(folder, resume=resume, overwrite=overwrite)
+    if resume:  # the folder has said by now which
+        describe_method(job, say)
     if ranks.agree(job.complete):
         say(f"{folder} is complete already; lengthen it with --steps N, or replace it with --overwrite")
         if job.verdict == "failed":
@@ -134,8 +138,7 @@ def _run(
 
 
 def describe(job: Job, say: Any) -> None:
-    """Say what was found of the teacher and what will be done, before the first step."""
-    from lenient.core import ranks
+    """Say what was found of the teacher, and who learns, before the first step."""
     from lenient.evaluation import parameters
 
     card = job.teacher.card
@@ -147,6 +150,12 @@ def describe(job: Job, say: Any) -> None:
         say(f"          {note}")
     student = job.student.card.arch or "module"
     say(f"student   {student}: {parameters(job.student.module):,} parameters ({job.student_reason})")
+
+
+def describe_method(job: Job, say: Any) -> None:
+    """Say what will be done."""
+    from lenient.core import ranks
+
     s = job.settings
     say(f"method    {s.method.name}, {s.steps} steps of {s.batch_size} images, seed {s.seed}")
     if job.method_reason:

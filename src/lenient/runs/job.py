@@ -297,6 +297,7 @@ class Job:
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
         check_pictures(self.settings, self.teacher, identity, f"--resume: {path}")
+        self.method_reason = ""
         if self.request.device is None:
             _check_available(self.settings.device, path / "config.yaml")
         self.settings = decide(self.settings, Request(), self.teacher, self.student, self.builder())
