@@ -15,7 +15,7 @@ from torch import Tensor
 
 import lenient
 from lenient.api import distill, synthesize
-from lenient.cli.distill import describe
+from lenient.cli.distill import describe_method
 from lenient.core.errors import UsageError
 from lenient.core.seeding import Streams
 from lenient.losses.prior import confidence_score
@@ -437,7 +437,7 @@ def test_the_command_says_what_is_shown() -> None:
     def told(**changes: Any) -> list[str]:
         lines: list[str] = []
         job = Job(tiny_teacher(), tiny_student(), Request(settings={**plan(), **changes}))
-        describe(job, lines.append)
+        describe_method(job, lines.append)
         return [line for line in lines if line.startswith("pictures")]
 
     assert told(source={"proxy_images": "x"}) == [
