@@ -384,6 +384,19 @@ def test_a_file_cannot_name_code_to_run(tmp_path: Path, factory: str) -> None:
     load_network(tmp_path / "net.safetensors", arch=f"{factory}:build")
 
 
+@pytest.mark.parametrize(
+    "arch",
+    ["lenient:resnet8x", "timm:resnet8x", "torchvision:resnet8x", "hf:x", "lenient:wrn-11-1", "torchvision:maxvit_t"],
+)
+def test_a_file_is_named_that_names_a_network_nobody_has(tmp_path: Path, arch: str) -> None:
+    path = tmp_path / "net.safetensors"
+    save_network(path, Network(network().module, Card(arch, SIZE, 3, (0.2,), (0.3,))))
+    with pytest.raises(LenientError) as raised:
+        load_network(path)
+    assert str(path) in str(raised.value)
+    assert not str(raised.value).startswith("--teacher-arch")
+
+
 def test_a_module_at_hand_is_described() -> None:
     made = network_from_module(network().module, input_size=SIZE, mean=[0.2], std=[0.3])
     assert (made.card.arch, made.card.num_classes) == (None, 3)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lenient.core import files
-from lenient.core.errors import TeacherError, UsageError
+from lenient.core.errors import LenientError, TeacherError, UsageError
 from lenient.core.seeding import derive, untouched_global_rng
 from lenient.core.text import shown
 from lenient.models.archives import Entry
@@ -243,7 +243,10 @@ def _from_path(path: Path, arch: str | None, flags: Facts, key: str | None, trus
         if known is None:
             return _whole(held.weights, flags, held.path)
         require(known, trust, where=held.path, again="--teacher-arch NAME")
-        return _fit(parse_spec(known, said), held.weights, flags, held.card, said, key)
+        with _named(said):
+            return _fit(
+                parse_spec(known, said), held.weights, flags, held.card, said, key, label=f"{said}: its network"
+            )
 
 
 @contextmanager
@@ -262,6 +265,17 @@ def _held(path: Path) -> Iterator[_Held]:
         if metadata is None and config is not None and "input_size" in config:
             metadata = config
         yield _Held(path, weights, card_of(metadata, path))
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Have each error name the file whose card said which network to build."""
+    try:
+        yield
+    except LenientError as error:
+        if where in str(error):
+            raise
+        raise type(error)(f"{where}: {error}") from error
 
 
 @contextmanager
@@ -324,21 +338,33 @@ def _whole(weights: Weights, flags: Facts, path: Path) -> Network:
     return Network(module, replace(made, notes=(note, *made.notes)))
 
 
-def _fit(arch: Spec, weights: Weights, flags: Facts, card: Card | None, where: str, key: str | None) -> Network:
-    """Build `arch` in the shape that the flags, the file's card and its tensors ask for, and put the tensors in."""
+def _fit(
+    arch: Spec,
+    weights: Weights,
+    flags: Facts,
+    card: Card | None,
+    where: str,
+    key: str | None,
+    label: str = "--teacher-arch",
+) -> Network:
+    """Build `arch` in the shape that the flags, the file's card and its tensors ask for, and put the tensors in.
+
+    Args:
+        label: what has named `arch`.
+    """
     if arch.source == "path":
-        raise UsageError(f"--teacher-arch {arch}: names no network; for example lenient:resnet18 or py:my_net.py:build")
+        raise UsageError(f"{label} {arch}: names no network; for example lenient:resnet18 or py:my_net.py:build")
     known = [flags] if card is None else [flags, facts_of_card(card, METADATA)]
-    built = draft(arch, wanted_of(known), label="--teacher-arch")
+    built = draft(arch, wanted_of(known), label=label)
     chosen = choose(weights, list(built.module.state_dict()), where, key)
     check_read(weights, built.module, chosen.state, where)
     tensors = _facts_of_tensors(built.module, chosen.state)
     wanted, own = wanted_of([*known, tensors]), wanted_of([facts_of_structure(built.module)])
     if (wanted.channels, wanted.num_classes) != (own.channels, own.num_classes):
-        built = draft(arch, wanted, label="--teacher-arch")
+        built = draft(arch, wanted, label=label)
     check_fit(built.module, chosen.state, where, str(arch))
     if any(tensor.is_meta for tensor in built.module.state_dict().values() if isinstance(tensor, Tensor)):
-        built = build(arch, wanted, label="--teacher-arch")
+        built = build(arch, wanted, label=label)
     if any(entry.dtype == torch.float64 for entry in chosen.state.values()):
         built.module.double()
     put_weights(built.module, chosen.state, where, str(arch))

@@ -9,7 +9,7 @@ from typing import Any
 from lenient.core import files
 from lenient.core.errors import MachineError, UsageError
 from lenient.core.files import disk_errors
-from lenient.core.manifest import of_run
+from lenient.core.manifest import MARKER, of_run
 from lenient.core.numbers import plain
 from lenient.reporting.collect import collect
 from lenient.reporting.page import render
@@ -38,10 +38,10 @@ def write_report(run: Path) -> dict[str, Any]:
 def _claim(run: Path) -> None:
     """Enter the two files among those of the run; in a folder without a marker they are new, or somebody else's."""
     manifest, names = of_run(run), ("report.html", "report.json")
-    manifest.read()
+    word = "does not name it" if manifest.read() else "is missing"
     for name in manifest.strangers():
         if name in names:
-            raise UsageError(f"{run / name}: is there, and no run wrote it; move it elsewhere")
+            raise UsageError(f"{run / name}: may be another's, for {run / MARKER} {word}; move it elsewhere")
     with disk_errors(run):
         manifest.claim(*names)
 
