@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from lenient.api import distill
 from lenient.core.seeding import Streams
+from lenient.models import Network
 from lenient.synthesis import photo
 from lenient.synthesis.photo import crops
+from lenient.synthesis.pixels import balanced
+from lenient.teacher.probes import BatchNorms
 from lenient.training.answers import LEAST, MOST, answers, compared
-from toys import QUICK, distillation, tiny_student, tiny_teacher
+from lenient.training.inverted import IMAGES, inverted
+from lenient.training.probe import bn_shift
+from toys import QUICK, distillation, tiny_card, tiny_student, tiny_teacher
 
 KINDS = {"fresh", "accepted", "augmented", "interpolated", "photo"}
 
@@ -59,6 +66,48 @@ def test_every_kind_of_images_is_asked_about_without_a_trace(method):
         run.take_update()
         twin.take_update()
     assert all(torch.equal(a, b) for a, b in zip(run.student.parameters(), twin.student.parameters(), strict=True))
+
+
+def long(run):
+    """The same run, as if its teacher had been asked for long."""
+    run.teacher.forwards = 10**6
+    return run
+
+
+def test_inverted_images_show_each_class_and_what_batch_norms_saw():
+    run = long(distillation())
+    streams, teacher = run.streams, run.teacher
+    few, many = (inverted(teacher, run.runtime, streams, 30, steps) for steps in (0, 40))
+    assert many.shape == (30, *teacher.card.input_size)
+    assert torch.equal(many, inverted(teacher, run.runtime, streams, 30, 40))
+    shifts = [
+        bn_shift(teacher.respond(teacher.normalize(images), (BatchNorms(),)).of(BatchNorms)) for images in (few, many)
+    ]
+    assert shifts[1] < shifts[0] / 2
+    right = [
+        (run.teacher_logits(images).argmax(1) == balanced(30, teacher.card.num_classes, 0)).float().mean()
+        for images in (few, many)
+    ]
+    assert right[1] > right[0] + 0.1
+
+
+def test_they_are_asked_about_where_they_cost_little_and_the_teacher_has_statistics(monkeypatch):
+    assert "inverted" not in answers(distillation())
+    run = long(distillation())
+    for _ in range(2):
+        run.take_update()
+    before = [parameter.clone() for parameter in run.student.parameters()]
+    found = answers(long(run))
+    assert found["inverted"]["images"] == IMAGES
+    assert found == answers(long(run)), "asked twice, it says the same"
+    assert all(torch.equal(a, b) for a, b in zip(before, run.student.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in run.teacher.module.parameters())
+    blocked = replace(run.teacher.network.behaviour, blocked="it rounds")
+    monkeypatch.setattr(run.teacher.network, "behaviour", blocked)
+    assert "inverted" not in answers(long(run))
+    module = nn.Sequential(nn.Flatten(), nn.Linear(30, 4))
+    plain = distillation(Network(module, tiny_card()), method={"name": "noise"})
+    assert "inverted" not in answers(long(plain))
 
 
 def test_more_images_are_asked_about_after_longer_runs():

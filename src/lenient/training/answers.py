@@ -7,13 +7,17 @@ import torch
 from torch import Tensor
 
 from lenient.losses.prior import confidence_score
+from lenient.models.checking import without_gradient
 from lenient.synthesis.photo import crops
 from lenient.synthesis.views import augment
+from lenient.training.inverted import IMAGES, STEPS, inverted
 from lenient.training.metrics import class_counts, spread
 from lenient.training.trainer import Distillation
 
 LEAST, MOST, SHARE = 64, 512, 20
 """Images of each kind at least and at most; between them a twentieth of those that the run made."""
+PART = 4
+"""Images are inverted where their steps, forward and backward, cost the teacher no more than this part of its run."""
 
 
 @torch.no_grad()
@@ -22,7 +26,8 @@ def answers(run: Distillation, count: int | None = None) -> dict[str, dict[str, 
 
     The kinds: `fresh` images as the source draws them; `accepted`, those of them that the teacher vouches for, where
     the method selects; `augmented`, fresh ones cropped and flipped; `interpolated`, a fresh one mixed evenly with the
-    next; `photo`, crops of two photographs.
+    next; `photo`, crops of two photographs; `inverted`, what the teacher alone draws, where it can (see `inverted`) and
+    the run was so long that this costs it little.
     """
     count = count or min(max(run.images // SHARE, LEAST), MOST)
     source, streams = run.algorithm.source, run.streams
@@ -33,6 +38,8 @@ def answers(run: Distillation, count: int | None = None) -> dict[str, dict[str, 
         "interpolated": (fresh + fresh.roll(1, dims=0)) / 2,
         "photo": crops(count, run.teacher.card.input_size, streams, "answers/photo", 0),
     }
+    if _invertible(run):
+        kinds["inverted"] = inverted(run.teacher, run.runtime, streams, IMAGES)
     found = {}
     for kind, images in kinds.items():
         teacher, student = run.teacher_logits(images), run.student_logits(images)
@@ -42,6 +49,12 @@ def answers(run: Distillation, count: int | None = None) -> dict[str, dict[str, 
             if bool(kept.any()):
                 found["accepted"] = compared(teacher[kept], student[kept])
     return found
+
+
+def _invertible(run: Distillation) -> bool:
+    teacher = run.teacher
+    able = teacher.batch_norms and not without_gradient(teacher.network.behaviour)
+    return bool(able) and teacher.forwards >= 3 * IMAGES * STEPS * PART
 
 
 def compared(teacher: Tensor, student: Tensor) -> dict[str, float]:
