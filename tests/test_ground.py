@@ -195,6 +195,16 @@ def test_derived_seeds_are_the_same_on_every_machine():
     assert 0 <= derive(2**40, "x", 10**9) < 2**63
 
 
+def test_the_global_stream_is_that_of_torch_seeded_by_name_and_update():
+    streams = Streams(3)
+    streams.seed_global("student", 4)
+    drawn = torch.rand(3)
+    torch.manual_seed(derive(3, "global/student", 4))
+    assert torch.equal(drawn, torch.rand(3))
+    streams.seed_global("student", 5)
+    assert not torch.equal(drawn, torch.rand(3))
+
+
 def test_global_streams_come_back():
     torch.manual_seed(1)
     np.random.seed(1)

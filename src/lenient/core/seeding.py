@@ -54,7 +54,11 @@ class Streams:
 
     def seed_global(self, name: str, update: int) -> None:
         """Seed torch's global stream, which dropout and library transforms draw from, for one update."""
-        torch.manual_seed(derive(self.seed, f"global/{name}", update))
+        seed = derive(self.seed, f"global/{name}", update)
+        if self.device.type == "cpu":  # for every kind of device that is not in use, `manual_seed` formats a stack
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
 
 @contextmanager
