@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -19,6 +18,7 @@ from lenient.reporting.cards import cards
 from lenient.reporting.collect import Event, RunRecord
 from lenient.reporting.figures import Series, class_bars, curves, mixture, series
 from lenient.reporting.pictures import MAX_CLASSES, class_name, strips
+from lenient.reporting.templates import template
 
 VERDICTS = {  # verdict -> (sign, word, what it means when there is no reason to add)
     "ok": ("✓", "OK", "Every health check passed."),
@@ -40,16 +40,12 @@ class Figure:
 
 def render(record: RunRecord) -> str:
     """The page as HTML; the same record gives the same text."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     health, summary = record.summary["health"], record.summary
     sign, word, meaning = VERDICTS.get(str(health["verdict"]), ("?", str(health["verdict"]), ""))
     tone = health["verdict"] if health["verdict"] in VERDICTS else "unfinished"
     alarms = record.events["alarm"]
     losses, more = _losses(record)
-    return environment.get_template("template.html.j2").render(
+    return template("template.html.j2", Path(__file__).parent).render(
         name=record.name,
         facts=_facts(summary),
         demo=summary.get("demo") is True,

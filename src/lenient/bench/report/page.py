@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from lenient.bench.report import figures, results, sweeps, timed
@@ -14,6 +12,7 @@ from lenient.bench.report.figures import Figure
 from lenient.bench.report.records import Grid, panels
 from lenient.bench.report.tables import Table, in_words
 from lenient.reporting.svg import inline
+from lenient.reporting.templates import template
 
 NEEDS_FEATURES = "it needs --features"
 
@@ -180,14 +179,7 @@ def _ids(grid: Grid) -> set[str]:
 
 def render(content: Content) -> str:
     """The page as HTML; the same content gives the same text."""
-    folders: Sequence[Path] = (Path(__file__).parent, Path(__file__).parents[2] / "reporting")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folders),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    folders = Path(__file__).parent, Path(__file__).parents[2] / "reporting"
     grid = content.grid
     facts = [
         ("wanted", len(grid.wanted)),
@@ -195,7 +187,7 @@ def render(content: Content) -> str:
         ("failed", len(grid.failed)),
         ("missing", len(grid.missing)),
     ]
-    return environment.get_template("bench.html.j2").render(
+    return template("bench.html.j2", *folders).render(
         name=grid.name,
         facts=[*results.context(grid).items(), ("cells", ", ".join(f"{count} {word}" for word, count in facts))],
         sections=content.sections,
