@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import shutil
 import tempfile
 from functools import cache
@@ -51,6 +52,12 @@ def tiny_card(channels: int = 1, size: tuple[int, int] = (6, 5), classes: int = 
 
 def tiny_teacher(seed: int = 0, channels: int = 1, size: tuple[int, int] = (6, 5), classes: int = 4) -> Network:
     """A random teacher whose running statistics fit noise images, so that no image is far from them."""
+    return Network(copy.deepcopy(_fitted(seed, channels, size, classes)), tiny_card(channels, size, classes))
+
+
+@cache
+def _fitted(seed: int, channels: int, size: tuple[int, int], classes: int) -> TinyNet:
+    """The module of one, to be copied: fitting takes ten times as long."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = TinyNet(channels, classes)
@@ -58,7 +65,7 @@ def tiny_teacher(seed: int = 0, channels: int = 1, size: tuple[int, int] = (6, 5
         module.train()
         for _ in range(20):
             module((torch.rand(64, channels, *size) - 0.4) / 0.3)
-    return Network(module.eval(), tiny_card(channels, size, classes))
+    return module.eval()
 
 
 def tiny_student(seed: int = 0, channels: int = 1, size: tuple[int, int] = (6, 5), classes: int = 4) -> Network:
@@ -134,6 +141,11 @@ def stored(run: Distillation, path: Path) -> dict[str, Any]:
 
 def digits_like(seed: int = 0) -> Network:
     """An untrained network that a file can hold and name."""
+    return copy.deepcopy(_built(seed))
+
+
+@cache
+def _built(seed: int) -> Network:
     return build_student("lenient:resnet8", tiny_card(size=(8, 8), classes=10), seed=seed, role="teacher")
 
 
