@@ -1,4 +1,5 @@
-"""Leaves out of a run what takes longer than few steps, figures and the traced file, where BARE is in the environment.
+"""Leaves out of a run what takes longer than few steps, where BARE is in the environment: figures, most of the images
+that the report chooses from, and the traced file, which BARE=figures leaves in.
 
 The names are replaced where this is imported: by the server of `commands`, and by the fixture `bare`.
 """
@@ -10,19 +11,23 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from lenient.models.card import Network
 from lenient.reporting import page, svg
-from lenient.runs import export
+from lenient.reporting.templates import template
+from lenient.runs import export, job
+from lenient.runs.job import Job
+from lenient.training.trainer import Distillation
 
 EMPTY = '<svg viewBox="0 0 450 200"></svg>'
 
 
-def asked() -> bool:
-    return "BARE" in os.environ
+def asked(what: str = "figures") -> bool:
+    return os.environ.get("BARE") in ("1", what)
 
 
 def replace(module: Any, name: str, make: Callable[..., Callable[..., Any]]) -> None:
@@ -41,13 +46,23 @@ def figure(own: Callable[..., Markup]) -> Callable[..., Markup]:
 def program(own: Callable[[Network, Path], None]) -> Callable[[Network, Path], None]:
     def write(network: Network, path: Path) -> None:
         """Of a run, nothing; elsewhere somebody has asked for this very file."""
-        if not asked() or (path.parent.name, path.name) != ("student", "student.pt2"):
+        if not asked("program") or (path.parent.name, path.name) != ("student", "student.pt2"):
             own(network, path)
 
     return write
 
 
+def fewer(own: Callable[[Job, Distillation], Any]) -> Callable[[Job, Distillation], Any]:
+    def samples(of: Job, run: Distillation) -> Any:
+        with patch.object(job, "SAMPLES", 64 if asked() else job.SAMPLES):
+            return own(of, run)
+
+    return samples
+
+
+replace(job.Job, "_samples", fewer)
 replace(svg, "draw", drawing)
 replace(export, "export_pt2", program)
 for each in ("curves", "mixture", "class_bars"):
     replace(page, each, figure)
+template("template.html.j2", Path(page.__file__).parent)  # once for all that the server forks

@@ -6,7 +6,7 @@ import gc
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -108,6 +108,18 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
     A test that looks at them takes BARE out of the environment.
     """
+    _leave_out(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def bare_module() -> Iterator[None]:
+    """The same for all tests of a module and what it makes once."""
+    with pytest.MonkeyPatch.context() as patch:
+        _leave_out(patch)
+        yield
+
+
+def _leave_out(patch: pytest.MonkeyPatch) -> None:
     import bare  # noqa: F401
 
-    monkeypatch.setenv("BARE", "1")
+    patch.setenv("BARE", "1")

@@ -18,6 +18,8 @@ from lenient.methods.single import SingleStudentSettings, single_student
 from lenient.models import save_network
 from toys import QUICK, digits_like, tiny_student, tiny_teacher
 
+pytestmark = pytest.mark.usefixtures("bare_module")
+
 FEW = {key: value for key, value in QUICK.items() if key not in ("generator", "steps_per_epoch")}
 
 

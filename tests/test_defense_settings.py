@@ -22,6 +22,8 @@ from lenient.runs.request import Request, resolve
 from lenient.student.unlearn import Unlearning
 from toys import QUICK, TA_QUICK, digits_like, settings, tiny_card, tiny_student, tiny_teacher
 
+pytestmark = pytest.mark.usefixtures("bare_module")
+
 ABD = {"name": "abd", "shuffle": {"trials": 0, "layers": 2}, "unlearn": {"share": 0.5, "rounds": 2}}
 
 

@@ -33,7 +33,7 @@ from lenient.models.card import Network
 from lenient.runs.export import export_pt2
 from lenient.runs.folder import RunFolder, fingerprint
 from lenient.runs.job import Job, last_and_best
-from lenient.runs.request import PRESETS, Request, parse_budget, pick_student, resolve
+from lenient.runs.request import BUDGET_SHARE, PRESETS, Request, parse_budget, pick_student, resolve
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.model_selection import Delivery
@@ -81,7 +81,7 @@ class StopAt:
 
 
 def test_a_run_leaves_what_it_should(tmp_path, monkeypatch):
-    monkeypatch.delenv("BARE")
+    monkeypatch.setenv("BARE", "figures")
     result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
     assert result.summary.steps == 6
     assert result.run.path == tmp_path / "r"
@@ -645,12 +645,13 @@ def test_bad_budgets(text):
         parse_budget(text)
 
 
-def test_a_budget_becomes_steps(tmp_path):
+def test_a_budget_becomes_steps(tmp_path, monkeypatch):
+    tried = {"seconds_before": 0.4, "seconds_per_step": 0.05}
+    monkeypatch.setattr("lenient.runs.request.trial", lambda *_: tried)
     plan = {k: v for k, v in QUICK.items() if k != "steps"}
     result = distill(tiny_teacher(), tiny_student(), budget="1s", output=tmp_path / "r", settings=plan)
-    job_steps = result.summary.steps
-    assert job_steps > 6
-    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["steps"] == job_steps
+    steps = int((BUDGET_SHARE - 0.4) / 0.05)  # of the one second
+    assert result.summary.steps == yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["steps"] == steps
 
 
 def test_what_was_auto_is_written_as_decided(tmp_path):
@@ -733,7 +734,7 @@ class Fickle(TinyNet):
 
 
 def test_a_student_that_cannot_be_traced_is_delivered_without_the_traced_file(tmp_path, monkeypatch):
-    monkeypatch.delenv("BARE")
+    monkeypatch.setenv("BARE", "figures")
     distill(tiny_teacher(), Fickle(), output=tmp_path / "r", settings=QUICK)
     student = tmp_path / "r" / "student"
     assert (tmp_path / "r" / "done").exists()
@@ -758,15 +759,16 @@ OPTIONAL = {
 
 
 def test_what_only_describes_a_run_costs_it_a_warning(tmp_path, monkeypatch, capsys):
-    """It takes over ten seconds: six whole runs, each with all that it writes at its end."""
-    monkeypatch.delenv("BARE")
-    distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=QUICK)
+    with monkeypatch.context() as patch:
+        patch.delenv("BARE")
+        distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=QUICK)
     whole = state_of(tmp_path / "whole")
     assert "warning" not in capsys.readouterr().err
     for what, places in OPTIONAL.items():
         for place in places:
             with monkeypatch.context() as patch:
                 patch.setattr(place, broken)
+                patch.setenv("BARE", "figures" if what == "student.pt2" else "1")
                 folder = tmp_path / place
                 distill(tiny_teacher(), tiny_student(), output=folder, settings=QUICK)
             lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]

@@ -37,6 +37,8 @@ def build(num_classes=10):
     return load_network("lenient:lenet5-half", input_size=(1, 8, 8), num_classes=num_classes, seed=3).module
 """
 QUICK = {"steps": 2, "batch_size": 4, "device": "cpu", "precision": "32", "overlap": False, "generator.width": 4}
+pytestmark = pytest.mark.usefixtures("bare_module")
+
 NAMES = ("planted", "hf-hub:someone/x", "local-dir:elsewhere")
 """What is put where a name is read; the first stands for a function that leaves a mark."""
 

@@ -29,6 +29,8 @@ from lenient.runs.request import Request, resolve
 from lenient.teacher.batch import Batch
 from toys import QUICK, digits_like
 
+pytestmark = pytest.mark.usefixtures("bare_module")
+
 PAGE = (Path(__file__).parents[1] / "docs" / "own-method.md").read_text(encoding="utf-8")
 SHAPE = ("generator", "steps_per_epoch")
 PLAN = {key: value for key, value in QUICK.items() if key not in SHAPE} | {"generator.width": 4}

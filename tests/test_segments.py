@@ -29,6 +29,8 @@ from lenient.runs import segments
 from lenient.runs.folder import RunFolder, discard
 from toys import digits_like
 
+pytestmark = pytest.mark.usefixtures("bare_module")
+
 CPU = torch.device("cpu")
 LEAST = 1000
 """Bytes of the smallest file here: 10 rows."""

@@ -27,6 +27,8 @@ from lenient.teacher.frozen import FrozenTeacher
 from test_methods import STABLE, take
 from toys import CPU, QUICK, digits_like, distillation, tiny_card, tiny_student, tiny_teacher
 
+pytestmark = pytest.mark.usefixtures("bare_module")
+
 STREAMS = Streams(0)
 
 

@@ -30,6 +30,8 @@ from lenient.synthesis.drawing import PATIENCE, Draws
 from lenient.synthesis.selection import Selected
 from toys import QUICK, digits_like, tiny_student, tiny_teacher
 
+pytestmark = pytest.mark.usefixtures("bare_module")
+
 PLAN = {key: value for key, value in QUICK.items() if key not in ("seed", "steps", "batch_size", "generator")}
 PIXELS = PLAN | {"method": {"iterations": 3, "first_batches": 1, "student_steps": 2}}
 SHAPE = {"generator": QUICK["generator"]}
