@@ -31,6 +31,8 @@ from lenient.training.trainer import Distillation
 from lenient.training.verdict import DISCLAIMER, Health, HealthSettings
 from toys import CPU, batch_of, settings, tiny_teacher
 
+pytestmark = pytest.mark.usefixtures("bare_module")
+
 SHORT: dict[str, Any] = {
     "steps": 150,
     "batch_size": 64,
@@ -47,11 +49,11 @@ BRIEF = pytest.mark.parametrize("steps", [60, pytest.param(150, marks=pytest.mar
 """Four log lines, and ten in the slow tests: for what shows without learning."""
 
 
-def run(teacher: Network, own: Any = None, **changes: Any) -> Any:
+def run(teacher: Network, own: Any = None, student: str = "lenient:lenet5-half", **changes: Any) -> Any:
     plan = merge(SHORT, changes)
     if own is not None:
         plan.pop("method")
-    return distill(teacher, "lenient:resnet8", method=own, settings=plan)
+    return distill(teacher, student, method=own, settings=plan)
 
 
 def failing(health: Health) -> set[str]:
@@ -70,7 +72,7 @@ def sound(digits_file) -> Health:
     """Over ten seconds: it is about learning, and the shortest run that learns enough for every threshold."""
     from lenient.models import load_network
 
-    return run(load_network(digits_file), steps=400).health
+    return run(load_network(digits_file), student="lenient:resnet8", steps=400).health
 
 
 def test_a_sound_run_is_ok(sound):
