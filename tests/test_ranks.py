@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import yaml
 from torch import nn
@@ -22,10 +22,13 @@ from lenient.core import ranks
 from lenient.core.batch_norm import _GlobalBatchNorm
 from lenient.models import save_network
 from lenient.runs.folder import RunFolder
+from lenient.runs.images import SyntheticImages
+from ranks_images import both
 from ranks_worker import GAMES, play
 from toys import QUICK, TA_QUICK, digits_like
 
-WORKER = Path(__file__).parent / "ranks_worker.py"
+HERE = Path(__file__).parent
+WORKER = HERE / "ranks_worker.py"
 STEPS = 8
 """Over every phase of every game: two epochs, two turns of each player, the bank, what is learnt from it."""
 LONG = 20
@@ -40,11 +43,10 @@ def together(number: int, output: Path, steps: int, games: list[str]) -> dict[st
 
 
 def as_ranks(number: int, *words: object, cwd: Path, codes: tuple[int, ...] = (0,)) -> None:
-    """Run `python WORDS` as `number` processes, each told of the others as torchrun tells it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    told = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    """Run `python WORDS` as `number` processes, told of each other as torchrun tells them, with a store that stays."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    told["TORCHELASTIC_USE_AGENT_STORE"] = "True"
 
     def rank(own: int) -> None:
         done = python(*words, cwd=cwd, RANK=str(own), LOCAL_RANK=str(own), **told)
@@ -127,6 +129,29 @@ def test_alone_everything_is_the_identity() -> None:
     assert torch.equal(ranks.gather(rows), rows)
     with ranks.joined():
         assert ranks.count() == 1
+
+
+def test_a_data_set_is_made_by_all_ranks_and_is_that_of_one(tmp_path: Path) -> None:
+    """The same on each; whether one is late, is stopped or sees other scores, none waits for it without an end."""
+    as_ranks(2, HERE / "ranks_images.py", tmp_path, cwd=tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    for name, made in first.items():
+        assert same(made, second[name]), name
+    for name, alone in both().items():
+        made = first[name]
+        assert (len(made), made.steps, made.classes) == (20, alone.steps, alone.classes)
+        assert int((made.images.int() - alone.images.int()).abs().max()) <= 1  # a level, where rounding tips it
+        torch.testing.assert_close(made.soft_labels, alone.soft_labels, atol=0.01, rtol=0)
+    assert same(first["written"], SyntheticImages.open(tmp_path / "images"))
+    assert torch.equal(first["written"].images, first["adi"].images)
+    assert torch.equal(first["otherwise"].images, first["ta-dfkd"].images)
+    assert [len(first[name]) for name in ("late", "stopped")] == [8, 8]
+
+
+def same(made: SyntheticImages, other: SyntheticImages) -> bool:
+    facts = [(each.steps, each.seconds, each.health, each.clipped, each.classes) for each in (made, other)]
+    tensors = torch.equal(made.images, other.images) and torch.equal(made.soft_labels, other.soft_labels)
+    return tensors and facts[0] == facts[1]
 
 
 # the command

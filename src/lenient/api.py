@@ -32,7 +32,7 @@ from lenient.models.trust import Trusted, UntrustedError, require
 from lenient.reporting import write_report
 from lenient.runs.export import export as write_format
 from lenient.runs.folder import RunFolder, fingerprint
-from lenient.runs.images import SyntheticImages, check_empty
+from lenient.runs.images import FILE, SyntheticImages, check_empty
 from lenient.runs.job import Job, TeacherFacts, check_pictures, load_teacher
 from lenient.runs.request import Request, decide, parse_budget, pick_student, resolve, settings_of
 from lenient.runs.samples import MOST, write_samples
@@ -445,6 +445,9 @@ def synthesize(
         trust_code: lets files, and a run folder, name code to run and places to visit.
         facts: those of `distill`; `recipe`, `batch_size`, `settings` and `precision` are its arguments, too.
 
+    Under torchrun all processes call this alike, share the batches, and return the same data set; the first one writes,
+    and who does not see its disk returns what it has in memory. The budget ends all where it is spent on one.
+
     Returns:
         Images of 8 bit with soft labels, steps, seconds and the verdict. Where that is not `ok`, a line says so.
 
@@ -487,10 +490,12 @@ def synthesize(
             own = None if isinstance(method, str) else method
             network = load_teacher(teacher, trust_code=trust_code, **facts)
             made = from_teacher(Job(network, student, request, method=own, generator=generator), n, budget)
-        if folder is None or not ranks.is_main():
+        if folder is None:
             return made
-        made.save(folder)
-        return SyntheticImages.open(folder)
+        if ranks.is_main():
+            made.save(folder)
+        ranks.agree(None)  # nobody goes on before it is written
+        return SyntheticImages.open(folder) if (folder / FILE).is_file() else made
 
 
 def _is_run(teacher: object) -> TypeGuard[str | Path]:

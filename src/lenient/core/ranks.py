@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from itertools import count as numbers
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +23,8 @@ from lenient.core import processes
 from lenient.core.errors import MachineError, UsageError
 
 T = TypeVar("T")
+_TIMES = numbers()
+"""How often this process has joined the others; each of them counts alike."""
 
 
 def count() -> int:
@@ -63,22 +67,47 @@ def place(device: torch.device) -> torch.device:
 def joined() -> Iterator[None]:
     """Join the group that torchrun has started this process for, for a while; nothing where there is none.
 
-    A group that the caller has made already is used as it is.
+    A group that the caller has made already is used as it is. All ranks join equally often.
     """
     if not launched() or count() > 1:
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, **_meeting(next(_TIMES)))
     try:
         yield
     except RuntimeError as error:
         if "gloo" in str(error).lower() or "nccl" in str(error).lower():
-            raise MachineError(f"rank {rank()}: lost the others; go on with --resume") from error
+            raise MachineError(
+                f"rank {rank()}: lost the others; a run that has a folder goes on with --resume"
+            ) from error
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _meeting(time: int) -> dict[str, Any]:
+    """Return where the ranks meet for the `time`th time, this one's number and how many there are.
+
+    Each time has its own name, since torchrun's store keeps the addresses of a group that has ended, and a rank that
+    comes first would take them for new ones.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore  # not there in a torch without `distributed`
+
+    store, own, several = _found(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
+    return {"store": PrefixStore(f"lenient/{time}", store), "rank": own, "world_size": several}
+
+
+@cache
+def _found(host: str, port: str) -> tuple[Any, int, int]:
+    """Return the store of all ranks, their own numbers and count; it is kept, since others may come back to it while
+    rank 0, where it may lie, still leaves."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store, own, several = next(rendezvous("env://"))
+    return store, own, several
 
 
 def mine(rows: Tensor) -> Tensor:

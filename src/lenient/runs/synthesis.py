@@ -172,4 +172,5 @@ def _told(
             warn(f"{len(made)} of {count} images: {made.reason}")
         if about.verdict != "ok":
             warn(f"the verdict about these images is {about.verdict}: {'; '.join(about.reasons)}")
-    return SyntheticImages(made.images, made.soft_labels, made.classes, steps, time_left.seconds, about, made.clipped)
+    seconds = ranks.agree(time_left.seconds)
+    return SyntheticImages(made.images, made.soft_labels, made.classes, steps, seconds, about, made.clipped)

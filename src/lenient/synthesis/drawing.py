@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lenient.core import ranks
 from lenient.losses.prior import confidence_score
 from lenient.synthesis.selection import Selection
 from lenient.synthesis.source import Source, Stock
@@ -32,7 +33,7 @@ class Draws:
 
         Of a pool they are different ones, all that it holds at most. Other sources draw rounds of `batch_size`, of
         which the images are taken that the selection accepts, all where there is none; it ends after `PATIENCE` rounds
-        without one.
+        without one. All ranks draw them, and the same.
         """
         if isinstance(self.source, Stock):
             for places in self.source.distinct(count, name, 0).split(self.batch_size):
@@ -47,9 +48,12 @@ class Draws:
                 yield images
 
     def _vouched_for(self, images: Tensor) -> Tensor:
+        """Return the images that the selection accepts, on all ranks those of rank 0: where one rounds a score
+        otherwise, it must not draw longer than the others."""
         if self.selection is None:
             return images
-        return images[self.selection(confidence_score(self.answer(images))).weight > 0]
+        accepted = self.selection(confidence_score(self.answer(images))).weight > 0
+        return images[ranks.agree(accepted.cpu()).to(images.device)]
 
     @torch.no_grad()
     def answer(self, images: Tensor) -> Tensor:
