@@ -29,8 +29,8 @@ from toys import QUICK, TA_QUICK, digits_like
 
 HERE = Path(__file__).parent
 WORKER = HERE / "ranks_worker.py"
-STEPS = 8
-"""Over every phase of every game: two epochs, two turns of each player, the bank, what is learnt from it."""
+STEPS = 6
+"""Over every phase of every game: two epochs, the bank, what is learnt from it, two rounds where one has less steps."""
 LONG = 20
 FOUR = ["ta-dfkd", "meta-dfkd"]
 """What four ranks play: halves of halves, and a second derivative through them."""
