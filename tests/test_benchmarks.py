@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from commands import python
 
@@ -75,3 +78,14 @@ def test_the_sabotage_table_goes_on_where_it_stopped(tmp_path):
         assert len(json.loads((tmp_path / "runs.json").read_text())["runs"]) == count
     run(*common, "--table", "page.md", cwd=tmp_path)
     assert "2 runs in `runs.json`" in (tmp_path / "page.md").read_text()
+
+
+def test_a_sheet_has_a_row_for_each_class(tmp_path):
+    (tmp_path / "samples").mkdir()
+    images = torch.zeros(5, 1, 4, 3, dtype=torch.uint8)
+    images[4] = 200
+    save_file({"images": images, "labels": torch.tensor([0, 2, 0, 2, 2])}, tmp_path / "samples" / "images.safetensors")
+    run(BENCHMARKS / "sheet.py", tmp_path, "-o", "sheet.png", "--columns", 2, "--scale", 1, cwd=tmp_path)
+    with Image.open(tmp_path / "sheet.png") as drawn:
+        assert drawn.size == (2 * 4, 2 * 5)
+        assert drawn.convert("L").getpixel((0, 0)) == 0, "the third of a class is left out"
