@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lenient.core.reductions import batch_mean, batch_sum
+from lenient.losses.gaps import NORMS, SQUARES, Gap, root
 from lenient.losses.objective import Needs
 from lenient.teacher.batch import Batch
-from lenient.teacher.probes import BatchNorms
+from lenient.teacher.probes import BatchNorms, LayerStatistics
 
 REFERENCE_BATCH = 1024
 """Batch size of TA-DFKD: its image weights belong to norms over this many images."""
 
 
 class BatchNormStatistics:
-    """Sum over batch-norm layers of ||mean - running mean||_2 + ||variance - running variance||_2 (TA-DFKD, l_bns).
+    """Sum over batch-norm layers of ||mean - running mean||_2 + ||variance - running variance||_2 (TA-DFKD, l_bns), or
+    another `gap` between them.
 
     Norms not squared, not divided by channels or layers: grows with both; independent of batch size in expectation.
     """
 
     label = "statistics"
 
-    def __init__(self, view: str = "clean") -> None:
-        self.view = view
+    def __init__(self, view: str = "clean", gap: Gap = NORMS) -> None:
+        self.view, self.gap = view, gap
         self.needs = Needs(view, probes=(BatchNorms(),))
 
+    def layers(self, batch: Batch) -> tuple[LayerStatistics, ...]:
+        """Return the statistics in the teacher's response, layer by layer."""
+        return batch.answers[self.view]["teacher"].of(BatchNorms)
+
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the term from the statistics in the teacher's response."""
-        layers = batch.answers[self.view]["teacher"].of(BatchNorms)
-        distances = [
-            _norm(layer.mean - layer.running_mean) + _norm(layer.variance - layer.running_variance) for layer in layers
-        ]
-        return torch.stack(distances).sum()
+        """Return the term."""
+        return self.gap(self.layers(batch))
 
 
 class SquaredStatistics(BatchNormStatistics):
@@ -45,15 +48,8 @@ class SquaredStatistics(BatchNormStatistics):
 
     label = "squared statistics"
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """Return the term from the statistics in the teacher's response."""
-        layers = batch.answers[self.view]["teacher"].of(BatchNorms)
-        distances = [
-            (layer.mean - layer.running_mean).square().mean(dim=-1)
-            + (layer.variance - layer.running_variance).square().mean(dim=-1)
-            for layer in layers
-        ]
-        return torch.stack(distances).mean(dim=-1)
+    def __init__(self, view: str = "clean") -> None:
+        super().__init__(view, SQUARES)
 
 
 class AveragedStatistics(BatchNormStatistics):
@@ -66,17 +62,16 @@ class AveragedStatistics(BatchNormStatistics):
 
     label = "averaged statistics"
 
-    def __init__(self, momentum: float, view: str = "clean") -> None:
-        super().__init__(view)
+    def __init__(self, momentum: float, view: str = "clean", gap: Gap = NORMS) -> None:
+        super().__init__(view, gap)
         self.momentum = momentum
         self.averages: list[Tensor] = []
         """(2, channels) for each layer: mean and variance."""
         self.filled: Tensor | None = None
         """Scalar: 1 once a batch has come into them."""
 
-    def _averaged(self, batch: Batch) -> list[Tensor]:
+    def _averaged(self, layers: Sequence[LayerStatistics]) -> list[Tensor]:
         """Return mean and variance of each layer's input, (2, channels), averaged with those before."""
-        layers = batch.answers[self.view]["teacher"].of(BatchNorms)
         now = [torch.stack([layer.mean, layer.variance]) for layer in layers]
         if self.filled is None:
             return now
@@ -85,17 +80,14 @@ class AveragedStatistics(BatchNormStatistics):
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the term from the statistics in the teacher's response."""
-        layers = batch.answers[self.view]["teacher"].of(BatchNorms)
-        distances = [
-            _norm(mean - layer.running_mean) + _norm(variance - layer.running_variance)
-            for layer, (mean, variance) in zip(layers, self._averaged(batch), strict=True)
-        ]
-        return torch.stack(distances).sum()
+        layers = self.layers(batch)
+        averaged = zip(layers, self._averaged(layers), strict=True)
+        return self.gap([replace(layer, mean=mean, variance=variance) for layer, (mean, variance) in averaged])
 
     @torch.no_grad()
     def remember(self, batch: Batch, bad: Tensor) -> None:
         """Move the averages on by a finished batch, from the teacher's answers at its last step."""
-        now = self._averaged(batch)
+        now = self._averaged(self.layers(batch))
         before = self.averages or [torch.zeros_like(moments) for moments in now]
         self.averages = [torch.where(bad > 0, old, moments) for moments, old in zip(now, before, strict=True)]
         self.filled = 1 - bad if self.filled is None else torch.maximum(self.filled, 1 - bad)
@@ -126,8 +118,8 @@ class ImageNorm:
         """Return the term."""
         squares = [difference.square().flatten(1).sum(dim=1) for difference in self.norms(batch.inputs[self.view])]
         if self.whole_batch:
-            return torch.stack([_sqrt(batch_sum(square)) for square in squares]).sum()
-        norms = torch.stack([batch_mean(_sqrt(square)) for square in squares])
+            return torch.stack([root(batch_sum(square)) for square in squares]).sum()
+        norms = torch.stack([batch_mean(root(square)) for square in squares])
         return math.sqrt(REFERENCE_BATCH) * norms.sum()
 
 
@@ -144,13 +136,3 @@ def differences(images: Tensor) -> list[Tensor]:
 def itself(images: Tensor) -> list[Tensor]:
     """The images, for their plain L2 norm."""
     return [images]
-
-
-def _norm(vector: Tensor) -> Tensor:
-    return _sqrt(vector.square().sum())
-
-
-def _sqrt(square: Tensor) -> Tensor:
-    """Square root whose gradient at 0 is 0 instead of infinite."""
-    root: Tensor = torch.where(square > 0, square, torch.ones_like(square)).sqrt() * (square > 0)
-    return root
