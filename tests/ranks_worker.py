@@ -45,6 +45,11 @@ GAMES: dict[str, dict[str, Any]] = {
     "zskt, mixed": {},
     "mb-dfkd, mixed": {**BANK},
     "stable": {"grow": 4, "shift": 0.2},
+    "deepinversion, joint": {
+        **{"iterations": 2, "first_batches": 1, "student_steps": 2},
+        "view": {"crop": "resized", "flip": True, "border": "extra"},
+        "statistics": {"over": {"name": "all", "pieces": 2}},
+    },
     "adi": {"iterations": 3, "first_batches": 1, "student_steps": 2},
     "fastdfkd": {"iterations": 2, "first_batches": 2, "student_steps": 2, "reset_after": 1},
     "fastdfkd, reptile": {"iterations": 2, "first_batches": 1, "student_steps": 3, "meta": "reptile"},

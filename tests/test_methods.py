@@ -55,6 +55,16 @@ QUICK_KEGNET = {"generators": 2, "iterations": 2, "images": 5, "generator_lr": 0
 QUICK_LATENTS = {**QUICK_PIXELS, "reset_after": 1}
 QUICK_LABELS = {**QUICK_PIXELS, "round_batches": 1, "generator_life": 2}
 QUICK_CONTRAST = {"contrastive_weight": 5.0, "bank_size": 24, "bank_drawn": 3}
+QUICK_CROPS = {
+    "view": {"crop": {"name": "resized", "curriculum": "linear"}, "flip": True, "range": "clip"},
+    "statistics": {"over": "momentum", "first_layer": 10},
+    **{"pixels_schedule": "cosine", "keep": "last"},
+}
+QUICK_JOINT = {
+    "iterations": 1,  # of both pieces
+    "view": {"border": {"name": "extra", "pixels": 3}, "range": "straight-through"},
+    "statistics": {"over": {"name": "all", "pieces": 2}, "form": "squares", "spread": "deviation", "layers": "mean"},
+}
 STABLE: dict[str, Any] = {"name": "stable", "grow": 6, "views": 2, "shift": 0.2, "student_shift": 0.2}
 BASE: dict[str, dict[str, Any]] = {
     "ta-dfkd": TA_QUICK,
@@ -73,6 +83,8 @@ BASE: dict[str, dict[str, Any]] = {
     "proxy": {"name": "proxy", "cutmix": 1.0},
     "proxy, selecting": {"name": "proxy", "cutmix": 1.0, "selection": {"name": "mixture", "quota": 1.0}},
     "deepinversion": {"name": "deepinversion", **QUICK_PIXELS},
+    "deepinversion, crops": {"name": "deepinversion", **QUICK_PIXELS, **QUICK_CROPS},
+    "deepinversion, joint": {"name": "deepinversion", **QUICK_PIXELS, **QUICK_JOINT},
     "adi": {"name": "adi", **QUICK_PIXELS},
     "fastdfkd": {"name": "fastdfkd", **QUICK_LATENTS},
     "fastdfkd, reptile": {"name": "fastdfkd", **QUICK_LATENTS, "meta": "reptile"},
@@ -644,6 +656,31 @@ FAMILY_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 OWN_CHANGES |= dict.fromkeys(("mb-dfkd", "pre-dfkd", "meta-dfkd"), FAMILY_CHANGES)
 PIXELS = ("deepinversion", "adi")
 INVERTING = (*PIXELS, "fastdfkd", "zskd", "nayer", "cmi", "cpnet")
+CROPPING = {"keep": "last", "view": {"crop": {"name": "resized", "curriculum": "linear"}}}
+BORDERED = {"view": {"border": {"name": "extra", "pixels": 2}}}
+JOINT = {"statistics": {"over": {"name": "all", "pieces": 2}}}
+PIXELS_ALONE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "pixels_betas": ((0.5, 0.9), {}),
+    "pixels_schedule": ("cosine", {"keep": "last"}),
+    "keep": ("last", {}),
+    "view.crop": ("resized", {}),
+    "view.crop.least_area": (0.9, CROPPING),
+    "view.crop.curriculum": ("step", CROPPING),
+    "view.crop.milestone": (0.5, CROPPING),
+    "view.flip": (True, {}),
+    "view.draws": ("batch", {"view": {"flip": True}}),
+    "view.border": ("extra", {}),
+    "view.border.pixels": (5, BORDERED),
+    "view.border.smoothing": (0.0, BORDERED),
+    "view.range": ("clip", {}),
+    "statistics.over": ({"name": "all", "pieces": 2}, {}),
+    "statistics.over.pieces": (4, JOINT),
+    "statistics.over.momentum": (0.1, {"statistics": {"over": "momentum"}}),
+    "statistics.form": ("squares", {}),
+    "statistics.spread": ("deviation", {}),
+    "statistics.layers": ("mean", {}),
+    "statistics.first_layer": (10.0, {}),
+}
 PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "iterations": (3, {}),
     "pixels_lr": (0.5, {}),
@@ -669,7 +706,7 @@ PIXELS_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "student_schedule": ("cosine-early", {}),
     "augmentation": ("crop-flip", {}),
 }
-OWN_CHANGES |= dict.fromkeys(PIXELS, PIXELS_CHANGES)
+OWN_CHANGES |= dict.fromkeys(PIXELS, PIXELS_CHANGES | PIXELS_ALONE)
 OWN_CHANGES["fastdfkd"] = {
     **{key: how for key, how in PIXELS_CHANGES.items() if key not in ("pixels_lr", "jitter", "tv_weight", "l2_weight")},
     "generator_lr": (0.5, {}),

@@ -13,8 +13,10 @@ from lenient.bench.grid import Grid, pictures_of, settings_of
 from lenient.bench.tasks import Task, locked, read_json, state, write_json
 from lenient.core.errors import UsageError
 from lenient.core.schemas import CellRecord
+from lenient.losses.together import StatisticsSettings
 from lenient.models.trust import Trusted
 from lenient.runs.folder import discard
+from lenient.synthesis.pixel_views import ViewSettings
 from lenient.synthesis.proxy import SourceSettings
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
@@ -33,7 +35,18 @@ SINCE_OF: Mapping[str, Mapping[str, Any]] = {
     "ta-dfkd": {"method.detach_teacher": False},
     "noise": {"method.statistics": "running", "method.student_loss": "l1", "method.student_optimizer": "sgd"},
     "stable": {"method.pictures": 0.0},
-    **{name: {"method.student_optimizer": "sgd"} for name in ("deepinversion", "adi", "fastdfkd")},
+    "fastdfkd": {"method.student_optimizer": "sgd"},
+    **{
+        name: {
+            "method.student_optimizer": "sgd",
+            "method.pixels_betas": [0.9, 0.999],
+            "method.pixels_schedule": "constant",
+            "method.view": ViewSettings().model_dump(mode="json"),
+            "method.statistics": StatisticsSettings().model_dump(mode="json"),
+            "method.keep": "best",
+        }
+        for name in ("deepinversion", "adi")
+    },
 }
 """Settings that came later, of any method and of one, and the value that does what was done before there were any: left
 out at that, so that a cell is known by the id that it had."""

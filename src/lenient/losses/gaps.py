@@ -37,8 +37,7 @@ class Gap:
         found = [self._distance(own.mean, own.running_mean) + self._of_spread(own) for own in statistics]
         if self.first != 1:
             found[0] = self.first * found[0]
-        stacked = torch.stack(found)
-        return stacked.sum() if self.layers == "sum" else stacked.mean(dim=-1)
+        return torch.stack(found).sum() if self.layers == "sum" else torch.stack(found).mean(dim=-1)
 
     def _of_spread(self, own: LayerStatistics) -> Tensor:
         if self.spread == "variance":
@@ -46,8 +45,8 @@ class Gap:
         return self._distance((own.variance + LEAST_VARIANCE).sqrt(), own.running_variance.clamp_min(0).sqrt())
 
     def _distance(self, found: Tensor, stored: Tensor) -> Tensor:
-        squares = (found - stored).square()
-        return root(squares.sum()) if self.form == "norms" else squares.mean(dim=-1)
+        vector = found - stored
+        return root(vector.square().sum()) if self.form == "norms" else vector.square().mean(dim=-1)
 
 
 NORMS = Gap()

@@ -80,6 +80,15 @@ class Keeping(Remembering, Protocol):
 
 
 @runtime_checkable
+class Following(Remembering, Protocol):
+    """One whose memory is of each step on a batch, and not of finished ones alone."""
+
+    def follow(self, batch: Batch, bad: Tensor) -> None:
+        """Write what a step leaves behind; nothing where `bad` is 1, since its update was skipped."""
+        ...
+
+
+@runtime_checkable
 class Owning(Term, Protocol):
     """A term with weights of its own, a `module`, which learn in the updates that minimise it and as parts of whose
     module they are stepped, averaged over ranks, and kept in checkpoints: see `with_terms` in
@@ -173,6 +182,12 @@ class Objective:
         for name, term in self.remembering.items():
             if isinstance(term, Keeping) and _now(self.terms[name][0], batch.clock) != 0:
                 term.keep(batch, better)
+
+    def follow(self, batch: Batch, bad: Tensor) -> None:
+        """Let those of them that follow each step, and have a weight now, write what one leaves behind."""
+        for name, term in self.remembering.items():
+            if isinstance(term, Following) and _now(self.terms[name][0], batch.clock) != 0:
+                term.follow(batch, bad)
 
     def remember(self, batch: Batch, bad: Tensor) -> None:
         """Let those of them that have a weight now write what a finished batch leaves behind."""

@@ -23,9 +23,10 @@ from lenient.losses.contrastive import ContrastiveBank
 from lenient.losses.objective import Later, Objective
 from lenient.losses.prior import LabelPrior
 from lenient.losses.representation import BatchNormStatistics
+from lenient.methods.batches import Batches, Place, Shown
 from lenient.methods.contract import Algorithm, Context, MethodSettings, adam
 from lenient.methods.generator import build_sampler
-from lenient.methods.inversion import Batches, InversionSettings, Shown, inversion_algorithm
+from lenient.methods.inversion import InversionSettings, inversion_algorithm
 from lenient.synthesis.latents import Latents
 from lenient.synthesis.views import Augmentation, augment, resized_crop
 from lenient.teacher.batch import Clock
@@ -106,7 +107,7 @@ class CMI:
         def weights(number: int) -> Mapping[str, Tensor]:
             return normal_layers(sampler.generator, streams, "generator-weights", number)
 
-        def show(clock: Clock, number: int) -> Shown:
+        def show(clock: Clock, place: Place) -> Shown:
             images = sampler.draw(ranks.mine(latents.codes))
             shown = augment(images, s.augmentation, streams, "inversion-view", clock.update)
 
@@ -127,7 +128,7 @@ class CMI:
         for module in objective.modules:
             own = {"params": list(module.parameters()), "lr": s.projection_lr, "betas": (0.9, 0.999)}
             optimizer.add_param_group(own)
-        batches = Batches("latents", latents, optimizer, objective, show, labels, start=sampler.show)
+        batches = Batches("latents", (latents,), optimizer, objective, show, labels, start=sampler.show)
         return inversion_algorithm(context, s, batches)
 
     def _objective(self, context: Context) -> Objective:

@@ -23,8 +23,8 @@ from lenient.losses.coupling import FeatureAlignment, FeatureCoupling
 from lenient.losses.objective import Later, Objective
 from lenient.losses.prior import LabelPrior
 from lenient.losses.representation import AveragedStatistics
+from lenient.methods.batches import Shown
 from lenient.methods.contract import Algorithm, Context, MethodSettings
-from lenient.methods.inversion import Shown
 from lenient.methods.labelled import LabelledSettings, labelled
 from lenient.synthesis.views import augment, boxes_of_others
 from lenient.teacher.batch import Clock, Partners

@@ -7,25 +7,21 @@ which the student learns. ADI also asks for images on which student and teacher 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
-from lenient.core import ranks
 from lenient.losses.adversarial import AdversarialForm, adversary
 from lenient.losses.objective import Objective
 from lenient.losses.prior import LabelPrior
-from lenient.losses.representation import BatchNormStatistics, ImageNorm, differences, itself
-from lenient.methods.contract import Algorithm, Context, MethodSettings, adam
-from lenient.methods.inversion import Batches, InversionSettings, Shown, inversion_algorithm
-from lenient.synthesis.pixels import Pixels, balanced
-from lenient.synthesis.views import rolled
-from lenient.teacher.batch import Clock
+from lenient.losses.representation import ImageNorm, differences, itself
+from lenient.losses.together import StatisticsSettings
+from lenient.methods.contract import Algorithm, Context, MethodSettings
+from lenient.methods.inversion import inversion_algorithm
+from lenient.methods.pixels import PixelSettings, pixel_batches
 
 
-class DeepInversionSettings(InversionSettings):
+class DeepInversionSettings(PixelSettings):
     """Settings of DeepInversion: L = CE + bn R + tv TV + l2 L2 [+ adv (1 - JS)]; the student minimises KL.
 
     Image norms are means over images here, scaled as in the other methods; the released code takes them over a batch
@@ -35,14 +31,12 @@ class DeepInversionSettings(InversionSettings):
     name: Literal["deepinversion", "adi"] = "deepinversion"
     iterations: int = Field(2000, ge=1, le=10**6)
     """Steps on the pixels of a batch (CIFAR code: 2000)."""
-    pixels_lr: float = Field(0.05, ge=0, le=1e3)
-    """Learning rate of the pixels' Adam, which starts anew with each batch (CIFAR code: 0.05)."""
-    jitter: int = Field(2, ge=0, le=1000)
-    """Largest shift of the batch, in pixels and in a circle, before each step (CIFAR code: 2)."""
     label_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the cross-entropy against the classes that a batch is to show, each as often as can be (paper: 1)."""
     bn_weight: float = Field(10.0, ge=0, le=1e6)
     """Weight of the batch-norm statistics (paper: 10 of 1, 5, 10, 100); 0 for teachers without batch norm."""
+    statistics: StatisticsSettings = StatisticsSettings()
+    """What these are taken over, and how they are held against the stored ones."""
     tv_weight: float = Field(1.25e-5, ge=0, le=1e6)
     """Weight of total variation (paper: 2.5e-5 over a batch of 256)."""
     l2_weight: float = Field(1.5e-8, ge=0, le=1e6)
@@ -55,8 +49,8 @@ class DeepInversionSettings(InversionSettings):
     """Softens predictions in the adversarial term (released code: 3)."""
     first_batches: int = Field(50, ge=0, le=10**6)
     """Batches in the pool before the student's first step (a re-implementation of the paper: 50)."""
-    student_steps: int = Field(50, ge=1, le=10**6)
-    """Student updates after each further batch (paper: about 50 for VGG-11)."""
+    student_steps: int | None = Field(50, ge=1, le=10**6)
+    """Student updates after each further batch (paper: about 50 for VGG-11); null: the first ones are a fixed set."""
     pool_size: int = Field(50_000, ge=1, le=10**8)
 
 
@@ -88,39 +82,20 @@ class DeepInversion:
 
     def build(self, context: Context) -> Algorithm:
         """Put pixels, pool and student together."""
-        s, teacher, streams, runtime = self.settings, context.teacher, context.streams, context.runtime
-        images = s.images_of(context)
+        batches = pixel_batches(context, self.settings, self._objective(), self.settings.statistics.pieces)
+        return inversion_algorithm(context, self.settings, batches)
 
-        def noise(count: int, name: str, update: int) -> Tensor:
-            drawn = streams.normal(name, update, (count, *teacher.card.input_size))
-            return runtime.images(drawn.to(runtime.dtype))
-
-        def show(clock: Clock, number: int) -> Shown:
-            moved = rolled(pixels.images, s.jitter, streams, "jitter", clock.update)
-            view = runtime.images(ranks.mine(moved))
-            return Shown(teacher.denormalize(view.detach()), view, pixels.images.detach().clone())
-
-        pixels = Pixels(partial(noise, images, "pixels"))
-        objective = Objective(
+    def _objective(self) -> Objective:
+        s = self.settings
+        return Objective(
             {
                 "class_prior": (s.label_weight, LabelPrior()),
-                "bn": (s.bn_weight, BatchNormStatistics()),
+                "bn": (s.bn_weight, s.statistics.term()),
                 "tv": (s.tv_weight, ImageNorm(differences, "TV", view="clean")),
                 "l2": (s.l2_weight, ImageNorm(itself, "L2", view="clean")),
                 "adversarial": (s.adversarial_weight, adversary(s.adversarial, s.temperature)),
             }
         )
-        batches = Batches(
-            "pixels",
-            pixels,
-            adam(pixels, s.pixels_lr),
-            objective,
-            show,
-            partial(balanced, images, teacher.card.num_classes),
-            start=lambda *key: teacher.denormalize(noise(*key)),
-            to_pixels=teacher.denormalize,
-        )
-        return inversion_algorithm(context, s, batches)
 
 
 class ADI(DeepInversion):

@@ -21,9 +21,10 @@ from lenient.losses.adversarial import AdversarialForm, adversary
 from lenient.losses.objective import Later, Objective
 from lenient.losses.prior import LabelPrior
 from lenient.losses.representation import AveragedStatistics
+from lenient.methods.batches import Batches, Place, Shown
 from lenient.methods.contract import Algorithm, Context, MethodSettings, adam
 from lenient.methods.generator import build_sampler
-from lenient.methods.inversion import Batches, InversionSettings, Shown, inversion_algorithm
+from lenient.methods.inversion import InversionSettings, inversion_algorithm
 from lenient.synthesis.latents import Latents
 from lenient.synthesis.meta import MetaForm, MetaGenerator
 from lenient.synthesis.views import Augmentation, augment
@@ -109,7 +110,7 @@ class FastDFKD:
             anew = first_layers_anew(adapted, streams, "reset", number) if resets else {}
             return anew if meta is None else meta.start(anew)
 
-        def show(clock: Clock, number: int) -> Shown:
+        def show(clock: Clock, place: Place) -> Shown:
             images = sampler.draw(ranks.mine(latents.codes))
             shown = augment(images, s.augmentation, streams, "inversion-view", clock.update)
             return Shown(images, teacher.normalize(shown), ranks.gather(images))
@@ -131,7 +132,7 @@ class FastDFKD:
         )
         batches = Batches(
             "latents",
-            latents,
+            (latents,),
             adam(latents, s.generator_lr, BETAS, rates={"codes": s.codes_lr}),
             objective,
             show,

@@ -21,8 +21,9 @@ from lenient.core.text import VALUE, visible
 from lenient.generators.label_embedding import FLAG, RANDOM_LENGTH, LabelGenerator, read_codes
 from lenient.losses.adversarial import AdversarialForm
 from lenient.losses.objective import Objective
+from lenient.methods.batches import Batches, Place, Shown
 from lenient.methods.contract import Algorithm, Context, adam
-from lenient.methods.inversion import Batches, InversionSettings, Shown, inversion_algorithm
+from lenient.methods.inversion import InversionSettings, inversion_algorithm
 from lenient.models.probing import hooked
 from lenient.synthesis.latents import Adapted
 from lenient.synthesis.pixels import balanced
@@ -132,8 +133,8 @@ def labelled(
 
     tapped = taps(generator.body)
 
-    def show(clock: Clock, number: int) -> Shown:
-        whole = labels(number).to(streams.device)
+    def show(clock: Clock, place: Place) -> Shown:
+        whole = labels(place.number).to(streams.device)
         mine, drawn = ranks.mine(whole), list[Tensor]()
         with hooked(tapped, lambda layer, inputs, output: drawn.append(output)):
             # a compiled generator calls no hooks
@@ -150,7 +151,7 @@ def labelled(
 
     adapted = Adapted(generator, (count, *teacher.card.input_size), weights)
     optimizer = adam(adapted, s.generator_lr, BETAS)
-    batches = Batches("generator", adapted, optimizer, objective, show, labels, start)
+    batches = Batches("generator", (adapted,), optimizer, objective, show, labels, start)
     return replace(inversion_algorithm(context, s, batches), notes=(note,))
 
 

@@ -17,9 +17,9 @@ from lenient.losses.adversarial import adversary
 from lenient.losses.objective import Later, Objective
 from lenient.losses.prior import LabelPrior
 from lenient.losses.representation import AveragedStatistics
+from lenient.methods.batches import Shown
 from lenient.methods.contract import Algorithm, Context, MethodSettings
 from lenient.methods.generator import build_sampler
-from lenient.methods.inversion import Shown
 from lenient.methods.labelled import LabelledSettings, labelled
 from lenient.synthesis.views import augment
 from lenient.teacher.batch import Clock

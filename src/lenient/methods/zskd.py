@@ -19,8 +19,9 @@ from lenient.core import ranks
 from lenient.core.errors import TeacherError
 from lenient.losses.objective import Objective
 from lenient.losses.prior import LabelPrior
+from lenient.methods.batches import Batches, Place, Shown
 from lenient.methods.contract import Algorithm, Context, MethodSettings, RateSchedule, adam
-from lenient.methods.inversion import Batches, InversionSettings, Shown, inversion_algorithm
+from lenient.methods.inversion import InversionSettings, inversion_algorithm
 from lenient.synthesis.pixels import Pixels
 from lenient.synthesis.targets import SimilarClasses
 from lenient.synthesis.views import Augmentation
@@ -91,7 +92,7 @@ class ZSKD:
         def noise(count: int, name: str, update: int) -> Tensor:
             return runtime.images(streams.uniform(name, update, (count, *teacher.card.input_size)).to(runtime.dtype))
 
-        def show(clock: Clock, number: int) -> Shown:
+        def show(clock: Clock, place: Place) -> Shown:
             images = runtime.images(ranks.mine(pixels.images))
             return Shown(images.detach(), teacher.normalize(images), pixels.images.detach().clone())
 
@@ -102,7 +103,7 @@ class ZSKD:
         pixels = Pixels(partial(noise, s.images_of(context), "pixels"))
         batches = Batches(
             "pixels",
-            pixels,
+            (pixels,),
             adam(pixels, s.pixels_lr),
             Objective({"class_prior": (1.0, LabelPrior(s.temperature, "similar classes"))}),
             show,

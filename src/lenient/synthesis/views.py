@@ -56,14 +56,33 @@ def rolled(images: Tensor, limit: int, streams: Streams, name: str, update: int)
     return torch.roll(images, shifts=(int(offsets.numpy()[0]), int(offsets.numpy()[1])), dims=(2, 3))
 
 
-def resized_crop(images: Tensor, least: float, flip: bool, streams: Streams, name: str, update: int) -> Tensor:
+def mirrored(images: Tensor, streams: Streams, name: str, update: int, *, one: bool = False) -> Tensor:
+    """Return images (N, C, H, W), each mirrored half of the time, or with `one` all of them or none."""
+    coins = streams.uniform(name, update, (1 if one else len(images) * ranks.count(), 1, 1, 1))
+    return torch.where((coins if one else ranks.mine(coins)) < 0.5, images.flip(3), images)
+
+
+def resized_crop(
+    images: Tensor,
+    least: float,
+    flip: bool,
+    streams: Streams,
+    name: str,
+    update: int,
+    *,
+    fits: bool = False,
+    one: bool = False,
+) -> Tensor:
     """Return for each image (N, C, H, W) a part of it, enlarged to its size and with `flip` mirrored half of the time.
 
     The part covers a share of the area that is uniform from `least` to 1, its sides are as 3 to 4 at most (drawn on a
-    logarithmic scale; a side longer than the image's is cut), and it lies anywhere in the image.
+    logarithmic scale; a side longer than the image's is cut, or with `fits` none is drawn), and it lies anywhere in the
+    image. With `one`, one draw is for all images.
     """
-    drawn = ranks.mine(streams.uniform(f"{name}/crop", update, (len(images) * ranks.count(), 5))).to(images.dtype)
-    area, ratio = least + (1 - least) * drawn[:, 0], ((2 * drawn[:, 1] - 1) * math.log(4 / 3)).exp()
+    drawn = streams.uniform(f"{name}/crop", update, (1 if one else len(images) * ranks.count(), 5)).to(images.dtype)
+    drawn = drawn.expand(len(images), -1) if one else ranks.mine(drawn)
+    area, slope = least + (1 - least) * drawn[:, 0], 2 * drawn[:, 1] - 1
+    ratio = (slope * (-area.log()).clamp_max(math.log(4 / 3)) if fits else slope * math.log(4 / 3)).exp()
     width, height = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
     left, top = (2 * drawn[:, 2] - 1) * (1 - width), (2 * drawn[:, 3] - 1) * (1 - height)
     turned = torch.where(drawn[:, 4] < 0.5, -1.0, 1.0).to(images.dtype) if flip else torch.ones_like(width)

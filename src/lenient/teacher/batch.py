@@ -88,7 +88,8 @@ class Batch:
     Views are `clean` (as synthesised) and `train` (augmented; the same object as `clean` without augmentation).
     `labels`: (N,) int64, the classes that the images are to show, or (N, K) distributions over the classes.
     `latents`: (N, d), what a generator drew the images from. `decoded`: (N, d), what a decoder reads of them. `drawn`:
-    the generator's maps on the way, (N, C, H, W) each. `partners`: where the views show parts of other images.
+    the generator's maps on the way, (N, C, H, W) each. `partners`: where the views show parts of other images. `piece`:
+    which one this is of a batch that is optimised piece by piece.
     """
 
     images: Tensor
@@ -101,6 +102,7 @@ class Batch:
     decoded: Tensor | None = None
     drawn: Sequence[Tensor] = ()
     partners: Partners | None = None
+    piece: int = 0
 
     def logits(self, view: str, network: str) -> Tensor:
         """Return the logits of `network` ("teacher" or "student") on `view` in float32; raises ValueError where it was
