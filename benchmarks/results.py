@@ -2,9 +2,11 @@
 
     python benchmarks/results.py add benchmarks/results/mnist.json runs/mnist-0 runs/mnist-1 ...
     python benchmarks/results.py table
+    python benchmarks/results.py methods
 
 `add` stores of each run what its folder says: command, settings, machine, accuracies, verdict. `table` rewrites the
-part of README.md between the two `results` comments from every file in `benchmarks/results/` that `add` wrote.
+part of README.md between the two `results` comments from every file in `benchmarks/results/` that `add` wrote;
+`methods` that between the two `methods` comments, as `lenient methods --markdown` prints it.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from typing import Any
 import typer
 import yaml
 
+from lenient.cli.methods import markdown as table_of_methods
 from lenient.methods import DEFAULT
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-MARKS = ("<!-- results -->", "<!-- end of results -->")
+RESULTS, METHODS = "results", "methods"
 
 app = typer.Typer()
 
@@ -51,11 +54,22 @@ def read(run: Path) -> dict[str, Any]:
 
 @app.command()
 def table() -> None:
-    """Rewrite the table in README.md."""
+    """Rewrite the table of results in README.md."""
+    rewrite(RESULTS, markdown())
+
+
+@app.command()
+def methods() -> None:
+    """Rewrite the table of methods in README.md."""
+    rewrite(METHODS, table_of_methods())
+
+
+def rewrite(block: str, table: str) -> None:
+    """Put a table between the two comments of a block."""
     text = README.read_text(encoding="utf-8")
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    README.write_text(f"{before}{MARKS[0]}\n{markdown()}{MARKS[1]}{after}", encoding="utf-8")
+    first, last = f"<!-- {block} -->\n", f"<!-- end of {block} -->"
+    before, rest = text.split(first)
+    README.write_text(f"{before}{first}{table}{last}{rest.split(last)[1]}", encoding="utf-8")
 
 
 def markdown() -> str:

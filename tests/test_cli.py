@@ -270,6 +270,11 @@ def test_methods(tmp_path):
     every = json.loads(lenient("methods", "--json", cwd=tmp_path).stdout)
     assert every["zskt"]["anatomy"]["student"] == "KL + 2500 attention"
     assert every["ta-dfkd"]["anatomy"]["class prior"] == ""
+    page = lenient("methods", "--markdown", cwd=tmp_path).stdout
+    assert page.startswith("| `--method` | images come from |")
+    assert "[`adi`](docs/methods/deepinversion.md) | pixels | balanced | label + 10 statistics" in page
+    refused = lenient("methods", "zskd", "--markdown", cwd=tmp_path, code=2).stderr
+    assert "--markdown: prints the table of all methods" in refused
     one = lenient("methods", "ta-dfkd", cwd=tmp_path).stdout
     for words in ("2402.12406", "tau", "0.5", "published"):
         assert words in one

@@ -16,7 +16,7 @@ from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
 from lenient.losses.distances import js_divergence, kl_divergence
 from lenient.losses.prior import confidence_score
 from lenient.methods import METHODS, method_class
-from lenient.methods.anatomy import describe
+from lenient.methods.anatomy import describe, needs_by_default
 from lenient.methods.choice import choose, obstacles
 from lenient.models import build_student
 from lenient.models.card import Network
@@ -282,6 +282,34 @@ def test_which_methods_fit_a_teacher_without_batch_norm():
     for name in (name for name, obstacle in kept.items() if not obstacle):
         quick = {**BASE[name], "attention_weight": 0.0} if name == "zskt" else BASE[name]
         take(distillation(Network(module, tiny_card()), method=quick), 4)
+
+
+NEEDS = {
+    "gradient": {*METHODS} - {"stable", "proxy", "photo", "noise"},
+    "batch norm": {"ta-dfkd", "mad", "cudfkd", "deepinversion", "adi", "fastdfkd", "nayer", "cpnet", "cmi", "adadfq"},
+    "features": {"dafl", "mb-dfkd", "pre-dfkd", "meta-dfkd", "cpnet"},
+    "last layer": {"zskd", "nayer", "cpnet"},
+    "maps": {"zskt", "cmi", "cpnet"},
+}
+"""Written out from the papers: what their defaults ask of a teacher besides its answers."""
+
+
+def test_what_each_method_needs_of_a_teacher():
+    found = {name: needs_by_default(name) for name in METHODS}
+    assert {need: {name for name, needs in found.items() if need in needs} for need in NEEDS} == NEEDS
+
+
+def test_a_teacher_without_a_linear_end_is_an_obstacle_where_that_is_read():
+    class Headless(TinyNet):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.norm2(self.conv2(self.norm1(self.conv1(images)).relu())).mean(dim=(2, 3))[:, :4]
+
+    kept = obstacles(Network(Headless().eval(), tiny_card()))
+    reading = NEEDS["features"] | NEEDS["last layer"]
+    assert {name for name, obstacle in kept.items() if obstacle == "no linear layer at its end"} == reading
+    for name in reading:
+        with pytest.raises(TeacherError):
+            distillation(Network(Headless().eval(), tiny_card()), method=BASE[name])
 
 
 def test_what_is_taken_for_a_teacher_where_nobody_says():

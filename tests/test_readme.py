@@ -31,6 +31,13 @@ def test_links_lead_somewhere(page):
     assert not [target for target in targets if not (page.parent / target).exists()]
 
 
+def test_the_table_of_methods_is_what_the_methods_say():
+    from lenient.cli.methods import markdown
+
+    found = re.search(r"<!-- methods -->\n(.*?)<!-- end of methods -->", TEXT, re.DOTALL).group(1)
+    assert found == markdown(), "python benchmarks/results.py methods"
+
+
 def test_make_targets_exist():
     makefile = (README.parent / "Makefile").read_text()
     for target in re.findall(r"^make ([a-z-]+)", TEXT, re.MULTILINE):

@@ -9,16 +9,25 @@ from typing import Annotated
 import typer
 
 from lenient.cli import flags
+from lenient.core.errors import UsageError
 
 
 def methods(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="One method, in full.", show_default=False)] = "",
     as_json: flags.AsJson = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the table of all methods for a page, with links to theirs.")
+    ] = False,
 ) -> None:
     """List the methods, or say of one: paper, settings with their defaults, recipes."""
     from lenient.methods import METHODS
-    from lenient.methods.anatomy import method_info
+    from lenient.methods.anatomy import joined, method_info
 
+    if as_markdown:
+        if name or as_json:
+            raise UsageError("--markdown: prints the table of all methods; leave NAME and --json out")
+        print(markdown(), end="")
+        return
     if not name:
         known = {key: method_info(key) for key in METHODS}
         if as_json:
@@ -28,7 +37,7 @@ def methods(
         for key, info in known.items():
             print(f"{key:10} {_first_line(info.paper)}")
         print("\nWhat each is made of (defaults; numbers are weights):\n")
-        _table({key: info.anatomy for key, info in known.items()})
+        _table({key: joined(info.anatomy) for key, info in known.items()})
         return
     info = method_info(name)
     if as_json:
@@ -44,6 +53,18 @@ def methods(
     for key, (default, text) in info.settings.items():
         print(f"  {key:25} {str(default)[:40]:10} {text}")
     print("\nRecipes (-c NAME):", ", ".join(info.recipes) or "none")
+
+
+def markdown() -> str:
+    """Return the table of all methods as Markdown, its links as from the root of the project."""
+    from lenient.methods import METHODS
+    from lenient.methods.anatomy import anatomy, joined, page
+
+    rows = {f"[`{name}`](docs/methods/{page(name)})": joined(anatomy(name)) for name in METHODS}
+    columns = [*next(iter(rows.values()))]
+    lines = [["`--method`", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[name, *(row[column] for column in columns)] for name, row in rows.items()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _table(pieces: Mapping[str, Mapping[str, str]]) -> None:

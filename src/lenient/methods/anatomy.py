@@ -15,21 +15,23 @@ from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.losses.objective import Later, Objective, Weight
-from lenient.methods import method_class, recipes, registered
-from lenient.methods.contract import STUDENT, Algorithm, Context, Method
+from lenient.methods import METHODS, method_class, recipes, registered
+from lenient.methods.contract import STUDENT, Algorithm, Context, Method, Phase
 from lenient.models.card import Card, Network
 from lenient.models.names import OWN, with_whole_path
 from lenient.pictures.holding import Pictures
 from lenient.teacher.frozen import FrozenTeacher
-from lenient.teacher.probes import Features
+from lenient.teacher.probes import BatchNormInputs, Blocks, Features, Pooled
 
 COLUMNS: dict[str, tuple[str, ...]] = {
+    "images": ("sampler",),
+    "labels": ("labels",),
     "class prior": ("class_prior", "embedding", "difference", "sum"),
     "entropy": ("entropy",),
     "activation": ("activation",),
     "adversarial": ("adversarial",),
     "BN": ("bn",),
-    "image": ("image", "contrastive", "coupling", "alignment"),
+    "image": ("image", "latents", "diversity", "contrastive", "coupling", "alignment"),
     "selection": ("selection",),
     "replay": ("replay",),
     "student": ("student",),
@@ -38,7 +40,21 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "teacher": ("needs",),
 }
 """Columns of the table (the first of TA-DFKD's paper, extended), and the pieces in each; the last ones give the updates
-of generator, student and memory in a round, and what the teacher must have."""
+of generator, student and memory in a round, after those that come first, and what the teacher must have."""
+JOINED: dict[str, tuple[str, ...]] = {
+    "images come from": ("images",),
+    "asked for": ("labels",),
+    "terms": ("class prior", "entropy", "activation", "BN", "image"),
+    "adversary": ("adversarial",),
+    "selection": ("selection",),
+    "replay": ("replay",),
+    "student": ("student", "update"),
+    "G : S (: M)": ("G : S (: M)",),
+    "needs of the teacher": ("teacher",),
+}
+"""Columns of the narrow table, and those of the other one that are in each."""
+LAST_LAYER = frozenset({"features", "last layer"})
+"""Needs that a teacher without a linear layer at its end cannot meet."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,31 @@ def anatomy(name: str) -> dict[str, str]:
     return {column: " + ".join(shown[key] for key in keys if shown.get(key, "")) for column, keys in COLUMNS.items()}
 
 
+def joined(row: Mapping[str, str]) -> dict[str, str]:
+    """Return what stands in each column of the narrow table, of a row of the other one; "" is none."""
+    found = {column: " + ".join(row[key] for key in keys if row[key]) for column, keys in JOINED.items()}
+    needed = found["needs of the teacher"] or "answers alone"
+    return found | {"student": found["student"].removesuffix(" + plain"), "needs of the teacher": needed}
+
+
+def page(name: str) -> str:
+    """Return the page of a method under docs/methods: methods of one file have one, called as the first of them."""
+    module = METHODS[name].partition(":")[0]
+    return next(other for other, place in METHODS.items() if place.partition(":")[0] == module) + ".md"
+
+
 def _pieces(name: str) -> Mapping[str, str]:
+    method, algorithm = _toy_of(name)
+    return {**describe(algorithm), "needs": ", ".join(needs_of(method, algorithm))}
+
+
+def needs_by_default(name: str) -> tuple[str, ...]:
+    """Return what a method with its defaults needs of a teacher besides its answers."""
+    return needs_of(*_toy_of(name))
+
+
+def _toy_of(name: str) -> tuple[Method, Algorithm]:
+    """Return a method with its defaults, and what it builds for a toy teacher."""
     kind = method_class(name)
     settings = kind.settings_type(name=name)
     shape = GeneratorSettings(**{"width": 2, "latent_dim": 2, **settings.general.get("generator", {})})
@@ -107,35 +147,44 @@ def _pieces(name: str) -> Mapping[str, str]:
         pictures = Pictures("proxy", torch.zeros(1, 1, 8, 8, dtype=torch.uint8), ())
         context = Context(teacher, _toy(), runtime, Streams(0), shape, batch_size=16, pictures=pictures)
         method = kind(settings)
-        algorithm = method.build(context)
-        return {**describe(algorithm), "needs": needed(method, algorithm)}
+        return method, method.build(context)
 
 
-def needed(method: Method, algorithm: Algorithm) -> str:
-    """Say what a method with its settings needs of a teacher besides its answers."""
-    terms = () if algorithm.objective is None else algorithm.objective.needs()
-    features = any(need.asks(Features) for need in terms)
+def needs_of(method: Method, algorithm: Algorithm) -> tuple[str, ...]:
+    """Say what a method with its settings needs of a teacher besides its answers: a gradient to the images, statistics
+    of batch norms, what goes into its last layer, the weights of that, maps on the way."""
+    objectives = [own for own in (algorithm.objective, algorithm.imitation) if own is not None]
+    probes = [probe for own in objectives for need in own.needs() for probe in need.probes]
     needs = {
+        "gradient": getattr(method, "needs_gradient", True),
         "batch norm": method.needs_batch_norm,
-        "linear head": features or getattr(method, "needs_linear_head", False),
+        "features": any(isinstance(probe, Features) for probe in probes),
+        "last layer": getattr(method, "needs_linear_head", False),
+        "maps": any(isinstance(probe, Blocks | Pooled | BatchNormInputs) for probe in probes),
     }
-    return ", ".join(need for need, wanted in needs.items() if wanted)
+    return tuple(need for need, wanted in needs.items() if wanted)
 
 
 def describe(algorithm: Algorithm) -> dict[str, str]:
     """Say in a word or two what each part of an algorithm is."""
     found = {} if algorithm.objective is None else _terms(algorithm.objective)
     image = " + ".join(found.pop(name) for name in ("tv", "l2") if name in found)
-    last = algorithm.schedule.phases[-1]
-    images = sum(last.count(name) for name in algorithm.updates if name not in (STUDENT, "memory"))
-    student, memory = last.count(STUDENT), last.count("memory")
     return {
         **found,
         **({"image": image} if image else {}),
         **algorithm.parts,
         "student": " + ".join(_terms(algorithm.imitation).values()),
-        "schedule": f"{images} : {student}" + (f" : {memory}" if memory else ""),
+        "schedule": ", then ".join(_phase(phase, algorithm) for phase in algorithm.schedule.phases),
     }
+
+
+def _phase(phase: Phase, algorithm: Algorithm) -> str:
+    """Tell a phase: its rounds where it ends, and of a round the updates of images, student and memory."""
+    images = sum(phase.count(name) for name in algorithm.updates if name not in (STUDENT, "memory"))
+    student, memory = phase.count(STUDENT), phase.count("memory")
+    if phase.rounds is not None:
+        return f"{phase.rounds:,} of {images}"
+    return f"{images} : {student}" + (f" : {memory}" if memory else "")
 
 
 def _terms(objective: Objective) -> dict[str, str]:

@@ -70,7 +70,7 @@ class Noise:
 
         losses = {"l1": (logit_l1, "L1"), "cross-entropy": (cross_entropy, "cross-entropy")}
         imitation = Imitation(*losses[s.student_loss])
-        return single_student(context, s, draw, imitation, self._optimizer(context))
+        return single_student(context, s, draw, imitation, self._optimizer(context), f"{s.distribution} noise")
 
     def _optimizer(self, context: Context) -> Optimizer:
         s = self.settings
@@ -107,4 +107,4 @@ class RealImages:
             images, _ = next(self.images.subset(chosen).batches(count, device=context.runtime.device))
             return context.runtime.images(images)
 
-        return single_student(context, self.settings, draw)
+        return single_student(context, self.settings, draw, sampler="training images")

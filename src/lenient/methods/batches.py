@@ -75,3 +75,5 @@ class Batches:
     """Told after each step, before another batch begins, whether it was the batch's last, and the guard's word."""
     state: Mapping[str, Stateful] = field(default_factory=dict)
     """What else outlives an update."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What the images are made of, and what they are asked for, in a word or two."""

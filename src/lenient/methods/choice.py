@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+from torch import nn
+
+from lenient.core.runtime import Runtime
 from lenient.methods import DEFAULT, METHODS, method_class
+from lenient.methods.anatomy import LAST_LAYER, needs_by_default
 from lenient.models.card import Network
 from lenient.models.checking import heard_batch_norms, unusable, without_gradient
+from lenient.teacher.frozen import FrozenTeacher
 
 if TYPE_CHECKING:
     from lenient.methods.contract import Method
@@ -37,9 +43,24 @@ def obstacles(teacher: Network) -> dict[str, str]:
     an empty text where nothing does."""
     kinds = {name: method_class(name) for name in METHODS}
     methods = {name: kind(kind.settings_type(name=name)) for name, kind in kinds.items()}
+    headless = _headless(teacher)
     return {
-        name: _obstacle(method, teacher) for name, method in methods.items() if not getattr(method, "baseline", False)
+        name: _obstacle(method, teacher) or ("no linear layer at its end" if headless and _reads_the_end(name) else "")
+        for name, method in methods.items()
+        if not getattr(method, "baseline", False)
     }
+
+
+def _reads_the_end(name: str) -> bool:
+    return bool(LAST_LAYER & {*needs_by_default(name)})
+
+
+def _headless(teacher: Network) -> bool:
+    """Whether no linear layer puts the logits of a teacher out, where it can be asked."""
+    if type(teacher.module) is nn.Module or unusable(teacher.behaviour):  # known by its files alone, or of no use
+        return False
+    with FrozenTeacher(teacher, Runtime(torch.device("cpu"))) as frozen:
+        return frozen.head is None
 
 
 def _obstacle(method: Method, teacher: Network) -> str:

@@ -128,7 +128,8 @@ class CMI:
         for module in objective.modules:
             own = {"params": list(module.parameters()), "lr": s.projection_lr, "betas": (0.9, 0.999)}
             optimizer.add_param_group(own)
-        batches = Batches("latents", (latents,), optimizer, objective, show, labels, start=sampler.show)
+        parts = {"sampler": "codes and new generator", "labels": "uniform"}
+        batches = Batches("latents", (latents,), optimizer, objective, show, labels, start=sampler.show, parts=parts)
         return inversion_algorithm(context, s, batches)
 
     def _objective(self, context: Context) -> Objective:

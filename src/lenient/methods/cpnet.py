@@ -25,7 +25,7 @@ from lenient.losses.prior import LabelPrior
 from lenient.losses.representation import AveragedStatistics
 from lenient.methods.batches import Shown
 from lenient.methods.contract import Algorithm, Context, MethodSettings
-from lenient.methods.labelled import LabelledSettings, labelled
+from lenient.methods.labelled import CLASSIFIER, LabelledSettings, labelled
 from lenient.synthesis.views import augment, boxes_of_others
 from lenient.teacher.batch import Clock, Partners
 from lenient.teacher.probes import BatchNormInputs
@@ -72,6 +72,11 @@ class CPNet:
     def needs_batch_norm(self) -> bool:
         """Whether the statistics have a weight; without batch norms there are no cuts either."""
         return self.settings.bn_weight > 0
+
+    @property
+    def needs_linear_head(self) -> bool:
+        """Whether the rows of the teacher's last layer tell the generator a class."""
+        return self.settings.embeddings == CLASSIFIER
 
     def build(self, context: Context) -> Algorithm:
         """Put cuts, generator, pool and student together."""

@@ -139,6 +139,7 @@ class FastDFKD:
             lambda number: streams.integers("labels", number, (count,), teacher.card.num_classes),
             start=sampler.show,
             follow=follow,
+            parts={"sampler": "codes and generator", "labels": "uniform"},
             state={} if meta is None else {"meta": meta},
         )
         return inversion_algorithm(context, s, batches)

@@ -192,7 +192,8 @@ def generator_algorithm(
     }
     if memory is not None and memory.learner is not None:
         updates["memory"] = Update(memory.learner, adam(memory.learner, memory.settings.lr), MemoryStep(memory))
-    parts = {"selection": label, "replay": replay.label, "update": update.label}
+    parts = {"sampler": "generator", "selection": label, "replay": replay.label, "update": update.label}
+    parts |= {} if sampler.num_classes is None else {"labels": "uniform"}
     return Algorithm(updates, schedule, source, imitation, objective, selection, {"replay": replay}, parts)
 
 

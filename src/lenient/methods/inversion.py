@@ -170,5 +170,5 @@ def inversion_algorithm(context: Context, settings: InversionSettings, batches: 
     step = Inversion(context, batches, s.iterations, own.student, own.pool, schedule)
     moving = with_terms(all_of(batches.pieces), batches.objective)
     updates = {batches.name: Update(moving, batches.optimizer, step, step.after, step.rate), STUDENT: own.update}
-    parts = {"replay": "fixed set" if fixed else "growing pool", "update": own.label}
+    parts = {"replay": "fixed set" if fixed else "growing pool", "update": own.label, **batches.parts}
     return Algorithm(updates, schedule, own.pool, own.imitation, batches.objective, state=batches.state, parts=parts)

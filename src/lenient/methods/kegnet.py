@@ -141,7 +141,12 @@ class KegNet:
             )  # fmt: skip
             pair = nn.ModuleDict({"generator": sampler.generator, "decoder": decoder})
             updates[name] = Update(pair, adam(pair, s.generator_lr), step, filling(number))
-        parts = {"replay": "fixed set", "update": own.label}
+        parts = {
+            "sampler": f"{s.generators} generators",
+            "labels": "uniform",
+            "replay": "fixed set",
+            "update": own.label,
+        }
         return Algorithm(updates, schedule, own.pool, own.imitation, objective, parts=parts)
 
     def _decoder(self, context: Context, sampler: Sampler, number: int) -> nn.Module:

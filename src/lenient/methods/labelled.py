@@ -33,7 +33,8 @@ from lenient.teacher.batch import Clock
 
 BETAS = (0.5, 0.999)
 """Of the generator's Adam."""
-CODES = ("classifier", "one-hot", "random")
+CLASSIFIER = "classifier"
+CODES = (CLASSIFIER, "one-hot", "random")
 """What tells the generator a class, unless a file does."""
 
 Body = Callable[[int], tuple[nn.Module, int]]
@@ -60,7 +61,7 @@ class LabelledSettings(InversionSettings):
     """Batches in the pool before the student's first step (scripts: 200)."""
     round_batches: int = Field(2, ge=1, le=10**6)
     """Further batches in a row, before the student learns (scripts: 2)."""
-    embeddings: str = "classifier"
+    embeddings: str = CLASSIFIER
     """What tells the generator a class: a file, .npy or .safetensors, of one row for each class (paper: a language
     model's embeddings of their names); or `classifier` (rows of the teacher's last layer), `one-hot`, `random`."""
     generator_lr: float = Field(4e-3, ge=0, le=1e3)
@@ -151,7 +152,8 @@ def labelled(
 
     adapted = Adapted(generator, (count, *teacher.card.input_size), weights)
     optimizer = adam(adapted, s.generator_lr, BETAS)
-    batches = Batches("generator", (adapted,), optimizer, objective, show, labels, start)
+    parts = {"sampler": "generator told codes", "labels": "balanced"}
+    batches = Batches("generator", (adapted,), optimizer, objective, show, labels, start, parts=parts)
     return replace(inversion_algorithm(context, s, batches), notes=(note,))
 
 
@@ -162,7 +164,7 @@ def codes_of(context: Context, name: str) -> tuple[Tensor, str]:
         return streams.normal("class-codes", 0, (classes, RANDOM_LENGTH)), _said("random numbers")
     if name == "one-hot":
         return torch.eye(classes, device=streams.device), _said("one-hot")
-    if name == "classifier":
+    if name == CLASSIFIER:
         head = context.teacher.head
         if head is None:
             raise TeacherError(f"{FLAG}=classifier: the teacher's logits come from no linear layer; give one-hot")

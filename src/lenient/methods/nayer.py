@@ -20,7 +20,7 @@ from lenient.losses.representation import AveragedStatistics
 from lenient.methods.batches import Shown
 from lenient.methods.contract import Algorithm, Context, MethodSettings
 from lenient.methods.generator import build_sampler
-from lenient.methods.labelled import LabelledSettings, labelled
+from lenient.methods.labelled import CLASSIFIER, LabelledSettings, labelled
 from lenient.synthesis.views import augment
 from lenient.teacher.batch import Clock
 
@@ -48,6 +48,11 @@ class NAYER:
     def needs_batch_norm(self) -> bool:
         """Whether the statistics have a weight."""
         return self.settings.bn_weight > 0
+
+    @property
+    def needs_linear_head(self) -> bool:
+        """Whether the rows of the teacher's last layer tell the generator a class."""
+        return self.settings.embeddings == CLASSIFIER
 
     def build(self, context: Context) -> Algorithm:
         """Put codes, generator, pool and student together."""

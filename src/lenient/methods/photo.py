@@ -66,5 +66,6 @@ class Photo:
         source = Fresh(draw, context.teacher, viewer, context.batch_size, s.name)
         imitation = Imitation(partial(unscaled_kl, temperature=s.student_temperature), "KL")
         optimizer = adamw(context.student, s.student_lr, s.student_weight_decay)
+        parts = {"sampler": "parts of two photographs"}
         foreign = tuple(f"photo {name}" for name in NAMES)
-        return imitating(context, source, viewer, imitation, optimizer, s.student_schedule, foreign=foreign)
+        return imitating(context, source, viewer, imitation, optimizer, s.student_schedule, parts, foreign)

@@ -92,4 +92,5 @@ def pixel_batches(context: Context, settings: PixelSettings, objective: Objectiv
         finished=finished,
         rate=partial(rate_factor, s.pixels_schedule),
         follow=follow,
+        parts={"sampler": "pixels", "labels": "balanced"},
     )

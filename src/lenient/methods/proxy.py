@@ -74,7 +74,7 @@ class ProxyImages:
         )
         imitation = Imitation(partial(unscaled_kl, temperature=s.student_temperature), "KL")
         optimizer = adamw(context.student, s.student_lr, s.student_weight_decay)
-        parts = {"selection": s.selection.name}
+        parts = {"sampler": "your pictures", "selection": s.selection.name}
         foreign = (pictures.name,)
         algorithm = imitating(context, source, viewer, imitation, optimizer, s.student_schedule, parts, foreign)
         return replace(algorithm, notes=pictures.notes)

@@ -49,8 +49,10 @@ def single_student(
     draw: Callable[[int, str, int], Tensor],
     imitation: Imitation | None = None,
     optimizer: Optimizer | None = None,
+    sampler: str = "",
 ) -> Algorithm:
-    """Return the algorithm of a student that imitates the teacher on images that `draw(count, name, update)` returns.
+    """Return the algorithm of a student that imitates the teacher on images that `draw(count, name, update)` returns,
+    which are `sampler`, in a word or two for the table of methods.
 
     It does so by the L1 distance of logits and with SGD, unless others are given.
     """
@@ -58,7 +60,7 @@ def single_student(
     source = Fresh(draw, context.teacher, viewer, context.batch_size, s.name)
     imitation = imitation or Imitation(logit_l1, "L1")
     optimizer = optimizer or sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
-    return imitating(context, source, viewer, imitation, optimizer, s.student_schedule)
+    return imitating(context, source, viewer, imitation, optimizer, s.student_schedule, {"sampler": sampler})
 
 
 def imitating(

@@ -120,7 +120,11 @@ class Stable:
             s.mutated,
         )
         distances = {"smooth-l1": (standardised_l1, "scaled L1"), "kl": (standardised_kl, "scaled KL")}
-        parts = {"selection": f"stable in {s.views} views", "replay": "quota of each class"}
+        parts = {
+            "sampler": "drawn and photographed",
+            "selection": f"stable in {s.views} views",
+            "replay": "quota of each class",
+        }
         foreign = ("procedural", *(f"photo {name}" for name in NAMES), *([] if own is None else [own.pictures.name]))
         optimizer = adamw(context.student, s.student_lr, s.student_weight_decay)
         imitation = Imitation(*distances[s.imitation])

@@ -110,5 +110,6 @@ class ZSKD:
             lambda number: targets(s.images_of(context), number).to(runtime.device, runtime.dtype),
             start=noise,
             follow=follow,
+            parts={"sampler": "pixels", "labels": "drawn distributions"},
         )
         return inversion_algorithm(context, s, batches)
