@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lenient.bench.cells import LEFT_OUT
+from lenient.bench.open_rows import taken
 from lenient.bench.record import cell_record, commit
 from lenient.bench.tasks import main, read_json, write_json
 from lenient.core import files
@@ -103,7 +104,9 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
     anew = failure is not None and not failure.get("resume")
     # what is no part of a cell's id may have changed since, and is as it was
     before = {} if anew else RunFolder(folder / "run").read_config() or {}
-    settings = spec["settings"] | {key: before[key] for key in LEFT_OUT if key in before and key != "device"}
+    settings = {**taken(spec["settings"], network, before)} | {
+        key: before[key] for key in LEFT_OUT if key in before and key != "device"
+    }
     method: Method | None = None
     if spec["method"] == REAL:
         own = parse(RealSettings, settings.pop("method"))

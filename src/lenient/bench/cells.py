@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lenient.bench.grid import Grid, pictures_of, settings_of
+from lenient.bench.open_rows import each
 from lenient.bench.tasks import Task, locked, read_json, state, write_json
 from lenient.core.errors import UsageError
 from lenient.core.schemas import CellRecord
@@ -111,14 +112,19 @@ def cell_id(
 ) -> str:
     """Return a short hash of all that determines a cell's result: of no label, no folder and no machine.
 
-    `settings` are the resolved ones, method and seed among them; `teacher` has the `sha256` of its weights and the
-    `card` that says how images are put to it; `pictures` is the hash of the user's, where the settings name a folder.
+    `settings` are the resolved ones, method and seed among them, or those of each method that may be taken; `teacher`
+    has the `sha256` of its weights and the `card` that says how images are put to it; `pictures` is the hash of the
+    user's, where the settings name a folder.
     """
-    lasting = {key: value for key, value in settings.items() if key not in LEFT_OUT}
-    if pictures is not None:  # wherever they lie
-        lasting["source"] = lasting["source"] | {"proxy_images": pictures}
+
+    def lasting(own: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in own.items() if key not in LEFT_OUT}
+        if pictures is not None:  # wherever they lie
+            kept["source"] = kept["source"] | {"proxy_images": pictures}
+        return without_later(kept, {**SINCE, **SINCE_OF.get(own["method"]["name"], {})})
+
     known = {
-        "settings": without_later(lasting, {**SINCE, **SINCE_OF.get(settings["method"]["name"], {})}),
+        "settings": each(settings, lasting),
         "teacher": [teacher["sha256"], teacher["card"]],
         "student": student,
         "data": data,

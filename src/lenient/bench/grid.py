@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from lenient.bench.open_rows import AUTO, any_of, open_settings
 from lenient.core.config import Settings, merge, nested, parse, parse_overrides, read_yaml
 from lenient.core.errors import UsageError
 from lenient.core.text import shown
@@ -117,7 +118,7 @@ class RowSettings(Settings):
     """One entry of `rows`: a method with what differs from its defaults."""
 
     method: str
-    """A method's name, or `real` for the student of the training images."""
+    """A method's name, `auto` for what suits each teacher, or `real` for the student of the training images."""
     recipe: Several = Field((), max_length=MOST_ENTRIES)
     """Recipes, weakest first: names of those that come with the method, or files beside the grid."""
     settings: Nested = Field(default_factory=dict)
@@ -282,7 +283,7 @@ def pictures_of(grid: Grid, label: str) -> str | None:
     Raises:
         UsageError: there are none in the folder; the message names the row.
     """
-    folder = settings_of(grid, label, 0)["source"]["proxy_images"]
+    folder = any_of(settings_of(grid, label, 0))["source"]["proxy_images"]
     try:
         return None if folder is None else listed(folder).sha256()
     except UsageError as error:
@@ -292,6 +293,8 @@ def pictures_of(grid: Grid, label: str) -> str | None:
 def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dict[str, Any]:
     """Return the resolved settings of a row's cells, as `config.yaml` would hold them; `auto` may be among them.
 
+    Where it is the method, they are those of each method that may come of it: see `open_settings`.
+
     `trust` says which methods and generators may be code of the user's own; `load_grid` has asked.
 
     Raises:
@@ -299,22 +302,29 @@ def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dic
     """
     row = grid.rows[label]
     asked = merge(grid.settings, row.settings)
+
+    def resolved(method: str) -> dict[str, Any]:
+        request = Request(
+            method=method,
+            recipes=row.recipe,
+            settings=asked,
+            proxy_images=row.proxy_images,
+            seed=seed,
+            trust=trust,
+            where="the grid",
+        )
+        found = resolve(request)
+        _ = found.pictures_share  # refused here rather than by each cell
+        return found.model_dump(mode="json")
+
     try:
+        if row.method == AUTO:
+            return open_settings(asked, resolved)
         if row.method != REAL:
             if row.method not in METHODS and not row.method.startswith(OWN):
-                raise UsageError(f"method={row.method!r}: no such method; there are {', '.join((*METHODS, REAL))}")
-            request = Request(
-                method=row.method,
-                recipes=row.recipe,
-                settings=asked,
-                proxy_images=row.proxy_images,
-                seed=seed,
-                trust=trust,
-                where="the grid",
-            )
-            resolved = resolve(request)
-            _ = resolved.pictures_share  # refused here rather than by each cell
-            return resolved.model_dump(mode="json")
+                known = ", ".join((*METHODS, AUTO, REAL))
+                raise UsageError(f"method={row.method!r}: no such method; there are {known}")
+            return resolved(row.method)
         if row.proxy_images is not None:
             raise UsageError(f"proxy_images: the row {REAL} learns from the training images; leave it out")
         if row.recipe:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lenient
+from lenient.bench.open_rows import AUTO
 from lenient.core.numbers import plain, significant
 from lenient.core.schemas import ANEW, damaged, read_metrics
 from lenient.runs.folder import RunFolder
@@ -23,8 +24,9 @@ def cell_record(
 ) -> dict[str, Any]:
     """Return the record of a finished cell. Fractions lie in [0, 1], numbers have six significant digits.
 
-    `commit` is that of the code when the cell, or its last attempt, was started; `data_title` says what the copy of
-    the data on this machine is ("CIFAR-10 (JPEG)").
+    `method` is the one that ran; `asked` is `auto` where the teacher chose it. `commit` is that of the code when the
+    cell, or its last attempt, was started; `data_title` says what the copy of the data on this machine is ("CIFAR-10
+    (JPEG)").
 
     `last`, `mean`, `variance` (of the evaluations themselves, not an estimate), `acc_max` and `curve` are accuracies on
     test images; `agreement` is with the teacher on them. `transductive` holds the same by statistics of the test batch,
@@ -44,7 +46,8 @@ def cell_record(
     record = {
         "id": spec["id"],
         "row": spec["row"],
-        "method": spec["method"],
+        "method": config["method"]["name"],
+        **({"asked": AUTO} if spec["method"] == AUTO else {}),
         "teacher": {key: value for key, value in spec["teacher"].items() if key != "path"},
         "num_classes": config["run"]["teacher"]["card"]["num_classes"],
         "student": spec["student"],

@@ -21,6 +21,10 @@ STURDY = "stable"
 """Asks the teacher for nothing but its answers."""
 
 
+CHOICES = (DEFAULT, STURDY)
+"""What `choose` may return."""
+
+
 class Choice(NamedTuple):
     """A method, and why it was taken."""
 

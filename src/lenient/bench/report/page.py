@@ -81,7 +81,9 @@ def compose(grid: Grid, choice: Choice) -> Content:
         ]
         place = f"{panel.data}, {results.context(panel)['student']}"
         for section in found:
-            section.tables = [results.with_origins(panel, table) for table in section.tables]
+            section.tables = [
+                results.with_choices(panel, results.with_origins(panel, table)) for table in section.tables
+            ]
             section.title += f" ({place})" if end else ""
         if end:
             content.absent[before:] = [f"{place}: {line}" for line in content.absent[before:]]

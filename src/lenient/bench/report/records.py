@@ -217,6 +217,12 @@ class Grid:
         found = (cell.raw.get("foreign") for cell in self.of(row))
         return unique(str(name) for names in found if isinstance(names, list) for name in names)
 
+    def chosen(self, row: str) -> dict[str, list[str]]:
+        """The methods that teachers chose in a row whose method is `auto`, and whose; empty of other rows."""
+        cells = [cell for cell in self.of(row) if cell.raw.get("asked") == "auto"]
+        methods = unique(cell.method for cell in cells)
+        return {name: unique(cell.teacher for cell in cells if cell.method == name) for name in methods}
+
     def teacher_accuracy(self, teacher: str) -> float:
         """The accuracy of a teacher, NaN while no cell of it has finished."""
         return next((cell.teacher_accuracy for cell in self.of(teacher=teacher)), math.nan)

@@ -38,6 +38,19 @@ def with_origins(grid: Grid, table: Table) -> Table:
     return replace(table, rows=rows, notes=(*table.notes, note))
 
 
+def with_choices(grid: Grid, table: Table) -> Table:
+    """Return a table of rows with a line for each whose method teachers chose: which ones, and whose."""
+    if table.head != "row":
+        return table
+    found = {row.name: grid.chosen(row.name) for row in table.rows}
+    told = {
+        row: "; ".join(f"{method} with {', '.join(teachers)}" for method, teachers in chosen.items())
+        for row, chosen in found.items()
+        if chosen
+    }
+    return replace(table, notes=(*table.notes, *(f"What suits the teacher in {row}: {told[row]}." for row in told)))
+
+
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and standard deviation of a sample (divided by n - 1); NaN where there are too few values."""
     if not values:
