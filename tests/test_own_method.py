@@ -26,6 +26,7 @@ from lenient.methods.own import own_method
 from lenient.models import save_network
 from lenient.models.names import with_whole_path
 from lenient.runs.request import Request, resolve
+from lenient.synthesis.selection import Selected, check_selection
 from lenient.teacher.batch import Batch
 from toys import QUICK, digits_like
 
@@ -439,6 +440,19 @@ def test_a_class_that_lacks_a_part_is_no_method() -> None:
     half = type("Half", (), {"settings_type": MethodSettings, "build": lambda self, context: None})
     with pytest.raises(UsageError, match="method half: has no needs_batch_norm"):
         lenient.register_method("half")(half)
+
+
+@pytest.mark.parametrize(("weight", "words"), [
+    (lambda scores: scores < 1, r"selection odd: gives bool of shape \(8,\) for 8 scores; give a float weight for"),
+    (lambda scores: scores, "selection odd: gives weights from 0 to 4; give 0 to 1"),
+    (lambda scores: scores - 3, "selection odd: gives weights from -3 to 1; give 0 to 1"),
+    (lambda scores: scores / torch.zeros_like(scores), "selection odd: gives weights from nan to nan"),
+    (lambda scores: torch.ones(()), r"selection odd: gives float32 of shape \(\) for 8 scores"),
+])  # fmt: skip
+def test_a_selection_that_gives_no_weights_is_refused(weight: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_selection(lambda scores: Selected(scores, weight(scores)), "odd", torch.device("cpu"))
+    check_selection(lambda scores: Selected(scores, (scores < 1).float()), "odd", torch.device("cpu"))
 
 
 def test_what_a_term_or_a_source_lacks_is_named() -> None:

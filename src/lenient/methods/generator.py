@@ -64,6 +64,7 @@ from lenient.synthesis.selection import (
     MixtureSettings,
     Selection,
     SelectionSettings,
+    check_selection,
 )
 from lenient.synthesis.source import Source
 from lenient.synthesis.views import Augmentation, Viewer
@@ -154,6 +155,8 @@ def generator_algorithm(
     if selection is not None and not isinstance(s.selection, Nothing):
         raise UsageError(f"-s method.selection={s.selection.name}: {s.name} has a selection of its own; leave it out")
     label = s.selection.name if selection is None else getattr(selection, "label", type(selection).__name__)
+    if selection is not None:
+        check_selection(selection, label, context.runtime.device)
     selection = select(s.selection) if selection is None else selection
     if not isinstance(objective, Objective):
         objective = objective(sampler.generator)

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lenient.core.config import BY_NAME, Nothing, Part
+from lenient.core.errors import UsageError
 
 
 class Mixture(NamedTuple):
@@ -68,6 +69,22 @@ class Selection(Protocol):
     def __call__(self, scores: Tensor) -> Selected:
         """Decide on one batch of scores."""
         ...
+
+
+@torch.no_grad()
+def check_selection(selection: Selection, name: str, device: torch.device) -> None:
+    """Try a selection of somebody's own on eight scores, once, before a run: later nobody asks the device.
+
+    Raises:
+        UsageError: what it gives are no weights.
+    """
+    weight = selection(torch.linspace(0, 4, 8, device=device)).weight
+    if weight.shape != (8,) or not weight.is_floating_point():
+        found = f"{str(weight.dtype).removeprefix('torch.')} of shape {tuple(weight.shape)}"
+        raise UsageError(f"selection {name}: gives {found} for 8 scores; give a float weight for each")
+    if not bool(((weight >= 0) & (weight <= 1)).all()):
+        least, most = float(weight.min()), float(weight.max())
+        raise UsageError(f"selection {name}: gives weights from {least:g} to {most:g}; give 0 to 1")
 
 
 class MixtureSettings(Part):
