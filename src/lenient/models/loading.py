@@ -35,9 +35,11 @@ from lenient.models.facts import (
 )
 from lenient.models.files import card_of
 from lenient.models.fitting import check_fit, check_read, choose, put_weights
+from lenient.models.graphs.classifier import classifier_of
+from lenient.models.graphs.reading import ForeignError
 from lenient.models.inside import taken_outside
 from lenient.models.names import SOURCES, Spec, nearest, one_line, parse_spec
-from lenient.models.programs import load_program, program_kind
+from lenient.models.programs import GRAPH, LOADED, conversion, load_program, program_kind
 from lenient.models.rebuilding import check_maps, rebuilt
 from lenient.models.sources import MAX_CONFIG, build, draft, weights_in
 from lenient.models.trust import Trusted, require
@@ -232,7 +234,9 @@ def _from_path(path: Path, arch: str | None, flags: Facts, key: str | None, trus
         if config is not None and "architecture" in config:
             return _from_name(Spec("local-dir", str(folder)), flags, pretrained=True)
     kind = program_kind(path) if path.is_file() else None
-    if kind is not None and trust is True and arch is None:
+    if kind == GRAPH and arch is None and key is None:
+        return _from_graph(path, flags, trust)
+    if kind in LOADED and trust is True and arch is None:
         program, found = load_program(path, kind)
         return Network(program, make_card([flags, found], None, str(path)))
     with _held(path) as held:
@@ -249,10 +253,24 @@ def _from_path(path: Path, arch: str | None, flags: Facts, key: str | None, trus
             )
 
 
+def _from_graph(path: Path, flags: Facts, trust: Trusted) -> Network:
+    """Rebuild a network from an ONNX file; what cannot be rebuilt is asked by onnxruntime, where the user trusts it."""
+    try:
+        return classifier_of(path, flags)
+    except ForeignError as error:
+        if trust is not True:
+            raise TeacherError(f"{error}, or --trust-code to have answers without gradients by onnxruntime") from error
+        program, found = load_program(path, GRAPH)
+        note = f"asked by onnxruntime, so that images get no gradient: {str(error).removeprefix(f'{path}: ')}"
+        return Network(program, make_card([flags, found], None, str(path), (note,)))
+
+
 @contextmanager
 def _held(path: Path) -> Iterator[_Held]:
     config: dict[str, Any] | None = None
     if path.is_dir():
+        if command := conversion(path):
+            raise TeacherError(f"{path}: is a program of TensorFlow: convert it to ONNX ({command}) and give that")
         folder = _student_in(path)
         config = _read_config(folder)
         path = weights_in(folder, config)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from lenient.core.errors import TeacherError
+from lenient.core.text import visible
 from lenient.models.facts import Facts
 from lenient.models.names import one_line
 
-EXPORTED, SCRIPTED = "an exported program (torch.export)", "a TorchScript program"
-LOADED = {EXPORTED: "torch.export", SCRIPTED: "torch.jit"}
-"""Kinds that can be run, and what loads them."""
+EXPORTED, SCRIPTED, GRAPH = "an exported program (torch.export)", "a TorchScript program", "an ONNX file"
+LOADED = {EXPORTED: "torch.export", SCRIPTED: "torch.jit", GRAPH: "onnxruntime"}
+"""Kinds that can be run, and what loads them; an ONNX file is rebuilt, not run, where that can be (`graphs`)."""
+_CONVERTED = {
+    ".keras": "python -m tf2onnx.convert --keras",
+    ".h5": "python -m tf2onnx.convert --keras",
+    ".tflite": "python -m tf2onnx.convert --tflite",
+    ".pb": "python -m tf2onnx.convert --saved-model",
+}
+"""Files of TensorFlow, and what makes ONNX of them (https://github.com/onnx/tensorflow-onnx)."""
 
 
 class Program(nn.Module):
@@ -49,7 +57,9 @@ class Program(nn.Module):
 
 def program_kind(path: Path) -> str | None:
     """Return which kind of program a file is, None for one of weights; it is looked into, not loaded."""
-    if path.suffix in (".onnx", ".tflite", ".h5", ".keras"):
+    if path.suffix == ".onnx":
+        return GRAPH
+    if path.suffix in _CONVERTED:
         return f"a {path.suffix[1:]} program"
     if path.suffix == ".pt2":
         return EXPORTED
@@ -62,27 +72,61 @@ def program_kind(path: Path) -> str | None:
     return SCRIPTED if any("/code/" in name for name in names) else None
 
 
-def load_program(path: Path, kind: str) -> tuple[Program, Facts]:
-    """Load a program that the user trusts, for the CPU, and say what it takes and returns; its code may run.
+def conversion(path: Path) -> str | None:
+    """Return the command that makes ONNX of a file or folder of Keras or TensorFlow; None for others."""
+    folder = (path / "saved_model.pb").is_file()
+    command = _CONVERTED.get(".pb" if folder else path.suffix)
+    if command is None:
+        return None
+    given, made = (path.parent, "model.onnx") if path.suffix == ".pb" else (path, f"{path.stem}.onnx")
+    return f"{command} {visible(given)} --output {visible(made)}"
 
-    Raises TeacherError where the file is damaged, or of a kind that is not run here.
+
+class Answers(nn.Module):
+    """A program that onnxruntime runs, on the CPU: it answers, and gives images no gradient."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.given, self.made = self._session.get_inputs(), self._session.get_outputs()
+        rows = self.given[0].shape[0]
+        self._rows = rows if isinstance(rows, int) and rows > 0 else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the first output for images (N, C, H, W), in as many runs as a batch that is built in asks for."""
+        values = images.detach().cpu().float()
+        found = [
+            torch.from_numpy(self._session.run([self.made[0].name], {self.given[0].name: part.numpy()})[0])[: len(part)]
+            for part in values.split(self._rows or len(values))
+        ]
+        return torch.cat(found).to(images.device)
+
+
+def load_program(path: Path, kind: str) -> tuple[nn.Module, Facts]:
+    """Load a program of one of the kinds in `LOADED` that the user trusts, for the CPU, and say what it takes and
+    returns; its code may run.
+
+    Raises TeacherError where the file is damaged.
     """
-    if kind not in LOADED:
-        raise TeacherError(f"{path}: is {kind}, which cannot be run here: give the weights and --teacher-arch")
     own = logging.getLogger("torch.export")
     level = own.level
     own.setLevel(logging.CRITICAL)  # a trace on the way to the error that it raises
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _exported(path) if kind == EXPORTED else _scripted(path)
+            return {EXPORTED: _exported, SCRIPTED: _scripted, GRAPH: _answers}[kind](path)
     except Exception as error:
         raise TeacherError(f"{path}: {LOADED[kind]} cannot load it ({one_line(error, 120)})") from error
     finally:
         own.setLevel(level)
 
 
-def _exported(path: Path) -> tuple[Program, Facts]:
+def _exported(path: Path) -> tuple[nn.Module, Facts]:
     exported = torch.export.load(path)
     nodes = {node.name: node.meta.get("val") for node in exported.graph.nodes}
     taken = [nodes.get(name) for name in exported.graph_signature.user_inputs]
@@ -98,13 +142,28 @@ def _exported(path: Path) -> tuple[Program, Facts]:
     return Program(exported.module()), facts
 
 
-def _scripted(path: Path) -> tuple[Program, Facts]:
+def _scripted(path: Path) -> tuple[nn.Module, Facts]:
     return Program(torch.jit.load(str(path), map_location="cpu").eval()), Facts("the program")
+
+
+def _answers(path: Path) -> tuple[nn.Module, Facts]:
+    module = Answers(path)
+    size, classes = _numbers(module.given[0].shape, 4), _numbers(module.made[0].shape, 2)
+    facts = Facts(
+        "the graph's own shapes",
+        channels=size[0] if size else None,
+        size=(size[1], size[2]) if size else None,
+        num_classes=classes[0] if classes else None,
+    )
+    return module, facts
+
+
+def _numbers(shape: Sequence[object], dimensions: int) -> tuple[int, ...] | None:
+    """Return the sizes after the first, None where they are not numbers or not that many."""
+    sizes = tuple(size for size in shape[1:] if isinstance(size, int))
+    return sizes if len(shape) == dimensions == len(sizes) + 1 else None
 
 
 def _fixed(value: object, dimensions: int) -> tuple[int, ...] | None:
     """Return the sizes after the first of a traced tensor, None where they are not numbers or not that many."""
-    shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-    if len(shape) != dimensions or not all(isinstance(size, int) for size in shape[1:]):
-        return None
-    return tuple(int(size) for size in shape[1:])
+    return _numbers(tuple(value.shape) if isinstance(value, Tensor) else (), dimensions)

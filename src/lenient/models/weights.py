@@ -19,7 +19,7 @@ from lenient.core.errors import TeacherError
 from lenient.models.archives import Entry, opened
 from lenient.models.names import one_line
 from lenient.models.pickles import Thing, UnreadableError
-from lenient.models.programs import LOADED, program_kind
+from lenient.models.programs import GRAPH, LOADED, conversion, program_kind
 
 METADATA_KEY = "lenient"
 INDEX = ".index.json"
@@ -256,6 +256,13 @@ def _refuse_programs(path: Path) -> None:
     kind = program_kind(path)
     if kind is None:
         return
+    if kind == GRAPH:
+        raise TeacherError(f"{path}: is {kind}, which says itself which network it is: leave --teacher-arch out")
+    if command := conversion(path):
+        raise TeacherError(
+            f"{path}: is {kind}, which is not read here: convert it to ONNX ({command}) and give that, or "
+            "give the weights and --teacher-arch"
+        )
     loads = f", or --trust-code to run it as {LOADED[kind]} loads it" if kind in LOADED else ""
     raise TeacherError(
         f"{path}: is {kind}, whose layers cannot be looked into: give the weights (module.state_dict()) and "

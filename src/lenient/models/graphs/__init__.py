@@ -1,0 +1,1 @@
+"""Classifiers in ONNX files, rebuilt of torch's layers: `reading`, `functions`, `layers`, `network`."""

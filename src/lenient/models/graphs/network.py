@@ -1,0 +1,262 @@
+"""The network that a graph describes: torch's layers where it has weights, functions where it has none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenient.models.graphs.functions import OPERATORS, Function, UnknownError
+from lenient.models.graphs.layers import layer
+from lenient.models.graphs.reading import Graph, Node
+
+MAX_MAP = 2**27
+"""Values of one map or one constant: half a gigabyte."""
+_IMAGES = 2
+"""Images that a graph is followed with where it takes any number; one would hide what is built in."""
+
+
+class TooLargeError(Exception):
+    """The graph asks for more memory than a map may take; the message says how much."""
+
+
+@dataclass
+class _Step:
+    """One operation of a forward."""
+
+    call: Function | str
+    """A function, or the name of a layer."""
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    known: dict[int, Any] = field(default_factory=dict)
+    """Inputs that are the same for all images, by place: numbers, or tensors on the CPU."""
+    numbers: tuple[int, ...] = ()
+    """Places of inputs that are read as plain numbers."""
+    drops: tuple[str, ...] = ()
+    """Values that nothing needs afterwards."""
+
+
+class GraphNetwork(nn.Module):
+    """A network as an ONNX file describes it, put together of torch's own layers.
+
+    It takes float images (N, C, H, W), also where the file has the channels last, and returns what the graph puts out
+    under the name that was chosen. Weights are those of the file; shapes are computed on the CPU, where no device is
+    waited for.
+    """
+
+    def __init__(self, images: str, output: str, channels_last: bool) -> None:
+        super().__init__()
+        self._images, self._output, self._channels_last = images, output, channels_last
+        self._steps: list[_Step] = []
+        self._held: dict[str, str] = {}  # constant -> its name among those of `constants`
+        self.answer: tuple[int, ...] = ()
+        """Shape of the output when the graph was followed."""
+        self.layers = nn.ModuleDict()
+        self.constants = nn.Module()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the output for images (N, C, H, W)."""
+        values: dict[str, Any] = {self._images: images.permute(0, 2, 3, 1) if self._channels_last else images}
+        for step in self._steps:
+            run = self.layers[step.call] if isinstance(step.call, str) else step.call
+            given = run(*self._arguments(step, values))
+            values.update(zip(step.outputs, given if isinstance(given, list) else [given], strict=False))
+            for name in step.drops:
+                del values[name]
+        found = values[self._output]
+        assert isinstance(found, Tensor), "the graph was followed when it was read"
+        return found
+
+    def _arguments(self, step: _Step, values: Mapping[str, Any]) -> list[Any]:
+        found: list[Any] = []
+        for place, name in enumerate(step.inputs):
+            if place in step.known:
+                found.append(step.known[place])
+            elif not name:
+                found.append(None)
+            else:
+                value = getattr(self.constants, self._held[name]) if name in self._held else values[name]
+                found.append(value.tolist() if place in step.numbers else value)
+        devices = {value.device for value in found if isinstance(value, Tensor)}
+        if len(devices) > 1:  # what was computed of shapes meets what was computed of images
+            (other,) = devices - {torch.device("cpu")}
+            found = [value.to(other) if isinstance(value, Tensor) else value for value in found]
+        return found
+
+
+class Reshaped:
+    """A reshape in a graph that was written for a fixed number of images, for any number.
+
+    The axis along which the images lie is the one that is longer than when the graph was followed; it is made longer
+    by as much where it ends up.
+    """
+
+    def __init__(self, before: Sequence[int], after: Sequence[int]) -> None:
+        self._before, self._after = tuple(before), tuple(after)
+
+    def __call__(self, x: Tensor, _: Any = None) -> Tensor:
+        """Return x in its new shape."""
+        target, ahead = list(self._after), 1
+        for size, usual in zip(x.shape, self._before, strict=True):
+            if size != usual:
+                at, passed = 0, 1
+                while passed < ahead:
+                    passed, at = passed * target[at], at + 1
+                target[at] = target[at] * size // usual
+                break
+            ahead *= usual
+        return x.reshape(target)
+
+
+def build(graph: Graph, output: str, input_size: tuple[int, int, int], *, channels_last: bool) -> GraphNetwork:
+    """Rebuild what leads to `output`, for images of (C, H, W); the graph is followed without memory for its maps.
+
+    Raises:
+        UnknownError: it has an operator, or a form of one, that is not rebuilt here.
+        TooLargeError: a map or a constant would take over half a gigabyte for one image.
+        Exception: what the file says makes no sense; torch and Python say what, in words of their own.
+    """
+    return _Builder(graph, output, channels_last).build(input_size)
+
+
+class _Builder:
+    def __init__(self, graph: Graph, output: str, channels_last: bool) -> None:
+        self.graph = graph
+        self.made = GraphNetwork(graph.images.name, output, channels_last)
+        self.constants = dict(graph.constants)
+        self.values: dict[str, Tensor] = {}
+        """What is computed of images: without numbers where it is of the images themselves, else on the CPU."""
+        shape = graph.images.shape
+        self.fixed = shape[0] if shape and shape[0] else None
+        self.rows = self.fixed or _IMAGES
+
+    def build(self, input_size: tuple[int, int, int]) -> GraphNetwork:
+        images = torch.empty((self.rows, *input_size), device="meta")
+        self.values[self.graph.images.name] = images.permute(0, 2, 3, 1) if self.made._channels_last else images
+        nodes = list(_needed(self.graph.nodes, self.made._output))
+        for node in joined(nodes, self.constants):
+            self.add(node)
+        self._forget()
+        self.made.answer = tuple(self.values[self.made._output].shape)
+        return self.made
+
+    def add(self, node: Node) -> None:
+        operator = OPERATORS.get(node.operator)
+        first = self.values.get(node.inputs[0]) if node.inputs else None
+        made = None if first is None or first.device.type != "meta" else layer(node, self.constants, tuple(first.shape))
+        if made is not None and first is not None:
+            name = self._name(node)
+            self.made.layers[name] = made
+            unreal = {key: value.to("meta") for key, value in made.state_dict().items()}
+            self._put(node, [_checked(torch.func.functional_call(made.eval(), unreal, (first,)), self.rows)])
+            self.made._steps.append(_Step(name, node.inputs[:1], node.outputs[:1]))
+            return
+        if operator is None:
+            raise UnknownError(node.operator)
+        step = _Step(operator.make(node, self.graph.version), node.inputs, node.outputs, numbers=operator.numbers)
+        self._resolve(step)
+        given = self._followed(step)
+        if node.operator in ("Reshape", "Flatten") and self.fixed and given[0].device.type == "meta":
+            step.call = Reshaped(self.values[node.inputs[0]].shape, given[0].shape)
+            step.inputs, step.known = step.inputs[:1], {}
+        if all(name in self.constants for name in node.inputs if name):
+            self.constants.update(zip(node.outputs, given, strict=False))
+            return
+        self._put(node, given)
+        self.made._steps.append(step)
+
+    def _resolve(self, step: _Step) -> None:
+        """Fill in what is known, and give tensors that meet the images a place among the network's own."""
+        of_images = any(name in self.values and self.values[name].device.type == "meta" for name in step.inputs)
+        for place, name in enumerate(step.inputs):
+            if name not in self.constants:
+                continue
+            value = self.constants[name]
+            if place in step.numbers:
+                step.known[place] = value.tolist()
+            elif not of_images:
+                step.known[place] = value
+            elif name not in self.made._held:
+                self.made._held[name] = own = f"value{len(self.made._held)}"
+                if value.is_floating_point() and value.numel() > 1:
+                    self.made.constants.register_parameter(own, nn.Parameter(value, requires_grad=False))
+                else:
+                    self.made.constants.register_buffer(own, value)
+
+    def _followed(self, step: _Step) -> list[Tensor]:
+        """Return what a step gives: first for tensors without memory, then, where it has none of images, in earnest."""
+        assert not isinstance(step.call, str), "layers are followed by themselves"
+        arguments = self.made._arguments(step, {**self.constants, **self.values})
+        tensors = [value for value in arguments if isinstance(value, Tensor)]
+        rows = self.rows if any(value.device.type == "meta" for value in tensors) else 1
+        unreal = [value.to("meta") if isinstance(value, Tensor) else value for value in arguments]
+        given = _listed(step.call(*unreal))
+        for value in given:
+            _checked(value, rows)
+        if any(value.device.type == "meta" for value in tensors):
+            return given
+        return _listed(step.call(*arguments))
+
+    def _put(self, node: Node, given: Sequence[Tensor]) -> None:
+        self.values.update(zip(node.outputs, given, strict=False))
+
+    def _name(self, node: Node) -> str:
+        """Return a new name for a layer: that of its weight in the file, where it has one."""
+        own = re.sub(r"\W", "_", node.inputs[1].removesuffix(".weight"))[:60].strip("_")
+        named = own if own and not own[0].isdigit() and not hasattr(nn.ModuleDict, own) else f"{node.operator}_{own}"
+        return named if named not in self.made.layers else f"{named}_{len(self.made.layers)}"
+
+    def _forget(self) -> None:
+        """Note after which step each value is needed no more."""
+        last = {name: step for step in self.made._steps for name in (*step.inputs, *step.outputs)}
+        for name, step in last.items():
+            if name and name != self.made._output and name in self.values and name != self.graph.images.name:
+                step.drops = (*step.drops, name)
+
+
+def _needed(nodes: Sequence[Node], output: str) -> Iterator[Node]:
+    """Yield the nodes that lead to an output, in their order."""
+    wanted, kept = {output}, []
+    for node in reversed(nodes):
+        if wanted & set(node.outputs):
+            kept.append(node)
+            wanted.update(node.inputs)
+    return reversed(kept)
+
+
+def joined(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> Iterator[Node]:
+    """Yield nodes with each product by a matrix and the bias that is added to it as one, as linear layers are written
+    where maps have more than two dimensions, and by Keras."""
+    users: dict[str, list[Node]] = {}
+    for node in nodes:
+        for name in node.inputs:
+            users.setdefault(name, []).append(node)
+    gone: set[int] = set()
+    for node in nodes:
+        if id(node) in gone:
+            continue
+        after = users.get(node.outputs[0], [])
+        matrix = constants.get(node.inputs[1]) if node.operator == "MatMul" and len(node.inputs) == 2 else None
+        if matrix is not None and matrix.dim() == 2 and len(after) == 1 and after[0].operator == "Add":
+            (add,) = after
+            bias = next((name for name in add.inputs if name != node.outputs[0]), "")
+            if bias in constants and tuple(constants[bias].shape) == (matrix.shape[1],):
+                gone.add(id(add))
+                yield Node("MatMul", (*node.inputs, bias), add.outputs, node.attributes)
+                continue
+        yield node
+
+
+def _listed(given: Any) -> list[Tensor]:
+    return given if isinstance(given, list) else [given]
+
+
+def _checked(value: Tensor, rows: int) -> Tensor:
+    """Return a map of so many images, or a constant, where it is no larger than it may be."""
+    if value.numel() > MAX_MAP * rows:
+        raise TooLargeError(f"{value.numel() * 4 / 2**30 / rows:.3g} GiB")
+    return value

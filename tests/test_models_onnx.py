@@ -1,0 +1,374 @@
+"""ONNX files: rebuilt of torch's layers with their batch norms, answering as the network that was exported."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lenient.core.errors import TeacherError
+from lenient.methods.choice import choose
+from lenient.models import Card, Network, batch_norm_layers, check_classifier, choose_student, load_network
+from lenient.models.graphs.network import GraphNetwork
+from lenient.models.probing import classifying_layer
+from lenient.models.programs import Answers
+from lenient.runs.export import export_onnx
+from toys import TinyNet
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+
+class Attending(nn.Module):
+    """A transformer in small: patches, a token of its own, places, attention by hand, layer norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, 16)), nn.Parameter(torch.randn(1, 5, 16))
+        self.norm, self.three, self.out = nn.LayerNorm(16), nn.Linear(16, 48), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patches(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.places
+        rows, tokens, width = x.shape
+        q, k, v = self.three(self.norm(x)).reshape(rows, tokens, 3, 2, width // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = ((q @ k.transpose(-2, -1)) * (width // 2) ** -0.5).softmax(-1) @ v
+        return self.head(nn.functional.gelu(x + self.out(mixed.transpose(1, 2).reshape(rows, tokens, width)))[:, 0])
+
+
+def plain() -> nn.Module:
+    """Without batch norm, with pools, ceilings, uneven sizes and a softmax."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.LeakyReLU(0.1), nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+        nn.Conv2d(8, 8, 3, groups=4, padding=1), nn.Hardswish(), nn.AvgPool2d(2, 1),
+        nn.Flatten(), nn.Linear(32, 4), nn.Softmax(1),
+    )  # fmt: skip
+
+
+def dense() -> nn.Module:
+    """With a batch norm after a linear layer."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def own(name: str) -> nn.Module:
+    return load_network(f"lenient:{name}", input_size=(3, 8, 8), num_classes=4).module
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "tiny": lambda: TinyNet(3),
+    "plain": plain,
+    "dense": dense,
+    "attending": Attending,
+    "resnet8-half": lambda: own("resnet8-half"),
+    "wrn-10-1": lambda: own("wrn-10-1"),
+    "lenet5-half": lambda: own("lenet5-half"),
+}
+
+
+@cache
+def net(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        module = NETS[name]()
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+                assert part.running_mean is not None
+                assert part.running_var is not None
+                part.running_mean.normal_(0, 0.3)
+                part.running_var.uniform_(0.5, 2)
+        return module.eval()
+
+
+def images(count: int = 3, size: tuple[int, int, int] = (3, 8, 8)) -> Tensor:
+    return torch.rand(count, *size, generator=torch.Generator().manual_seed(1))
+
+
+def exported(module: nn.Module, path: Path, *, free: bool = True, kept: bool = False, old: bool = True) -> Path:
+    """Write a file by one of torch's exporters, for any number of images or one; `kept` keeps the batch norms."""
+    example = images(2) if free else images(1)
+    options: dict[str, Any] = {"dynamo": not old, "input_names": ["images"], "output_names": ["out"], "verbose": False}
+    if old:
+        mode = torch.onnx.TrainingMode.PRESERVE if kept else torch.onnx.TrainingMode.EVAL
+        options |= {"training": mode, "dynamic_axes": {"images": {0: "n"}, "out": {0: "n"}} if free else None}
+    elif free:
+        options["dynamic_shapes"] = ({0: torch.export.Dim("n")},)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (example,), str(path), **options)
+    return path
+
+
+def same(path: Path, module: nn.Module, **facts: Any) -> Network:
+    """Load a file without trust, and hold its answers and its gradients against those of what was exported."""
+    found = check_classifier(load_network(path, **facts))
+    ours, theirs = images().requires_grad_(), images().requires_grad_()
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (found.card.mean, found.card.std))
+    answer, wanted = found.module((ours - mean) / std), module(theirs)
+    if isinstance(module, nn.Sequential) and isinstance(module[-1], nn.Softmax):
+        answer = answer.softmax(1)
+    torch.testing.assert_close(answer, wanted, rtol=1e-4, atol=1e-4)  # folded batch norms round otherwise
+    direction = torch.linspace(-1, 1, 4)
+    (mine,), (given,) = (
+        torch.autograd.grad((out * direction).sum(), x) for out, x in ((answer, ours), (wanted, theirs))
+    )
+    torch.testing.assert_close(mine, given, rtol=1e-3, atol=1e-4)
+    assert found.behaviour.blocked == ""
+    assert (found.card.input_size, found.card.num_classes) == ((3, 8, 8), 4)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("name", NETS)
+def test_a_file_answers_as_the_network_that_was_exported(tmp_path: Path, name: str, free: bool) -> None:
+    found = same(exported(net(name), tmp_path / "net.onnx", free=free, kept=True), net(name))
+    norms = [type(part) for part in net(name).modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
+    assert [type(part) for _, part in batch_norm_layers(found.module)] == norms
+    assert choose(found).name == ("ta-dfkd" if norms else "stable")
+    assert free or any("written for batches of 1" in note for note in found.card.notes)
+
+
+def test_so_does_one_of_torchs_newer_exporter(tmp_path: Path) -> None:
+    same(exported(net("attending"), tmp_path / "net.onnx", old=False), net("attending"))
+
+
+def test_our_own_export_comes_back_with_its_constants(tmp_path: Path) -> None:
+    card = Card("lenient:resnet8-half", (3, 8, 8), 4, (0.3, 0.4, 0.5), (0.2, 0.3, 0.4))
+    network = Network(net("resnet8-half"), card)
+    export_onnx(network, tmp_path / "student.onnx")
+    found = check_classifier(load_network(tmp_path / "student.onnx"))
+    assert found.card.mean == pytest.approx(card.mean, abs=1e-3)
+    assert found.card.std == pytest.approx(card.std, abs=1e-3)
+    torch.testing.assert_close(found.module(images()), network.module(images()), rtol=1e-3, atol=1e-3)
+    assert any("convolutions have their batch norms folded in: no statistics; use --method stable" in note
+               for note in found.card.notes)  # fmt: skip
+    assert choose(found).name == "stable"
+    assert choose_student(found)[0].startswith("lenient:")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_layers_are_torchs_own(tmp_path: Path) -> None:
+    found = load_network(exported(net("tiny"), tmp_path / "net.onnx", kept=True))
+    layers = [type(part) for part in found.module.modules() if not next(part.children(), None)]
+    assert [kind for kind in layers if kind is not nn.Module] == [
+        nn.Conv2d, nn.BatchNorm2d, nn.Conv2d, nn.BatchNorm2d, nn.Linear
+    ]  # fmt: skip
+    head = classifying_layer(found.module, images(2), 4)
+    assert isinstance(head, nn.Linear)
+    torch.testing.assert_close(head.weight, net("tiny").head.weight)
+    assert sum(p.numel() for p in found.module.parameters()) == sum(p.numel() for p in net("tiny").parameters())
+
+
+# written by hand
+
+
+def tensor(name: str, values: Any, kind: type = np.float32) -> Any:
+    return onnx.numpy_helper.from_array(np.array(values, kind), name)
+
+
+def file(path: Path, nodes: list[Any], constants: list[Any], shape: list[Any], **more: Any) -> Path:
+    kind = more.get("kind", onnx.TensorProto.FLOAT)
+    taken = [onnx.helper.make_tensor_value_info("x", kind, shape)] * more.get("inputs", 1)
+    given = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 4])]
+    graph = onnx.helper.make_graph(nodes, "g", taken, given, constants)
+    opset = onnx.helper.make_opsetid("", more.get("version", 20))
+    path.write_bytes(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())
+    return path
+
+
+def node(operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
+    return onnx.helper.make_node(operator, inputs, outputs, **attributes)
+
+
+def head(values: str = "x") -> tuple[list[Any], list[Any]]:
+    """Nodes and constants from maps of three channels to four logits."""
+    pool, flat = node("GlobalAveragePool", [values], ["p"]), node("Flatten", ["p"], ["f"])
+    nodes = [pool, flat, node("MatMul", ["f", "w"], ["m"]), node("Add", ["m", "b"], ["y"])]
+    return nodes, [tensor("w", np.arange(12).reshape(3, 4)), tensor("b", [1, 2, 3, 4])]
+
+
+def test_channels_last_are_turned_and_a_dense_layer_of_keras_is_one_layer(tmp_path: Path) -> None:
+    nodes, constants = head("t")
+    path = file(
+        tmp_path / "k.onnx", [node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]), *nodes], constants, ["n", 6, 5, 3]
+    )
+    found = check_classifier(load_network(path))
+    assert found.card.input_size == (3, 6, 5)
+    assert any("channels last" in note for note in found.card.notes)
+    given = images(2, (3, 6, 5))
+    wanted = given.mean((2, 3)) @ torch.arange(12.0).reshape(3, 4) + torch.tensor([1.0, 2, 3, 4])
+    torch.testing.assert_close(found.module(given), wanted)
+    assert isinstance(classifying_layer(found.module, given, 4), nn.Linear)
+
+
+def test_what_the_file_leaves_open_is_asked_for_and_what_it_says_is_kept(tmp_path: Path) -> None:
+    nodes, constants = head()
+    path = file(tmp_path / "o.onnx", nodes, constants, ["n", 3, "h", "w"])
+    with pytest.raises(TeacherError, match="--input-size 3,H,W"):
+        load_network(path)
+    assert load_network(path, input_size=(3, 7, 9)).card.input_size == (3, 7, 9)
+    fixed = file(tmp_path / "f.onnx", nodes, constants, ["n", 3, 7, 9])
+    with pytest.raises(TeacherError, match=r"--input-size: .* takes 3,7,9 and nothing else"):
+        load_network(fixed, input_size=(3, 8, 9))
+    with pytest.raises(TeacherError, match="leave --teacher-arch out"):
+        load_network(path, arch="lenient:resnet8", input_size=(3, 7, 9))
+
+
+def test_uneven_pads_are_those_of_the_format(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(size=(3, 3, 3, 3))
+    nodes, constants = head("a")
+    first = [
+        node("Conv", ["x", "k"], ["c"], kernel_shape=[3, 3], pads=[0, 1, 2, 0], strides=[2, 1]),
+        node("MaxPool", ["c"], ["l"], kernel_shape=[2, 2], auto_pad="SAME_UPPER"),
+        node("AveragePool", ["l"], ["a"], kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
+    ]
+    path = file(tmp_path / "p.onnx", [*first, *nodes], [tensor("k", weight), *constants], ["n", 3, 6, 5])
+    found = check_classifier(load_network(path))
+    onnxruntime = pytest.importorskip("onnxruntime")
+    given = images(2, (3, 6, 5))
+    (wanted,) = onnxruntime.InferenceSession(str(path)).run(None, {"x": given.numpy()})
+    torch.testing.assert_close(found.module(given), torch.from_numpy(wanted), rtol=1e-4, atol=1e-4)
+
+
+QUANTISED = [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), node("DequantizeLinear", ["q", "s", "z"], ["d"])]
+
+
+def test_what_cannot_be_rebuilt_answers_without_gradient_where_the_user_trusts_it(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    nodes, constants = head("d")
+    path = file(tmp_path / "q.onnx", [*QUANTISED, *nodes], constants, [1, 3, 6, 5])
+    with pytest.raises(TeacherError, match=r"has the operator 'DynamicQuantizeLinear'.*--trust-code.*onnxruntime"):
+        load_network(path)
+    found = check_classifier(load_network(path, trust_code=True))
+    assert isinstance(found.module, Answers)
+    assert (found.card.input_size, found.card.num_classes) == ((3, 6, 5), 4)
+    assert any("asked by onnxruntime, so that images get no gradient" in note for note in found.card.notes)
+    assert found.behaviour.blocked
+    assert choose(found).name == "stable"
+    assert found.module(images(3, (3, 6, 5))).shape == (3, 4)
+
+
+def test_a_batch_that_is_built_in_is_refused(tmp_path: Path) -> None:
+    nodes, constants = head("s")
+    mixed = [node("Softmax", ["x"], ["s"], axis=0)]
+    path = file(tmp_path / "b.onnx", [*mixed, *nodes], constants, [1, 3, 6, 5])
+    with pytest.raises(TeacherError, match="written for batches of 1, which its graph has built in"):
+        load_network(path)
+
+
+# hostile
+
+
+def test_a_graph_cannot_ask_for_all_memory(tmp_path: Path) -> None:
+    nodes, constants = head("e")
+    many = tensor("many", [2**20, 1, 2**20, 2**20], np.int64)
+    bombs: dict[str, list[Any]] = {
+        "Expand": [node("Expand", ["x", "many"], ["e"])],
+        "Tile": [node("Tile", ["x", "many"], ["e"])],
+        "ConstantOfShape": [node("ConstantOfShape", ["many"], ["c"]), node("Add", ["c", "c"], ["e"])],
+        "Pad": [node("Pad", ["x", "wide"], ["e"])],
+        "Conv": [node("Conv", ["x", "k"], ["e"], pads=[2**20] * 4)],
+        "Range": [node("Range", ["zero", "huge", "one"], ["e"])],
+    }
+    more = [many, tensor("wide", [0, 0, 2**30, 2**30] * 2, np.int64), tensor("k", np.ones((3, 3, 1, 1)))]
+    more += [tensor("zero", 0, np.int64), tensor("huge", 2**60, np.int64), tensor("one", 1, np.int64)]
+    for name, first in bombs.items():
+        path = file(tmp_path / f"{name}.onnx", [*first, *nodes], [*constants, *more], [1, 3, 6, 5])
+        with pytest.raises(TeacherError) as caught:
+            load_network(path)
+        assert "\n" not in str(caught.value)
+        assert "GiB" in str(caught.value) or "makes no sense" in str(caught.value) or "Range" in str(caught.value)
+
+
+def test_weights_are_read_from_beside_the_file_and_from_nowhere_else(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    nodes, constants = head()
+    values = np.arange(12, dtype=np.float32)
+    (folder / "w.bin").write_bytes(values.tobytes())
+    (tmp_path / "w.bin").write_bytes(values.tobytes())
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to(tmp_path / "w.bin")
+
+    def with_weights(location: str, **says: str) -> Path:
+        outside = onnx.TensorProto(name="w", data_type=1, dims=[3, 4], data_location=1)
+        for key, value in {"location": location, **says}.items():
+            outside.external_data.add(key=key, value=value)
+        return file(folder / "p.onnx", nodes, [outside, constants[1]], ["n", 3, 6, 5])
+
+    assert load_network(with_weights("w.bin")).card.num_classes == 4
+    for wrong in ("../w.bin", str(tmp_path / "w.bin"), "link", "pipe", "..", ""):
+        with pytest.raises(TeacherError, match="which is no file beside it"):
+            load_network(with_weights(wrong))
+    with pytest.raises(TeacherError, match="which is not there"):
+        load_network(with_weights("v.bin"))
+    for says in ({"offset": "8"}, {"offset": "-4"}, {"length": "9999999999"}, {"offset": "x"}):
+        with pytest.raises(TeacherError, match="damaged"):
+            load_network(with_weights("w.bin", **says))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"inputs": 2}, "takes 2 inputs"),
+        ({"version": 6}, "opset 6"),
+        ({"kind": 2}, "takes images as uint8, which have no gradient"),
+        ({"shape": ["n", 12]}, "not images"),
+        ({"nodes": [node("Gelu", ["x"], ["y"], domain="com.microsoft")]}, "optimised for one runtime"),
+        ({"nodes": [node("Relu", ["nothing"], ["y"])]}, "makes no sense"),
+        ({"nodes": [node("Relu", ["x"], ["y"])]}, "no classifier"),
+        ({"nodes": [node("Reshape", ["y"], ["y"])]}, "makes no sense"),
+        ({"constants": [tensor("w", [1.0])]}, "makes no sense"),
+    ],
+)
+def test_what_is_no_classifier_ends_in_one_line(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    nodes, constants = head()
+    values = {"nodes": nodes, "constants": constants, "shape": ["n", 3, 6, 5]} | change
+    path = file(tmp_path / "p.onnx", **values)
+    with pytest.raises(TeacherError, match=words) as caught:
+        load_network(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x0a", b"no ONNX file at all", bytes(range(256)) * 20])
+def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.onnx").write_bytes(content)
+    with pytest.raises(TeacherError, match="damaged or not an ONNX file") as caught:
+        load_network(tmp_path / "p.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_cut_of_a_file_is_one_line(tmp_path: Path) -> None:
+    nodes, constants = head()
+    whole = file(tmp_path / "p.onnx", nodes, constants, ["n", 3, 6, 5]).read_bytes()
+    for end in range(1, len(whole), 7):
+        (tmp_path / "p.onnx").write_bytes(whole[:end])
+        with pytest.raises(TeacherError):
+            load_network(tmp_path / "p.onnx")
+
+
+def test_the_package_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, constants = head()
+    path = file(tmp_path / "p.onnx", nodes, constants, ["n", 3, 6, 5])
+    monkeypatch.setattr("lenient.models.graphs.reading.find_spec", lambda name: None)
+    with pytest.raises(TeacherError, match=r"pip install 'lenient\[onnx\]'"):
+        load_network(path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_rebuilt_network_is_copied_and_moved_as_any(tmp_path: Path) -> None:
+    module = load_network(exported(net("attending"), tmp_path / "net.onnx")).module
+    assert isinstance(module, GraphNetwork)
+    torch.testing.assert_close(copy.deepcopy(module)(images()), module(images()))
+    assert module.to("meta")(images().to("meta")).shape == (3, 4)
