@@ -272,23 +272,22 @@ def test_a_batch_that_is_built_in_is_refused(tmp_path: Path) -> None:
 
 def test_a_graph_cannot_ask_for_all_memory(tmp_path: Path) -> None:
     nodes, constants = head("e")
-    many = tensor("many", [2**20, 1, 2**20, 2**20], np.int64)
     bombs: dict[str, list[Any]] = {
-        "Expand": [node("Expand", ["x", "many"], ["e"])],
-        "Tile": [node("Tile", ["x", "many"], ["e"])],
-        "ConstantOfShape": [node("ConstantOfShape", ["many"], ["c"]), node("Add", ["c", "c"], ["e"])],
-        "Pad": [node("Pad", ["x", "wide"], ["e"])],
-        "Conv": [node("Conv", ["x", "k"], ["e"], pads=[2**20] * 4)],
+        "Expand": [node("GlobalAveragePool", ["x"], ["g"]), node("Expand", ["g", "wide"], ["e"])],
+        "Tile": [node("Tile", ["x", "wide"], ["e"])],
+        "ConstantOfShape": [node("ConstantOfShape", ["wide"], ["c"]), node("Add", ["c", "c"], ["e"])],
+        "Pad": [node("Pad", ["x", "pads"], ["e"])],
+        "Conv": [node("Conv", ["x", "k"], ["e"], pads=[2**15] * 4)],
         "Range": [node("Range", ["zero", "huge", "one"], ["e"])],
     }
-    more = [many, tensor("wide", [0, 0, 2**30, 2**30] * 2, np.int64), tensor("k", np.ones((3, 3, 1, 1)))]
-    more += [tensor("zero", 0, np.int64), tensor("huge", 2**60, np.int64), tensor("one", 1, np.int64)]
+    more = [tensor("wide", [1, 3, 2**16, 2**16], np.int64), tensor("pads", [0, 0, 2**15, 2**15] * 2, np.int64)]
+    more += [tensor("k", np.ones((3, 3, 1, 1))), tensor("zero", 0, np.int64), tensor("huge", 2**60, np.int64)]
+    more += [tensor("one", 1, np.int64)]
     for name, first in bombs.items():
         path = file(tmp_path / f"{name}.onnx", [*first, *nodes], [*constants, *more], [1, 3, 6, 5])
-        with pytest.raises(TeacherError) as caught:
+        with pytest.raises(TeacherError, match="Range" if name == "Range" else "GiB for one image") as caught:
             load_network(path)
         assert "\n" not in str(caught.value)
-        assert "GiB" in str(caught.value) or "makes no sense" in str(caught.value) or "Range" in str(caught.value)
 
 
 def test_weights_are_read_from_beside_the_file_and_from_nowhere_else(tmp_path: Path) -> None:

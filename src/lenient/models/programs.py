@@ -82,6 +82,9 @@ def conversion(path: Path) -> str | None:
     return f"{command} {visible(given)} --output {visible(made)}"
 
 
+_PRECISIONS = {"tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+
+
 class Answers(nn.Module):
     """A program that onnxruntime runs, on the CPU: it answers, and gives images no gradient."""
 
@@ -99,12 +102,12 @@ class Answers(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the first output for images (N, C, H, W), in as many runs as a batch that is built in asks for."""
-        values = images.detach().cpu().float()
+        values = images.detach().cpu().to(_PRECISIONS.get(self.given[0].type, torch.float32))
         found = [
             torch.from_numpy(self._session.run([self.made[0].name], {self.given[0].name: part.numpy()})[0])[: len(part)]
             for part in values.split(self._rows or len(values))
         ]
-        return torch.cat(found).to(images.device)
+        return torch.cat(found).to(images.device, images.dtype)
 
 
 def load_program(path: Path, kind: str) -> tuple[nn.Module, Facts]:

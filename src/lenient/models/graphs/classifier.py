@@ -126,7 +126,7 @@ def _size(images: Value, flags: Facts, path: Path) -> tuple[bool, tuple[int, int
         raise TeacherError(f"{path}: takes {'?' if shape is None else list(shape)}, not images (N, C, H, W)")
     if images.dtype is None or not images.dtype.is_floating_point:
         kind = str(images.dtype).removeprefix("torch.")
-        raise ForeignError(f"{path}: takes images as {kind}, which have no gradient: export it for float images")
+        raise TeacherError(f"{path}: takes images as {kind}, which have no gradient: export it for float images")
     last = shape[3] in (1, 3) and shape[1] not in (1, 3)
     own = (shape[3], shape[1], shape[2]) if last else shape[1:]
     asked = (flags.channels, *(flags.size or (None, None)))

@@ -70,8 +70,9 @@ def read_graph(path: Path) -> Graph:
     """Read a file, and files of weights that lie beside it.
 
     Raises:
-        TeacherError: it is damaged or too large, names files elsewhere, or the package onnx is missing.
-        ForeignError: it holds operators of others than ONNX, functions of its own, or takes more than images.
+        TeacherError: it is damaged or too large, names files elsewhere, takes more than images, or the package onnx is
+            missing.
+        ForeignError: it holds operators of others than ONNX, functions of its own, or weights of a kind of their own.
     """
     if find_spec("onnx") is None:
         raise TeacherError(f"{path}: reading it needs the package onnx; pip install 'lenient[onnx]'")
@@ -115,7 +116,7 @@ def _graph(model: Any, path: Path) -> Graph:
     inputs = [_value(entry) for entry in graph.input if entry.name not in constants]
     if len(inputs) != 1:
         names = ", ".join(shown(value.name) for value in inputs[:4])
-        raise ForeignError(f"{path}: takes {len(inputs)} inputs ({names}), and a classifier takes images alone")
+        raise TeacherError(f"{path}: takes {len(inputs)} inputs ({names}), and a classifier takes images alone")
     return Graph(tuple(nodes), constants, inputs[0], tuple(_value(entry) for entry in graph.output), versions[0])
 
 
