@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,13 +36,14 @@ from lenient.models.files import card_of
 from lenient.models.fitting import check_fit, check_read, choose, put_weights
 from lenient.models.graphs.classifier import classifier_of
 from lenient.models.graphs.reading import ForeignError
+from lenient.models.huggingface import is_theirs, loaded, read_json
 from lenient.models.inside import taken_outside
-from lenient.models.names import SOURCES, Spec, nearest, one_line, parse_spec
+from lenient.models.names import SOURCES, Spec, nearest, parse_spec
 from lenient.models.programs import GRAPH, LOADED, conversion, load_program, program_kind
 from lenient.models.rebuilding import check_maps, rebuilt
-from lenient.models.sources import MAX_CONFIG, build, draft, weights_in
+from lenient.models.sources import build, draft, weights_in
 from lenient.models.trust import Trusted, require
-from lenient.models.weights import Weights, open_weights, weights_of
+from lenient.models.weights import Weights, open_weights, refusals, weights_of
 
 LABEL = "network"
 METADATA = "the file's metadata"
@@ -82,7 +82,7 @@ def load_network(
     flags = _flags(input_size, num_classes, mean, std)
     parsed = parse_spec(str(spec), LABEL)
     with seeded(0 if seed is None else seed, f"weights/{parsed}"):
-        if parsed.source == "path" or (parsed.source == "local-dir" and pretrained and _is_ours(Path(parsed.name))):
+        if parsed.source == "path" or (parsed.source == "local-dir" and pretrained and _not_of_timm(Path(parsed.name))):
             return _from_path(Path(parsed.name).expanduser(), arch, flags, checkpoint_key, trust_code)
         if arch is None:
             if checkpoint_key is not None:
@@ -230,7 +230,11 @@ class _Held:
 def _from_path(path: Path, arch: str | None, flags: Facts, key: str | None, trust: Trusted) -> Network:
     if path.is_dir() and arch is None and key is None:
         folder = _student_in(path)
-        config = _read_config(folder)
+        config = read_json(folder / "config.json")
+        if is_theirs(config):
+            with _held(folder) as held, refusals(held.path):
+                module, found = loaded(folder, held.weights)
+            return Network(module, make_card([flags, found, facts_of_structure(module)], None, str(path)))
         if config is not None and "architecture" in config:
             return _from_name(Spec("local-dir", str(folder)), flags, pretrained=True)
     kind = program_kind(path) if path.is_file() else None
@@ -238,7 +242,8 @@ def _from_path(path: Path, arch: str | None, flags: Facts, key: str | None, trus
         return _from_graph(path, flags, trust)
     if kind in LOADED and trust is True and arch is None:
         program, found = load_program(path, kind)
-        return Network(program, make_card([flags, found], None, str(path)))
+        note = f"{kind}, which shows no layers: statistics of its batch norms cannot be matched"
+        return Network(program, make_card([flags, found], None, str(path), (note,)))
     with _held(path) as held:
         said = str(held.path)
         if arch is not None:
@@ -272,8 +277,8 @@ def _held(path: Path) -> Iterator[_Held]:
         if command := conversion(path):
             raise TeacherError(f"{path}: is a program of TensorFlow: convert it to ONNX ({command}) and give that")
         folder = _student_in(path)
-        config = _read_config(folder)
-        path = weights_in(folder, config)
+        config = read_json(folder / "config.json")
+        path = weights_in(folder)
     if not path.exists():
         raise TeacherError(_no_file(path))
     if not path.is_file():
@@ -395,10 +400,10 @@ def _fit(
     return taken_outside(network, stated=flags.mean is not None) if arch.source == "py" else network
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder was written by `export --format hub`, and not by timm."""
-    config = _read_config(folder.expanduser())
-    return config is not None and "architecture" not in config and "input_size" in config
+def _not_of_timm(folder: Path) -> bool:
+    """Whether a folder was written by `export --format hub` or by transformers, and not by timm."""
+    config = read_json(folder.expanduser() / "config.json")
+    return is_theirs(config) or (config is not None and "architecture" not in config and "input_size" in config)
 
 
 def _facts_of_tensors(module: nn.Module, state: Mapping[str, Entry]) -> Facts:
@@ -412,17 +417,6 @@ def _facts_of_tensors(module: nn.Module, state: Mapping[str, Entry]) -> Facts:
         channels=inputs.shape[1] * conv[1].groups if conv and inputs is not None and len(inputs.shape) == 4 else None,
         num_classes=outputs.shape[0] if outputs is not None and len(outputs.shape) == dimensions else None,
     )
-
-
-def _read_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    try:
-        config = json.loads(files.read_text(path, MAX_CONFIG))
-    except (ValueError, RecursionError, OSError) as error:
-        raise TeacherError(f"{path}: damaged ({getattr(error, 'strerror', None) or one_line(error, 100)})") from error
-    return config if isinstance(config, dict) else None
 
 
 def _no_file(path: Path) -> str:

@@ -18,8 +18,6 @@ from lenient.models.names import NETS, WIDE, Spec, nearest, one_line
 from lenient.models.weights import INDEX
 
 DEFAULT_SIZE = (32, 32)
-MAX_CONFIG = 4 * 2**20
-"""Bytes of a `config.json`, which may name 20,000 classes."""
 
 
 @dataclass
@@ -76,13 +74,8 @@ def draft(spec: Spec, wanted: Wanted, *, label: str) -> Built:
         return build(spec, wanted, label=label)
 
 
-def weights_in(folder: Path, config: Mapping[str, Any] | None) -> Path:
-    """Return the file of weights in a folder; raises TeacherError where there is none, or who else wrote the folder."""
-    if config is not None and "model_type" in config:
-        raise TeacherError(
-            f"{folder}: was written by Hugging Face transformers: give a py: factory that returns the model, with "
-            "--input-size, --num-classes, --mean and --std"
-        )
+def weights_in(folder: Path) -> Path:
+    """Return the file of weights in a folder; raises TeacherError where there is none."""
     names = ("model.safetensors", "pytorch_model.bin", f"model.safetensors{INDEX}", f"pytorch_model.bin{INDEX}")
     for name in names:
         if (folder / name).exists():
