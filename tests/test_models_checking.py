@@ -38,7 +38,13 @@ def refused(module: nn.Module, card: Card = CARD) -> str:
 
 @pytest.mark.parametrize(
     "change",
-    [lambda values: values, lambda values: {"logits": values}, lambda values: SimpleNamespace(logits=values)],
+    [
+        lambda values: values,
+        lambda values: {"logits": values, "features": values},
+        lambda values: SimpleNamespace(logits=values),
+        lambda values: (values, values[:, :, None]),
+        lambda values: {"scores": values},
+    ],
 )
 def test_classifiers_pass_unchanged(change: object) -> None:
     network = Network(Returns(change), CARD)
@@ -49,8 +55,7 @@ def test_classifiers_pass_unchanged(change: object) -> None:
     ("change", "words"),
     [
         (lambda values: (values, values), "py: factory"),
-        (lambda values: [values], "py: factory"),
-        (lambda values: {"scores": values}, "py: factory"),
+        (lambda values: {"scores": values, "features": values}, "py: factory"),
         (lambda values: values * float("nan"), "NaN"),
         (lambda values: values / 0, "NaN or infinite"),
         (lambda values: values[:, :3], "--num-classes 3"),

@@ -174,7 +174,10 @@ def test_logits_are_found_in_what_classifiers_return() -> None:
 
     assert torch.equal(to_logits({"logits": Output.logits}, "logits"), Output.logits)
     assert torch.equal(to_logits(Output(), "logits"), Output.logits)
-    for strange in ((Output.logits, None), [Output.logits], None, {"scores": Output.logits}):
+    maps = torch.ones(2, 4, 1, 1)
+    for alone in ((Output.logits, None), [maps, Output.logits], {"scores": Output.logits, "maps": maps}):
+        assert to_logits(alone, "logits") is Output.logits
+    for strange in ((Output.logits, Output.logits), [maps], None, {"scores": Output.logits, "tokens": Output.logits}):
         with pytest.raises(TeacherError, match=r"py: factory"):
             to_logits(strange, "logits")
 

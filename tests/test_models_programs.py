@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lenient.core.errors import TeacherError
-from lenient.models import PixelClassifier, check_classifier, load_network
+from lenient.models import PixelClassifier, check_classifier, load_network, to_logits
 from lenient.models.programs import Program
 from lenient.runs.export import export_pt2
 
@@ -119,13 +119,23 @@ def test_our_own_program_answers_as_its_student_does(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_scripted_program_that_the_user_trusts_runs(tmp_path: Path) -> None:
-    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    torch.jit.trace(module, torch.rand(2, 1, 8, 8)).save(str(tmp_path / "s.pt"))
+    layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images, self.layers(images)
+
+    torch.jit.trace(Module(), torch.rand(2, 1, 8, 8)).save(str(tmp_path / "s.pt"))
     found = check_classifier(
         load_network(tmp_path / "s.pt", trust_code=True, input_size=(1, 8, 8), num_classes=10, mean=[0], std=[1])
     )
     images = torch.rand(3, 1, 8, 8)
-    torch.testing.assert_close(found.module(images), module(images))
+    torch.testing.assert_close(to_logits(found.module(images)), layers(images))
+    assert any("a TorchScript program, which shows no layers" in note for note in found.card.notes)
 
 
 @pytest.mark.parametrize("name", ["p.pt2", "p.onnx"])

@@ -200,12 +200,17 @@ def precision_of(module: nn.Module) -> torch.dtype:
 def to_logits(output: object, outputs: Outputs = "logits") -> Tensor:
     """Return what a classifier gave as logits (N, num_classes).
 
-    `output` is a tensor, an object with `.logits`, or a mapping with "logits". With `outputs` "probabilities" the
-    logits are natural logs, floored at log(1e-12) (at the smallest number in half precision) to stay finite.
+    `output` is a tensor, an object with `.logits`, a mapping with "logits", or a tuple, list or mapping with one tensor
+    of two dimensions in it. With `outputs` "probabilities" the logits are natural logs, floored at log(1e-12) (at the
+    smallest number in half precision) to stay finite.
 
-    Raises TeacherError for anything else, such as a tuple.
+    Raises TeacherError for anything else, such as a tuple of logits and features.
     """
-    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    found = output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if isinstance(found, Mapping | tuple | list):
+        parts = found.values() if isinstance(found, Mapping) else found
+        flat = [part for part in parts if isinstance(part, Tensor) and part.dim() == 2]
+        found = flat[0] if len(flat) == 1 else found
     if not isinstance(found, Tensor):
         kind = type(output).__name__
         raise TeacherError(f"the network returns a {kind}, not logits: wrap it with a py: factory returning logits")
