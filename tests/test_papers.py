@@ -154,6 +154,38 @@ DFAD: dict[str, Any] = {
     "student.init": "he",
     "steps_per_epoch": 50 * 5,
 }
+ADADFQ: dict[str, Any] = {
+    # band [0.1, 0.8], 0.2 and 0.1 of the labelled sums, one each of band, balance and statistics; 400 epochs of 200,
+    # the first 4 of the generator alone; both rates a tenth at 100, 200, 300; weight decay 1e-4
+    "method.lower": 0.1,
+    "method.upper": 0.8,
+    "method.entropy_scale": "batch",
+    "method.band_weight": 1,
+    "method.difference_weight": 0.2,
+    "method.sum_weight": 0.1,
+    "method.bn_weight": 1,
+    "method.temperature": 20,
+    "method.warm_up": 4 * 200,
+    "method.batch": "same",
+    "method.student_steps": 1,
+    "method.generator_steps": 1,
+    "method.student_optimizer": "sgd",
+    "method.student_lr": 1e-4,
+    "method.student_momentum": 0.9,
+    "method.student_weight_decay": 1e-4,
+    "method.student_schedule": "drops",
+    "method.generator_lr": 1e-3,
+    "method.generator_schedule": "drops",
+    "method.augmentation": "none",
+    "generator.output": "tanh-bn",
+    "generator.stem_activation": False,
+    "generator.latent_dim": 100,
+    "generator.width": 128,
+    "generator.bn_eps": 0.8,
+    "batch_size": 16,
+    "steps": 396 * 200,
+    "steps_per_epoch": 200,
+}
 ZSKT: dict[str, Any] = {
     # KL at temperature 1; attention of 250 beside a KL divided by ten classes; one batch for a generator and ten
     # student steps of Adam at 2e-3, on cosines, 80,000 times
@@ -373,6 +405,7 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
         "batch_size": 512,
         "steps": 40 * 50 * 5,
     },
+    ("adadfq", "paper"): ADADFQ,
     ("zskt", "paper"): ZSKT
     | {"method.generator_lr": 2e-3, "method.student_clip_norm": None, "method.generator_clip_norm": None},
     # clipped at 5 beside a KL divided by ten classes

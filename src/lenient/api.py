@@ -28,6 +28,7 @@ from lenient.models import choose_student, load_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.checking import advice, heard_batch_norms
 from lenient.models.loading import outline
+from lenient.models.low_bit import LowBit
 from lenient.models.trust import Trusted, UntrustedError, require
 from lenient.reporting import write_report
 from lenient.runs.export import export as write_format
@@ -85,6 +86,7 @@ def inspect(
         **network.card.to_dict(),
         "params": parameters(network.module),
         "bytes": num_bytes(network.module),
+        "bits": network.module.bits if isinstance(network.module, LowBit) else None,
         "batch_norm_layers": len(heard_batch_norms(network)),
         "method": None if kept[method] else method,
         "method_reason": kept[method] or method_reason,
@@ -129,7 +131,8 @@ def distill(
     Args:
         teacher: a file, a run folder, or SOURCE:NAME with source timm, torchvision, hf-hub, local-dir, lenient or py.
             Or any module that maps images to logits; it comes back untouched.
-        student: SOURCE:NAME, or auto. Or a module to train in place.
+        student: SOURCE:NAME, or auto. int8:copy (2 to 8) is the teacher in 8 bits, int8:SOURCE:NAME another network.
+            Or a module to train in place.
         method: a name, auto, or py:FILE.py:CLASS. Or a method object of your own.
         output: run folder. None keeps everything in memory.
         steps: student steps.

@@ -19,6 +19,7 @@ from lenient.core.schemas import Failed
 from lenient.core.signals import stop_on_signals
 from lenient.models import build_student
 from lenient.models.card import Card
+from lenient.models.names import parse_spec
 from lenient.models.trust import Trusted, UntrustedSettingError, require
 
 Tell = Callable[[int, int, str], None]
@@ -158,7 +159,8 @@ def _check_students(grid: Grid, teachers: Sequence[dict[str, Any]], trust: Trust
     for spec in grid.students:
         if spec != "auto":
             require(spec, trust, where="the grid", what="its student", kind=UntrustedSettingError)
-            build_student(spec, card, seed=0)
+            if not parse_spec(spec, "students").copies:
+                build_student(spec, card, seed=0)
 
 
 def _write_plan(grid: Grid, home: Path, cells: Sequence[Cell]) -> None:

@@ -33,6 +33,7 @@ def inspect(
     rows = {
         "architecture": found["arch"] or "given by its module only",
         "parameters": f"{found['params']:,} ({found['bytes'] / 2**20:.1f} MiB)",
+        **({"bits": f"{found['bits']} of weights and of what layers take"} if found["bits"] else {}),
         "input": "x".join(map(str, found["input_size"])) + " (channels x height x width)",
         "classes": str(found["num_classes"]) + (f": {', '.join(found['classes'][:10])}" if found["classes"] else ""),
         "mean": ", ".join(f"{v:.4g}" for v in found["mean"]),

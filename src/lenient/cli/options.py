@@ -130,7 +130,9 @@ PROGRESS = Option("auto, rich, plain or none.", metavar="KIND", default="auto", 
 DISTILL = {
     "teacher": TEACHER,
     **FACTS,
-    "student": Option("SOURCE:NAME, or auto.", metavar="SPEC", default="auto"),
+    "student": Option(
+        "SOURCE:NAME, or auto.", more="int8:copy (2 to 8): TEACHER in 8 bits.", metavar="SPEC", default="auto"
+    ),
     "method": Option(
         "A name, auto, or py:FILE.py:CLASS.", more=f"Names: {', '.join(METHODS)}.", metavar="NAME", default="auto"
     ),

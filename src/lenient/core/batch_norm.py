@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import torch
@@ -22,11 +23,28 @@ Heard = Callable[[nn.Module, Tensor, Tensor, int], None]
 STORED = ("running_mean", "running_var")
 
 
+_AS_ONE: ContextVar[bool] = ContextVar("as_one", default=False)
+
+
 @contextmanager
 def one_batch() -> Iterator[None]:
-    """Let batch norm in training mode normalise over the batch of all ranks, without a change to any module."""
-    with _GlobalBatchNorm() if ranks.count() > 1 else nullcontext():
-        yield
+    """Let batch norm in training mode normalise over the batch of all ranks, without a change to any module; the same
+    of `extremes`."""
+    token = _AS_ONE.set(True)
+    try:
+        with _GlobalBatchNorm() if ranks.count() > 1 else nullcontext():
+            yield
+    finally:
+        _AS_ONE.reset(token)
+
+
+def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest of `values`; within `one_batch` of those of all ranks, elsewhere of its own."""
+    low, high = torch.aminmax(values.detach())
+    if not _AS_ONE.get():
+        return low, high
+    both = ranks.gather(torch.stack([low, high])[None])
+    return both[:, 0].amin(), both[:, 1].amax()
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""AdaDFQ: a generator that keeps what is left to learn within bounds; here the student is of full precision.
+"""AdaDFQ: a generator that keeps what is left to learn within bounds, for a student that is the teacher in few bits.
 
 Qian, Wang, Hong, Wang, "Adaptive Data-Free Quantization", CVPR 2023, arXiv 2303.06869. An image on which teacher and
 student agree teaches nothing, and one on which they differ beyond measure cannot be learned: the entropy of their
-difference is kept in a band. The paper's student is a copy of the teacher at low precision; that is not here.
+difference is kept in a band. The paper's student is `--student int4:copy` (`models/low_bit.py`); any other learns, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lenient.methods.generator import GeneratorMethodSettings, generator_algorit
 
 class AdaDFQSettings(GeneratorMethodSettings):
     """Settings of AdaDFQ: L_G = band + ds CE(T - S, y) + as CE(T + S, y) + bn R; the student minimises centred logit
-    MSE. Rates are ours: the released ones are of students that start as the teacher."""
+    MSE. Rates are ours, for students that start at random: the released ones, of a copy in few bits, are in recipes."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn", "stem_activation": False}}
 
@@ -61,11 +61,6 @@ class AdaDFQ:
     """The student's update comes first, so that the generator has not moved and both learn from the same images."""
 
     settings_type: ClassVar[type[MethodSettings]] = AdaDFQSettings
-    not_known: ClassVar[str] = (
-        "its student is a copy of the teacher at low precision, which is not here: a run with another student is not "
-        "the paper's"
-    )
-    """What is missing for a recipe `paper`."""
 
     def __init__(self, settings: AdaDFQSettings) -> None:
         self.settings = settings

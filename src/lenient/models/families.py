@@ -108,7 +108,7 @@ def choose_student(teacher: Network) -> tuple[str, str]:
     channels, height, width = teacher.card.input_size
     wanted = Wanted(channels, (height, width), teacher.card.num_classes)
     arch = teacher.card.arch
-    known = _Teacher(None if arch is None else parse_spec(arch), parameters(teacher.module), wanted)
+    known = _Teacher(None if arch is None else parse_spec(arch).whole, parameters(teacher.module), wanted)
     for name in _siblings(known.spec, min(height, width)) if known.spec else ():
         size = _size_of(name, wanted)
         if size is not None and size <= MOST * known.parameters:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
@@ -130,8 +131,14 @@ def last_block_by_size(module: nn.Module, example: Tensor) -> dict[tuple[int, in
             size = None
         sizes[layer] = None if layer in sizes else size
 
-    depth = {part: name.count(".") for name, part in module.named_modules() if part is not module}
-    blocks = [part for part in depth if next(part.children(), None) is not None and not _is_norm(part)]
+    parts = [(name, part) for name, part in module.named_modules() if part is not module]
+    within = tuple(f"{name}." for name, part in parts if isinstance(part, _LAYERS))  # what computes a layer's weights
+    depth = {part: name.count(".") for name, part in parts if not name.startswith(within)}
+    blocks = [
+        part
+        for part in depth
+        if next(part.children(), None) is not None and not _is_norm(part) and not isinstance(part, _LAYERS)
+    ]
     for layers in (blocks, list(depth)):
         sizes.clear()
         with torch.no_grad(), hooked(layers, note):

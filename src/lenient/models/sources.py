@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +14,7 @@ from torch import nn
 from lenient.core.errors import LenientError, TeacherError
 from lenient.models.factories import build_from_factory
 from lenient.models.facts import Facts, Wanted, facts_of_attributes, facts_of_config, first_conv
+from lenient.models.low_bit import LowBit
 from lenient.models.names import NETS, WIDE, Spec, nearest, one_line
 from lenient.models.weights import INDEX
 
@@ -40,6 +41,10 @@ def build(spec: Spec, wanted: Wanted, *, pretrained: bool = False, new_head: boo
 
     Raises TeacherError for an unknown name, a refused shape or weights that cannot be had.
     """
+    if spec.bits is not None:
+        if spec.copies:
+            raise TeacherError(f"{label} {spec}: is the teacher in {spec.bits} bits, for --student of a run only")
+        return in_few_bits(build(spec.whole, wanted, pretrained=pretrained, new_head=new_head, label=label), spec)
     try:
         if spec.source == "lenient":
             return Built(_lenient(spec, wanted, label), str(spec))
@@ -60,8 +65,16 @@ def build(spec: Spec, wanted: Wanted, *, pretrained: bool = False, new_head: boo
     raise TeacherError(f"{label} {spec}: a path does not say how to build the network; give e.g. lenient:resnet8")
 
 
+def in_few_bits(built: Built, spec: Spec) -> Built:
+    """Return a network in as many bits as `spec` says; as it is, where that says nothing."""
+    if spec.bits is None:
+        return built
+    return replace(built, module=LowBit(built.module, spec.bits), arch=f"{spec.source}:{built.arch}")
+
+
 def draft(spec: Spec, wanted: Wanted, *, label: str) -> Built:
-    """Build a network to compare shapes with: without memory for its weights, where its source is not one's own code.
+    """Build a network to compare shapes with: without memory for its weights, where its source is not one's own code
+    and it is not in few bits, which torch cannot round without values.
 
     Errors are those of `build`.
     """

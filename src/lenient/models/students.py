@@ -1,7 +1,9 @@
-"""Building a student: random weights behind the teacher's front door."""
+"""Building a student behind the teacher's front door: random weights, or the teacher's own in few bits."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -11,10 +13,12 @@ from lenient.core.errors import TeacherError, UsageError
 from lenient.models.card import Card, Network
 from lenient.models.checking import check_classifier
 from lenient.models.facts import Wanted
+from lenient.models.lending import copied_module, drop_hooks
 from lenient.models.loading import seeded
+from lenient.models.low_bit import LowBit
 from lenient.models.names import parse_spec
 from lenient.models.resnet import initialize
-from lenient.models.sources import build
+from lenient.models.sources import build, in_few_bits
 
 Init = Literal["as-is", "he", "torch"]
 """How a student's weights are drawn: as its network draws them; convolutions after He et al. 2015 (normal, variance 2 /
@@ -41,20 +45,49 @@ def build_student(
     parsed = parse_spec(spec, LABEL)
     if parsed.source == "path":
         raise UsageError(f"{LABEL} {spec}: names no network; for example lenient:resnet8, timm:resnet18 or auto")
-    published = parsed.source in ("timm", "torchvision", "hf-hub", "local-dir")
+    whole = parsed.whole
+    published = whole.source in ("timm", "torchvision", "hf-hub", "local-dir")
     if pretrained and not published:
         raise UsageError(f"{LABEL} {spec}: has no published weights; pretrained=true is for timm and torchvision")
     channels, height, width = teacher_card.input_size
     wanted = Wanted(channels, (height, width), teacher_card.num_classes)
-    try:
+    with _refusing(spec):
         with seeded(seed, f"{role}/weights"):
-            built = build(parsed, wanted, pretrained=pretrained, new_head=True, label=LABEL)
-            if parsed.source == "lenient":
+            built = build(whole, wanted, pretrained=pretrained, new_head=True, label=LABEL)
+            if whole.source == "lenient":
                 _start(built.module, init)
+            built = in_few_bits(built, parsed)
         origin = _LEAK if pretrained else f"random weights, seed {seed}"
         notes = ("size, classes and normalisation: the teacher's", origin)
         network = Network(built.module, replace(_student_card(teacher_card, built.arch), notes=notes))
         return check_classifier(network, plain=role == "student")
+
+
+def copy_student(spec: str, teacher: Network) -> Network:
+    """Build `intN:copy`: the teacher in few bits, from its weights on; its batch norms keep their statistics.
+
+    The teacher stays as it is. The card's `arch` names the network at full precision, so that a file loads anywhere.
+
+    Raises UsageError where the teacher is no module that can be trained, or in few bits already.
+    """
+    few = parse_spec(spec, LABEL)
+    assert few.bits is not None, "a copy at full precision has nothing to learn"
+    if isinstance(teacher.module, LowBit):
+        raise UsageError(f"{LABEL} {spec}: the teacher is in {teacher.module.bits} bits itself; name a network")
+    with _refusing(spec):
+        module = copied_module(teacher.module)
+        drop_hooks(module)
+        arch = None if teacher.card.arch is None else f"{few.source}:{teacher.card.arch}"
+        notes = ("the teacher's weights, and its batch norms' statistics for good",)
+        card = replace(teacher.card, arch=arch, notes=notes)
+        return check_classifier(Network(LowBit(module, few.bits, fixed=True), card), plain=True)
+
+
+@contextmanager
+def _refusing(spec: str) -> Iterator[None]:
+    """Let what is wrong with a network be wrong with the flag that names it."""
+    try:
+        yield
     except TeacherError as error:
         text = str(error)
         raise UsageError(text if text.startswith(LABEL) else f"{LABEL} {spec}: {text}") from error

@@ -33,6 +33,8 @@ def effect(name: str, *, weights: bool = False) -> str | None:
     `weights`: published ones are fetched, too.
     """
     spec = _spec(name)
+    if spec.bits is not None:
+        return effect(spec.name, weights=weights)  # the same code and places as at full precision
     if spec.source == "py":
         home, _, function = spec.name.rpartition(":")
         is_file = Path(home).suffix == ".py" or os.path.isfile(home)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from lenient.core.config import flatten
 from lenient.core.numbers import exact, figures, known, number, percent
 from lenient.core.text import NOT_DATA_FREE, estimated_anew
+from lenient.models.names import OWN, own_code
 from lenient.reporting.cards import cards
 from lenient.reporting.collect import Event, RunRecord
 from lenient.reporting.figures import Series, class_bars, curves, mixture, series
@@ -235,8 +236,8 @@ def _code(record: RunRecord) -> dict[str, str] | None:
     folder = record.path / "student"
     if not (folder / "model.safetensors").is_file():
         return None
-    arch = str(record.summary.get("student", {}).get("arch") or "py:")
-    own = ', arch="py:FILE.py:FACTORY"' if arch.startswith("py:") else ""
+    code = own_code(str(record.summary.get("student", {}).get("arch") or OWN))
+    own = f', arch="{code}"' if code else ""
     alone = "yes" if (folder / "student.pt2").is_file() else ""
     shape = ", ".join(map(str, record.input_size)) if record.input_size else "C, H, W"
     classes = record.summary.get("num_classes") or len(record.classes)

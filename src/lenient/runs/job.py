@@ -37,7 +37,7 @@ from lenient.models import check_classifier, load_network, network_from_module
 from lenient.models.card import Network
 from lenient.models.checking import check_distillable, heard_batch_norms
 from lenient.models.lending import copied_module
-from lenient.models.names import one_line
+from lenient.models.names import one_line, parse_spec
 from lenient.models.trust import Trusted, UntrustedSettingError, require
 from lenient.pictures.holding import listed
 from lenient.reporting import write_report
@@ -251,11 +251,17 @@ class Job:
                 "facts": facts,
                 "card": self.teacher.card.to_dict(),
             },
-            "student": {"arch": self.student.card.arch, "reason": self.student_reason},
+            "student": {"arch": self._student_name, "reason": self.student_reason},
             **({} if self.generator is None else {"generator": {"source": None}}),
             **({} if pictures is None else {"pictures": {"sha256": pictures.sha256}}),
             "eval_data": self.eval_data,
         }
+
+    @property
+    def _student_name(self) -> str | None:
+        """What builds the student again: of a copy of the teacher, that it is one."""
+        wanted = self._wanted_student
+        return wanted if isinstance(wanted, str) and parse_spec(wanted).copies else self.student.card.arch
 
     def _take_over(self, old: dict[str, Any], path: Path) -> None:
         """Go on with a folder's settings; the teacher must be the same, and flags may only lengthen the run."""
@@ -283,7 +289,7 @@ class Job:
         if self.method is not None:
             said |= {key for key in asked if key.startswith("method.")}
         _refuse_others(said, asked, stored, path)
-        wanted = self._student_of(identity.get("student"), path)
+        wanted = self._wanted_student = self._student_of(identity.get("student"), path)
         steps = self._longer(old, path)
         # what is stored is the first rank's own
         stored_device = old["device"] if ranks.count() == 1 else str(old["device"]).split(":")[0]

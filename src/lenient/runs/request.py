@@ -22,8 +22,8 @@ from lenient.methods import DEFAULT, METHODS, method_class, recipes
 from lenient.methods.contract import Method, MethodSettings
 from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
-from lenient.models.names import OWN
-from lenient.models.students import Init
+from lenient.models.names import OWN, parse_spec
+from lenient.models.students import LABEL, Init, copy_student
 from lenient.models.trust import Trusted, UntrustedError, UntrustedSettingError, require
 from lenient.runs.autotune import check_precision, fastest_precision, largest_batch, overlap_pays, trial
 from lenient.training.settings import MOST_STEPS, DistillSettings
@@ -318,4 +318,6 @@ def pick_student(
     if spec == "auto":
         spec, reason = choose_student(teacher)
         return build_student(spec, teacher.card, seed=seed, init=init), reason
+    if parse_spec(spec, LABEL).copies:
+        return copy_student(spec, teacher), "a copy of the teacher, as asked for"
     return build_student(spec, teacher.card, seed=seed, init=init), f"{spec}, as asked for"
