@@ -301,6 +301,10 @@ def export(
     teacher_arch: str | None = None,
     checkpoint_key: str | None = None,
     opset: int | None = None,
+    int8: bool = False,
+    calibrate: str | Path | None = None,
+    eval_data: str | None = None,
+    data_root: str | Path | None = None,
     overwrite: bool = False,
     trust_code: bool = False,
 ) -> float | None:
@@ -314,11 +318,18 @@ def export(
         teacher_arch: architecture, for a student of your own code.
         checkpoint_key: which network of a checkpoint, by dots, e.g. state_dict or model_ema.
         opset: ONNX operators of this version, 13 to 23. By default torch's.
+        int8: ONNX in integers of 8 bits, ranges from synthetic images. Weights have a scale for each output channel;
+            batch norms are joined to their layers.
+        calibrate: images for --int8: a folder of pictures, or a run's images.safetensors. By default those that the run
+            has kept.
+        eval_data: let --check of --int8 measure accuracy on it.
+        data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
         overwrite: replace what is at the destination.
         trust_code: run code and visit places that files name; what you name needs no flag.
 
     Returns:
-        With `check`, the largest difference between its logits and those of the source, relative to their range.
+        With `check`, the largest difference between its logits and those of the source, relative to their range; with
+        `int8`, the share of the images that both put into one class, or of `eval_data` that the file gets right.
 
     Raises:
         UsageError: an unknown format, a library that it needs is missing, or something lies at `output`.
@@ -332,6 +343,10 @@ def export(
         arch=teacher_arch,
         checkpoint_key=checkpoint_key,
         opset=opset,
+        int8=int8,
+        calibrate=None if calibrate is None else Path(calibrate),
+        eval_data=eval_data,
+        data_root=data_root,
         overwrite=overwrite,
         trust_code=trust_code,
     )

@@ -17,6 +17,10 @@ def export(
     teacher_arch: str | None,
     checkpoint_key: str | None,
     opset: int | None,
+    int8: bool,
+    calibrate: Path | None,
+    eval_data: str | None,
+    data_root: str | None,
     trust_code: bool,
     overwrite: bool,
 ) -> None:
@@ -24,7 +28,8 @@ def export(
     from lenient.runs.export import export as write
     from lenient.runs.export import opset_of
 
-    difference = write(
+    found: list[str] = []
+    write(
         run,
         format,
         output,
@@ -32,9 +37,14 @@ def export(
         arch=teacher_arch,
         checkpoint_key=checkpoint_key,
         opset=opset,
+        int8=int8,
+        calibrate=calibrate,
+        eval_data=eval_data,
+        data_root=data_root,
+        tell=found.append,
         overwrite=overwrite,
         trust_code=trust_code,
     )
-    print(output if difference is None else f"{output}: outputs agree within {difference:.1e} of their range")
+    print(": ".join([str(output), *found]))
     if format == "onnx":
         print(f"opset {opset_of(output)}")

@@ -195,6 +195,14 @@ EXPORT = {
     "teacher_arch": Option("Architecture, for a student of your own code.", metavar="SPEC"),
     "checkpoint_key": CHECKPOINT_KEY,
     "opset": Option("ONNX operators of this version, 13 to 23.", metavar="N", shown="torch's"),
+    "int8": Option("ONNX in integers of 8 bits, ranges from synthetic images.", default=False),
+    "calibrate": Option(
+        "Images for --int8: a folder of pictures, or a run's images.safetensors.",
+        metavar="PATH",
+        shown="RUN's samples",
+    ),
+    "eval_data": Option("Let --check of --int8 measure accuracy on it.", metavar="DATA"),
+    "data_root": DATA_ROOT,
     "trust_code": TRUST_CODE,
     "overwrite": OVERWRITE,
 }

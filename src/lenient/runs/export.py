@@ -28,6 +28,7 @@ from lenient.models.card import Network, PixelClassifier
 from lenient.models.low_bit import LowBit
 from lenient.models.names import OWN, one_line, own_code
 from lenient.models.trust import Trusted
+from lenient.runs.int8 import accuracies, agreement, calibration_images, write_int8
 from lenient.runs.low_bit import fold_batch_norms, in_codes
 
 log = logging.getLogger("lenient")
@@ -74,26 +75,38 @@ def export(
     arch: str | None = None,
     checkpoint_key: str | None = None,
     opset: int | None = None,
+    int8: bool = False,
+    calibrate: Path | None = None,
+    eval_data: str | None = None,
+    data_root: str | Path | None = None,
     trust_code: Trusted = False,
     overwrite: bool = False,
+    tell: Callable[[str], None] = log.info,
 ) -> float | None:
     """Write the student of a run (or any network file) in another format; `arch` says which network of one's own code
     the weights belong to, and `trust_code` lets the file say it; `opset` which version of ONNX's operators to use.
+    With `int8` an ONNX file computes in integers, with the ranges of the images at `calibrate`, or of a run's own.
 
-    Returns, with `check`, the largest difference between its logits and those of the source, relative to their range.
+    Returns, with `check`, the largest difference between its logits and those of the source, relative to their range;
+    of `int8` the share of the images that both put into one class, or of those of `eval_data` that the file gets right.
+    `tell` is told the same in words.
 
     Raises:
-        UsageError: unknown format, the library that a format needs is not installed, or something lies at `output`
-            and is not to be replaced (`overwrite`) or cannot be: the source's own files, a folder, a pipe.
+        UsageError: unknown format, options that do not go together, no images for `int8`, the library that a format
+            needs is not installed, or something lies at `output` and is not to be replaced (`overwrite`) or cannot be:
+            the source's own files, a folder, a pipe.
         MachineError: the file read back gives other outputs, or the disk refuses.
     """
     if kind not in FORMATS:
         raise UsageError(f"--format {kind}: unknown; there are {', '.join(FORMATS)}")
     if opset is not None and kind != "onnx":
         raise UsageError(f"--opset {opset}: is for --format onnx; leave it out for {kind}")
+    _check_int8(kind, int8, check, calibrate, eval_data)
     with disk_errors(output):
         _check_output(source, kind, output, overwrite)
     network = load_network(source, arch=arch, checkpoint_key=checkpoint_key, trust_code=trust_code)
+    if int8:
+        return _export_int8(source, network, output, opset, calibrate, check, eval_data, data_root, tell)
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         if kind == "safetensors":
@@ -104,7 +117,53 @@ def export(
             export_onnx(network, output, opset)
         else:
             export_hub(source, network, output)
-    return _compare(network, kind, output) if check else None
+    if not check:
+        return None
+    difference = _compare(network, kind, output)
+    tell(f"outputs agree within {difference:.1e} of their range")
+    return difference
+
+
+def _check_int8(kind: str, int8: bool, check: bool, calibrate: Path | None, eval_data: str | None) -> None:
+    if int8 and kind != "onnx":
+        raise UsageError(f"--int8: is for --format onnx; leave it out for {kind}")
+    if calibrate is not None and not int8:
+        raise UsageError(f"--calibrate {calibrate}: is for --int8; leave it out")
+    if eval_data is not None and not (int8 and check):
+        raise UsageError(f"--eval-data {eval_data}: is for --int8 --check; leave it out")
+    if int8:
+        _need("onnx", "onnxscript", "onnxruntime")
+
+
+def _export_int8(
+    source: Path,
+    network: Network,
+    output: Path,
+    opset: int | None,
+    calibrate: Path | None,
+    check: bool,
+    eval_data: str | None,
+    data_root: str | Path | None,
+    tell: Callable[[str], None],
+) -> float | None:
+    if isinstance(network.module, LowBit):
+        raise UsageError(f"--int8: {source} computes in {network.module.bits} bits by itself; leave it out")
+    images = calibration_images(source, calibrate, network.card.input_size)
+    with disk_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="int8.") as beside:
+            export_onnx(network, program := Path(beside) / "float.onnx", opset)
+            write_int8(program, images, output)
+    if not check:
+        return None
+    written = OnnxModule(str(output))
+    if eval_data is not None:
+        before, after = accuracies(network, written, eval_data, data_root)
+        tell(f"accuracy on {eval_data}: {100 * after:.2f} %, in float {100 * before:.2f} %")
+        return after
+    alike = agreement(_portable(network), written, images)
+    tell(f"the class is that of the float network on {100 * alike:.1f} % of {len(images):,} images")
+    return alike
 
 
 def _check_output(source: Path, kind: str, output: Path, overwrite: bool) -> None:
@@ -164,7 +223,8 @@ def export_onnx(network: Network, path: Path, opset: int | None = None) -> None:
                 opset_version=None if opset is None else max(opset, TORCH_OPSET),
             )
         assert program is not None
-        fold_batch_norms(program.model)
+        if isinstance(network.module, LowBit):
+            fold_batch_norms(program.model)
         if opset is None:
             _save_program(program, path)
             return

@@ -1,0 +1,150 @@
+"""Integers after training: a network's ONNX file in 8 bits, by onnxruntime's static quantisation, without real data.
+
+Ranges of activations are those of synthetic images, which a run has kept. A student that was trained in few bits has
+its own (`runs/low_bit.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lenient.core import files
+from lenient.core.errors import UsageError
+from lenient.evaluation import accuracy
+from lenient.evaluation.running import check_fits
+from lenient.models.card import Network, Size
+from lenient.models.names import one_line
+from lenient.pictures.folders import images_below
+from lenient.pictures.reading import read_picture
+
+SAMPLES = Path("samples") / "images.safetensors"
+"""Where a run keeps images of its source."""
+MOST = 1024
+"""Images that are looked at; ranges hardly move after some hundreds."""
+BATCH = 32
+
+
+def calibration_images(source: Path, given: Path | None, size: Size) -> Tensor:
+    """Return images (N, C, H, W), uint8, to take ranges from: of a file, of a folder, or those that a run has kept.
+
+    Raises:
+        UsageError: there are none, or they have another size.
+    """
+    place = given or source / SAMPLES
+    if place.is_dir() and not (place / "images.safetensors").is_file():
+        return _pictures(place, size)
+    file = place / "images.safetensors" if place.is_dir() else place
+    if not file.is_file():
+        raise UsageError(
+            f"--int8: {source} keeps no images (samples/images.safetensors); give --calibrate DIR with pictures, or a "
+            "file that `lenient` wrote of a run's images"
+            if given is None
+            else f"--calibrate {given}: no such file or folder"
+        )
+    try:
+        with safe_open(str(file), framework="pt") as held:
+            images: Tensor = held.get_tensor("images")[:MOST]
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"--calibrate {file}: holds no images of ours ({one_line(error, 100)})") from error
+    if images.dtype != torch.uint8 or images.shape[1:] != size or not len(images):
+        shape = "x".join(map(str, images.shape[1:]))
+        raise UsageError(f"--calibrate {file}: {len(images)} images of {shape}, and the network takes "
+                         f"{'x'.join(map(str, size))} (channels x height x width)")  # fmt: skip
+    return images
+
+
+def _pictures(folder: Path, size: Size) -> Tensor:
+    paths = sorted(images_below(folder, Counter()))[:MOST]
+    if not paths:
+        raise UsageError(f"--calibrate {folder}: holds no pictures and no images.safetensors")
+    return torch.stack([read_picture(path, size) for path in paths])
+
+
+def write_int8(program: Path, images: Tensor, path: Path) -> None:
+    """Write an ONNX file's network in 8 bits: QuantizeLinear and DequantizeLinear around layers, weights per channel.
+
+    Args:
+        program: the network in float, whose input `images` takes pixels in [0, 1].
+        images: (N, C, H, W), uint8, that ranges of activations are taken from.
+        path: where to write.
+
+    Raises:
+        UsageError: onnxruntime refuses the network.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="int8.") as beside, _quietly():
+        joined, written = Path(beside) / "joined.onnx", Path(beside) / "int8.onnx"
+        try:
+            quant_pre_process(str(program), str(joined), skip_symbolic_shape=True)  # batch norms into their layers
+            quantize_static(
+                str(joined),
+                str(written),
+                _reader(images),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+        except Exception as error:
+            raise UsageError(f"--int8: onnxruntime cannot write this network so ({one_line(error, 120)})") from error
+        files.write(path, written.read_bytes())
+
+
+def agreement(network: nn.Module, other: nn.Module, images: Tensor) -> float:
+    """Return the share of images (N, C, H, W), uint8, that two networks put into the same class."""
+    alike = 0
+    with torch.no_grad():
+        for part in images.split(BATCH):
+            pixels = part.float() / 255
+            alike += int((network(pixels).argmax(dim=1) == other(pixels).argmax(dim=1)).sum())
+    return alike / len(images)
+
+
+def accuracies(network: Network, other: nn.Module, data: str, root: str | Path | None) -> tuple[float, float]:
+    """Return the shares of the test images of `data` that a network and an `other` of pixels get right."""
+    from lenient.data import load_data
+
+    try:
+        found = load_data(data, split="test", root=root, input_size=network.card.input_size)
+        check_fits(network, found)
+    except UsageError as error:
+        raise UsageError(re.sub("--data(?!-root)", "--eval-data", str(error))) from None
+    return accuracy(network, found), accuracy(other, found)
+
+
+def _reader(images: Tensor) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches: Iterator[Tensor] = iter(images.split(BATCH))
+
+        def get_next(self) -> dict[str, Any] | None:
+            part = next(self._batches, None)
+            return None if part is None else {"images": (part.float() / 255).numpy()}
+
+    return Reader()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the library's advice on how to use it to itself, for that is followed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

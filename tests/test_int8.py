@@ -1,0 +1,99 @@
+"""ONNX in 8 bits without real data: ranges of synthetic images, and errors in one line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lenient.core.errors import UsageError
+from lenient.models import save_network
+from lenient.models.students import copy_student
+from lenient.runs.export import export
+from lenient.runs.int8 import MOST, calibration_images
+from toys import digits_like, write_pictures
+
+SIZE = (1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What of a run is read: its student, and the images that it kept."""
+    run = tmp_path_factory.mktemp("run")
+    save_network(run / "student" / "model.safetensors", digits_like())
+    (run / "samples").mkdir()
+    images = (torch.rand(40, *SIZE, generator=torch.Generator().manual_seed(0)) * 255).byte()
+    save_file({"images": images}, run / "samples" / "images.safetensors")
+    return run
+
+
+def test_a_student_in_integers_answers_as_in_float(run: Path, tmp_path: Path) -> None:
+    onnx, path, said = pytest.importorskip("onnx"), tmp_path / "s.onnx", []
+    pytest.importorskip("onnxruntime")
+    alike = export(run, "onnx", path, check=True, int8=True, tell=said.append)
+    assert alike is not None
+    assert alike >= 0.9
+    assert said == [f"the class is that of the float network on {100 * alike:.1f} % of 40 images"]
+    graph = onnx.load(str(path)).graph
+    kinds = [node.op_type for node in graph.node]
+    assert "BatchNormalization" not in kinds
+    large = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > 256]
+    assert {tensor.data_type for tensor in large} == {onnx.TensorProto.INT8}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for node in (node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in shapes):
+        if len(shapes[node.input[0]]) == 4:
+            assert shapes[node.input[1]] == shapes[node.input[0]][:1], "a scale for each output channel"
+
+
+def test_accuracy_is_measured_where_there_is_data(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    said: list[str] = []
+    right = export(run, "onnx", tmp_path / "s.onnx", check=True, int8=True, eval_data="digits", tell=said.append)
+    assert right is not None
+    assert said[0].startswith(f"accuracy on digits: {100 * right:.2f} %, in float ")
+
+
+def test_images_come_from_where_one_says(run: Path, tmp_path: Path) -> None:
+    assert calibration_images(run, None, SIZE).shape == (40, *SIZE)
+    write_pictures(tmp_path / "pictures", 5)
+    assert calibration_images(run, tmp_path / "pictures", SIZE).shape == (5, *SIZE)
+    save_file({"images": torch.zeros(MOST + 3, *SIZE, dtype=torch.uint8)}, tmp_path / "images.safetensors")
+    assert len(calibration_images(run, tmp_path / "images.safetensors", SIZE)) == MOST
+    assert len(calibration_images(run, tmp_path, SIZE)) == MOST, "a folder of ours"
+
+
+def test_what_does_not_go_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "s.onnx"
+    bare, few = tmp_path / "bare.safetensors", tmp_path / "few.safetensors"
+    save_network(bare, digits_like())
+    save_network(few, copy_student("int8:copy", digits_like()))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"--int8: .*bare\.safetensors keeps no images .*; give --calibrate DIR"):
+        export(bare, "onnx", out, int8=True)
+    with pytest.raises(UsageError, match=r"--calibrate .*nowhere: no such file or folder"):
+        export(bare, "onnx", out, int8=True, calibrate=tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"--calibrate .*empty: holds no pictures"):
+        export(bare, "onnx", out, int8=True, calibrate=tmp_path / "empty")
+    with pytest.raises(UsageError, match=r"--calibrate .*: holds no images of ours"):
+        export(bare, "onnx", out, int8=True, calibrate=bare)
+    with pytest.raises(UsageError, match=r"40 images of 1x8x8, and the network takes 3x8x8"):
+        calibration_images(run, None, (3, 8, 8))
+    with pytest.raises(UsageError, match="computes in 8 bits by itself; leave it out"):
+        export(few, "onnx", out, int8=True)
+    with pytest.raises(UsageError, match="--int8: is for --format onnx"):
+        export(run, "pt2", out, int8=True)
+    with pytest.raises(UsageError, match=r"--calibrate .*: is for --int8"):
+        export(run, "onnx", out, calibrate=tmp_path)
+    with pytest.raises(UsageError, match="--eval-data digits: is for --int8 --check"):
+        export(run, "onnx", out, int8=True, eval_data="digits")
+    assert not out.exists()
+
+
+def test_without_the_extra_it_says_what_to_install(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lenient.runs.export.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"needs onnx, onnxscript, onnxruntime; pip install 'lenient\[onnx\]'"):
+        export(run, "onnx", tmp_path / "s.onnx", int8=True)
