@@ -13,7 +13,7 @@ from lenient.core.errors import UsageError
 from lenient.models import save_network
 from lenient.models.students import copy_student
 from lenient.runs.export import export
-from lenient.runs.int8 import MOST, calibration_images
+from lenient.runs.int8 import MOST, calibration_images, full_contrast
 from toys import digits_like, write_pictures
 
 SIZE = (1, 8, 8)
@@ -63,6 +63,15 @@ def test_images_come_from_where_one_says(run: Path, tmp_path: Path) -> None:
     save_file({"images": torch.zeros(MOST + 3, *SIZE, dtype=torch.uint8)}, tmp_path / "images.safetensors")
     assert len(calibration_images(run, tmp_path / "images.safetensors", SIZE)) == MOST
     assert len(calibration_images(run, tmp_path, SIZE)) == MOST, "a folder of ours"
+
+
+def test_ranges_are_also_of_images_from_black_to_white() -> None:
+    grey = (torch.rand(3, *SIZE) * 60 + 100).byte()
+    full = full_contrast(grey)
+    assert full.flatten(1).amin(dim=1).tolist() == [0] * 3
+    assert full.flatten(1).amax(dim=1).tolist() == [255] * 3
+    assert torch.equal(full_contrast(full), full)
+    assert not full_contrast(torch.full((1, *SIZE), 7, dtype=torch.uint8)).any(), "of one value: nothing to stretch"
 
 
 def test_what_does_not_go_is_refused_in_a_line(run: Path, tmp_path: Path) -> None:

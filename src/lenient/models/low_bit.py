@@ -9,6 +9,7 @@ batches and stay from then on. Gradients pass rounding as if it were not there. 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from torch.nn.utils import parametrize
 
 from lenient.core.batch_norm import extremes
 from lenient.core.errors import TeacherError
+from lenient.core.modes import mode
 from lenient.core.reductions import full
+from lenient.models.behaviour import example_images
+from lenient.models.card import Card, precision_of
 from lenient.models.probing import batch_norm_layers
 
 OBSERVED = 800
@@ -123,6 +127,25 @@ class InputGrid(nn.Module):
         self.low.lerp_(low.clamp_max(0).to(self.low.dtype), share)
         self.high.lerp_(high.clamp_min(0).to(self.high.dtype), share)
         self.seen += self.seen < OBSERVED
+
+
+def take_pixels(module: LowBit, card: Card) -> None:
+    """Let the layer that takes the images round between black and white for good, whatever images it sees.
+
+    What a generator draws need not use that room, and what is beyond a range is cut off. A network that changes images
+    before its first layer learns the range of that as of any.
+    """
+    images = example_images(card.input_size).to(precision_of(module))
+    heard: list[tuple[InputGrid, Tensor]] = []
+    with torch.no_grad(), mode(module, "eval"), ExitStack() as listening:
+        for _, _, grid in low_bit_layers(module):
+            hook = grid.register_forward_pre_hook(lambda own, given: heard.append((own, given[0])))
+            listening.callback(hook.remove)
+        module(images)
+    if heard and torch.equal(heard[0][1], images):
+        grid, ends = heard[0][0], [(side - m) / s for side in (0, 1) for m, s in zip(card.mean, card.std, strict=True)]
+        grid.low.fill_(min(*ends, 0.0)), grid.high.fill_(max(*ends, 0.0))
+        grid.seen.fill_(OBSERVED)
 
 
 def low_bit_layers(module: nn.Module) -> Iterator[tuple[nn.Module, WeightGrid, InputGrid]]:

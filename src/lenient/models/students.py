@@ -15,7 +15,7 @@ from lenient.models.checking import check_classifier
 from lenient.models.facts import Wanted
 from lenient.models.lending import copied_module, drop_hooks
 from lenient.models.loading import seeded
-from lenient.models.low_bit import LowBit
+from lenient.models.low_bit import LowBit, take_pixels
 from lenient.models.names import parse_spec
 from lenient.models.resnet import initialize
 from lenient.models.sources import build, in_few_bits
@@ -60,7 +60,10 @@ def build_student(
         origin = _LEAK if pretrained else f"random weights, seed {seed}"
         notes = ("size, classes and normalisation: the teacher's", origin)
         network = Network(built.module, replace(_student_card(teacher_card, built.arch), notes=notes))
-        return check_classifier(network, plain=role == "student")
+        network = check_classifier(network, plain=role == "student")
+        if isinstance(network.module, LowBit):
+            take_pixels(network.module, network.card)
+        return network
 
 
 def copy_student(spec: str, teacher: Network) -> Network:
@@ -80,7 +83,9 @@ def copy_student(spec: str, teacher: Network) -> Network:
         arch = None if teacher.card.arch is None else f"{few.source}:{teacher.card.arch}"
         notes = ("the teacher's weights, and its batch norms' statistics for good",)
         card = replace(teacher.card, arch=arch, notes=notes)
-        return check_classifier(Network(LowBit(module, few.bits, fixed=True), card), plain=True)
+        student = check_classifier(Network(LowBit(module, few.bits, fixed=True), card), plain=True)
+        take_pixels(student.module, card)  # type: ignore[arg-type]
+        return student
 
 
 @contextmanager

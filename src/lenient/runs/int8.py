@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def write_int8(program: Path, images: Tensor, path: Path) -> None:
 
     Args:
         program: the network in float, whose input `images` takes pixels in [0, 1].
-        images: (N, C, H, W), uint8, that ranges of activations are taken from.
+        images: (N, C, H, W), uint8, that ranges of activations are taken from, as they are and with full contrast.
         path: where to write.
 
     Raises:
@@ -125,12 +126,22 @@ def accuracies(network: Network, other: nn.Module, data: str, root: str | Path |
     return accuracy(network, found), accuracy(other, found)
 
 
+def full_contrast(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W), uint8, with the darkest value of each at 0 and its brightest at 255.
+
+    A generator's need not use the room between black and white that real ones use, and what is beyond a range is cut.
+    """
+    values = images.float().flatten(1)
+    low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
+    return ((values - low) * 255 / (high - low).clamp_min(1)).round().byte().view(images.shape)
+
+
 def _reader(images: Tensor) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._batches: Iterator[Tensor] = iter(images.split(BATCH))
+            self._batches: Iterator[Tensor] = chain(images.split(BATCH), full_contrast(images).split(BATCH))
 
         def get_next(self) -> dict[str, Any] | None:
             part = next(self._batches, None)
