@@ -1,0 +1,184 @@
+"""Networks in few bits: accuracy of copies of a teacher after AdaDFQ, and of its own file in 8 bits, by onnxruntime.
+
+    lenient train-teacher --data mnist --arch lenient:wrn-10-1 --epochs 1 -o runs/teacher.safetensors
+    python benchmarks/low_bit.py runs/teacher.safetensors -o benchmarks/results/low-bit.json
+    python benchmarks/low_bit.py -o benchmarks/results/low-bit.json --table results/low-bit.md
+
+A copy (`--student int8:copy`) learns from AdaDFQ's images by the recipe `low-bit`, measured in torch and after its
+export. The teacher's own file (`lenient export --int8`) takes its ranges from real, synthetic and noise images. Runs
+that the file holds are not made again.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from lenient.core.modes import mode
+from lenient.data import ImageSet, load_data
+from lenient.evaluation import accuracy
+from lenient.models import load_network
+from lenient.models.card import Network
+from lenient.models.students import copy_student
+from lenient.runs.export import OnnxModule, export_onnx
+from lenient.runs.folder import environment
+from lenient.runs.int8 import write_int8
+from lenient.runs.request import Request, resolve
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.trainer import Distillation
+
+BITS = (8, 4)
+IMAGES = 512
+"""That ranges are taken from: of the teacher's own file, and of a copy that only looks."""
+
+
+def exported(network: Network, test: ImageSet) -> tuple[float, int]:
+    """Return the accuracy of a network's ONNX file by onnxruntime, a fraction, and the file's bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(network, path := Path(folder) / "network.onnx")
+        return accuracy(OnnxModule(str(path)), test), path.stat().st_size
+
+
+def copies(teacher: Network, bits: int, steps: int, test: ImageSet) -> tuple[dict[str, Any], Tensor]:
+    """Let a copy learn and measure it; return also images of the run, (IMAGES, C, H, W), uint8."""
+    asked = {"steps": steps, "precision": "32", "device": "cpu", "overlap": False}
+    settings = resolve(Request(method="adadfq", recipes=["low-bit"], settings=asked, seed=0))
+    student, started = copy_student(f"int{bits}:copy", teacher), time.monotonic()
+    with FrozenTeacher(teacher, settings.runtime()) as frozen:
+        run = Distillation(frozen, student, settings, frozen.runtime)
+        while run.step < steps:
+            run.take_update()
+        seconds = time.monotonic() - started
+        size = settings.batch_size
+        drawn = torch.cat([run.algorithm.source.sample(size, "report", n) for n in range(IMAGES // size)])
+        images = (drawn.detach().float().clamp(0, 1) * 255).round().byte().contiguous()
+        looking = copy_student(f"int{bits}:copy", teacher)
+        with torch.no_grad(), mode(looking.module, "train"):
+            for part in drawn.split(size):
+                looking.module(frozen.normalize(part))
+    looking.module.eval(), student.module.eval()
+    after, held = exported(student, test)
+    found = {"ranges only": accuracy(looking, test), "learned": accuracy(student, test), "onnxruntime": after}
+    return {"bits": bits, "steps": steps, "batch_size": size, "seconds": round(seconds, 1), "bytes": held,
+            "accuracy": {name: round(value, 4) for name, value in found.items()}}, images  # fmt: skip
+
+
+def after_training(teacher: Network, synthetic: Tensor, training: ImageSet, test: ImageSet) -> dict[str, float]:
+    """Return the accuracy of the teacher's file in 8 bits, by the images that its ranges are taken from."""
+    random = torch.Generator().manual_seed(0)
+    real = training.subset(torch.randperm(len(training), generator=random)[:IMAGES])
+    pictures = {
+        "real": torch.cat([(images * 255).round().byte() for images, _ in real.batches(IMAGES)]),
+        "synthetic": synthetic,
+        "noise": (torch.rand(synthetic.shape, generator=random) * 255).byte(),
+    }
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        program, path = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        export_onnx(teacher, program)
+        for name, images in pictures.items():
+            write_int8(program, images, path)
+            found[name] = round(accuracy(OnnxModule(str(path)), test), 4)
+    return found
+
+
+def page(written: Mapping[str, Any], output: str) -> str:
+    """Return the page: a line for each number of bits, then one of the teacher's own file."""
+    runs, teacher, own = written["runs"], written["teacher"], written["int8"]
+    names = list(runs[0]["accuracy"])
+    lines = [
+        "# Networks in few bits",
+        "",
+        f"A {teacher['arch']} of MNIST, its copies in few bits and its own file in 8: accuracy in % on",
+        f"{written['images']:,} test images, of which the teacher gets {_percent(teacher['accuracy'])}. Test images",
+        "chose nothing. One seed.",
+        "",
+        "Copies (`--student int8:copy`): `ranges only` takes ranges from AdaDFQ's images and learns nothing; `learned`",
+        f"has learned for {runs[0]['steps']} steps of {runs[0]['batch_size']} images (`--method adadfq -c low-bit`),",
+        "measured in torch; `onnxruntime` is the same student after its export, computed in integers. Where `learned` is",
+        "below `ranges only`, learning from these images has cost more than it has mended.",
+        "",
+        _row(["bits", *names, "kB of the ONNX file"]),
+        _row(["---"] * (len(names) + 2)),
+        *(_row([run["bits"], *map(_percent, run["accuracy"].values()), _kilobytes(run)]) for run in runs),
+        _row(["32: the teacher", "", "", _percent(teacher["onnxruntime"]), _kilobytes(teacher)]),
+        "",
+        "The teacher's own file in 8 bits (`lenient export --int8`), by the images that ranges are taken from,",
+        f"{IMAGES} each:",
+        "",
+        _row(["float", *own]),
+        _row(["---"] * (len(own) + 1)),
+        _row([_percent(teacher["onnxruntime"]), *map(_percent, own.values())]),
+        "",
+        "`real` are training images without labels, which is not data-free. `synthetic` are those of the run of 8",
+        "bits.",
+        "",
+        f"{len(runs)} runs in `{output}`. Machine: {written['machine']['device_name']}, one thread of a shared core.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _kilobytes(measured: Mapping[str, Any]) -> str:
+    return f"{measured['bytes'] / 1000:.0f}"
+
+
+def main(
+    output: Annotated[Path, typer.Option("-o", help="JSON file.")],
+    teacher: Annotated[str | None, typer.Argument(help="A classifier of MNIST.", show_default=False)] = None,
+    steps: Annotated[int, typer.Option(help="Of a copy.")] = 300,
+    images: Annotated[int, typer.Option(help="Test images, the first of a fixed order.")] = 10_000,
+    table: Annotated[Path | None, typer.Option(help="Write the page, and measure nothing.")] = None,
+) -> None:
+    """Measure what is not there yet, or write the page on what was measured."""
+    written: dict[str, Any] = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {"runs": []}
+    if table is not None:
+        table.write_text(page(written, output.name), encoding="utf-8")
+        return
+    if teacher is None:
+        raise typer.BadParameter("name the teacher")
+    torch.set_num_threads(1)
+    network = load_network(teacher)
+    size = network.card.input_size
+    training, test = (load_data("mnist", split=split, input_size=size) for split in ("train", "test"))
+    test = test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:images])
+    written["images"] = len(test)
+    written["machine"] = {k: v for k, v in environment(torch.device("cpu"), "32").items() if k != "command"}
+
+    def keep() -> None:
+        output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+
+    if "teacher" not in written:
+        by_runtime, held = exported(network, test)
+        own = {"accuracy": accuracy(network, test), "onnxruntime": by_runtime}
+        written["teacher"] = {"arch": network.card.arch, "bytes": held, **{k: round(v, 4) for k, v in own.items()}}
+        keep()
+    known = {run["bits"] for run in written["runs"]}
+    for bits in (bits for bits in BITS if bits not in known):
+        found, synthetic = copies(network, bits, steps, test)
+        written["runs"].append(found)
+        print(json.dumps(found), flush=True)
+        if "int8" not in written:
+            written["int8"] = after_training(network, synthetic, training, test)
+            print(json.dumps(written["int8"]), flush=True)
+        keep()
+
+
+if __name__ == "__main__":
+    typer.run(main)
