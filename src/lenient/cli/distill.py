@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from lenient.cli import flags, options
 from lenient.cli.options import takes
 from lenient.core import numbers
 from lenient.core.errors import HealthError
-from lenient.core.text import NOT_DATA_FREE, estimated_anew, visible
+from lenient.core.text import NOT_DATA_FREE, estimated_anew, expected, visible
 
 WIDE = 4096
 """Characters of the longest line that is printed: one may hold a path."""
@@ -245,6 +246,8 @@ def finish(result: Result, folder: Path, say: Any) -> None:
         say(f"accuracy  teacher {teacher:.2%}, student {student:.2%} ({share:.1%} of the teacher's)")
     else:
         say(f"          {health.note}")
+    if result.summary.prediction is not None:
+        say(f"expected  {expected(asdict(result.summary.prediction))}")
     if result.summary.foreign is not None:
         say(f"images    of {', '.join(result.summary.foreign)}: {NOT_DATA_FREE}")
     if result.summary.estimated_on is not None:

@@ -178,6 +178,18 @@ class Answers(BaseModel):
     chance: Share
 
 
+class Prediction(Stored):
+    """On what share of real images a student was expected to answer as its teacher does."""
+
+    expected: Share
+    low: Share
+    high: Share
+    level: Share
+    runs: Count
+    teachers: Count
+    data: Annotated[list[Text], Field(max_length=100)]
+
+
 class _Network(Stored):
     arch: Text | None = None
     params: Count | None = None
@@ -199,6 +211,7 @@ class Summary(Stored):
     seconds: Amount | None = None
     health: Health | None = None
     answers: Annotated[dict[Text, Answers], Field(max_length=100)] | None = None
+    prediction: Prediction | None = None
     teacher: _Network | None = None
     student: _Network | None = None
     classes: list[Text] | None = None

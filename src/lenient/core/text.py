@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from typing import Any, Literal
 
 LINE = 300
@@ -20,6 +21,18 @@ NOT_OF_REAL_IMAGES = "so they do not describe real ones; lenient evaluate --stat
 def estimated_anew(images: int) -> str:
     """Say what a student's batch norms have stored that learned with statistics of the batch."""
     return f"batch-norm statistics estimated anew on {images:,} images of the method's source, {NOT_OF_REAL_IMAGES}"
+
+
+def expected(prediction: Mapping[str, Any] | None) -> str:
+    """Say what is expected of a student on real images, and by what right; an empty text where nothing is."""
+    if not prediction:
+        return ""
+    low, high, level = (f"{prediction[key]:.0%}" for key in ("low", "high", "level"))
+    held = f"{prediction['runs']} runs of {prediction['teachers']} teachers on {', '.join(prediction['data'])}"
+    return (
+        f"the teacher's answer on {low} to {high} of real images, judged by images that the teacher alone draws "
+        f"(such intervals held {level} of {held}; other teachers and data may differ)"
+    )
 
 
 _FORMULA = tuple("=+-@＝＋－＠")  # what spreadsheets compute

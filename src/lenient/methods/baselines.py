@@ -92,6 +92,7 @@ class RealImages:
     """The student learns from a batch drawn from the training images, with replacement."""
 
     settings_type: ClassVar[type[MethodSettings]] = RealSettings
+    real_data: ClassVar[bool] = True
     needs_batch_norm = False
     needs_gradient = False
 

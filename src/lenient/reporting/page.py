@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from lenient.core.config import flatten
 from lenient.core.numbers import exact, figures, known, number, percent
-from lenient.core.text import NOT_DATA_FREE, estimated_anew
+from lenient.core.text import NOT_DATA_FREE, estimated_anew, expected
 from lenient.models.names import OWN, own_code
 from lenient.reporting.cards import cards
 from lenient.reporting.collect import Event, RunRecord
@@ -62,6 +62,7 @@ def render(record: RunRecord) -> str:
         selection=_selection(record),
         checks=[_check(check) for check in health["checks"] or () if isinstance(check, dict)],
         answers=_answers(summary),
+        expected=expected(summary.get("prediction")),
         settings=record.settings,
         environment=[(key, _listed(value)) for key, value in sorted(flatten(record.environment).items())],
         code=_code(record),

@@ -55,9 +55,11 @@ from lenient.runs.request import (
 )
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.answers import answers
+from lenient.training.prediction import predicted
 from lenient.training.result import NetworkSummary, Result, Summary
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation, Evaluate, Observer, check_batch_norms, run_loop
+from lenient.training.verdict import informed, shift_of
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet
@@ -415,6 +417,10 @@ class Job:
                 images = self._images(run)
                 with _optional("numbers to judge the student by"):
                     result.summary.answers = answers(run)
+                    if not getattr(self.builder(), "real_data", False):  # of what to expect without data
+                        own = result.summary
+                        own.prediction = predicted(own.answers, shift_of(own.health))
+                        own.health = informed(own.health, own.prediction, self.settings.health)
             self.student.module.to("cpu", torch.float32 if runtime.precision == "64" else None).eval()
             if not ranks.is_main():
                 return result

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from lenient.synthesis.drawing import Draws
+from lenient.training.prediction import Prediction
 from lenient.training.verdict import Health
 
 PROMISED = ("arch", "params", "classes")
@@ -69,6 +70,8 @@ class Summary:
     are as training left them."""
     answers: dict[str, dict[str, float]] | None = None
     """How the student answers beside its teacher on several kinds of images; see `training.answers`."""
+    prediction: Prediction | None = None
+    """On what share of real images to expect the teacher's answer of the student, judged without any."""
     latency: dict[str, Any] | None = None
     """Milliseconds of teacher and student by batch size, and where they were measured."""
     eval_data: str | None = None

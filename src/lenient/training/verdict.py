@@ -11,6 +11,7 @@ from pydantic import Field
 
 from lenient.core.config import Settings
 from lenient.training.metrics import spread
+from lenient.training.prediction import Prediction
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -40,6 +41,9 @@ class HealthSettings(Settings):
     least, in the channel that spans most."""
     overshoot: float = Field(0.35, ge=0, le=1e6)
     """How far beyond black or white the middle nine tenths of a channel's pixels may reach."""
+    expected: float = Field(0.5, ge=0, le=1)
+    """Share of real images on which the student should answer as its teacher, at the lower end of what is expected;
+    below it, a warning, and where even the upper end is below it, failed."""
     duplicates: float = Field(0.5, ge=0, le=1)
     """Share of near-identical synthetic images, at most; above it, a warning."""
     nonfinite: float = Field(0.01, ge=0, le=1)
@@ -90,10 +94,10 @@ def checks(evidence: Evidence, settings: HealthSettings, progress: float = 1.0) 
             "the teacher sees the images {value:.2f} standard deviations away from its training data"
             "; where that does not fall, check the teacher's --mean and --std first"
         )
-        found.append(_at_most("batch-norm shift", now["health/bn_shift"], s.bn_shift, text))
+        found.append(_at_most(SHIFT, now["health/bn_shift"], s.bn_shift, text))
     elif "health/probe_agreement" in now:
         text = "the teacher has no batch norm, so nothing tells whether the images are like its training data"
-        found.append(Check("batch-norm shift", None, s.bn_shift, "warning", text))
+        found.append(Check(SHIFT, None, s.bn_shift, "warning", text))
     if "health/excess" in now:
         text = (
             "synthetic pixels lie {value:.2f} outside of black and white on average"
@@ -188,12 +192,45 @@ class Health:
 
 
 STUDENT = "probe agreement"
-"""The check that asks about the student; all others ask about the images and how they were made."""
+"""The check that asks about the student on images of the run."""
+EXPECTED = "expected agreement"
+"""The check of what is expected of the student on real images."""
+SHIFT = "batch-norm shift"
 
 
 def of_images(health: Health) -> Health:
-    """Return the verdict about the images alone."""
-    return judged([check for check in health.checks if check.name != STUDENT])
+    """Return the verdict about the images alone, among whose checks the batch-norm shift warns again."""
+    return judged(
+        [
+            replace(check, status="warning") if check.name == SHIFT and not _within(check) else check
+            for check in health.checks
+            if check.name not in (STUDENT, EXPECTED)
+        ]
+    )
+
+
+def _within(check: Check) -> bool:
+    return check.value is not None and check.value <= check.threshold
+
+
+def shift_of(health: Health) -> float | None:
+    """Return the batch-norm shift of the run's images, None where there is none."""
+    return next((check.value for check in health.checks if check.name == SHIFT), None)
+
+
+def informed(health: Health, prediction: Prediction | None, settings: HealthSettings) -> Health:
+    """Return the verdict by what is expected of the student on real images, where that is known.
+
+    It is what the batch-norm shift is a sign of, which warns no more then: students have learned much from images far
+    from the training data, and little from near ones.
+    """
+    if prediction is None:
+        return health
+    low, high, level = prediction.low, prediction.high, settings.expected
+    status: Status = "ok" if low >= level else "warning" if high >= level else "failed"
+    text = f"the teacher's answer is expected of the student on {low:.0%} to {high:.0%} of real images"
+    others = [replace(check, status="ok") if check.name == SHIFT else check for check in health.checks]
+    return judged([*others, Check(EXPECTED, low, level, status, text)])
 
 
 def judged(checks: Sequence[Check]) -> Health:

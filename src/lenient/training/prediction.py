@@ -1,0 +1,69 @@
+"""On what share of real images a student answers as its teacher does, predicted without any: from how it answers images
+that nobody learned from (`training.answers`), and how far its own images were from the training data, by a table that
+`benchmarks/prediction.py` fitted to runs of known share.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+Answers = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An interval for the share, in [0, 1], of real images on which student and teacher name the same class."""
+
+    expected: float
+    low: float
+    high: float
+    level: float
+    """Share of runs whose true value lay inside such an interval, where their teacher was left out of the fit."""
+    runs: int
+    """Runs that the table was fitted to, of `teachers` teachers on `data`."""
+    teachers: int
+    data: tuple[str, ...]
+
+
+def logit(share: float, slack: float = 0.005) -> float:
+    """Return ln(p / (1 - p)) of a share kept away from 0 and 1 by `slack`: of a hundred images, none is half of one."""
+    share = min(max(share, slack), 1 - slack)
+    return math.log(share / (1 - share))
+
+
+def features(answers: Answers, shift: float | None) -> dict[str, float] | None:
+    """Return what a fit may read of a run, None where it has no answers to inverted images or no batch-norm shift.
+
+    `agreement`: its logit on inverted images; `distance`: the logarithm of how far the logits are apart there; `shift`:
+    that of how far the teacher sees the images of the run from its training data (`training.probe.bn_shift`).
+    """
+    found = answers.get("inverted")
+    if found is None or shift is None:
+        return None
+    distance, far = math.log(max(found["distance"], 1e-3)), math.log(max(shift, 0.01))
+    return {"agreement": logit(found["agreement"]), "distance": distance, "shift": far}
+
+
+def predicted(answers: Answers | None, shift: float | None) -> Prediction | None:
+    """Return what to expect of a student by its answers and the batch-norm shift, None where nothing there tells."""
+    own, table = features(answers or {}, shift), fitted()
+    if own is None or not all(map(math.isfinite, own.values())):
+        return None
+    middle = table["intercept"] + sum(weight * own[name] for name, weight in table["weights"].items())
+    low, expected, high = (1 / (1 + math.exp(-(middle + shift))) for shift in (-table["margin"], 0.0, table["margin"]))
+    counted = {key: table[key] for key in ("level", "runs", "teachers")}
+    return Prediction(expected, low, high, **counted, data=tuple(table["data"]))
+
+
+@cache
+def fitted() -> dict[str, Any]:
+    """Return the table: intercept and weights of the logit, the half width of the interval in logits, and what it rests
+    on."""
+    table: dict[str, Any] = json.loads(resources.files(__package__).joinpath("prediction.json").read_text(encoding="utf-8"))
+    return table
