@@ -65,5 +65,6 @@ def predicted(answers: Answers | None, shift: float | None) -> Prediction | None
 def fitted() -> dict[str, Any]:
     """Return the table: intercept and weights of the logit, the half width of the interval in logits, and what it rests
     on."""
-    table: dict[str, Any] = json.loads(resources.files(__package__).joinpath("prediction.json").read_text(encoding="utf-8"))
+    held = resources.files(__package__).joinpath("prediction.json").read_text(encoding="utf-8")
+    table: dict[str, Any] = json.loads(held)
     return table
