@@ -30,33 +30,38 @@ def answers(agreement: float, distance: float = 0.4) -> dict[str, dict[str, floa
 
 
 def test_nothing_is_expected_where_nothing_tells() -> None:
-    assert predicted(None, 0.1) is None
-    assert predicted({"fresh": answers(0.9)["inverted"]}, 0.1) is None
-    assert predicted(answers(0.9, math.nan), 0.1) is None
-    assert predicted(answers(0.9), None) is None
+    assert predicted(None, 0.1, 10) is None
+    assert predicted({"fresh": answers(0.9)["inverted"]}, 0.1, 10) is None
+    assert predicted(answers(0.9, math.nan), 0.1, 10) is None
+    assert predicted(answers(0.9), None, 10) is None
+    assert predicted(answers(0.9), 0.1, 1000) is None, "no run of the table had so many classes"
+    assert predicted(answers(0.9), 0.1, 13) is not None
 
 
 def test_the_interval_follows_distance_and_shift_and_holds_what_is_expected() -> None:
-    found = [predicted(answers(0.5, distance), 0.1) for distance in (30.0, 3.0, 0.6, 0.3, 0.0)]
+    found = [predicted(answers(0.5, distance), 0.1, 10) for distance in (3.0, 1.0, 0.6, 0.3)]
     assert all(one is not None and 0 < one.low < one.expected < one.high < 1 for one in found)
     middles = [one.expected for one in found if one is not None]
     assert middles == sorted(middles)
-    nearer, farther = predicted(answers(0.6), 0.05), predicted(answers(0.6), 0.4)
+    nearer, farther = predicted(answers(0.6), 0.05, 10), predicted(answers(0.6), 0.4, 10)
     assert nearer is not None
     assert farther is not None
     assert nearer.expected > farther.expected
+    assert predicted(answers(0.6, 1e6), 1e6, 10) == predicted(answers(0.6, 1e9), 1e9, 10), "beyond its range, the edge"
 
 
 def test_it_is_the_line_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {
         "intercept": 0.5,
         "weights": {"agreement": 2.0, "distance": -1.0, "shift": -0.5},
+        "ranges": {"agreement": [-9.0, 9.0], "distance": [-9.0, 9.0], "shift": [math.log(0.1), 9.0]},
         "margin": 1.0,
+        "classes": [10, 10],
         **{"level": 0.9, "runs": 7, "teachers": 2, "data": ["digits"]},
     }
     monkeypatch.setattr(prediction, "fitted", lambda: table)
-    found = predicted(answers(0.7, 0.5), 0.2)
-    middle = 0.5 + 2 * math.log(0.7 / 0.3) - math.log(0.5) - 0.5 * math.log(0.2)
+    found = predicted(answers(0.7, 0.5), 0.05, 10)
+    middle = 0.5 + 2 * math.log(0.7 / 0.3) - math.log(0.5) - 0.5 * math.log(0.1)
     assert found is not None
     for value, at in ((found.low, middle - 1), (found.expected, middle), (found.high, middle + 1)):
         assert value == pytest.approx(1 / (1 + math.exp(-at)))
@@ -104,6 +109,7 @@ def test_what_is_fitted_is_what_the_runs_say(tmp_path: Path) -> None:
         others = {kind: inverted["inverted"] for kind in ("fresh", "augmented", "interpolated", "photo")}
         cells.append(
             {
+                "classes": 10,
                 **{"teacher": f"t{number % 4}", "data": f"d{number % 2}", "row": "r", "seed": number, "shift": shift},
                 **{"answers": others | inverted, "agreement": 1 / (1 + math.exp(-value))},
             }
@@ -113,6 +119,9 @@ def test_what_is_fitted_is_what_the_runs_say(tmp_path: Path) -> None:
     assert table["weights"]["shift"] == pytest.approx(-0.8, abs=0.06)
     assert table["weights"]["distance"] == pytest.approx(-0.4, abs=0.06)
     assert 0.05 < table["margin"] < 0.15
+    assert 0.8 < table["level"] <= 1
+    assert table["classes"] == [10, 10]
+    assert table["ranges"]["shift"] == pytest.approx([math.log(0.02), math.log(0.4)], abs=0.3)
     assert (table["runs"], table["teachers"], table["data"]) == (60, 4, ["d0", "d1"])
     assert re.search(r"\| distance and shift \| a teacher \| (1\.00|0\.99) \|", page)
     assert "60 runs of 4 teachers on d0 and d1" in page
@@ -123,7 +132,7 @@ def expecting(low: float, high: float) -> Prediction:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"), [(0.6, 0.9, "ok"), (0.4, 0.9, "warning"), (0.1, 0.4, "failed"), (0.5, 0.5, "ok")]
+    ("low", "high", "verdict"), [(0.6, 0.9, "ok"), (0.4, 0.9, "warning"), (0.1, 0.4, "warning"), (0.5, 0.5, "ok")]
 )
 def test_the_verdict_is_of_what_is_expected_and_no_more_of_the_shift(low: float, high: float, verdict: str) -> None:
     settings = HealthSettings()
@@ -136,9 +145,11 @@ def test_the_verdict_is_of_what_is_expected_and_no_more_of_the_shift(low: float,
     assert [check.name for check in found.checks] == ["batch-norm shift", "duplicates", "expected agreement"]
     if verdict != "ok":
         share = f"{low:.0%} to {high:.0%} of real images"
-        assert found.reasons == [f"the teacher's answer is expected of the student on {share}"]
+        assert found.reasons == ["far away", f"the teacher's answer is expected of the student on {share}"]
     assert of_images(found).verdict == "warning", "the images are as far away as before"
     assert [check.name for check in of_images(found).checks] == ["batch-norm shift", "duplicates"]
+    farther = judged([Check("batch-norm shift", 0.6, 0.15, "warning", "far away"), *others])
+    assert informed(farther, expecting(0.9, 0.95), settings).reasons == ["far away"]
     worse = judged([shift, Check("duplicates", 0.9, 0.5, "warning", "many")])
     assert informed(worse, expecting(0.9, 0.95), settings).verdict == "warning"
 
@@ -147,7 +158,8 @@ def test_a_run_is_judged_by_it_and_says_so(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("lenient.runs.job.predicted", lambda *_: expecting(0.1, 0.3))
     result = lenient.distill(tiny_teacher(), tiny_student(), output=tmp_path / "run", settings=QUICK)
     assert result.summary.prediction == expecting(0.1, 0.3)
-    assert result.health.verdict == "failed"
+    assert any("10% to 30% of real images" in reason for reason in result.health.reasons)
+    assert result.health.verdict != "ok"
     stored = json.loads((tmp_path / "run" / "report.json").read_text())
     assert stored["prediction"]["high"] == 0.3
     assert stored["health"]["checks"][-1]["name"] == "expected agreement"

@@ -419,7 +419,7 @@ class Job:
                     result.summary.answers = answers(run)
                     if not getattr(self.builder(), "real_data", False):  # of what to expect without data
                         own = result.summary
-                        own.prediction = predicted(own.answers, shift_of(own.health))
+                        own.prediction = predicted(own.answers, shift_of(own.health), own.num_classes)
                         own.health = informed(own.health, own.prediction, self.settings.health)
             self.student.module.to("cpu", torch.float32 if runtime.precision == "64" else None).eval()
             if not ranks.is_main():

@@ -50,12 +50,22 @@ def features(answers: Answers, shift: float | None) -> dict[str, float] | None:
     return {"agreement": logit(found["agreement"]), "distance": distance, "shift": far}
 
 
-def predicted(answers: Answers | None, shift: float | None) -> Prediction | None:
-    """Return what to expect of a student by its answers and the batch-norm shift, None where nothing there tells."""
+def predicted(answers: Answers | None, shift: float | None, num_classes: int) -> Prediction | None:
+    """Return what to expect of a student by its answers and the batch-norm shift, None where nothing there tells.
+
+    With over twice or under half as many classes as the runs of the table had, nothing does. What lies outside of the
+    range of these runs counts as its edge.
+    """
     own, table = features(answers or {}, shift), fitted()
     if own is None or not all(map(math.isfinite, own.values())):
         return None
-    middle = table["intercept"] + sum(weight * own[name] for name, weight in table["weights"].items())
+    least, most = table["classes"]
+    if not least / 2 <= num_classes <= 2 * most:
+        return None
+    middle = table["intercept"]
+    for name, weight in table["weights"].items():
+        low, high = table["ranges"][name]
+        middle += weight * min(max(own[name], low), high)
     low, expected, high = (1 / (1 + math.exp(-(middle + shift))) for shift in (-table["margin"], 0.0, table["margin"]))
     counted = {key: table[key] for key in ("level", "runs", "teachers")}
     return Prediction(expected, low, high, **counted, data=tuple(table["data"]))
@@ -63,8 +73,7 @@ def predicted(answers: Answers | None, shift: float | None) -> Prediction | None
 
 @cache
 def fitted() -> dict[str, Any]:
-    """Return the table: intercept and weights of the logit, the half width of the interval in logits, and what it rests
-    on."""
+    """Return the table: intercept, weights and ranges of the line, half the interval in logits, what it rests on."""
     held = resources.files(__package__).joinpath("prediction.json").read_text(encoding="utf-8")
     table: dict[str, Any] = json.loads(held)
     return table
