@@ -241,6 +241,29 @@ def test_uneven_pads_are_those_of_the_format(tmp_path: Path) -> None:
     torch.testing.assert_close(found.module(given), torch.from_numpy(wanted), rtol=1e-4, atol=1e-4)
 
 
+def against_the_runtime(path: Path, given: Tensor) -> Network:
+    """Load a file and hold its answers against those of another runtime."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    found = check_classifier(load_network(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(["y"], {session.get_inputs()[0].name: given.numpy()})
+    torch.testing.assert_close(found.module(given), torch.from_numpy(wanted), rtol=1e-4, atol=1e-4)
+    return found
+
+
+@pytest.mark.parametrize(("one", "two"), [("w_2", "w"), ("training.weight", "pop"), ("a" * 70, "a" * 69)])
+def test_layers_whose_names_meet_keep_their_own_weights(tmp_path: Path, one: str, two: str) -> None:
+    rng = np.random.default_rng(0)
+    names = [one, two, two]
+    steps = [node("Conv", [f"x{i}" if i else "x", name], [f"x{i + 1}"]) for i, name in enumerate(names)]
+    nodes, constants = head("x3")
+    constants = [tensor("v", np.arange(12).reshape(3, 4)), tensor("b", [1, 2, 3, 4])]
+    nodes[2] = node("MatMul", ["f", "v"], ["m"])
+    weights = [tensor(name, rng.normal(size=(3, 3, 1, 1))) for name in (one, two)]
+    path = file(tmp_path / "n.onnx", [*steps, *nodes], [*weights, *constants], ["n", 3, 6, 5])
+    against_the_runtime(path, images(2, (3, 6, 5)))
+
+
 QUANTISED = [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), node("DequantizeLinear", ["q", "s", "z"], ["d"])]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -207,8 +208,10 @@ class _Builder:
     def _name(self, node: Node) -> str:
         """Return a new name for a layer: that of its weight in the file, where it has one."""
         own = re.sub(r"\W", "_", node.inputs[1].removesuffix(".weight"))[:60].strip("_")
-        named = own if own and not own[0].isdigit() and not hasattr(nn.ModuleDict, own) else f"{node.operator}_{own}"
-        return named if named not in self.made.layers else f"{named}_{len(self.made.layers)}"
+        sound = own and not own[0].isdigit() and not hasattr(nn.ModuleDict(), own)
+        named = own if sound else f"{node.operator}_{own}"
+        numbered = (f"{named}_{number}" for number in count(len(self.made.layers)))
+        return next(name for name in chain([named], numbered) if not hasattr(self.made.layers, name))
 
     def _forget(self) -> None:
         """Note after which step each value is needed no more."""
