@@ -264,6 +264,55 @@ def test_layers_whose_names_meet_keep_their_own_weights(tmp_path: Path, one: str
     against_the_runtime(path, images(2, (3, 6, 5)))
 
 
+def resized(path: Path, version: int, numbers: list[float] | list[int], **attributes: Any) -> Path:
+    """Write a file that resizes its images, by scales or, where the numbers are whole, to sizes."""
+    whole = isinstance(numbers[0], int)
+    places = ["x", "n"] if version < 11 else ["x", "", "", "n"] if whole else ["x", "", "n"]
+    nodes, constants = head("t")
+    weight = tensor("k", np.random.default_rng(0).normal(size=(3, 3, 3, 3)))
+    first = [node("Resize", places, ["r"], **attributes), node("Conv", ["r", "k"], ["c"]), node("Relu", ["c"], ["t"])]
+    constants = [tensor("n", numbers, np.int64 if whole else np.float32), weight, *constants]
+    return file(path, [*first, *nodes], constants, ["n", 3, 6, 5], version=version)
+
+
+STEPPED = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers", "attributes"),
+    [
+        (10, [1.0, 1.0, 2.0, 1.5], {"mode": "nearest"}),
+        (13, [1.0, 1.0, 2.0, 0.8], STEPPED),
+        (13, [1.0, 1.0, 2.0, 0.8], {"mode": "linear"}),
+        (13, [1.0, 1.0, 2.0, 1.6], {"mode": "cubic", "cubic_coeff_a": -0.75}),
+        (13, [2, 3, 9, 7], {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+    ],
+)
+def test_maps_are_resized_as_the_format_says(
+    tmp_path: Path, version: int, numbers: list[Any], attributes: dict[str, Any]
+) -> None:
+    against_the_runtime(resized(tmp_path / "r.onnx", version, numbers, **attributes), images(2, (3, 6, 5)))
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers", "attributes", "words"),
+    [
+        (10, [1.0, 1.0, 2.0, 1.5], {"mode": "linear"}, "by linear with asymmetric"),
+        (10, [1.0, 1.0, 0.5, 1.0], {"mode": "nearest"}, "to less before opset 11"),
+        (13, [1.0, 1.0, 2.0, 1.5], {"mode": "cubic", "cubic_coeff_a": -0.5}, "cubic_coeff_a"),
+        (13, [1.0, 1.0, 2.0, 1.5], {"mode": "cubic", "exclude_outside": 1}, "exclude_outside"),
+        (18, [2, 3, 9, 7], {"mode": "linear", "keep_aspect_ratio_policy": "not_larger"}, "keep_aspect_ratio_policy"),
+        (13, [1.0, 2.0, 2.0, 1.0], {"mode": "linear"}, "other axes"),
+        (13, [2, 6, 6, 5], {"mode": "linear"}, "other axes"),
+    ],
+)
+def test_a_resize_of_another_form_is_refused(
+    tmp_path: Path, version: int, numbers: list[Any], attributes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(TeacherError, match=f"has the operator 'Resize .*{words}.*not rebuilt here"):
+        load_network(resized(tmp_path / "r.onnx", version, numbers, **attributes))
+
+
 QUANTISED = [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), node("DequantizeLinear", ["q", "s", "z"], ["d"])]
 
 

@@ -23,6 +23,8 @@ Function = Callable[..., Any]
 _FLOATS = (1, 10, 11, 16)
 _KINDS = {2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool}
 _MAX_RANGE = 2**20
+_CUBIC = -0.75
+"""The one coefficient of cubic interpolation that torch has."""
 
 
 class UnknownError(Exception):
@@ -261,17 +263,29 @@ def _pad(node: Node, version: int) -> Function:
 def _resize(node: Node, version: int) -> Function:
     given = node.attributes
     how, places = given.get("mode", "nearest"), given.get("coordinate_transformation_mode", "half_pixel")
+    rounding = given.get("nearest_mode", "round_prefer_floor")
+    if version < 11:  # which has no such attributes
+        places, rounding = "asymmetric", "floor"
     modes = {1: {"linear": "linear"}, 2: {"linear": "bilinear", "cubic": "bicubic"}}
     smooth = how in ("linear", "cubic") and places in ("half_pixel", "pytorch_half_pixel", "align_corners")
-    stepped = how == "nearest" and places == "asymmetric" and given.get("nearest_mode") == "floor"
-    if version < 10 or not (smooth or stepped) or given.get("axes") or given.get("antialias", 0):
+    stepped = how == "nearest" and places == "asymmetric" and rounding == "floor"
+    if version < 10 or not (smooth or stepped):
         raise UnknownError(f"Resize by {how} with {places}")
+    if how == "cubic" and given.get("cubic_coeff_a", _CUBIC) != _CUBIC:
+        raise UnknownError("Resize with cubic_coeff_a")
+    usual = {"axes": None, "antialias": 0, "exclude_outside": 0, "keep_aspect_ratio_policy": "stretch"}
+    for name, value in usual.items():
+        if (given.get(name) or value) != value:
+            raise UnknownError(f"Resize with {name}")
 
     def resize(x: Tensor, roi: Any = None, scales: Any = None, sizes: Any = None) -> Tensor:
-        count = x.dim() - 2
         if version < 11:
             scales = roi
-        mode = "nearest" if stepped else modes[count][how]
+        if (sizes and sizes[1] != x.shape[1]) or (not sizes and [*scales[:2]] != [1, 1]):
+            raise UnknownError("Resize of other axes than height and width")
+        if version < 11 and min(scales) < 1:  # runtimes round otherwise there, and the format does not say
+            raise UnknownError("Resize to less before opset 11")
+        mode = "nearest" if stepped else modes[x.dim() - 2][how]
         corners = None if stepped else places == "align_corners"
         target = [int(size) for size in sizes[2:]] if sizes else None
         factors = None if target else [float(scale) for scale in scales[2:]]
