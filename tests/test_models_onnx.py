@@ -275,6 +275,21 @@ def resized(path: Path, version: int, numbers: list[float] | list[int], **attrib
     return file(path, [*first, *nodes], constants, ["n", 3, 6, 5], version=version)
 
 
+@pytest.mark.parametrize("size", [1, 3, 5, 2 * 10**7 + 1])
+def test_responses_are_normalised_over_any_number_of_channels(tmp_path: Path, size: int) -> None:
+    nodes, constants = head("e")
+    norm = node("LRN", ["x"], ["e"], size=size, alpha=float(size), beta=0.75, bias=1.5)
+    path = file(tmp_path / "l.onnx", [norm, *nodes], constants, ["n", 3, 6, 5])
+    against_the_runtime(path, images(2, (3, 6, 5)))
+
+
+def test_an_even_number_of_them_is_refused(tmp_path: Path) -> None:
+    nodes, constants = head("e")
+    path = file(tmp_path / "l.onnx", [node("LRN", ["x"], ["e"], size=2), *nodes], constants, ["n", 3, 6, 5])
+    with pytest.raises(TeacherError, match="LRN over an even number"):
+        load_network(path)
+
+
 STEPPED = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
 
@@ -350,6 +365,11 @@ def test_a_graph_cannot_ask_for_all_memory(tmp_path: Path) -> None:
         "ConstantOfShape": [node("ConstantOfShape", ["wide"], ["c"]), node("Add", ["c", "c"], ["e"])],
         "Pad": [node("Pad", ["x", "pads"], ["e"])],
         "Conv": [node("Conv", ["x", "k"], ["e"], pads=[2**15] * 4)],
+        "Strided": [node("Conv", ["x", "k"], ["e"], pads=[2**16, 2**16, 2**16 + 1, 2**16], strides=[2**15] * 2)],
+        "MaxPool": [node("MaxPool", ["x"], ["e"], kernel_shape=[1, 1], pads=[2**15] * 4, strides=[2**15] * 2)],
+        "AveragePool": [
+            node("AveragePool", ["x"], ["e"], kernel_shape=[1, 1], pads=[0, 0, 2**15, 2**15], strides=[2**15] * 2)
+        ],
         "Range": [node("Range", ["zero", "huge", "one"], ["e"])],
     }
     more = [tensor("wide", [1, 3, 2**16, 2**16], np.int64), tensor("pads", [0, 0, 2**15, 2**15] * 2, np.int64)]

@@ -166,7 +166,10 @@ def _group_norm(node: Node, version: int) -> Function:
 
 
 def _local_response(x: Tensor, *, size: int, alpha: float, beta: float, bias: float) -> Tensor:
-    return F.local_response_norm(x, size, alpha, beta, bias)
+    if size % 2 == 0:  # torch has the longer half before a channel, the format after it
+        raise UnknownError("LRN over an even number of channels")
+    width = min(size, 2 * x.shape[1] - 1)  # what is wider sees the same channels
+    return F.local_response_norm(x, width, alpha * width / size, beta, bias)
 
 
 # pools and maps

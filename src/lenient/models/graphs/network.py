@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lenient.models.graphs.functions import OPERATORS, Function, UnknownError
 from lenient.models.graphs.layers import layer
@@ -56,6 +57,8 @@ class GraphNetwork(nn.Module):
         self._held: dict[str, str] = {}  # constant -> its name among those of `constants`
         self.answer: tuple[int, ...] = ()
         """Shape of the output when the graph was followed."""
+        self.largest = 0
+        """Values of the largest map, for one image."""
         self.layers = nn.ModuleDict()
         self.constants = nn.Module()
 
@@ -153,7 +156,9 @@ class _Builder:
             name = self._name(node)
             self.made.layers[name] = made
             unreal = {key: value.to("meta") for key, value in made.state_dict().items()}
-            self._put(node, [_checked(torch.func.functional_call(made.eval(), unreal, (first,)), self.rows)])
+            with _Watched(self.rows) as watched:
+                self._put(node, [_checked(torch.func.functional_call(made.eval(), unreal, (first,)), self.rows)])
+            self.made.largest = max(self.made.largest, watched.largest)
             self.made._steps.append(_Step(name, node.inputs[:1], node.outputs[:1]))
             return
         if operator is None:
@@ -195,10 +200,12 @@ class _Builder:
         tensors = [value for value in arguments if isinstance(value, Tensor)]
         rows = self.rows if any(value.device.type == "meta" for value in tensors) else 1
         unreal = [value.to("meta") if isinstance(value, Tensor) else value for value in arguments]
-        given = _listed(step.call(*unreal))
+        with _Watched(rows) as watched:
+            given = _listed(step.call(*unreal))
         for value in given:
             _checked(value, rows)
         if any(value.device.type == "meta" for value in tensors):
+            self.made.largest = max(self.made.largest, watched.largest)
             return given
         return _listed(step.call(*arguments))
 
@@ -219,6 +226,24 @@ class _Builder:
         for name, step in last.items():
             if name and name != self.made._output and name in self.values and name != self.graph.images.name:
                 step.drops = (*step.drops, name)
+
+
+class _Watched(TorchDispatchMode):
+    """Checks all that is made on the way to a result, as a map is that was padded first."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self._rows = rows
+        self.largest = 0
+        """Values that the largest of them has for one image."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            for value in made if isinstance(made, list | tuple) else [made]:
+                if isinstance(value, Tensor):
+                    self.largest = max(self.largest, _checked(value, self._rows).numel() // self._rows)
+        return made
 
 
 def _needed(nodes: Sequence[Node], output: str) -> Iterator[Node]:
