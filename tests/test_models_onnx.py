@@ -382,6 +382,18 @@ def test_a_graph_cannot_ask_for_all_memory(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_nor_can_all_its_constants_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes, constants = head("e")
+    steps = [node("ConstantOfShape", ["wide"], ["c"]), node("Add", ["c", "c"], ["x1"])]
+    steps += [node("Sqrt", [f"x{number}"], [f"x{number + 1}"]) for number in range(1, 4)]
+    steps += [node("ReduceMax", ["x4"], ["m1"], keepdims=0), node("Add", ["x", "m1"], ["e"])]
+    path = file(tmp_path / "c.onnx", [*steps, *nodes], [tensor("wide", [2**18], np.int64), *constants], ["n", 3, 6, 5])
+    assert load_network(path).card.num_classes == 4
+    monkeypatch.setattr("lenient.models.graphs.network.BUDGET", 3 * 2**20)
+    with pytest.raises(TeacherError, match=r"describes constants of over .* GiB"):
+        load_network(path)
+
+
 def test_weights_are_read_from_beside_the_file_and_from_nowhere_else(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -46,7 +46,7 @@ def classifier_of(path: Path, flags: Facts) -> Network:
             "(module.state_dict()) and --teacher-arch"
         ) from error
     except TooLargeError as error:
-        raise TeacherError(f"{path}: describes a map of {error} for one image; correct --input-size, or make or fetch "
+        raise TeacherError(f"{path}: describes {error}; correct --input-size, or make or fetch "
                            "the file again") from error  # fmt: skip
     except TeacherError:
         raise

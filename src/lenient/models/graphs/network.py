@@ -18,12 +18,14 @@ from lenient.models.graphs.reading import Graph, Node
 
 MAX_MAP = 2**27
 """Values of one map or one constant: half a gigabyte."""
+BUDGET = 2**30
+"""Bytes of all that is computed when a file is read, without its weights."""
 _IMAGES = 2
 """Images that a graph is followed with where it takes any number; one would hide what is built in."""
 
 
 class TooLargeError(Exception):
-    """The graph asks for more memory than a map may take; the message says how much."""
+    """The graph asks for more memory than it may take; the message says for what, and how much."""
 
 
 @dataclass
@@ -121,7 +123,7 @@ def build(graph: Graph, output: str, input_size: tuple[int, int, int], *, channe
 
     Raises:
         UnknownError: it has an operator, or a form of one, that is not rebuilt here.
-        TooLargeError: a map or a constant would take over half a gigabyte for one image.
+        TooLargeError: a map or a constant would take over half a gigabyte for one image, or all constants over one.
         Exception: what the file says makes no sense; torch and Python say what, in words of their own.
     """
     return _Builder(graph, output, channels_last).build(input_size)
@@ -132,6 +134,9 @@ class _Builder:
         self.graph = graph
         self.made = GraphNetwork(graph.images.name, output, channels_last)
         self.constants = dict(graph.constants)
+        self._places = {value.untyped_storage().data_ptr() for value in self.constants.values()}
+        self._bytes = 0
+        """Of constants that were computed, which live until all is built; views of the file's own count nothing."""
         self.values: dict[str, Tensor] = {}
         """What is computed of images: without numbers where it is of the images themselves, else on the CPU."""
         shape = graph.images.shape
@@ -207,7 +212,14 @@ class _Builder:
         if any(value.device.type == "meta" for value in tensors):
             self.made.largest = max(self.made.largest, watched.largest)
             return given
-        return _listed(step.call(*arguments))
+        found = _listed(step.call(*arguments))
+        for held in (value.untyped_storage() for value in found):
+            if held.data_ptr() not in self._places:
+                self._places.add(held.data_ptr())
+                self._bytes += held.nbytes()
+        if self._bytes > BUDGET:
+            raise TooLargeError(f"constants of over {BUDGET / 2**30:.3g} GiB")
+        return found
 
     def _put(self, node: Node, given: Sequence[Tensor]) -> None:
         self.values.update(zip(node.outputs, given, strict=False))
@@ -286,5 +298,5 @@ def _listed(given: Any) -> list[Tensor]:
 def _checked(value: Tensor, rows: int) -> Tensor:
     """Return a map of so many images, or a constant, where it is no larger than it may be."""
     if value.numel() > MAX_MAP * rows:
-        raise TooLargeError(f"{value.numel() * 4 / 2**30 / rows:.3g} GiB")
+        raise TooLargeError(f"a map of {value.numel() * 4 / 2**30 / rows:.3g} GiB for one image")
     return value
