@@ -394,6 +394,23 @@ def test_nor_can_all_its_constants_together(tmp_path: Path, monkeypatch: pytest.
         load_network(path)
 
 
+def test_a_batch_that_is_built_in_is_tried_without_memory_where_it_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes, constants = head("t")
+    monkeypatch.setattr("lenient.models.graphs.classifier.BUDGET", 2 * 8 * 12 * 10 * 3 * 4 - 1)
+    monkeypatch.setattr("lenient.models.graphs.classifier.derive", None)
+    doubled = node("Resize", ["x", "", "n"], ["t"], **STEPPED)
+    scales = tensor("n", [1.0, 1, 2, 2])
+    path = file(tmp_path / "b.onnx", [doubled, *nodes], [*constants, scales], [8, 3, 6, 5])
+    assert load_network(path).card.num_classes == 4
+    mixed = [node("Add", ["x", "other"], ["r"]), node("Resize", ["r", "", "n"], ["t"], **STEPPED)]
+    other = tensor("other", np.ones((8, 3, 6, 5)))
+    path = file(tmp_path / "c.onnx", [*mixed, *nodes], [*constants, scales, other], [8, 3, 6, 5])
+    with pytest.raises(TeacherError, match="written for batches of 8, which its graph has built in"):
+        load_network(path)
+
+
 def test_weights_are_read_from_beside_the_file_and_from_nowhere_else(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

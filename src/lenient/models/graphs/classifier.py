@@ -13,7 +13,7 @@ from lenient.core.text import shown
 from lenient.models.card import Card, Network
 from lenient.models.facts import Facts, make_card
 from lenient.models.graphs.functions import UnknownError
-from lenient.models.graphs.network import GraphNetwork, TooLargeError, build
+from lenient.models.graphs.network import BUDGET, GraphNetwork, TooLargeError, build
 from lenient.models.graphs.reading import ForeignError, Graph, Node, Value, read_graph
 from lenient.models.inside import taken_outside
 from lenient.models.names import one_line
@@ -143,10 +143,15 @@ def _size(images: Value, flags: Facts, path: Path) -> tuple[bool, tuple[int, int
 
 
 def _built_in(made: GraphNetwork, graph: Graph, size: tuple[int, int, int]) -> str:
-    """Say what keeps a graph that was written for so many images from taking others; nothing where it takes them."""
+    """Say what keeps a graph that was written for so many images from taking others; nothing where it takes them.
+
+    Where its maps are so large that all images together exceed `BUDGET`, shapes alone are tried.
+    """
     fixed = graph.images.shape[0] if graph.images.shape else None
     if not fixed:
         return ""
+    if 2 * fixed * made.largest * 4 > BUDGET:
+        return "" if _shape_of(made, (2 * fixed, *size)) == (2 * fixed, *made.answer[1:]) else _refused(fixed)
     images = torch.rand((2 * fixed, *size), generator=torch.Generator().manual_seed(derive(0, "classifier_of")))
     with torch.no_grad():
         apart = torch.cat([made(images[:fixed]), made(images[fixed:])])
@@ -157,7 +162,20 @@ def _built_in(made: GraphNetwork, graph: Graph, size: tuple[int, int, int]) -> s
     same = together.shape == apart.shape and float((together - apart).abs().max()) <= _TOLERANCE * float(
         apart.abs().max()
     )
-    return "" if same else (
+    return "" if same else _refused(fixed)
+
+
+def _shape_of(made: GraphNetwork, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the shape of answers to so many images, without memory for maps; None where it takes no such number."""
+    unreal = {name: value.to("meta") for name, value in made.state_dict().items()}
+    try:
+        return tuple(torch.func.functional_call(made, unreal, (torch.empty(shape, device="meta"),)).shape)
+    except (RuntimeError, ValueError, IndexError):
+        return None
+
+
+def _refused(fixed: int) -> str:
+    return (
         f"is written for batches of {fixed}, which its graph has built in; export it for any number of images "
         "(dynamic_shapes of torch.onnx.export)"
     )  # fmt: skip
