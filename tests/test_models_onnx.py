@@ -290,6 +290,19 @@ def test_an_even_number_of_them_is_refused(tmp_path: Path) -> None:
         load_network(path)
 
 
+def test_a_bias_is_added_along_the_axis_that_the_format_says(tmp_path: Path) -> None:
+    first = [node("GlobalAveragePool", ["x"], ["p"]), node("Flatten", ["p"], ["f"])]
+    for shape in ([4], [1, 4], [1], [1, 1]):
+        bias = tensor("b", np.arange(1, 1 + np.prod(shape)).reshape(shape))
+        nodes, constants = [*first, node("Gemm", ["f", "w", "b"], ["y"])], [head()[1][0], bias]
+        found = against_the_runtime(file(tmp_path / "g.onnx", nodes, constants, ["n", 3, 6, 5]), images(2, (3, 6, 5)))
+        assert any(isinstance(part, nn.Linear) for part in found.module.modules())
+    nodes = [*first, node("Gemm", ["f", "v", "b"], ["g"]), node("MatMul", ["g", "w"], ["y"])]
+    constants = [tensor("v", np.arange(6).reshape(3, 2)), tensor("b", [[1], [2]]), tensor("w", np.ones((2, 4)))]
+    with pytest.raises(TeacherError):  # one value for each image, and not for each of two classes
+        check_classifier(load_network(file(tmp_path / "g.onnx", nodes, constants, ["n", 3, 6, 5])))
+
+
 STEPPED = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
 

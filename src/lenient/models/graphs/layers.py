@@ -74,8 +74,8 @@ def _linear(node: Node, weights: Sequence[Tensor | None], shape: Sequence[int]) 
     if given.get("alpha", 1.0) != 1 or given.get("beta", 1.0) != 1:
         return None
     rows = weight if given.get("transB", 0) else weight.t()
-    if bias is not None and bias.numel() != len(rows):
-        if bias.numel() != 1:
+    if bias is not None and tuple(bias.shape) not in ((len(rows),), (1, len(rows))):
+        if bias.numel() != 1 or bias.dim() > 2:
             return None
         bias = bias.reshape(1).expand(len(rows))
     made = nn.Linear(rows.shape[1], rows.shape[0], bias=bias is not None, device="meta")
