@@ -303,6 +303,18 @@ def test_a_bias_is_added_along_the_axis_that_the_format_says(tmp_path: Path) -> 
         check_classifier(load_network(file(tmp_path / "g.onnx", nodes, constants, ["n", 3, 6, 5])))
 
 
+def test_a_product_of_constants_with_a_bias_is_no_layer(tmp_path: Path) -> None:
+    nodes, constants = head("t")
+    first = [
+        node("MatMul", ["left", "right"], ["g"]),
+        node("Add", ["g", "bias"], ["h"]),
+        node("Mul", ["x", "h"], ["t"]),
+    ]
+    more = [tensor("left", np.arange(12).reshape(6, 2)), tensor("right", np.ones((2, 5))), tensor("bias", range(5))]
+    path = file(tmp_path / "m.onnx", [*first, *nodes], [*more, *constants], ["n", 3, 6, 5])
+    against_the_runtime(path, images(2, (3, 6, 5)))
+
+
 STEPPED = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
 

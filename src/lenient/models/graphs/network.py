@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any
@@ -147,11 +147,14 @@ class _Builder:
         images = torch.empty((self.rows, *input_size), device="meta")
         self.values[self.graph.images.name] = images.permute(0, 2, 3, 1) if self.made._channels_last else images
         nodes = list(_needed(self.graph.nodes, self.made._output))
-        for node in joined(nodes, self.constants):
+        for node in joined(nodes, self.constants, self._of_images):
             self.add(node)
         self._forget()
         self.made.answer = tuple(self.values[self.made._output].shape)
         return self.made
+
+    def _of_images(self, name: str) -> bool:
+        return name in self.values and self.values[name].device.type == "meta"
 
     def add(self, node: Node) -> None:
         operator = OPERATORS.get(node.operator)
@@ -182,7 +185,7 @@ class _Builder:
 
     def _resolve(self, step: _Step) -> None:
         """Fill in what is known, and give tensors that meet the images a place among the network's own."""
-        of_images = any(name in self.values and self.values[name].device.type == "meta" for name in step.inputs)
+        of_images = any(self._of_images(name) for name in step.inputs)
         for place, name in enumerate(step.inputs):
             if name not in self.constants:
                 continue
@@ -268,9 +271,12 @@ def _needed(nodes: Sequence[Node], output: str) -> Iterator[Node]:
     return reversed(kept)
 
 
-def joined(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> Iterator[Node]:
+def joined(nodes: Sequence[Node], constants: Mapping[str, Tensor], of_images: Callable[[str], bool]) -> Iterator[Node]:
     """Yield nodes with each product by a matrix and the bias that is added to it as one, as linear layers are written
-    where maps have more than two dimensions, and by Keras."""
+    where maps have more than two dimensions, and by Keras.
+
+    What is of images is asked when a node's turn comes, and may be known no earlier.
+    """
     users: dict[str, list[Node]] = {}
     for node in nodes:
         for name in node.inputs:
@@ -281,7 +287,8 @@ def joined(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> Iterator[N
             continue
         after = users.get(node.outputs[0], [])
         matrix = constants.get(node.inputs[1]) if node.operator == "MatMul" and len(node.inputs) == 2 else None
-        if matrix is not None and matrix.dim() == 2 and len(after) == 1 and after[0].operator == "Add":
+        fit = matrix is not None and matrix.dim() == 2 and of_images(node.inputs[0])
+        if matrix is not None and fit and len(after) == 1 and after[0].operator == "Add":
             (add,) = after
             bias = next((name for name in add.inputs if name != node.outputs[0]), "")
             if bias in constants and tuple(constants[bias].shape) == (matrix.shape[1],):
