@@ -315,6 +315,16 @@ def test_a_product_of_constants_with_a_bias_is_no_layer(tmp_path: Path) -> None:
     against_the_runtime(path, images(2, (3, 6, 5)))
 
 
+@pytest.mark.parametrize("count", ["n", 1])
+def test_a_squeeze_of_all_axes_leaves_one_image_an_image(tmp_path: Path, count: str | int) -> None:
+    nodes, constants = head()
+    nodes[1] = node("Squeeze", ["p"], ["f"])
+    found = load_network(file(tmp_path / "s.onnx", nodes, constants, [count, 3, 6, 5]))
+    assert found.card.num_classes == 4
+    together = found.module(images(2, (3, 6, 5)))
+    torch.testing.assert_close(found.module(images(2, (3, 6, 5))[:1]), together[:1])
+
+
 STEPPED = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
 

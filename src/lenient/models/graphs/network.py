@@ -171,6 +171,8 @@ class _Builder:
             return
         if operator is None:
             raise UnknownError(node.operator)
+        if node.operator == "Squeeze" and first is not None and first.device.type == "meta":
+            node = _squeezed(node, first.shape)
         step = _Step(operator.make(node, self.graph.version), node.inputs, node.outputs, numbers=operator.numbers)
         self._resolve(step)
         given = self._followed(step)
@@ -241,6 +243,18 @@ class _Builder:
         for name, step in last.items():
             if name and name != self.made._output and name in self.values and name != self.graph.images.name:
                 step.drops = (*step.drops, name)
+
+
+def _squeezed(node: Node, shape: Sequence[int]) -> Node:
+    """Return a node that names its axes: of those of size one, all but that of the images, which one image has too."""
+    if "axes" in node.attributes or any(node.inputs[1:]):
+        return node
+    return Node(
+        node.operator,
+        node.inputs[:1],
+        node.outputs,
+        {"axes": [axis for axis in range(1, len(shape)) if shape[axis] == 1]},
+    )
 
 
 class _Watched(TorchDispatchMode):
