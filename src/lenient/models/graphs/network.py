@@ -261,7 +261,7 @@ class _Watched(TorchDispatchMode):
     """Checks all that is made on the way to a result, as a map is that was padded first."""
 
     def __init__(self, rows: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._rows = rows
         self.largest = 0
         """Values that the largest of them has for one image."""
