@@ -216,6 +216,10 @@ def test_networks_that_cannot_be_copied_are_refused_in_a_line() -> None:
         copy_student("int8:copy", bare)
     with pytest.raises(UsageError, match="is in 8 bits itself"):
         copy_student("int8:copy", copied()[1])
+    asked = Network(nn.Module(), tiny_card())
+    asked.module.session = (number for number in ())  # which nothing copies, as a runtime's
+    with pytest.raises(UsageError, match="--student int8:copy: there is no convolution or linear layer in a Module"):
+        copy_student("int8:copy", asked)
     hooked = tiny_teacher()
     hooked.module.conv1 = torch.nn.utils.weight_norm(hooked.module.conv1)
     with pytest.raises(UsageError, match="the weight of conv1 is computed by a hook"):

@@ -41,9 +41,7 @@ class LowBit(nn.Module):
 
     def __init__(self, network: nn.Module, bits: int, *, fixed: bool = False) -> None:
         super().__init__()
-        layers = {name: part for name, part in network.named_modules() if isinstance(part, _LAYERS)}
-        if not layers:
-            raise TeacherError(f"there is no convolution or linear layer in a {type(network).__name__}")
+        layers = rounded_layers(network)
         for number, (name, layer) in enumerate(layers.items()):
             if not isinstance(layer.weight, nn.Parameter) and not parametrize.is_parametrized(layer, "weight"):
                 raise TeacherError(f"the weight of {name} is computed by a hook, as torch's older weight_norm does; "
@@ -64,6 +62,14 @@ class LowBit(nn.Module):
         for layer in self._fixed:
             layer.eval()
         return self
+
+
+def rounded_layers(network: nn.Module) -> dict[str, Any]:
+    """Return the layers of a network that few bits are for, by name; raises TeacherError where it has none."""
+    layers = {name: part for name, part in network.named_modules() if isinstance(part, _LAYERS)}
+    if not layers:
+        raise TeacherError(f"there is no convolution or linear layer in a {type(network).__name__}")
+    return layers
 
 
 class WeightGrid(nn.Module):

@@ -15,7 +15,7 @@ from lenient.models.checking import check_classifier
 from lenient.models.facts import Wanted
 from lenient.models.lending import copied_module, drop_hooks
 from lenient.models.loading import seeded
-from lenient.models.low_bit import LowBit, take_pixels
+from lenient.models.low_bit import LowBit, rounded_layers, take_pixels
 from lenient.models.names import parse_spec
 from lenient.models.resnet import initialize
 from lenient.models.sources import build, in_few_bits
@@ -78,6 +78,7 @@ def copy_student(spec: str, teacher: Network) -> Network:
     if isinstance(teacher.module, LowBit):
         raise UsageError(f"{LABEL} {spec}: the teacher is in {teacher.module.bits} bits itself; name a network")
     with _refusing(spec):
+        rounded_layers(teacher.module)  # a program that a runtime holds has none, and cannot be copied
         module = copied_module(teacher.module)
         drop_hooks(module)
         arch = None if teacher.card.arch is None else f"{few.source}:{teacher.card.arch}"
