@@ -228,6 +228,15 @@ def test_networks_that_cannot_be_copied_are_refused_in_a_line() -> None:
         load_network("int8:copy")
 
 
+def test_a_copy_of_a_frozen_teacher_learns() -> None:
+    teacher = tiny_teacher()
+    teacher.module.requires_grad_(False)
+    student = copy_student("int4:copy", teacher).module.train()
+    student(torch.rand(4, 1, 6, 5)).square().sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in student.parameters())
+    assert not any(weight.requires_grad for weight in teacher.module.parameters())
+
+
 def test_a_computed_weight_is_rounded_after_it_is_computed() -> None:
     teacher = tiny_teacher()
     torch.nn.utils.parametrizations.weight_norm(teacher.module.conv1)

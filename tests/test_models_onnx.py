@@ -21,6 +21,7 @@ from lenient.models import Card, Network, batch_norm_layers, check_classifier, c
 from lenient.models.graphs.network import GraphNetwork
 from lenient.models.probing import classifying_layer
 from lenient.models.programs import Answers
+from lenient.models.students import copy_student
 from lenient.runs.export import export_onnx
 from toys import TinyNet
 
@@ -171,6 +172,16 @@ def test_the_layers_are_torchs_own(tmp_path: Path) -> None:
 
 
 # written by hand
+
+
+def test_a_copy_in_few_bits_learns(tmp_path: Path) -> None:
+    teacher = load_network(exported(net("tiny"), tmp_path / "net.onnx", kept=True))
+    student = copy_student("int8:copy", teacher).module.train()
+    outputs = student(images(4))
+    outputs.square().sum().backward()
+    weights = dict(student.named_parameters())
+    assert weights
+    assert [name for name, weight in weights.items() if weight.grad is None or not weight.grad.any()] == []
 
 
 def tensor(name: str, values: Any, kind: type = np.float32) -> Any:

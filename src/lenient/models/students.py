@@ -81,6 +81,8 @@ def copy_student(spec: str, teacher: Network) -> Network:
         rounded_layers(teacher.module)  # a program that a runtime holds has none, and cannot be copied
         module = copied_module(teacher.module)
         drop_hooks(module)
+        for parameter in module.parameters():  # a teacher's may be frozen, as those of ONNX are
+            parameter.requires_grad_(parameter.is_floating_point())
         arch = None if teacher.card.arch is None else f"{few.source}:{teacher.card.arch}"
         notes = ("the teacher's weights, and its batch norms' statistics for good",)
         card = replace(teacher.card, arch=arch, notes=notes)
