@@ -19,6 +19,7 @@ VIT = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_atte
        "intermediate_size": 32, "image_size": 32, "patch_size": 8}  # fmt: skip
 PROCESSOR = {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.3, 0.2, 0.1],
              "size": {"height": 32, "width": 32}}  # fmt: skip
+EFFICIENT = {**PROCESSOR, "image_processor_type": "EfficientNetImageProcessor"}
 
 
 @pytest.fixture
@@ -110,6 +111,14 @@ class Described:
          (0.5,)),
         ({**PROCESSOR, "do_rescale": False, "image_mean": [127.5], "image_std": [51]}, (32, 32), (0.5,), (0.2,)),
         ({"image_mean": "x"}, (16, 16), None, None),
+        (EFFICIENT, (32, 32), (0.4, 0.5, 0.6), (0.09, 0.04, 0.01)),
+        ({**EFFICIENT, "image_processor_type": "EfficientNetImageProcessorFast"}, (32, 32), (0.4, 0.5, 0.6),
+         (0.09, 0.04, 0.01)),
+        ({**EFFICIENT, "include_top": False}, (32, 32), (0.4, 0.5, 0.6), (0.3, 0.2, 0.1)),
+        ({**PROCESSOR, "include_top": True}, (32, 32), (0.4, 0.5, 0.6), (0.09, 0.04, 0.01)),
+        ({**EFFICIENT, "do_normalize": False}, (32, 32), (0.0, 0.0, 0.0), (0.3, 0.2, 0.1)),
+        ({**PROCESSOR, "image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": False}, (32, 32),
+         (0.4, 0.5, 0.6), (0.3, 0.2, 0.1)),
     ],
 )  # fmt: skip
 def test_what_a_processor_does_is_told_in_pixel_units(
@@ -120,6 +129,17 @@ def test_what_a_processor_does_is_told_in_pixel_units(
     assert (facts.channels, facts.size, facts.num_classes, facts.classes) == (3, size, 2, ("cat", "dog"))
     assert facts.mean == (None if mean is None else pytest.approx(mean))
     assert facts.std == (None if std is None else pytest.approx(std))
+
+
+@pytest.mark.parametrize(
+    "swaps", [{"do_flip_channel_order": True}, {"feature_extractor_type": "MobileViTFeatureExtractor"}]
+)
+def test_a_processor_that_swaps_colours_is_refused_in_a_line(tmp_path: Path, swaps: dict[str, Any]) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**PROCESSOR, **swaps}))
+    with pytest.raises(
+        TeacherError, match=r"swaps red and blue \(do_flip_channel_order\).*; load the network by a py:"
+    ):
+        _facts(tmp_path, {}, Described())
 
 
 def test_keys_that_name_code_or_places_are_left_out_at_every_depth() -> None:

@@ -32,6 +32,8 @@ _LEFT_OUT = ("auto_map", "implementation", "kernels", "quantization_config", "na
 """Parts of keys by which a configuration names code, or another place."""
 _CHANNELS = 3
 """Of networks whose configuration does not say."""
+_FLIP = "do_flip_channel_order"
+"""Key of processors whose networks take blue first; MobileViT's do so where it is missing."""
 _MOST, _SPARE = 2, 10_000
 """A network has so many times the weights of its file at most, where it shares some, and so many more."""
 
@@ -127,6 +129,9 @@ def _harmless(config: Any) -> Any:
 def _facts(folder: Path, config: Mapping[str, Any], described: Any) -> Facts:
     """Return channels, classes and size of the network, and what its processor does to pictures."""
     processor = read_json(folder / PROCESSOR)
+    if processor is not None and processor.get(_FLIP, _is_of("MobileViT", processor)):
+        raise TeacherError(f"{folder / PROCESSOR}: swaps red and blue ({_FLIP}), which is not done here; "
+                           "load the network by a py: factory that swaps them inside")  # fmt: skip
     channels = getattr(described, "num_channels", None)
     names = [described.id2label.get(place) for place in range(described.num_labels)]
     known = all(isinstance(name, str) and not name.startswith("LABEL_") for name in names)
@@ -141,6 +146,12 @@ def _facts(folder: Path, config: Mapping[str, Any], described: Any) -> Facts:
     }
     both = f"config.json and {PROCESSOR}" if processor is not None else "config.json"
     return facts_of_config(values, f"{both} of {folder}")
+
+
+def _is_of(family: str, processor: Mapping[str, Any]) -> bool:
+    """Whether a processor is that of a family of networks, whose defaults may be its own."""
+    kind = processor.get("image_processor_type") or processor.get("feature_extractor_type")
+    return isinstance(kind, str) and kind.startswith((f"{family}ImageProcessor", f"{family}FeatureExtractor"))
 
 
 def _size(processor: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -159,7 +170,10 @@ def _pair(size: object) -> tuple[int, int] | None:
 
 
 def _normalisation(processor: Mapping[str, Any]) -> tuple[list[float] | None, list[float] | None]:
-    """Return mean and deviation in pixel units (0 to 1): a processor scales 0..255 by a factor of its own before."""
+    """Return mean and deviation in pixel units (0 to 1): a processor scales 0..255 by a factor of its own before.
+
+    EfficientNet's divides by its deviation once more for classifiers (`include_top`, by default), normalised or not.
+    """
     scale = 255 * (processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1)
     normalises = processor.get("do_normalize", True)
     mean = processor.get("image_mean") if normalises else [0.0]
@@ -167,6 +181,11 @@ def _normalisation(processor: Mapping[str, Any]) -> tuple[list[float] | None, li
     shift = 1.0 if processor.get("rescale_offset", False) else 0.0  # to -1..1 by a factor of 1/127.5
     try:
         means, stds = ([float(value) for value in values or ()] for values in (mean, std))
+        if processor.get("include_top", _is_of("EfficientNet", processor)):
+            again = [float(value) for value in processor.get("image_std") or ()]
+            count = max(len(means), len(again))
+            means, stds = (values * count if len(values) == 1 else values for values in (means, stds))
+            stds = [value * more for value, more in zip(stds, again, strict=True)]
         found = [round((value + shift) / scale, 9) for value in means], [round(value / scale, 9) for value in stds]
         return found if means and stds else (None, None)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
