@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lenient.api import distill, inspect, load
+from lenient.cli.distill import describe
 from lenient.core.batch_norm import one_batch
 from lenient.core.errors import TeacherError, UsageError
 from lenient.models import build_student, load_network, save_network
@@ -17,10 +18,12 @@ from lenient.models.card import Network, PixelClassifier
 from lenient.models.low_bit import IMAGE_BITS, OBSERVED, InputGrid, LowBit, WeightGrid, low_bit_layers
 from lenient.models.names import own_code, parse_spec
 from lenient.models.probing import last_block_by_size
-from lenient.models.students import copy_student
+from lenient.models.students import NAMELESS, copy_student
 from lenient.models.trust import UntrustedError, effect
-from lenient.runs.export import OnnxModule, export, export_onnx
+from lenient.runs.export import OnnxModule, export, export_onnx, write_student
 from lenient.runs.folder import RunFolder, fingerprint
+from lenient.runs.job import Job
+from lenient.runs.request import Request
 from test_methods import RefuseHost
 from toys import QUICK, digits_like, tiny_card, tiny_teacher
 
@@ -235,6 +238,21 @@ def test_a_copy_of_a_frozen_teacher_learns() -> None:
     student(torch.rand(4, 1, 6, 5)).square().sum().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in student.parameters())
     assert not any(weight.requires_grad for weight in teacher.module.parameters())
+
+
+def test_a_copy_that_nothing_names_is_kept_as_a_program(tmp_path: Path) -> None:
+    said: list[str] = []
+    run = tmp_path / "run"
+    describe(Job(tiny_teacher(), "int8:copy", Request(method="adadfq", settings=quick(steps=2))), said.append)
+    assert f"          {NAMELESS}" in said
+    assert len(said) < 9
+    write_student(run, copied()[1])
+    text = (run / "README.md").read_text()
+    assert "FACTORY" not in text
+    assert "lenient.load" not in text
+    assert 'torch.export.load("student.pt2")' in text
+    named = copy_student("int8:copy", digits_like())
+    assert NAMELESS not in named.card.notes
 
 
 def test_a_computed_weight_is_rounded_after_it_is_computed() -> None:

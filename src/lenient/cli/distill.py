@@ -141,6 +141,7 @@ def _run(
 def describe(job: Job, say: Any) -> None:
     """Say what was found of the teacher, and who learns, before the first step."""
     from lenient.evaluation import parameters
+    from lenient.models.students import NAMELESS
 
     card = job.teacher.card
     size = "x".join(str(value) for value in card.input_size)
@@ -151,6 +152,8 @@ def describe(job: Job, say: Any) -> None:
         say(f"          {note}")
     student = job.student.card.arch or "module"
     say(f"student   {student}: {parameters(job.student.module):,} parameters ({job.student_reason})")
+    if NAMELESS in job.student.card.notes:
+        say(f"          {NAMELESS}")
 
 
 def describe_method(job: Job, say: Any) -> None:

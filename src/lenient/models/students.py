@@ -24,6 +24,11 @@ Init = Literal["as-is", "he", "torch"]
 """How a student's weights are drawn: as its network draws them; convolutions after He et al. 2015 (normal, variance 2 /
 fan-out), the rest as torch does; or all as torch does (uniform, variance 1 / (3 fan-in))."""
 LABEL = "--student"
+NAMELESS = (
+    "nothing names the teacher's network, so that its safetensors load only for whoever has code that builds it; "
+    "keep student.pt2"
+)
+"""Note of a copy whose teacher has no architecture: a file of ONNX, a pickled module, an object."""
 _LEAK = (
     "WARNING: pretrained student weights were learned from real data, so this distillation is not data-free: "
     "its result cannot be compared with runs that start at random"
@@ -84,7 +89,9 @@ def copy_student(spec: str, teacher: Network) -> Network:
         for parameter in module.parameters():  # a teacher's may be frozen, as those of ONNX are
             parameter.requires_grad_(parameter.is_floating_point())
         arch = None if teacher.card.arch is None else f"{few.source}:{teacher.card.arch}"
-        notes = ("the teacher's weights, and its batch norms' statistics for good",)
+        notes: tuple[str, ...] = ("the teacher's weights, and its batch norms' statistics for good",)
+        if arch is None:
+            notes += (NAMELESS,)
         card = replace(teacher.card, arch=arch, notes=notes)
         student = check_classifier(Network(LowBit(module, few.bits, fixed=True), card), plain=True)
         take_pixels(student.module, card)  # type: ignore[arg-type]

@@ -411,14 +411,11 @@ logits = student(torch.rand(1, {shape}))
 print(logits.softmax(dim=1))
 ```
 """
+    nameless = isinstance(network.module, LowBit) and card.arch is None  # a copy of what no name builds
     named = own_code(_arch(network))  # which the file cannot bring along
     arch = f', arch="{named}"' if named else ""
     code = "; FACTORY is the function that makes the network" if named else ""
-    return f"""# Student
-
-Takes images in [0, 1], shape (N, {shape}); returns logits (N, {card.num_classes}).
-`config.json` names the classes, where known, and the normalisation, which is built in below.
-{alone if traced else ""}
+    within = f"""
 With lenient, as a module to go on working with{code}:
 
 ```python
@@ -427,3 +424,11 @@ import lenient
 student = lenient.load("model.safetensors"{arch})
 ```
 """
+    weights = """
+`model.safetensors` holds the weights in float32, for whoever has code that builds the teacher's network.
+"""
+    return f"""# Student
+
+Takes images in [0, 1], shape (N, {shape}); returns logits (N, {card.num_classes}).
+`config.json` names the classes, where known, and the normalisation, which is built in below.
+{alone if traced else ""}{weights if nameless else within}"""
