@@ -12,7 +12,7 @@ from torch import nn
 from lenient.api import distill, inspect, load
 from lenient.cli.distill import describe
 from lenient.core.batch_norm import one_batch
-from lenient.core.errors import TeacherError, UsageError
+from lenient.core.errors import MachineError, TeacherError, UsageError
 from lenient.models import build_student, load_network, save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.low_bit import IMAGE_BITS, OBSERVED, InputGrid, LowBit, WeightGrid, low_bit_layers
@@ -20,9 +20,10 @@ from lenient.models.names import own_code, parse_spec
 from lenient.models.probing import last_block_by_size
 from lenient.models.students import NAMELESS, copy_student
 from lenient.models.trust import UntrustedError, effect
-from lenient.runs.export import OnnxModule, export, export_onnx, write_student
+from lenient.runs.export import OnnxModule, _noise, export, export_onnx, write_student
 from lenient.runs.folder import RunFolder, fingerprint
 from lenient.runs.job import Job
+from lenient.runs.low_bit import in_codes
 from lenient.runs.request import Request
 from test_methods import RefuseHost
 from toys import QUICK, digits_like, tiny_card, tiny_teacher
@@ -335,6 +336,41 @@ def test_onnx_says_the_same_in_integers(tmp_path: Path, bits: int, opset: int | 
             apart = (found - expected).abs().amax(dim=1) / expected.abs().max()
             assert apart.median() < (1e-6 if literal else 1e-3), "onnxruntime rounds biases to integers"
             assert apart.max() < 2 / (2**bits - 1)
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_check_tells_a_broken_file_from_values_that_tip(
+    tmp_path: Path, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    save_network(tmp_path / "s.safetensors", copy_student(f"int{bits}:copy", digits_like()))
+    student = load_network(tmp_path / "s.safetensors")
+    seen_by(student.module, size=(1, 8, 8))
+    save_network(tmp_path / "s.safetensors", student)
+    said: list[str] = []
+    export(tmp_path / "s.safetensors", "onnx", tmp_path / "s.onnx", check=True, tell=said.append)
+    assert "agree within 1e-04 of their range" in said[0]
+
+    def wrong(module: LowBit) -> nn.Module:
+        codes = in_codes(module)
+        next(part for part in codes.modules() if type(part).__name__ == "_Codes").scale[::2] *= 1.1
+        return codes
+
+    monkeypatch.setattr("lenient.runs.export.in_codes", wrong)
+    with pytest.raises(MachineError, match=r"--check: .*s\.onnx gives other outputs for .* rounding does not explain"):
+        export(tmp_path / "s.safetensors", "onnx", tmp_path / "s.onnx", check=True, overwrite=True)
+
+
+def test_sums_rounded_otherwise_move_what_tips_and_nothing_else() -> None:
+    images = torch.rand(16, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    _, student = copied(4)
+    seen_by(student.module)
+    with torch.no_grad():
+        expected = PixelClassifier(student.module, student.card)(images)
+    apart = _noise(student, images, expected)
+    assert apart.shape == (16,)
+    assert 0 < apart.median() < 1e-5
+    assert next(student.module.parameters()).dtype == torch.float32
 
 
 def test_a_batch_norm_that_somebody_else_hears_stays(tmp_path: Path) -> None:

@@ -191,7 +191,9 @@ EXPORT = {
     "run": Option("A run folder, or a .safetensors file.", metavar="RUN", default=REQUIRED, positional=True),
     "format": Option("safetensors, pt2, onnx or hub.", metavar="NAME", default=REQUIRED),
     "output": Option("File (hub: folder).", metavar="PATH", default=REQUIRED, short="-o"),
-    "check": Option("Read it back and compare its outputs.", default=False),
+    "check": Option(
+        "Read it back and compare its outputs.", more="Of --int8 it tells agreement and judges nothing.", default=False
+    ),
     "teacher_arch": Option("Architecture, for a student of your own code.", metavar="SPEC"),
     "checkpoint_key": CHECKPOINT_KEY,
     "opset": Option("ONNX operators of this version, 13 to 23.", metavar="N", shown="torch's"),

@@ -25,6 +25,7 @@ from lenient.core.manifest import FOLDERS
 from lenient.core.text import NOT_DATA_FREE
 from lenient.models import load_network, save_network
 from lenient.models.card import Network, PixelClassifier
+from lenient.models.lending import copied_module
 from lenient.models.low_bit import LowBit
 from lenient.models.names import OWN, one_line, own_code
 from lenient.models.trust import Trusted
@@ -38,6 +39,12 @@ HUB = ("model.safetensors", "config.json", "student.pt2", "README.md", "report.j
 """Files of a folder for a model hub."""
 TOLERANCE = 1e-4
 """Largest difference of logits, relative to their range, at which `--check` calls two files equal."""
+SEEN = 64
+"""Images that networks in few bits are compared on."""
+TIPPED = 0.25
+"""Share of images that may be further apart in few bits whatever the reason."""
+MORE = 4
+"""So many times the effect of rounding its sums otherwise a network in few bits may be apart beyond that."""
 OPSETS = (13, 23)
 """Versions of ONNX's operators: below, the converter knows no way; above, torch knows none."""
 TORCH_OPSET = 18
@@ -119,9 +126,7 @@ def export(
             export_hub(source, network, output)
     if not check:
         return None
-    difference = _compare(network, kind, output)
-    tell(f"outputs agree within {difference:.1e} of their range")
-    return difference
+    return _compare(network, kind, output, tell)
 
 
 def _check_int8(kind: str, int8: bool, check: bool, calibrate: Path | None, eval_data: str | None) -> None:
@@ -327,24 +332,41 @@ def _traceable(kind: str) -> Iterator[None]:
         ) from error
 
 
-def _compare(network: Network, kind: str, path: Path) -> float:
-    images = torch.rand(8, *network.card.input_size, generator=torch.Generator().manual_seed(0))
+def _compare(network: Network, kind: str, path: Path, tell: Callable[[str], None]) -> float:
+    few = kind == "onnx" and isinstance(network.module, LowBit)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(SEEN if few else 8, *network.card.input_size, generator=generator)
     with torch.no_grad():
         expected = _portable(network)(images)
-        found = _read_back(kind, path)(images)
-    difference = float((found - expected).abs().max() / (expected.abs().max() + 1e-12))
-    if not difference <= tolerance(network, kind):
-        raise MachineError(f"--check: {path} gives other outputs, by {difference:.1e} of their range")
-    return difference
+        apart = _apart(_read_back(kind, path)(images), expected)
+    largest = float(apart.max())
+    if not few:
+        if not largest <= TOLERANCE:
+            raise MachineError(f"--check: {path} gives other outputs, by {largest:.1e} of their range")
+        tell(f"outputs agree within {largest:.1e} of their range")
+        return largest
+    off = float((~(apart <= TOLERANCE)).float().mean())
+    if off > TIPPED and not apart.mean() <= MORE * _noise(network, images, expected).mean():
+        raise MachineError(f"--check: {path} gives other outputs for {off:.0%} of images, by up to {largest:.1e} of "
+                           "their range, which rounding does not explain")  # fmt: skip
+    tell(f"outputs for {1 - off:.0%} of images agree within {TOLERANCE:.0e} of their range, others, where a value tips "
+         f"between two levels, within {largest:.1e}")  # fmt: skip
+    return largest
 
 
-def tolerance(network: Network, kind: str) -> float:
-    """Return the largest difference of logits, relative to their range, at which two files are called equal.
+def _apart(found: Tensor, expected: Tensor) -> Tensor:
+    """Return each image's largest difference of logits (N,), relative to the range of all."""
+    return (found - expected).abs().amax(dim=1) / (expected.abs().max() + 1e-12)
 
-    In few bits a value between two levels tips with the last bit of a sum. Two such steps of all levels are allowed.
+
+def _noise(network: Network, images: Tensor, expected: Tensor) -> Tensor:
+    """Return how far apart (N,) a network in few bits is from itself with sums in double precision.
+
+    A value between two levels tips with the last bit of a sum: in few images of small networks, in all of large ones.
     """
-    module = network.module
-    return 2 / float(2**module.bits - 1) if kind == "onnx" and isinstance(module, LowBit) else TOLERANCE
+    exact = _portable(replace(network, module=copied_module(network.module))).double()
+    with torch.no_grad():
+        return _apart(exact(images.double()), expected)
 
 
 def _read_back(kind: str, path: Path) -> nn.Module:
