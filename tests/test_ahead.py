@@ -23,11 +23,8 @@ from lenient.training.trainer import Distillation
 from ranks_worker import GAMES
 from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
 
-STREAMS = [
-    game
-    for game in GAMES
-    if not game.startswith(("noise", "photo", "stable", "adi", "fastdfkd", "nayer", "cmi", "cpnet", "zskd", "kegnet"))
-]
+POOLED = ("adi", "deepinversion", "fastdfkd", "nayer", "cmi", "cpnet", "zskd", "kegnet")
+STREAMS = [game for game in GAMES if not game.startswith(("noise", "photo", "stable", *POOLED))]
 
 
 @pytest.fixture(autouse=True)
