@@ -31,7 +31,8 @@ class HealthSettings(Settings):
     kept: float = Field(0.1, ge=0, le=1)
     """Share of samples the teacher should vouch for; below it, a warning."""
     bn_shift: float = Field(0.15, gt=0, le=1e6)
-    """How far the teacher sees synthetic images from its training data, see `bn_shift`; above it, a warning."""
+    """How far the teacher sees synthetic images from its training data, see `bn_shift`; above it, a warning, up to
+    three times of it only where little is expected of the student, or nothing known (`expected`)."""
     agreement: float = Field(0.6, ge=0, le=1)
     """How far agreement on the probe set should be from chance (0) to perfect (1); under a third of it, failed."""
     excess: float = Field(0.2, ge=0, le=1e6)
