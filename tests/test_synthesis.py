@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lenient.core.seeding import Streams
+from lenient.data import load_data
 from lenient.generators.upsampling import GeneratorSettings, UpsamplingGenerator
+from lenient.methods.baselines import RealImages, RealSettings
 from lenient.runs.request import Request, resolve
 from lenient.synthesis.accepted import AcceptedImages, Round
 from lenient.synthesis.sampler import Sampler
 from lenient.synthesis.selection import MOST_ROUNDS, KeepAll, MixtureSelection, Selected
-from lenient.synthesis.views import augment
+from lenient.synthesis.views import Augmentation, augment
 from lenient.teacher.batch import Clock
-from toys import CPU
+from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.trainer import Distillation
+from toys import CPU, settings, tiny_student, tiny_teacher
 
 # generator
 
@@ -223,3 +227,21 @@ def test_keep_all_makes_one_round_a_batch():
     supply.deal(Clock(0))
     supply.moved()
     assert supply._plan() == 1
+
+
+@pytest.mark.parametrize("kind", ["none", "crop-flip"])
+def test_both_networks_see_real_images_as_the_row_says(kind: Augmentation) -> None:
+    """So that a grid's row of real images has the augmentation of the rows beside it."""
+    images = load_data("digits", split="train")
+    sizes = {"size": images.input_size[1:], "classes": len(images.classes)}
+    method = RealImages(images, RealSettings(augmentation=kind))
+    teacher = FrozenTeacher(tiny_teacher(**sizes), CPU)
+    with teacher:
+        run = Distillation(teacher, tiny_student(**sizes), settings(), CPU, method=method)
+        _, output = run.take_update()
+        batch = output.batch
+        wanted = augment(batch.images, kind, run.streams, "student-view", 0)
+        assert torch.equal(wanted, batch.images) == (kind == "none")
+        shown = batch.inputs["train"]
+        torch.testing.assert_close(shown, teacher.normalize(wanted))
+        torch.testing.assert_close(batch.logits("train", "teacher"), teacher.respond(shown).logits)

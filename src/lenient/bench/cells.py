@@ -35,6 +35,7 @@ SINCE: Mapping[str, Any] = {
 SINCE_OF: Mapping[str, Mapping[str, Any]] = {
     "ta-dfkd": {"method.detach_teacher": False},
     "noise": {"method.statistics": "running", "method.student_loss": "l1", "method.student_optimizer": "sgd"},
+    "real": {"method.augmentation": "none"},
     "stable": {"method.pictures": 0.0},
     "fastdfkd": {"method.student_optimizer": "sgd"},
     **{

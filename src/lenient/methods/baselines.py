@@ -20,6 +20,7 @@ from lenient.losses.distances import cross_entropy, logit_l1
 from lenient.losses.imitation import Imitation
 from lenient.methods.contract import Algorithm, Context, MethodSettings, adam, sgd
 from lenient.methods.single import SingleStudentSettings, single_student
+from lenient.synthesis.views import Augmentation
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet
@@ -86,6 +87,8 @@ class RealSettings(SingleStudentSettings):
     """Settings of the real-data student: those of the noise student."""
 
     name: Literal["real"] = "real"
+    augmentation: Augmentation = "none"
+    """How both networks are shown the images: none, crop-flip, crop-flip-batch, distorted; as the rows beside it."""
 
 
 class RealImages:
@@ -108,4 +111,4 @@ class RealImages:
             images, _ = next(self.images.subset(chosen).batches(count, device=context.runtime.device))
             return context.runtime.images(images)
 
-        return single_student(context, self.settings, draw, sampler="training images")
+        return single_student(context, self.settings, draw, None, None, "training images", self.settings.augmentation)

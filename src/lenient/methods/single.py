@@ -27,7 +27,7 @@ from lenient.methods.steps import StudentStep
 from lenient.replay import NoReplay
 from lenient.student.update import LiveStudent, PlainUpdate
 from lenient.synthesis.source import Fresh, Source
-from lenient.synthesis.views import Viewer
+from lenient.synthesis.views import Augmentation, Viewer
 
 
 class SingleStudentSettings(MethodSettings):
@@ -50,13 +50,14 @@ def single_student(
     imitation: Imitation | None = None,
     optimizer: Optimizer | None = None,
     sampler: str = "",
+    augmentation: Augmentation = "none",
 ) -> Algorithm:
     """Return the algorithm of a student that imitates the teacher on images that `draw(count, name, update)` returns,
-    which are `sampler`, in a word or two for the table of methods.
+    which are `sampler`, in a word or two for the table of methods, and shown as `augmentation` says.
 
     It does so by the L1 distance of logits and with SGD, unless others are given.
     """
-    s, viewer = settings, Viewer(context.streams)
+    s, viewer = settings, Viewer(context.streams, augmentation)
     source = Fresh(draw, context.teacher, viewer, context.batch_size, s.name)
     imitation = imitation or Imitation(logit_l1, "L1")
     optimizer = optimizer or sgd(context.student, s.student_lr, s.student_momentum, s.student_weight_decay)
