@@ -184,6 +184,28 @@ def test_verdicts_are_held_against_the_accuracies_behind_them(tmp_path: Path) ->
     }
 
 
+def test_what_was_expected_is_held_against_the_agreement(tmp_path: Path) -> None:
+    expected = {"prediction": {"low": 0.7, "expected": 0.8, "high": 0.9}}
+    cells = [
+        one("dafl", 0, agreement=0.65, verdict="ok", **expected),
+        one("dfad", 0, agreement=0.85, verdict="ok", **expected),
+        one("real images", 0, agreement=0.95, verdict="ok"),
+    ]
+    grid = grid_of(tmp_path, cells)
+    table = verdicts(grid, "t")
+    assert table.columns[-1].name == "as expected"
+    assert [row.values[-1].text for row in table.rows] == ["1 of 2", "0 of 0", "0 of 0"]
+    every = runs(grid, "t")
+    place = [column.name for column in every.columns].index("expected agreement (%)")
+    assert [(row.values[0].text, row.values[place].text) for row in every.rows] == [
+        ("dafl", "70 to 90"),
+        ("dfad", "70 to 90"),
+        ("real images", "-"),
+    ]
+    silent = grid_of(tmp_path, cells[2:])
+    assert not any("xpected" in column.name for t in (verdicts, runs) for column in t(silent, "t").columns)
+
+
 def test_gaps_are_the_papers(tmp_path: Path) -> None:
     """Tables A3 and A4 print 1.03 and 0.19 for TA-DFKD's first teacher."""
     cells = [

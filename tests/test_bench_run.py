@@ -336,6 +336,8 @@ def test_each_cell_leaves_its_record(finished):
         assert record["mean"] == pytest.approx(sum(value for _, value in record["curve"]) / 2, abs=1e-6)
         assert all(0 <= record[key] <= 1 for key in ("last", "mean", "acc_last_k", "agreement", "teacher_accuracy"))
         assert record["verdict"] in ("ok", "warning", "failed")
+        assert "class entropy" in record["checks"]
+        assert "prediction" not in record, "four steps are too few to say"
         assert (record["steps"], record["batch_size"], record["steps_per_epoch"], record["k"]) == (4, 8, 2, 1)
         assert record["settings"]["name"] == record["method"]
         assert record["data_title"] == "digits"

@@ -16,6 +16,8 @@ from lenient.runs.folder import RunFolder
 
 LOGGED = {"kept": "health/kept", "gradient_cosine": "loss/gradient_cosine", "bn_distance": "health/bn_distance"}
 """What the record keeps of each log line, where the method has it, and its name there."""
+EXPECTED = ("low", "expected", "high")
+"""Of what was expected of the student on real images, before any was seen."""
 MACHINE = ("device_name", "threads", "torch", "precision", "python", "lenient")
 
 
@@ -27,6 +29,9 @@ def cell_record(
     `method` is the one that ran; `asked` is `auto` where the teacher chose it. `commit` is that of the code when the
     cell, or its last attempt, was started; `data_title` says what the copy of the data on this machine is ("CIFAR-10
     (JPEG)").
+
+    `checks` are the values that the verdict came of; `prediction` is what the run expected of the student's agreement,
+    where it said so.
 
     `last`, `mean`, `variance` (of the evaluations themselves, not an estimate), `acc_max` and `curve` are accuracies on
     test images; `agreement` is with the teacher on them. `transductive` holds the same by statistics of the test batch,
@@ -61,6 +66,7 @@ def cell_record(
         "generator": config["generator"],
         "verdict": health["verdict"],
         "reasons": health["reasons"],
+        "checks": {check["name"]: check["value"] for check in health["checks"]},
         "last": accuracies[-1],
         "acc_last_k": student["acc_last_k"],
         "k": student["k"],
@@ -84,6 +90,8 @@ def cell_record(
         "machine": {key: machine.get(key) for key in MACHINE},
         "commit": commit,
     }
+    if end.get("prediction"):
+        record["prediction"] = {key: end["prediction"][key] for key in EXPECTED}
     if end.get("foreign"):
         record["foreign"] = end["foreign"]
     pictures = config.get("source", {})

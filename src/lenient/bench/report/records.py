@@ -95,6 +95,12 @@ class Cell:
         return number(look_up(self.raw, key))
 
     @property
+    def as_expected(self) -> bool | None:
+        """Whether its agreement lies where the run expected it without any test image; None where it said nothing."""
+        low, high = (self.number(f"prediction.{end}") for end in ("low", "high"))
+        return None if math.isnan(low) else low <= self.number("agreement") <= high
+
+    @property
     def selects(self) -> bool:
         """Whether the teacher vouched for samples."""
         return bool(self.method_settings.get("selection", NO_PART)["name"] != "none")

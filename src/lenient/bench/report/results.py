@@ -17,6 +17,7 @@ from lenient.core.text import NOT_DATA_FREE
 REPLAY_METHODS = ("mb-dfkd", "pre-dfkd", "meta-dfkd")
 ORACLE = "† acc_max is an oracle: it was chosen on the test labels."
 MARKED = "Bold: best method, underlined: second best; equal as printed are marked alike, baselines never."
+EXPECTED = "Expected agreement: the interval that a run gave for it, without any test image."
 VERDICT = "The verdict is what a run said of itself without any test image, by the rules of its commit."
 MARGIN = 0.10
 CATASTROPHE = (
@@ -459,11 +460,13 @@ def cost(grid: Grid, key: str) -> Table:
 
 def runs(grid: Grid, key: str) -> Table:
     """Every run: what came of it, and what it took."""
+    told = any(cell.as_expected is not None for cell in grid.cells)
     shares = (("last", "last"), ("acc_last_k", last_k(grid)), ("acc_max", "acc_max†"), ("agreement", "agreement"))
     columns = (
         *(Column(name, words=True) for name in ("row", "teacher")),
         Column("seed"),
         *(Column(f"{title} (%)") for _, title in shares),
+        *((Column("expected agreement (%)", parts=("low", "high")),) if told else ()),
         Column("verdict", words=True),
         *(Column(title, parts=(name,)) for name, title, _ in COSTS),
     )
@@ -471,11 +474,22 @@ def runs(grid: Grid, key: str) -> Table:
     for cell in grid.cells:
         values = [Value(cell.row), Value(cell.teacher), Value(str(cell.seed), (cell.seed,))]
         values += [_known(100 * cell.number(name), lambda value: f"{value:.2f}") for name, _ in shares]
+        values += [_interval(cell)] if told else []
         values += [Value(str(cell.raw.get("verdict") or "unknown"))]
         values += [_known(cell.number(f"cost.{name}"), show) for name, _, show in COSTS]
         rows.append(Row(cell.wanted.id, tuple(values), grid.is_baseline(cell.row)))
-    notes = ("Accuracies and agreement with the teacher on test images, in %.", VERDICT, ORACLE)
+    notes = (
+        "Accuracies and agreement with the teacher on test images, in %.",
+        VERDICT,
+        *((EXPECTED,) if told else ()),
+        ORACLE,
+    )
     return Table(key, "Every run", columns, tuple(rows), notes, context(grid), "cell")
+
+
+def _interval(cell: Cell) -> Value:
+    ends = [100 * cell.number(f"prediction.{end}") for end in ("low", "high")]
+    return Value("-") if any(map(math.isnan, ends)) else Value(f"{ends[0]:.0f} to {ends[1]:.0f}", tuple(ends))
 
 
 def _known(value: float, show: Callable[[float], str]) -> Value:
@@ -529,11 +543,13 @@ def teachers(grid: Grid, key: str) -> Table:
 
 def verdicts(grid: Grid, key: str) -> Table:
     """What the verdicts, which no test image helps, were worth: accuracies of the runs behind each."""
+    told = any(cell.as_expected is not None for cell in grid.cells)
     columns = (
         Column("runs", parts=("methods", "baselines")),
         *(Column(name, "agreement with the teacher (%)") for name in ("least", "median", "most")),
         Column("catastrophic"),
         Column("not above noise", parts=("runs", "of")),
+        *((Column("as expected", parts=("runs", "of")),) if told else ()),
     )
     bad = {cell.wanted.id for row in grid.rows for cell in catastrophic(grid, row)}
     rows = []
@@ -549,11 +565,15 @@ def verdicts(grid: Grid, key: str) -> Table:
         values = [Value(f"{len(taught)} + {untaught}", (len(taught), untaught))]
         values += [Value(f"{share:.2f}", (share,)) for share in shares] or [Value("-")] * 3
         values += [Value(str(failures), (failures,)), Value(f"{below} of {len(above)}", (below, len(above)))]
+        if told:
+            inside = [cell.as_expected for cell in cells if cell.as_expected is not None]
+            values += [Value(f"{sum(inside)} of {len(inside)}", (sum(inside), len(inside)))]
         rows.append(Row(word, tuple(values)))
     notes = (
         f"{VERDICT} Agreement is measured on test images. "
         "Runs: of methods + of baselines. Not above noise: runs of methods that are not above the best student of "
         "noise or of a frozen generator.",
+        *((f"{EXPECTED} As expected: runs whose agreement lies there, of those that said so.",) if told else ()),
     )
     return Table(key, "What the verdicts were worth", columns, tuple(rows), notes, context(grid), "verdict")
 
