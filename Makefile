@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check format results clean
+.PHONY: help demo test test-portable test-slow check format results docs clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -29,18 +29,23 @@ test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; i
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: $(VENV)/.installed-dev  ## Check format, lint, types and floors
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev  ## Format the code and repair what can be repaired
-	$(BIN)/ruff check --fix-only src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix-only src tests benchmarks docs
+	$(BIN)/ruff format src tests benchmarks docs
 
 results: $(VENV)/.installed-dev  ## Draw the grids in results again from the records of their cells
 	for cells in $$(find results -name cells.json); do $(BIN)/lenient bench report $$cells || exit; done
 	$(BIN)/python benchmarks/claims.py results grids
+
+docs: $(VENV)/.installed-docs  ## Build the pages into build/docs, offline; a warning is an error
+	rm -rf build/docs
+	$(BIN)/sphinx-build -q -E -W --keep-going -c docs . build/docs
+	@echo "Open build/docs/index.html."
 
 clean:  ## Remove caches and build leftovers; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
@@ -56,6 +61,11 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing lenient with its development tools into $(VENV): several GB and some minutes with an empty pip cache."
 	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing lenient with what builds its pages into $(VENV)."
+	@$(PIP) -e '.[docs]'
+	@touch $@
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -143,7 +143,8 @@ def test_every_dependency_is_pinned_once() -> None:
     assert len(names) == len(set(names))
     extras = PROJECT["project"]["optional-dependencies"]
     needed = requirement_names(
-        PROJECT["project"]["dependencies"] + [r for extra in ("dev", "onnx", "tensorboard") for r in extras[extra]]
+        PROJECT["project"]["dependencies"]
+        + [r for extra in ("dev", "docs", "onnx", "tensorboard") for r in extras[extra]]
     )
     assert needed - {"lenient"} <= set(names)
 
@@ -157,7 +158,7 @@ def test_version_is_told_once() -> None:
 def test_ci_runs_what_people_run() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert {"make check", "make test"} <= set(script.read_text(encoding="utf-8").splitlines())
+    assert {"make check", "make test", "make docs"} <= set(script.read_text(encoding="utf-8").splitlines())
 
 
 IMPORT = "import lenient"

@@ -1,0 +1,100 @@
+"""How the pages become a site: `make docs`. The clone is the root of the sources, so one link serves both."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.util.logging import getLogger
+
+import lenient
+
+log = getLogger(__name__)
+
+project = "lenient"
+version = release = lenient.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+
+root_doc = "README"
+include_patterns = ["*.md", "docs/**.md", "results/**.md"]
+myst_heading_anchors = 4
+
+default_role = "code"  # docstrings write names as `name`
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"lenient {version}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
+html_copy_source = False
+
+NAVIGATION = {
+    "README": {
+        "Use": ["docs/teachers", "docs/own-method", "docs/benchmark"],
+        "Reference": ["results/README", "docs/performance", "CHANGELOG"],
+        "Methods": ["docs/methods/*", "docs/defenses/*"],
+        "Project": ["docs/architecture", "CONTRIBUTING", "SECURITY"],
+    },
+    "results/README": {"": ["*"]},
+}
+"""What stands below which page: captions with patterns of pages. Code hosts would show it as text: no page has it."""
+
+EXTERNAL = re.compile(
+    r"""<(?:script|link|img|iframe|source)\b[^>]*?\s(?:src|href)="(?:https?:)?//|@import|url\(["']?h"""
+)
+"""Whatever a browser would fetch from elsewhere."""
+
+
+def complete(app: Sphinx, page: str, text: list[str]) -> None:
+    """Give pages their navigation; tables of grids are reached from pages about them."""
+    for caption, below in NAVIGATION.get(page, {}).items():
+        options = f":caption: {caption}" if caption else ""
+        text[0] += "\n".join(("", "```{toctree}", ":hidden:", ":glob:", options, "", *below, "```", ""))
+    if "/tables/" in page:
+        text[0] = f"---\norphan: true\n---\n{text[0].replace('### ', '# ', 1)}"
+
+
+def figures(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Make of each folder of figures, which a code host lists, a page that shows them."""
+    for folder in sorted(Path(app.srcdir).glob("results/*/figures")):
+        name = folder.relative_to(app.srcdir).as_posix()
+        files = sorted(folder.glob("*.svg"))
+        shutil.copytree(folder, Path(app.outdir, name), dirs_exist_ok=True)
+        title = f"Figures of {folder.parent.name}"
+        shown = (f'<h2>{file.stem}</h2><img src="{file.name}" alt="{file.stem} of {name}">' for file in files)
+        yield f"{name}/index", {"title": title, "body": f"<h1>{title}</h1>{''.join(shown)}"}, "page.html"
+
+
+def lead(app: Sphinx, page: nodes.document) -> None:
+    """Lead links to folders of figures to their pages."""
+    here = Path(app.srcdir, app.env.doc2path(app.env.docname)).parent
+    for link in list(page.findall(pending_xref)):
+        target = link["reftarget"]
+        if target.endswith("/figures") and (here / target).is_dir():
+            link.replace_self(nodes.reference("", "", *link.children, internal=True, refuri=f"{target}/index.html"))
+
+
+def finish(app: Sphinx, error: Exception | None) -> None:
+    """Make the README what the site opens with, and warn of what a browser would fetch from elsewhere."""
+    if error is not None or app.builder.name != "html":
+        return
+    shutil.copyfile(Path(app.outdir, f"{root_doc}.html"), Path(app.outdir, "index.html"))
+    for file in (file for kind in ("html", "css") for file in sorted(Path(app.outdir).rglob(f"*.{kind}"))):
+        for found in EXTERNAL.finditer(file.read_text(encoding="utf-8")):
+            log.warning("%s asks for what lies elsewhere: %s", file.relative_to(app.outdir), found.group())
+
+
+def setup(app: Sphinx) -> None:
+    """Join these to the build."""
+    app.connect("source-read", complete)
+    app.connect("html-collect-pages", figures)
+    app.connect("doctree-read", lead)
+    app.connect("build-finished", finish)
