@@ -39,7 +39,7 @@ html_copy_source = False
 NAVIGATION = {
     "README": {
         "Use": ["docs/teachers", "docs/own-method", "docs/benchmark"],
-        "Reference": ["results/README", "docs/performance", "CHANGELOG"],
+        "Reference": ["docs/api", "results/README", "docs/performance", "CHANGELOG"],
         "Methods": ["docs/methods/*", "docs/defenses/*"],
         "Project": ["docs/architecture", "CONTRIBUTING", "SECURITY"],
     },

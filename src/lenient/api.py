@@ -55,6 +55,12 @@ def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherF
 
     `facts` are those of `load_teacher`; `trust_code` lets the file name code to run and places to visit.
     Raises TeacherError where it cannot be loaded.
+
+    Example:
+        >>> import torch
+        >>> student = lenient.load("runs/mine/student/model.safetensors")
+        >>> student(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
     network = load_network(str(path), trust_code=trust_code, **facts)
     return PixelClassifier(network.module, network.card).eval()
@@ -71,6 +77,11 @@ def inspect(
         trust_code: run code and visit places that files name; what you name needs no flag. A run whose student would
             need that is described by its files alone.
         facts: those of `distill`.
+
+    Example:
+        >>> found = lenient.inspect("teacher.safetensors")
+        >>> found["input_size"], found["num_classes"], found["method"]
+        ([1, 8, 8], 10, 'ta-dfkd')
     """
     try:
         network = load_teacher(teacher, trust_code=trust_code, **facts)
@@ -166,6 +177,17 @@ def distill(
 
     Under torchrun all processes call this alike, share the batch, and end up with the same student; the first one
     writes. Raises the errors of `lenient.errors`.
+
+    Example:
+        Ten steps show the way and teach nothing; without `steps` a run has those of the method's defaults.
+
+        >>> result = lenient.distill(
+        ...     "teacher.safetensors", "lenient:resnet8-half", steps=10, batch_size=16, output="runs/mine"
+        ... )
+        >>> result.summary.steps
+        10
+        >>> result.health.verdict == "ok"
+        False
     """
     network = load_teacher(teacher, trust_code=trust_code, **facts)
     own = None if isinstance(method, str) else method
@@ -238,6 +260,11 @@ def evaluate(
     Raises:
         TeacherError: a network cannot be loaded.
         UsageError: the data does not fit it, or statistics that it cannot have.
+
+    Example:
+        >>> measures = lenient.evaluate("runs/mine", "digits", teacher="teacher.safetensors")
+        >>> measures.n, 0 <= measures.accuracy <= 1, 0 <= measures.agreement <= 1
+        (359, True, True)
     """
     from lenient.data import load_data
 
@@ -334,6 +361,10 @@ def export(
     Raises:
         UsageError: an unknown format, a library that it needs is missing, or something lies at `output`.
         MachineError: the file read back gives other outputs, or the disk refuses.
+
+    Example:
+        >>> lenient.export("runs/mine", "student.safetensors", "safetensors", check=True)
+        0.0
     """
     return write_format(
         Path(run),
@@ -359,6 +390,10 @@ def report(run: str | Path) -> dict[str, Any]:
         run: a run folder.
 
     Raises what `lenient.reporting.write_report` does.
+
+    Example:
+        >>> lenient.report("runs/mine")["steps"]
+        10
     """
     return write_report(Path(run))
 
@@ -397,6 +432,11 @@ def sample(
         UsageError: not a run, a folder that holds files, or more images than fit on the disk.
         DamagedError: a file of the run is.
         TeacherError: the teacher is no longer where it was, or is another one.
+
+    Example:
+        >>> clipped = lenient.sample("runs/mine", "pictures", 4)
+        >>> 0 <= clipped <= 1
+        True
     """
     folder = check_empty(output)
     _check_count(count)
@@ -474,6 +514,12 @@ def synthesize(
         TeacherError: the teacher cannot be loaded or does not fit the method.
         HealthError: numbers were not finite for too long.
         MachineError: memory or disk gave out; DamagedError: a file of the run did.
+
+    Example:
+        >>> images = lenient.synthesize("runs/mine", 8, output="synthetic")
+        >>> image, soft_labels = images[0]
+        >>> image.shape, soft_labels.shape
+        (torch.Size([1, 8, 8]), torch.Size([10]))
     """
     folder = None if output is None else check_empty(output)
     _check_count(n)
@@ -579,6 +625,11 @@ def train_teacher(
         UsageError: an argument cannot be used, or something lies at `output`.
         HealthError: the loss became infinite or not a number.
         MachineError: memory or disk gave out.
+
+    Example:
+        >>> trained = lenient.train_teacher("digits", "lenient:resnet8-half", "teacher.safetensors", epochs=1)
+        >>> trained.history[-1].epoch
+        1
     """
     from lenient.core.config import nested
     from lenient.supervised.job import TeacherJob
@@ -603,7 +654,12 @@ def train_teacher(
 
 
 def list_methods() -> dict[str, MethodInfo]:
-    """Return what there is to know of each method, by name; those that were registered count."""
+    """Return what there is to know of each method, by name; those that were registered count.
+
+    Example:
+        >>> "ta-dfkd" in lenient.list_methods()
+        True
+    """
     return {name: method_info(name) for name in METHODS}
 
 

@@ -54,6 +54,17 @@ def register_method(name: str) -> Callable[[M], M]:
 
     Raises:
         UsageError: the name is taken, or is not of small letters, digits and hyphens.
+
+    Example:
+        >>> from typing import Literal
+        >>> from lenient.methods.dfad import DFAD, DFADSettings
+        >>> class Settings(DFADSettings):
+        ...     name: Literal["mine"] = "mine"
+        >>> @lenient.register_method("mine")
+        ... class Mine(DFAD):
+        ...     settings_type = Settings
+        >>> "mine" in lenient.list_methods()
+        True
     """
     if re.fullmatch(r"[a-z][a-z0-9-]{0,40}", name) is None:
         raise UsageError(f"method {visible(name, VALUE)}: a name is of small letters, digits and hyphens")

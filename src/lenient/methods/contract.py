@@ -87,7 +87,17 @@ class Phase:
 
 
 class Schedule:
-    """Which update comes when: phases in order, each a number of equal rounds; the last one goes on to the end."""
+    """Which update comes when: phases in order, each a number of equal rounds; the last one goes on to the end.
+
+    Example:
+        >>> from lenient.methods.contract import Phase
+        >>> inversion = Phase((("images", 50),), rounds=2)
+        >>> schedule = lenient.Schedule(inversion, Phase((("images", 1), ("student", 10))))
+        >>> [schedule.name(update) for update in (0, 99, 100, 101)]
+        ['images', 'images', 'images', 'student']
+        >>> schedule.updates_for(steps=10)
+        111
+    """
 
     def __init__(self, *phases: Phase) -> None:
         *first, last = phases
