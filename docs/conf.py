@@ -38,12 +38,13 @@ html_copy_source = False
 
 NAVIGATION = {
     "README": {
-        "Use": ["docs/teachers", "docs/own-method", "docs/benchmark"],
+        "Use": ["docs/teachers", "docs/verdict/README", "docs/own-method", "docs/benchmark"],
         "Reference": ["docs/api", "results/README", "docs/performance", "CHANGELOG"],
         "Methods": ["docs/methods/*", "docs/defenses/*"],
         "Project": ["docs/architecture", "CONTRIBUTING", "SECURITY"],
     },
     "results/README": {"": ["*"]},
+    "docs/verdict/README": {"": ["*"]},
 }
 """What stands below which page: captions with patterns of pages. Code hosts would show it as text: no page has it."""
 
