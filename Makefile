@@ -41,6 +41,7 @@ format: $(VENV)/.installed-dev  ## Format the code and repair what can be repair
 results: $(VENV)/.installed-dev  ## Draw the grids in results again from the records of their cells
 	for cells in $$(find results -name cells.json); do $(BIN)/lenient bench report $$cells || exit; done
 	$(BIN)/python benchmarks/claims.py results grids
+	$(BIN)/python benchmarks/choosing.py
 
 docs: $(VENV)/.installed-docs  ## Build the pages into build/docs, offline; a warning is an error
 	rm -rf build/docs

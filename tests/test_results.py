@@ -85,3 +85,10 @@ def test_pages_on_settings_follow_from_their_runs(monkeypatch: pytest.MonkeyPatc
 def test_the_claims_page_follows_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     assert (RESULTS / "README.md").read_text() == importlib.import_module("claims").read(RESULTS, ROOT / "grids")
+
+
+def test_the_figures_of_the_page_on_choosing_follow_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    text = (ROOT / "docs/choosing.md").read_text(encoding="utf-8")
+    assert importlib.import_module("choosing").filled(text) == text, "python benchmarks/choosing.py"
+    assert text.count("\n| ta-dfkd") > 3  # its blocks are filled

@@ -1,0 +1,218 @@
+"""Which method, which budget, what to expect: docs/choosing.md, from the records of the grids alone.
+
+python benchmarks/choosing.py        # writes docs/choosing.md from results/*/cells.json
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import typer
+
+from lenient.bench.report.records import NUM_CLASSES, Cell, Grid, read_grid
+from lenient.bench.report.results import context
+from lenient.core.numbers import duration, exact
+from lenient.evaluation import parameters
+from lenient.models import build_student
+from lenient.models.card import Card, Network
+from lenient.models.checking import heard_batch_norms
+from lenient.runs.request import PAPER, PRESETS
+from lenient.training.settings import DistillSettings
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "choosing.md"
+SIZES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
+"""Of the images; records do not say it."""
+NEAR = 0.9
+"""Share of the teacher's accuracy that a run is asked when it came to."""
+VERDICTS = ("ok", "warning", "failed")
+
+
+class Place(NamedTuple):
+    """What a figure holds for: data, and both networks."""
+
+    data: str
+    teacher: str
+    student: str
+
+
+class Told(NamedTuple):
+    """What is known of a place: which grids it has, their finished runs, and which rows of them are baselines."""
+
+    grids: tuple[Grid, ...]
+    rows: Mapping[str, tuple[Cell, ...]]
+    baselines: frozenset[str]
+
+
+def filled(text: str, folder: Path = RESULTS) -> str:
+    """Return the page's text with its figures written anew from the grids in a folder."""
+    found = places([read_grid(path) for path in sorted(folder.glob("*/cells.json"))])
+    tables = [line for place, told in found.items() for line in section(place, told)]
+    for name, lines in {"methods": tables, "verdicts": worth(found), "presets": presets()}.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", re.DOTALL)
+        text = block.sub(lambda match, lines=lines: "\n".join([match[1], *lines, ""]), text)
+    return text
+
+
+def places(grids: Sequence[Grid]) -> dict[Place, Told]:
+    """Sort the runs of methods and baselines by place; what a grid takes from another one counts once."""
+    found: dict[Place, list[tuple[Grid, Cell]]] = {}
+    for grid in grids:
+        for cell in grid.cells:
+            place = Place(grid.data, str(cell.raw["teacher"]["arch"]), cell.wanted.student)
+            if cell.wanted.id not in {known.wanted.id for _, known in found.setdefault(place, [])}:
+                found[place].append((grid, cell))
+    return {place: _told(pairs) for place, pairs in sorted(found.items(), key=lambda item: _order(item[0]))}
+
+
+def _order(place: Place) -> tuple[bool, int, Place]:
+    return (not has_batch_norm(place), math.prod(SIZES[place.data]), place)
+
+
+def _told(pairs: Sequence[tuple[Grid, Cell]]) -> Told:
+    rows: dict[str, list[Cell]] = {}
+    baselines = {cell.row for grid, cell in pairs if grid.is_baseline(cell.row)}
+    for _, cell in pairs:
+        if (
+            cell.row in baselines or cell.row.split(",")[0] == cell.method
+        ):  # not one of somebody's losses, or of a sweep
+            budget = f", {exact(cell.raw['steps'])} steps"
+            rows.setdefault(cell.row + budget, []).append(cell)
+    grids = {grid.name: grid for grid, _ in pairs}
+    return Told(
+        tuple(grids.values()),
+        {row: tuple(cells) for row, cells in rows.items()},
+        frozenset(baselines),
+    )
+
+
+@cache
+def network(data: str, arch: str) -> Network:
+    """Return a network as it is for the images of some data."""
+    size = SIZES[data]
+    return build_student(arch, Card(None, size, NUM_CLASSES[data], (0.5,) * size[0], (0.5,) * size[0]), seed=0)
+
+
+def has_batch_norm(place: Place) -> bool:
+    """Whether the teachers of a place have any."""
+    return bool(heard_batch_norms(network(place.data, place.teacher)))
+
+
+def named(data: str, arch: str) -> str:
+    """Return a network's name with its size."""
+    return f"`{arch}` ({parameters(network(data, arch).module):,} weights)"
+
+
+def section(place: Place, told: Told) -> list[str]:
+    """Return one table of rows, the best first, baselines last."""
+    known = [context(grid) for grid in told.grids]
+    data, size = known[0]["data"], " x ".join(map(str, SIZES[place.data]))
+    accuracies = [cell.teacher_accuracy for cells in told.rows.values() for cell in cells]
+    names = ", ".join(f"[{grid.name}](../results/{grid.name}/tables/table-3.md)" for grid in told.grids)
+    machines = "; ".join(sorted({words["machine"].split(", torch")[0] for words in known}))
+    return [
+        f"### {data}, teacher {'with' if has_batch_norm(place) else 'without'} batch norm",
+        "",
+        f"{NUM_CLASSES[place.data]} classes, images of {size}. Teacher {named(place.data, place.teacher)},",
+        f"{spread(accuracies)} % right on test images; student {named(place.data, place.student)}.",
+        f"Grids: {names}. Machine: {machines}.",
+        "",
+        f"| method | runs | of the teacher's accuracy, % | {NEAR:.0%} of it after steps | a run takes | verdicts |",
+        "|---|---|---|---|---|---|",
+        *(row(name, cells, told) for name, cells in ranked(told)),
+        "",
+    ]
+
+
+def ranked(told: Told) -> list[tuple[str, tuple[Cell, ...]]]:
+    """Return methods by what they came to, then baselines."""
+
+    def place(item: tuple[str, tuple[Cell, ...]]) -> tuple[bool, float]:
+        return item[1][0].row in told.baselines, -statistics.median(map(share, item[1]))
+
+    return sorted(told.rows.items(), key=place)
+
+
+def row(name: str, cells: Sequence[Cell], told: Told) -> str:
+    """Return one line of a table."""
+    shown = f"*{name}*" if cells[0].row in told.baselines else name
+    reached = statistics.median(steps_to(cell) for cell in cells)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict in VERDICTS if (count := counted(cells, verdict)))
+    seconds = statistics.median(cell.number("cost.seconds") for cell in cells)
+    values = (
+        shown,
+        str(len(cells)),
+        spread([share(cell) for cell in cells]),
+        "not reached" if math.isinf(reached) else exact(int(reached)),
+        duration(seconds),
+        verdicts,
+    )
+    return f"| {' | '.join(values)} |"
+
+
+def share(cell: Cell) -> float:
+    """Return which share of its teacher's accuracy a student came to."""
+    return cell.number("acc_last_k") / cell.teacher_accuracy
+
+
+def steps_to(cell: Cell) -> float:
+    """Return the steps after which a student was first near its teacher; infinite where it never was."""
+    steps, accuracies = cell.series("curve")
+    reached = (step for step, value in zip(steps, accuracies, strict=True) if value >= NEAR * cell.teacher_accuracy)
+    return next(reached, math.inf)
+
+
+def counted(cells: Sequence[Cell], verdict: str) -> int:
+    """Return how many runs have a verdict."""
+    return sum(cell.raw["verdict"] == verdict for cell in cells)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write a median with its range, in percent."""
+    low, middle, high = (f"{100 * value:.1f}" for value in (min(values), statistics.median(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def worth(found: Mapping[Place, Told]) -> list[str]:
+    """Return what students came to by the verdicts of their runs, baselines left out."""
+    lines = []
+    for place, told in found.items():
+        runs = [cell for cells in told.rows.values() for cell in cells if cell.row not in told.baselines]
+        runs.sort(key=lambda cell: VERDICTS.index(cell.raw["verdict"]))
+        title = context(told.grids[0])["data"]
+        norm = "yes" if has_batch_norm(place) else "no"
+        for verdict, group in groupby(runs, key=lambda cell: str(cell.raw["verdict"])):
+            cells = list(group)
+            lines.append(f"| {title} | {norm} | {verdict} | {len(cells)} | {spread([share(cell) for cell in cells])} |")
+    return [
+        "| data | batch norm | verdict | runs | of the teacher's accuracy, % |",
+        "|---|---|---|---|---|",
+        *lines,
+    ]
+
+
+def presets() -> list[str]:
+    """Return how long the presets run."""
+    usual = {key: DistillSettings.model_fields[key].default for key in ("steps", "batch_size")}
+    lines = [
+        f"| `{name}` | {' | '.join(exact((usual | values)[key]) for key in usual)} |"
+        for name, values in PRESETS.items()
+        if name != PAPER
+    ]
+    return ["| `--preset` | steps | images a step |", "|---|---|---|", *lines]
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
