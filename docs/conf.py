@@ -55,12 +55,12 @@ EXTERNAL = re.compile(
 
 
 def complete(app: Sphinx, page: str, text: list[str]) -> None:
-    """Give pages their navigation; tables of grids are reached from pages about them."""
+    """Give pages their navigation; tables of grids are reached from pages about them, and not by search."""
     for caption, below in NAVIGATION.get(page, {}).items():
         options = f":caption: {caption}" if caption else ""
         text[0] += "\n".join(("", "```{toctree}", ":hidden:", ":glob:", options, "", *below, "```", ""))
     if "/tables/" in page:
-        text[0] = f"---\norphan: true\n---\n{text[0].replace('### ', '# ', 1)}"
+        text[0] = f"---\norphan: true\nnosearch: true\n---\n{text[0].replace('### ', '# ', 1)}"
 
 
 def figures(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
