@@ -123,6 +123,17 @@ def check_compiler(device: torch.device) -> None:
         raise UsageError(f"--compile: torch cannot compile here ({reason}); leave it out") from error
 
 
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor of the host's on a device, without waiting for what that has still to do.
+
+    A plain `to` would: CUDA copies in the background only what lies in pinned memory.
+    """
+    target = torch.device(device)
+    if target.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(target)
+    return tensor.pin_memory().to(target, non_blocking=True)
+
+
 class Readback:
     """Brings a few numbers to the host one phase late, so that asking for them never stalls the device.
 

@@ -55,10 +55,13 @@ class Streams:
     def seed_global(self, name: str, update: int) -> None:
         """Seed torch's global stream, which dropout and library transforms draw from, for one update."""
         seed = derive(self.seed, f"global/{name}", update)
-        if self.device.type == "cpu":  # for every kind of device that is not in use, `manual_seed` formats a stack
-            torch.default_generator.manual_seed(seed)
-        else:
+        if self.device.type == "mps":
             torch.manual_seed(seed)
+            return
+        torch.default_generator.manual_seed(seed)  # for each kind that is not in use, `manual_seed` formats a stack
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lenient.core.crops import cropped
+from lenient.core.runtime import sent
 
 Augment = Callable[[Tensor, torch.Generator | None], Tensor]
 
@@ -30,7 +31,7 @@ def shift(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
 def crop_flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Shift each image as `shift` does, then mirror it left to right with probability one half."""
     reach, down, across = _places(images, generator)
-    mirrored = torch.rand(len(images), 1, generator=generator).to(images.device) < 0.5
+    mirrored = sent(torch.rand(len(images), 1, generator=generator) < 0.5, images.device)
     return cropped(images, reach, down, across, mirrored)
 
 
@@ -38,7 +39,7 @@ def _places(images: Tensor, generator: torch.Generator | None) -> tuple[tuple[in
     number, _, height, width = images.shape
     reach = max(1, height // 8), max(1, width // 8)
     down, across = (torch.randint(0, 2 * most + 1, (number, 1), generator=generator) for most in reach)
-    return reach, down.to(images.device), across.to(images.device)
+    return reach, sent(down, images.device), sent(across, images.device)
 
 
 AUGMENTS: dict[str, Augment] = {"none": unchanged, "shift": shift, "crop-flip": crop_flip}

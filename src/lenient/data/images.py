@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lenient.core.errors import UsageError
+from lenient.core.runtime import sent
 from lenient.data.augment import AUGMENTS, Augment
 from lenient.data.folder import FolderImages
 
@@ -75,13 +76,13 @@ class ImageSet:
             raise UsageError(f"batch_size must be at least 1, got {batch_size}")
         change = _augment(augment)
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
-        chunks = [chunk.to(self.labels.device) for chunk in order.split(batch_size)]
+        chunks = list(sent(order, self.labels.device).split(batch_size))
         if drop_last and len(chunks) > 1 and len(chunks[-1]) < batch_size:
             chunks.pop()
         for chunk, stored in zip(chunks, self._stored(chunks), strict=True):
             target = self.labels.device if device is None else torch.device(device)
-            images = fitted(stored.to(target, non_blocking=True), self.input_size)
-            yield change(images, generator).float().div_(255), self.labels[chunk].to(target, non_blocking=True)
+            images = fitted(sent(stored, target), self.input_size)
+            yield change(images, generator).float().div_(255), sent(self.labels[chunk], target)
 
     def _stored(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the stored images of each chunk; files are decoded one batch ahead."""

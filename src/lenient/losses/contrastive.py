@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lenient.core import ranks
 from lenient.core.reductions import batch_mean
-from lenient.core.runtime import Runtime
+from lenient.core.runtime import Runtime, sent
 from lenient.core.seeding import Streams
 from lenient.core.segments import Rows
 from lenient.losses.objective import Needs
@@ -98,12 +98,12 @@ class ContrastiveBank:
         """Return the term."""
         local, whole = self._features(batch)
         order = torch.randperm(len(self), generator=self.streams.host("bank", batch.clock.update))[: self.drawn]
-        places = order.to(local.device)
+        places = sent(order, local.device)
         anchors = self.module(torch.cat([local, self._rows["local"][places]]))
         with torch.no_grad():
             others = torch.cat([ranks.gather(self.module(whole)), self.module(self._rows["whole"][places])])
         new, old = torch.arange(len(local)) + ranks.rank() * len(local), torch.arange(len(order)) - len(order)
-        own = torch.cat([new, old + len(others)]).to(local.device)
+        own = sent(torch.cat([new, old + len(others)]), local.device)
         losses = info_nce(anchors, others, own, self.temperature)
         mean = batch_mean(losses[: len(local)])
         return mean + batch_mean(losses[len(local) :]) if len(order) else mean

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lenient.core import ranks
 from lenient.core.errors import UsageError
 from lenient.core.modes import mode
+from lenient.core.runtime import sent
 from lenient.losses.objective import Needs, Objective
 from lenient.methods.batches import Batches, Place
 from lenient.methods.contract import (
@@ -106,7 +107,7 @@ class Inversion:
         view, read = shown.inputs, {need.view for need in needs}
         others = {name: make() for name, make in shown.others.items() if name in read}
         answers = self._answers(view, [need for need in needs if need.view not in others])
-        whole = self.batches.labels(place.number).to(view.device)
+        whole = sent(self.batches.labels(place.number), view.device)
         labels = whole.chunk(len(self.batches.pieces))[place.piece]
         weight = torch.ones(len(view), device=view.device)
         batch = Batch(

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from lenient.core import ranks
 from lenient.core.errors import TeacherError
 from lenient.core.modes import mode
+from lenient.core.runtime import sent
 from lenient.core.seeding import untouched_global_rng
 from lenient.core.text import VALUE, visible
 from lenient.generators.label_embedding import FLAG, RANDOM_LENGTH, LabelGenerator, read_codes
@@ -135,7 +136,7 @@ def labelled(
     tapped = taps(generator.body)
 
     def show(clock: Clock, place: Place) -> Shown:
-        whole = labels(place.number).to(streams.device)
+        whole = sent(labels(place.number), streams.device)
         mine, drawn = ranks.mine(whole), list[Tensor]()
         with hooked(tapped, lambda layer, inputs, output: drawn.append(output)):
             # a compiled generator calls no hooks

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lenient.core import ranks
 from lenient.core.errors import TeacherError
+from lenient.core.runtime import sent
 from lenient.losses.objective import Objective
 from lenient.losses.prior import LabelPrior
 from lenient.methods.batches import Batches, Place, Shown
@@ -107,7 +108,7 @@ class ZSKD:
             adam(pixels, s.pixels_lr),
             Objective({"class_prior": (1.0, LabelPrior(s.temperature, "similar classes"))}),
             show,
-            lambda number: targets(s.images_of(context), number).to(runtime.device, runtime.dtype),
+            lambda number: sent(targets(s.images_of(context), number), runtime.device).to(runtime.dtype),
             start=noise,
             follow=follow,
             parts={"sampler": "pixels", "labels": "drawn distributions"},

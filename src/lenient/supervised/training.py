@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lenient.core.conv_cpu import SmallMaps
 from lenient.core.errors import HealthError, UsageError
 from lenient.core.memory import memory_errors
-from lenient.core.runtime import Runtime
+from lenient.core.runtime import Runtime, sent
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.data import ImageSet
 from lenient.evaluation import accuracy
@@ -227,7 +227,7 @@ def mixed(images: Tensor, targets: Tensor, alpha: float, generator: torch.Genera
     seed = int(torch.randint(2**31, (), generator=generator))
     share = float(np.random.default_rng(seed).beta(alpha, alpha))
     share = min(share, 1 - share)
-    partner = torch.randperm(len(images), generator=generator).to(images.device)
+    partner = sent(torch.randperm(len(images), generator=generator), images.device)
     return torch.lerp(images, images[partner], share), torch.lerp(targets, targets[partner], share)
 
 

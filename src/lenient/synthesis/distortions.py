@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lenient.core import ranks
+from lenient.core.runtime import sent
 from lenient.core.seeding import Streams
 
 SCALES = (0.9, 0.75, 0.6)
@@ -72,7 +73,7 @@ def distorted(images: Tensor, streams: Streams, name: str, update: int) -> Tenso
     random stream for the whole batch. What comes in from outside is black; the gradient to the images is kept."""
     count, _, height, width = images.shape
     whole = count * ranks.count()
-    matrices, peppered, noisy = (own.to(images.device) for own in kinds(height / width))
+    matrices, peppered, noisy = (sent(own, images.device) for own in kinds(height / width))
     kind = ranks.mine(streams.integers(f"{name}/kind", update, (whole,), len(matrices)))
     grid = F.affine_grid(matrices[kind].to(images.dtype), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, align_corners=False)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lenient.core.runtime import sent
 from lenient.core.seeding import Streams
 from lenient.synthesis.photo import patch
 
@@ -39,7 +40,7 @@ def drawings(numbers: range, input_size: Size, streams: Streams, name: str, phot
         rng = streams.numpy(name, number)
         return patch(rng, input_size) if rng.random() < photos else _drawing(rng, input_size)
 
-    return torch.from_numpy(np.stack([made(number) for number in numbers])).to(streams.device)
+    return sent(torch.from_numpy(np.stack([made(number) for number in numbers])), streams.device)
 
 
 def _drawing(rng: Generator, size: Size) -> Pixels:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lenient.core import ranks
 from lenient.core.errors import UsageError
+from lenient.core.runtime import sent
 from lenient.synthesis.source import Drawn, Source
 from lenient.teacher.batch import Clock
 
@@ -42,7 +43,7 @@ class Mixed:
     def batch(self, clock: Clock) -> Drawn:
         """Return the first one's batch with the others' images in it."""
         drawn, shown = self.own.batch(clock), self.others.batch(clock)
-        self._order = self._order.to(drawn.batch.images.device)
+        self._order = sent(self._order, drawn.batch.images.device)
         return drawn._replace(
             batch=drawn.batch.with_others(shown.batch, self._order), images=drawn.images + shown.images
         )

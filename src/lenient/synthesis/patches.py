@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lenient.core.runtime import sent
 from lenient.core.seeding import Streams
 from lenient.synthesis.photo import NAMES, in_these_channels, pictures
 
@@ -40,7 +41,7 @@ def patches(count: int, input_size: tuple[int, int, int], streams: Streams, name
     images = torch.from_numpy(made).permute(0, 3, 1, 2).float() / 255
     chosen = torch.from_numpy(rng.random((count, 1, 1, 1)) < 0.5)
     images = torch.where(chosen, coloured(images, rng), images)
-    return in_these_channels(images, input_size[0], streams, name, update).to(streams.device)
+    return sent(in_these_channels(images, input_size[0], streams, name, update), streams.device)
 
 
 def _patch(rng: Generator, picture: Image.Image, height: int, width: int) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lenient.core.runtime import sent
 from lenient.core.seeding import Streams
 
 NAMES = ("china.jpg", "flower.jpg")
@@ -61,7 +62,7 @@ def crops(count: int, input_size: tuple[int, int, int], streams: Streams, name: 
     channels, height, width = input_size
     draws = torch.rand((count, 4), generator=streams.host(name, update)).tolist()
     made = [_crop(photographs()[index % len(NAMES)], height, width, *draw) for index, draw in enumerate(draws)]
-    return in_these_channels(torch.stack(made), channels, streams, name, update).to(streams.device)
+    return sent(in_these_channels(torch.stack(made), channels, streams, name, update), streams.device)
 
 
 def in_these_channels(images: Tensor, channels: int, streams: Streams, name: str, update: int) -> Tensor:

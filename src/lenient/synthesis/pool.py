@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lenient.core import ranks
-from lenient.core.runtime import Runtime
+from lenient.core.runtime import Runtime, sent
 from lenient.core.seeding import Streams
 from lenient.core.segments import Rows
 from lenient.synthesis.source import Drawn
@@ -79,7 +79,7 @@ class Pool:
         """Return the places (n,) of up to `count` different images, all of them where there are fewer, by the key of a
         random stream."""
         order = torch.randperm(len(self), generator=self.streams.host(name, update))
-        return order[:count].to(self.streams.device)
+        return sent(order[:count], self.streams.device)
 
     @torch.no_grad()
     def batch(self, clock: Clock) -> Drawn:

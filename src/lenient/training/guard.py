@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,22 +19,28 @@ VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 class Guard:
     """Undoes what an update with non-finite numbers did to the networks, without asking the host.
 
-    Buffers, which a forward pass in training mode moves, are put back by selection on the device; `step` leaves weights
-    and the optimizer's state as they were.
+    Buffers, which a forward pass in training mode moves, are put back by selection on the device, all of a type at
+    once: hundreds of small ones would keep an accelerator waiting. `step` leaves weights and the optimizer's state as
+    they were.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._buffers = [buffer for module in modules for buffer in module.buffers()]
+        kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for module in modules:
+            for buffer in module.buffers():
+                kinds.setdefault((buffer.dtype, buffer.device), []).append(buffer)
+        self._kinds = list(kinds.values())
 
     @contextmanager
     def watch(self) -> Iterator[Callable[[Iterable[Tensor]], Tensor]]:
         """Open a step; call the yielded function with the tensors that must be finite, it returns a 0/1 float `bad`."""
-        before = [buffer.clone() for buffer in self._buffers]
+        before = [_flat(kind) for kind in self._kinds]
 
         def settle(tensors: Iterable[Tensor]) -> Tensor:
             bad = any_nonfinite(tensors)
-            for buffer, old in zip(self._buffers, before, strict=True):
-                buffer.copy_(torch.where(bad > 0, old, buffer))
+            for kind, old in zip(self._kinds, before, strict=True):
+                parts = torch.where(bad > 0, old, _flat(kind)).split([buffer.numel() for buffer in kind])
+                torch._foreach_copy_(kind, [part.view(own.shape) for part, own in zip(parts, kind, strict=True)])
             return bad
 
         yield settle
@@ -61,6 +67,11 @@ class Guard:
         for key, value in _tensors_of(optimizer):  # some optimizers put other tensors there
             if key in state:
                 value.copy_(torch.where(bad > 0, state[key], value))
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Return a copy of all values of tensors of one type, (N,)."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def _tensors_of(optimizer: Optimizer) -> Iterator[tuple[tuple[Tensor, str], Tensor]]:
