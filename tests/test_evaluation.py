@@ -146,6 +146,7 @@ def test_tensors_come_back_even_if_replaced_meanwhile() -> None:
         assert torch.equal(value, before[name][1])
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_measuring_on_a_gpu_gives_the_same_numbers(problem: tuple[Table, Table, ImageSet]) -> None:
     model, teacher, data = problem

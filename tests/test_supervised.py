@@ -147,6 +147,7 @@ def test_bf16_trains_to_float32_contiguous_weights(digits: ImageSet) -> None:
         assert value.dtype in (torch.float32, torch.int64)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_training_on_a_gpu_learns_and_comes_back(held: ImageSet) -> None:
     built, recipe = network(), TeacherRecipe(**(TINY | {"epochs": 8}))

@@ -128,13 +128,13 @@ def distillation(teacher: Network | None = None, student: Network | None = None,
     return Distillation(frozen, student or tiny_student(), settings(**changes), CPU)
 
 
-def stored(run: Distillation, path: Path) -> dict[str, Any]:
+def stored(run: Distillation, path: Path, device: torch.device = CPU.device) -> dict[str, Any]:
     """The state of a run as it comes back from a checkpoint in a folder."""
     folder = RunFolder.create(path)
     folder.open_logs(0)
     folder.save_checkpoint(run.state_dict())
     folder.close()
-    state = RunFolder(path).load_checkpoint(CPU.device)
+    state = RunFolder(path).load_checkpoint(device)
     assert state is not None
     return state
 

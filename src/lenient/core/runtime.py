@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -121,6 +121,22 @@ def check_compiler(device: torch.device) -> None:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"--compile: torch cannot compile here ({reason}); leave it out") from error
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Take only those of cuDNN's algorithms that give the same bits each time, chosen by shape and not by trial, so
+    that a run that is taken up again goes on as it would have; nothing on other devices."""
+    if device.type != "cuda":
+        yield
+        return
+    own = torch.backends.cudnn
+    before = own.benchmark, own.deterministic
+    own.benchmark, own.deterministic = False, True
+    try:
+        yield
+    finally:
+        own.benchmark, own.deterministic = before
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -52,6 +52,10 @@ class Streams:
         """Return an int64 tensor of `shape` on the device, uniform in [0, high)."""
         return torch.randint(high, shape, generator=self.generator(name, update), device=self.device)
 
+    def permutation(self, name: str, update: int, count: int) -> Tensor:
+        """Return the numbers 0 to `count` - 1 in a random order, int64 (count,) on the device."""
+        return torch.randperm(count, generator=self.generator(name, update), device=self.device)
+
     def seed_global(self, name: str, update: int) -> None:
         """Seed torch's global stream, which dropout and library transforms draw from, for one update."""
         seed = derive(self.seed, f"global/{name}", update)

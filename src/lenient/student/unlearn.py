@@ -130,8 +130,7 @@ class Unlearning:
         """Return the outer divergence and its total derivative with respect to the student's parameters."""
         s, inputs = self.settings, new.inputs[self.view].detach()
         whole = len(inputs) * ranks.count()
-        stream = self.streams.generator("perturbed-images", new.clock.update)
-        order = torch.randperm(whole, generator=stream, device=inputs.device)
+        order = self.streams.permutation("perturbed-images", new.clock.update, whole)
         chosen = ranks.mine(order < max(int(s.affected * whole), 1)).to(inputs.dtype).view(-1, 1, 1, 1)
         constant = self._constant(inputs)
 

@@ -122,7 +122,7 @@ def boxes_of_others(images: Tensor, streams: Streams, name: str, update: int) ->
     its middle anywhere. The gradient reaches both images, whichever rank drew them.
     """
     count, (height, width) = len(images) * ranks.count(), images.shape[2:]
-    order = torch.randperm(count, generator=streams.generator(f"{name}/others", update), device=streams.device)
+    order = streams.permutation(f"{name}/others", update, count)
     others, drawn = ranks.mine(order), ranks.mine(streams.uniform(f"{name}/boxes", update, (count, 3)))
     side = drawn[:, :1].sqrt() / 2
 

@@ -19,7 +19,7 @@ from lenient.core.errors import DamagedError, TeacherError
 from lenient.core.memory import memory_errors
 from lenient.core.modes import mode
 from lenient.core.optimizers import load_optimizer
-from lenient.core.runtime import Runtime, in_parts
+from lenient.core.runtime import Runtime, in_parts, repeatable
 from lenient.core.schemas import ANEW, damaged
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.core.segments import Segments
@@ -559,7 +559,14 @@ def check_batch_norms(method: Method, settings: DistillSettings, layers: Sequenc
 
 
 def run_loop(distillation: Distillation, until: Callable[[], bool] | None = None) -> Result:
-    """Run, as `Distillation.run`, under signal handling, memory errors turned into words, and the caller's random
-    streams untouched."""
-    with untouched_global_rng(), stop_on_signals() as stop, save_on_signals() as save, memory_errors():
+    """Run, as `Distillation.run`, under signal handling, memory errors turned into words, the caller's random streams
+    untouched, and an accelerator's algorithms those that give the same bits each time."""
+    device = distillation.runtime.device
+    with (
+        untouched_global_rng(),
+        stop_on_signals() as stop,
+        save_on_signals() as save,
+        memory_errors(),
+        repeatable(device),
+    ):
         return distillation.run(stop, save, until)
