@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from published import STUDENT_STEPS
 from speed_curves import FILE
+from speed_text import duration, figures, machine, spread, table, wrapped
 
 NAMES = {
     "published": "as released",
@@ -43,7 +43,7 @@ def page(written: Mapping[str, Any], name: str) -> str:
     lines = [
         "# Speed and memory",
         "",
-        *_wrap(
+        *wrapped(
             f"Written by `benchmarks/speed.py` from `{name}`; no figure is typed. One *outer iteration* is ten student "
             "steps and one generator step of TA-DFKD."
         ),
@@ -65,8 +65,8 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
     return [
         f"## `{pair['teacher']}` to `{pair['student']}`, {size}, batch {pair['batch']}",
         "",
-        *_wrap(
-            f"{_machine(pair['machine'])}. Teacher: {pair['teacher_weights']}. Median (least to most) of "
+        *wrapped(
+            f"{machine(pair['machine'])}. Teacher: {pair['teacher_weights']}. Median (least to most) of "
             f"{pair['rounds']} rounds in which all ways take turns, after {pair['warmup']} warm-up. *Times as fast*: "
             "the ratio to the released procedure within each round. It always makes two views, so the ways with two "
             "are its like. Rounds of synthesis for a student batch follow from the share that the teacher vouches for "
@@ -75,13 +75,13 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
             "the threads while the student learns, which `overlap: auto` takes where a trial finds it faster."
         ),
         "",
-        *_table(
+        *table(
             ["way", "seconds", "times as fast", "kept", "rounds per student step", "rejects"],
             [
                 [
                     name,
-                    _spread(way["seconds"]["values"]),
-                    "1" if name == NAMES["published"] else _spread(way["speedup"]["values"]),
+                    spread(way["seconds"]["values"]),
+                    "1" if name == NAMES["published"] else spread(way["speedup"]["values"]),
                     f"{way['kept']:.0%}",
                     f"{way['rounds_per_step']:.2f}",
                     f"{way['shortfall']:.1%}",
@@ -90,34 +90,34 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
             ],
         ),
         "",
-        *_wrap(
+        *wrapped(
             "Images that went through each network in one more iteration, which was not timed, and all floating-point "
             "operations of that iteration. A backward pass goes to the inputs; where it fills weight gradients as well "
             "it costs about twice as much."
         ),
         "",
-        *_table(
+        *table(
             ["way", *COUNTS.values(), "Gflop"],
             [
-                [name, *(f"{way['counts'][key]:,}" for key in COUNTS), _figures(way["flops"] / 1e9)]
+                [name, *(f"{way['counts'][key]:,}" for key in COUNTS), figures(way["flops"] / 1e9)]
                 for name, way in ways.items()
             ],
         ),
         "",
-        *_wrap(
+        *wrapped(
             "The limit is the time that the convolutions and linear layers of the fewest passes would take alone, each "
             "at the best speed that the same layer reaches by itself on this machine. The fewest passes follow from "
             "each way's own kept share. `benchmarks/speed_limit.py` has the definition."
         ),
         "",
-        *_table(
+        *table(
             ["way", "Gflop needed", "limit, seconds", "Gflop/s at the limit", "limit / time"],
             [
                 [
                     name,
-                    _figures(way["needed_flops"] / 1e9),
-                    _figures(way["limit_seconds"]),
-                    _figures(way["needed_flops"] / way["limit_seconds"] / 1e9),
+                    figures(way["needed_flops"] / 1e9),
+                    figures(way["limit_seconds"]),
+                    figures(way["needed_flops"] / way["limit_seconds"] / 1e9),
                     f"{way['share_of_limit']:.0%}",
                 ]
                 for name, way in ways.items()
@@ -130,9 +130,9 @@ def _pair(pair: Mapping[str, Any]) -> list[str]:
 
 def _profile(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
-        *_wrap("Where the host's time goes in one iteration of ours in bfloat16 with one view, by torch's profiler."),
+        *wrapped("Where the host's time goes in one iteration of ours in bfloat16 with one view, by torch's profiler."),
         "",
-        *_table(
+        *table(
             ["operator", "share", "calls"],
             [[f"`{row['operator']}`", f"{row['share']:.1%}", f"{row['calls']:,}"] for row in rows],
         ),
@@ -147,7 +147,7 @@ def _ranks(found: Mapping[str, Any]) -> list[str]:
             f"{row['batch']}",
             f"{row['processes']}",
             f"{row['threads']}",
-            _spread(row["seconds"]),
+            spread(row["seconds"]),
             f"{statistics.median(alone[row['pair']]) / statistics.median(row['seconds']):.2f}",
         ]
         for row in found["rows"]
@@ -155,13 +155,13 @@ def _ranks(found: Mapping[str, Any]) -> list[str]:
     return [
         "## Several processes",
         "",
-        *_wrap(
-            f"{_machine(found['machine'])} here and there, see the table. One outer iteration of ours, bfloat16, one "
+        *wrapped(
+            f"{machine(found['machine'])} here and there, see the table. One outer iteration of ours, bfloat16, one "
             f"view, random teachers, the same batch on all processes together: median (least to most) of "
             f"{found['rounds']} after a warm-up."
         ),
         "",
-        *_table(["pair", "batch", "processes", "threads each", "seconds", "times as fast as one thread"], rows),
+        *table(["pair", "batch", "processes", "threads each", "seconds", "times as fast as one thread"], rows),
     ]
 
 
@@ -170,19 +170,19 @@ def _growth(growth: Mapping[str, Any]) -> list[str]:
     lines = [
         "## Growth",
         "",
-        *_wrap(
-            f"{_machine(growth['machine'])}. The library's loop from `{base['teacher']}` to `{growth['student']}`, "
+        *wrapped(
+            f"{machine(growth['machine'])}. The library's loop from `{base['teacher']}` to `{growth['student']}`, "
             f"batch {base['batch']}, {base['size']}x{base['size']} pixels, {base['classes']} classes, precision "
             f"{growth['precision']}, augmentation {growth['augmentation']}, random teachers, "
             f"{growth['synthesis_rounds']} rounds of synthesis for each student batch; one value changed at a time, "
             "each in a process of its own."
         ),
         "",
-        *_wrap(
+        *wrapped(
             f"Seconds are an outer iteration's, divided by its {STUDENT_STEPS} student steps: median (least to most) "
             f"of {growth['rounds']} at most. The factor is to the line above. Memory is the process's peak (on a GPU: "
             "the device's), of which *before* was there without a network. A point begins no iteration that would end "
-            f"after {_figures(growth['cap'])} s: with `*` its first one, the warm-up, is all there is. After twice "
+            f"after {figures(growth['cap'])} s: with `*` its first one, the warm-up, is all there is. After twice "
             "that time it is ended. The dotted line is in proportion to the number of images, or of pixels."
         ),
         "",
@@ -197,15 +197,15 @@ def _growth(growth: Mapping[str, Any]) -> list[str]:
             above = seconds or above
             rows.append([f"{point[axis]}", *(_measured(point, factor) if seconds else _missing(point))])
         heads = [HEADS[axis], "seconds per student step", "factor", "ms per image", "peak MiB", "before, MiB"]
-        lines += ["", *_table(heads, rows)]
+        lines += ["", *table(heads, rows)]
     return lines
 
 
 def _measured(point: Mapping[str, Any], factor: str) -> list[str]:
-    seconds = _spread(point["seconds_per_step"]) + ("" if point["warm"] else " *")
+    seconds = spread(point["seconds_per_step"]) + ("" if point["warm"] else " *")
     per_image = 1e3 * statistics.median(point["seconds_per_step"]) / point["batch"]
     memory = [f"{point[key] / 2**20:,.0f}" for key in ("peak_bytes", "bytes_before")]
-    return [seconds, factor, _figures(per_image), *memory]
+    return [seconds, factor, figures(per_image), *memory]
 
 
 def _missing(point: Mapping[str, Any]) -> list[str]:
@@ -230,12 +230,12 @@ def full_runs(written: Mapping[str, Any]) -> list[str]:
             continue
         seconds = per_image * FULL_BATCH * steps * larger[0] * more[0]
         factors = [f"{factor:.2f}{'' if known else ' *'}" for factor, known in (larger, more)]
-        rows.append([data, f"{steps:,}", *factors, *(_duration(seconds / count) for count in DEVICES)])
+        rows.append([data, f"{steps:,}", *factors, *(duration(seconds / count) for count in DEVICES)])
     heads = ["data", "student steps", "size factor", "classes factor"]
     heads += [f"{count} device{'' if count == 1 else 's'}" for count in DEVICES]
     assumed = (
         f"One device is the machine of the first table. Time is linear in images: a step of {FULL_BATCH} takes as long "
-        f"per image as one of {pair['batch']}, {_figures(1e3 * per_image)} ms ({NAMES[name]}; `{pair['teacher']}` to "
+        f"per image as one of {pair['batch']}, {figures(1e3 * per_image)} ms ({NAMES[name]}; `{pair['teacher']}` to "
         f"`{pair['student']}`; {pair['teacher_weights']}; kept: {way['kept']:.0%}).",
         "Larger images and more classes cost the factors that the tables of growth have, though for other networks. "
         "With `*` a value was not measured: between two points it is interpolated, beyond the last one time grows with "
@@ -246,8 +246,8 @@ def full_runs(written: Mapping[str, Any]) -> list[str]:
     )
     lines = ["", "## What whole runs would take", "", "Estimates, not measurements. They assume:", ""]
     for text in assumed:
-        lines += _wrap(text, "- ")
-    return [*lines, "", *_table(heads, rows)]
+        lines += wrapped(text, "- ")
+    return [*lines, "", *table(heads, rows)]
 
 
 def relative(
@@ -297,36 +297,3 @@ def _commands(written: Mapping[str, Any], path: str) -> list[str]:
 
 def _median(point: Mapping[str, Any]) -> float | None:
     return statistics.median(point["seconds_per_step"]) if point["seconds_per_step"] else None
-
-
-def _wrap(text: str, bullet: str = "") -> list[str]:
-    wrapper = textwrap.TextWrapper(120, bullet, " " * len(bullet), break_long_words=False, break_on_hyphens=False)
-    return wrapper.wrap(text)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
-    return [lines[0], "|" + "---|" * len(heads), *lines[1:]]
-
-
-def _spread(values: Sequence[float]) -> str:
-    """Median (least to most)."""
-    middle, least, most = (_figures(value) for value in (statistics.median(values), min(values), max(values)))
-    return middle if least == most else f"{middle} ({least} to {most})"
-
-
-def _figures(value: float) -> str:
-    """Three significant figures at least, never in powers of ten."""
-    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}" if abs(value) >= 1e-4 else f"{value:.6f}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{_figures(seconds / length)} {unit}"
-    return f"{_figures(seconds)} seconds"
-
-
-def _machine(facts: Mapping[str, Any]) -> str:
-    threads = facts["threads"]
-    return f"Machine: {facts['device_name']}, {threads} thread{'' if threads == 1 else 's'}; torch {facts['torch']}"

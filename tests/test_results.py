@@ -57,6 +57,13 @@ def test_the_speed_page_and_its_picture_follow_from_what_was_measured(monkeypatc
     assert (ROOT / "docs" / module.FILE).read_text() == module.curves(written["growth"])
 
 
+def test_the_page_on_gpus_follows_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    gpu = importlib.import_module("gpu")
+    found = {name: gpu.read(ROOT / "benchmarks/results/gpu", name) for name in gpu.PIECES}
+    assert (ROOT / "docs/gpu.md").read_text() == gpu.page(found)
+
+
 def test_the_precision_page_follows_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     written = json.loads((ROOT / "benchmarks/results/accuracy.json").read_text())
