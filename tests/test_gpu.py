@@ -15,8 +15,10 @@ from gpu_checks import (
     check_never_waits,
     check_resumed,
     check_two_processes,
+    game,
+    take,
 )
-from lenient.core.runtime import repeatable
+from lenient.core.runtime import Runtime, repeatable
 from test_methods import FORMS
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -57,6 +59,15 @@ def test_a_resumed_run_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FEW)
 def test_bfloat16_is_near_float32(name: str) -> None:
     check_bf16(name, CUDA)
+
+
+@gpu
+def test_the_mixture_is_replayed() -> None:
+    run = game("ta-dfkd", Runtime(CUDA))
+    take(run, 6)
+    recorded = list(run.algorithm.selection.graphs._recorded.values())
+    assert recorded
+    assert None not in recorded
 
 
 @gpu

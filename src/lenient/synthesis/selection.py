@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lenient.core.config import BY_NAME, Nothing, Part
 from lenient.core.errors import UsageError
+from lenient.core.graphs import Graphs
 
 
 class Mixture(NamedTuple):
@@ -136,12 +137,17 @@ class MixtureSelection:
     """
 
     settings: MixtureSettings = field(default_factory=MixtureSettings)
+    graphs: Graphs = field(default_factory=Graphs, repr=False, compare=False)
+    """What a fit is recorded in on CUDA: its rounds are hundreds of operators, more than half of all in an update."""
 
     def __call__(self, scores: Tensor) -> Selected:
         """Fit the mixture to scores (N,) and decide."""
+        return Selected(scores, *self.graphs(self._decided, scores.detach()))
+
+    def _decided(self, scores: Tensor) -> tuple[Tensor, Mixture]:
         double = torch.float32 if scores.device.type == "mps" else torch.float64
         finite = torch.isfinite(scores)
-        values = scores.detach().to(double)
+        values = scores.to(double)
         largest = values.masked_fill(~finite, -math.inf).amax()
         values = torch.where(finite, values, torch.where(torch.isfinite(largest), largest, largest.new_zeros(())))
         low, high = values.amin(), values.amax()
@@ -174,7 +180,7 @@ class MixtureSelection:
             limit.float(),
             separable.float(),
         )
-        return Selected(scores, accepted.float(), mixture)
+        return accepted.float(), mixture
 
     def _leads_at(self, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:
         """Whether the surer component leads at each of the two means, (2,) bool."""
