@@ -4,10 +4,11 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Speaks of each package as it comes, with a bar on a terminal: torch alone is hundreds of MB.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-portable test-slow check format results docs clean
+.PHONY: help demo test test-portable test-versions test-slow check format results docs dist clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +28,9 @@ test-portable: $(VENV)/.installed-dev  ## Run the fast tests as on other process
 test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Ray, submitit, W&B and MLflow
 	$(PIP) -e '.[dev,ray,slurm,wandb,mlflow]'
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-versions:  ## Run the fast tests with the lowest versions that pyproject.toml allows, and with the newest
+	tests/versions.sh $(PYTHON) $(ARGS)
 
 check: $(VENV)/.installed-dev  ## Check format, lint, types and floors
 	$(BIN)/ruff format --check src tests benchmarks docs
@@ -48,18 +52,26 @@ docs: $(VENV)/.installed-docs  ## Build the pages into build/docs, offline; a wa
 	$(BIN)/sphinx-build -q -E -W --keep-going -c docs . build/docs
 	@echo "Open build/docs/index.html."
 
+dist: $(VENV)/.installed-dev  ## Build the source distribution and the wheel into dist
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build
+	@echo "pip install dist/*.whl installs it; CONTRIBUTING.md says what comes before a release."
+
 clean:  ## Remove caches and build leftovers; .venv and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
 	find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
+DOWNLOADS := "torch and torchvision before all (on Linux with CUDA's libraries): several GB and some minutes" \
+    "with an empty pip cache. What is in $(VENV) already and fits is kept."
+
 # A stamp is written only after a complete installation, so an interrupted one is taken up again.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing lenient and what it needs into $(VENV): several GB and some minutes with an empty pip cache."
+	@echo "Installing lenient and what it needs into $(VENV)," $(DOWNLOADS)
 	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing lenient with its development tools into $(VENV): several GB and some minutes with an empty pip cache."
+	@echo "Installing lenient with its development tools into $(VENV)," $(DOWNLOADS)
 	@$(PIP) -e '.[dev]'
 	@touch $(VENV)/.installed $@
 

@@ -30,7 +30,7 @@ FOREIGN = {
 def project_files() -> list[Path]:
     """Every file that a clone would hold, found without git so that an unpacked archive is checked as well."""
     files = [path for path in ROOT.iterdir() if path.is_file()]
-    for folder in (".ci", "benchmarks", "grids", "src", "docs", "tests"):
+    for folder in (".ci", ".github", "benchmarks", "grids", "src", "docs", "tests"):
         files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     left_behind = re.compile(r"__pycache__|\.egg-info|\.hypothesis|\.coverage|\.DS_Store")
     return sorted(path for path in files if not left_behind.search(path.relative_to(ROOT).as_posix()))
@@ -152,7 +152,11 @@ def test_every_dependency_is_pinned_once() -> None:
 def test_version_is_told_once() -> None:
     import lenient
 
-    assert lenient.__version__ == PROJECT["project"]["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "lenient.__version__"}
+    elsewhere = ["pyproject.toml", "CITATION.cff", "README.md", "CONTRIBUTING.md", "Makefile", "Dockerfile"]
+    found = [name for name in elsewhere if lenient.__version__ in (ROOT / name).read_text("utf-8").split()]
+    assert not found
 
 
 def test_ci_runs_what_people_run() -> None:

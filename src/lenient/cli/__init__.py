@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -45,13 +45,31 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="lenient",
     cls=_Commands,
-    help="Distil a trained image classifier into a smaller one without any training data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        import lenient
+
+        print(f"lenient {lenient.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _lenient(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Distil a trained image classifier into a smaller one without any training data."""
+
+
 app.command("demo")(demo.demo)
 app.command("train-teacher")(train_teacher.train_teacher)
 app.command("inspect")(inspect.inspect)
