@@ -935,6 +935,29 @@ def test_a_retry_goes_on_where_only_an_input_was_missing(finished, tmp_path):
     assert not json.loads((folder / "failed.json").read_text())["resume"]
 
 
+def test_an_unfinished_run_with_other_settings_is_replaced_by_a_retry_and_by_nothing_else(finished, tmp_path):
+    """As an earlier version leaves it, whose settings had other names or defaults."""
+    home = shutil.copytree(finished, tmp_path / "g") / "runs" / "tiny"
+    folder = home / "cells" / next(cell["id"] for cell in records(home) if cell["method"] != "real")
+    for name in ("done", "cell.json", "run/done"):
+        (folder / name).unlink()
+    config = folder / "run" / "config.yaml"
+    changed = yaml.safe_load(config.read_text())
+    changed["log_every"] += 1
+    config.write_text(yaml.safe_dump(changed))
+    assert tasks._attempt(run_cell, CellSpec, folder / "spec.json", False) == UsageError.exit_code
+    reason = json.loads((folder / "failed.json").read_text())["reason"]
+    assert (
+        f"{folder}/run: this unfinished run was begun with other settings (log_every {changed['log_every']}" in reason
+    )
+    assert reason.endswith("--retry replaces it by a new one")
+    assert "--resume" not in reason
+    assert yaml.safe_load(config.read_text()) == changed
+    assert tasks._attempt(run_cell, CellSpec, folder / "spec.json", False) == 0, "what --retry does"
+    assert yaml.safe_load(config.read_text())["log_every"] == changed["log_every"] - 1
+    assert (folder / "cell.json").is_file()
+
+
 def test_a_process_without_a_word_fails_with_its_last_one(tmp_path):
     task = Task("lenient.bench.none", tmp_path / "cell", "a cell")
     write_json(task.spec, {})

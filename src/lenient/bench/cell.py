@@ -20,7 +20,7 @@ from lenient.bench.record import cell_record, commit
 from lenient.bench.tasks import main, read_json, write_json
 from lenient.core import files
 from lenient.core.config import parse
-from lenient.core.errors import LenientError, MachineError
+from lenient.core.errors import LenientError, MachineError, UsageError
 from lenient.core.memory import peak, reset_peak
 from lenient.core.schemas import CellSpec, Cost, Failed, check, read_lines
 from lenient.data import load_data
@@ -28,7 +28,7 @@ from lenient.methods.baselines import REAL, RealImages, RealSettings
 from lenient.methods.contract import Method
 from lenient.models.trust import Trusted, UntrustedSettingError, require
 from lenient.runs.folder import RunFolder
-from lenient.runs.job import Job, load_teacher
+from lenient.runs.job import Job, OtherSettingsError, load_teacher
 from lenient.runs.request import Request
 
 SPEC = CellSpec
@@ -125,7 +125,13 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
     )
     with inputs():
         job.load_data()
-    job.open(folder / "run", resume=not anew, overwrite=anew)
+    try:
+        job.open(folder / "run", resume=not anew, overwrite=anew)
+    except OtherSettingsError as error:  # of an earlier version, say, which had other defaults
+        raise UsageError(
+            f"{error.path}: this unfinished run was begun with other settings ({error.difference}) and cannot be gone "
+            "on with; --retry replaces it by a new one"
+        ) from None
     if anew:
         (folder / "cost.jsonl").unlink(missing_ok=True)
     (folder / "failed.json").unlink(missing_ok=True)

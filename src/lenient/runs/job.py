@@ -605,13 +605,21 @@ class Job:
         self.folder.mark_done()
 
 
+class OtherSettingsError(UsageError):
+    """A run cannot be gone on with by these settings: `difference` is the first that differs from those at `path`."""
+
+    def __init__(self, path: Path, key: str, stored: object, asked: object) -> None:
+        super().__init__(f"--resume: {key} is {stored!r} in {path}, not {asked!r}; leave it out")
+        self.path, self.difference = path, f"{key} {stored!r}, not {asked!r}"
+
+
 def _refuse_others(said: Set[str], asked: Mapping[str, Any], stored: Mapping[str, Any], path: Path) -> None:
-    """Refuse settings of which the user `said` other things than a run's are; raises UsageError."""
+    """Refuse settings of which the user `said` other things than a run's are; raises OtherSettingsError."""
     for key in sorted(said):
         moved = key == PICTURES and stored.get(key) is not None  # whether these are the same is another question
         if moved or key in ("device", "steps") or asked[key] in (stored.get(key), "auto"):
             continue
-        raise UsageError(f"--resume: {key} is {stored.get(key)!r} in {path}, not {asked[key]!r}; leave it out")
+        raise OtherSettingsError(path, key, stored.get(key), asked[key])
 
 
 def check_pictures(settings: DistillSettings, teacher: Network, identity: Mapping[str, Any], where: str) -> None:
