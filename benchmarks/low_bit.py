@@ -94,10 +94,11 @@ def page(written: Mapping[str, Any], output: str) -> str:
     """Return the page: a line for each number of bits, then one of the teacher's own file."""
     runs, teacher, own = written["runs"], written["teacher"], written["int8"]
     names = list(runs[0]["accuracy"])
+    data = written.get("data", "MNIST")
     lines = [
         "# Networks in few bits",
         "",
-        f"A {teacher['arch']} of MNIST, its copies in few bits and its own file in 8: accuracy in % on",
+        f"A {teacher['arch']} of {data}, its copies in few bits and its own file in 8: accuracy in % on",
         f"{written['images']:,} test images, of which the teacher gets {_percent(teacher['accuracy'])}. One seed.",
         "The rate was lowered on held-out training images, after a first run on these; that the layer of the images",
         "rounds between black and white was prompted by that run, too.",
@@ -142,7 +143,8 @@ def _kilobytes(measured: Mapping[str, Any]) -> str:
 
 def main(
     output: Annotated[Path, typer.Option("-o", help="JSON file.")],
-    teacher: Annotated[str | None, typer.Argument(help="A classifier of MNIST.", show_default=False)] = None,
+    teacher: Annotated[str | None, typer.Argument(help="A classifier.", show_default=False)] = None,
+    data: Annotated[str, typer.Option(help="What it classifies.")] = "mnist",
     steps: Annotated[int, typer.Option(help="Of a copy.")] = 300,
     images: Annotated[int, typer.Option(help="Test images, the first of a fixed order.")] = 10_000,
     table: Annotated[Path | None, typer.Option(help="Write the page, and measure nothing.")] = None,
@@ -157,9 +159,9 @@ def main(
     torch.set_num_threads(1)
     network = load_network(teacher)
     size = network.card.input_size
-    training, test = (load_data("mnist", split=split, input_size=size) for split in ("train", "test"))
+    training, test = (load_data(data, split=split, input_size=size) for split in ("train", "test"))
     test = test.subset(torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:images])
-    written["images"] = len(test)
+    written["data"], written["images"] = test.title, len(test)
     written["machine"] = {k: v for k, v in environment(torch.device("cpu"), "32").items() if k != "command"}
 
     def keep() -> None:

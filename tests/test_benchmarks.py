@@ -70,6 +70,34 @@ def test_students_of_poisoned_teachers_are_measured_with_and_without_a_defence(t
     assert "2 runs in `runs.json`" in page
 
 
+def test_copies_in_few_bits_are_measured_once_and_the_page_follows(digits_file, tmp_path):
+    pytest.importorskip("onnxruntime")
+    common = [BENCHMARKS / "low_bit.py", "-o", "runs.json"]
+    measured = [*common, digits_file, "--data", "digits", "--steps", 2, "--images", 48]
+    assert len(run(*measured, cwd=tmp_path).splitlines()) == 3, "two numbers of bits, and the teacher's own file"
+    written = json.loads((tmp_path / "runs.json").read_text())
+    assert [entry["bits"] for entry in written["runs"]] == [8, 4]
+    assert written["images"] == 48
+    shares = [*written["int8"].values(), *(value for entry in written["runs"] for value in entry["accuracy"].values())]
+    assert all(0 <= value <= 1 for value in shares)
+    assert written["int8"]["real"] > written["teacher"]["accuracy"] - 0.05
+    assert not run(*measured, cwd=tmp_path)
+    assert json.loads((tmp_path / "runs.json").read_text()) == written
+    run(*common, "--table", "page.md", cwd=tmp_path)
+    assert f"| {100 * written['int8']['noise']:.2f} |\n" in (tmp_path / "page.md").read_text()
+
+
+def test_what_the_check_of_a_file_in_8_bits_sees_becomes_a_page(tmp_path):
+    pytest.importorskip("onnxruntime")
+    common = [BENCHMARKS / "int8_check.py", "--archs", "lenient:lenet5", "--epochs", 8]
+    run(*common, "--table", "page.md", cwd=tmp_path)
+    rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| lenient:lenet5")]
+    assert len(rows) == 5
+    assert "| black alone | 100.00 |" in rows[-1]
+    assert rows[-1].endswith("|  | broken |")
+    assert rows[0].endswith("|  |  |")
+
+
 @pytest.mark.slow
 def test_the_sabotage_table_goes_on_where_it_stopped(tmp_path):
     common = [BENCHMARKS / "sabotage.py", "-o", "runs.json"]

@@ -127,11 +127,14 @@ def test_print_config_is_a_recipe(digits_file, tmp_path):
     assert "tau: 0.6" in text
 
 
-def test_plain_progress_is_lines_and_none_is_silent(done_run, digits_file, tmp_path):
+def test_plain_progress_is_lines_and_none_is_the_outcome_alone(done_run, digits_file, tmp_path):
     assert "step 20/20" in (done_run.parent / "stderr").read_text()
     silent = [*QUICK[:-1], "none", "-o", "b"]
     quiet = lenient("distill", digits_file, *silent, cwd=tmp_path, code=TAUGHT_NOTHING)
-    assert not quiet.stdout
+    assert quiet.stdout.startswith("verdict   failed: ")
+    assert [line.split()[0] for line in quiet.stdout.splitlines()[-3:]] == ["time", "student", "report"]
+    assert "step 20/20" not in quiet.stderr
+    assert "machine" not in quiet.stdout
 
 
 def test_rich_progress_draws_a_bar(digits_file, tmp_path):

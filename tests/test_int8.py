@@ -13,7 +13,7 @@ from lenient.core.errors import UsageError
 from lenient.models import save_network
 from lenient.models.students import copy_student
 from lenient.runs.export import export
-from lenient.runs.int8 import MOST, calibration_images, full_contrast
+from lenient.runs.int8 import MOST, agreement, calibration_images, full_contrast
 from toys import digits_like, write_pictures
 
 SIZE = (1, 8, 8)
@@ -54,6 +54,25 @@ def test_accuracy_is_measured_where_there_is_data(run: Path, tmp_path: Path) -> 
     right = export(run, "onnx", tmp_path / "s.onnx", check=True, int8=True, eval_data="digits", tell=said.append)
     assert right is not None
     assert said[0].startswith(f"accuracy on digits: {100 * right:.2f} %, in float ")
+
+
+def test_a_file_that_rounding_does_not_explain_is_called_so(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranges of black images cut everything off, and on these the classes agree all the same, so others are shown."""
+    pytest.importorskip("onnxruntime")
+    save_file({"images": torch.zeros(1, *SIZE, dtype=torch.uint8)}, tmp_path / "images.safetensors")
+    said: list[str] = []
+    shown = torch.rand(40, *SIZE, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("lenient.runs.export.agreement", lambda a, b, _: agreement(a, b, (shown * 255).byte()))
+    export(run, "onnx", tmp_path / "s.onnx", check=True, int8=True, calibrate=tmp_path, tell=said.append)
+    assert said[0].endswith("; rounding to 8 bits does not explain this: give --calibrate DIR with other images")
+    monkeypatch.setattr("lenient.runs.export.accuracies", lambda *_: (0.98, 0.92))
+    export(run, "onnx", tmp_path / "t.onnx", check=True, int8=True, eval_data="digits", tell=said.append)
+    assert said[1].startswith("accuracy on digits: 92.00 %, in float 98.00 %; rounding to 8 bits does not explain")
+    monkeypatch.setattr("lenient.runs.export.accuracies", lambda *_: (0.98, 0.97))
+    export(run, "onnx", tmp_path / "u.onnx", check=True, int8=True, eval_data="digits", tell=said.append)
+    assert said[2] == "accuracy on digits: 97.00 %, in float 98.00 %"
 
 
 def test_images_come_from_where_one_says(run: Path, tmp_path: Path) -> None:

@@ -84,8 +84,7 @@ def run(
     if not whole:
         print("lenient: interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
         raise typer.Exit(130)
-    if progress != "none":
-        print(f"all cells are done: {home}")
+    print(f"all cells are done: {home}; `lenient bench report {home}` draws tables and figures")
 
 
 @contextmanager

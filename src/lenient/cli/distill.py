@@ -102,26 +102,26 @@ def distill(
     if print_config:
         _print_config(job)
         return
-    say = _say if progress != "none" else _silent
+    say, tell = _say if progress != "none" else _silent, _say  # `none` is without words on the way; results are told
     if devices > 1 and not ranks.launched():
         if not resume and "batch size" not in job.undecided:
             job.share(devices)  # refused here rather than by each of them
         raise typer.Exit(launch(devices))
     with ranks.joined():
         if not ranks.is_main():
-            progress, say = "none", _silent
+            progress, say, tell = "none", _silent, _silent
         describe(job, say)
         if dry_run or not resume:
             describe_method(job, say)
         if dry_run:
-            _dry_run(job, say)
+            _dry_run(job, say, tell)
         else:
             folder = Path(output) if output else _default_folder(teacher)
-            _run(job, folder, progress, tracked, say, resume=resume, overwrite=overwrite)
+            _run(job, folder, progress, tracked, say, tell, resume=resume, overwrite=overwrite)
 
 
 def _run(
-    job: Job, folder: Path, progress: str, tracked: Sequence[str], say: Any, *, resume: bool, overwrite: bool
+    job: Job, folder: Path, progress: str, tracked: Sequence[str], say: Any, tell: Any, *, resume: bool, overwrite: bool
 ) -> None:
     from lenient.core import ranks
 
@@ -130,12 +130,12 @@ def _run(
     if resume:  # the folder has said by now which
         describe_method(job, say)
     if ranks.agree(job.complete):
-        say(f"{folder} is complete already; lengthen it with --steps N, or replace it with --overwrite")
+        tell(f"{folder} is complete already; lengthen it with --steps N, or replace it with --overwrite")
         if job.verdict == "failed":
             raise typer.Exit(HealthError.exit_code)
         return
     say(f"machine   {_machine(job)}")
-    finish(run_job(job, progress, tracked), folder, say)
+    finish(run_job(job, progress, tracked), folder, tell)
 
 
 def describe(job: Job, say: Any) -> None:
@@ -203,16 +203,16 @@ def _print_config(job: Job) -> None:
     print(dump_yaml(job.settings.model_dump(mode="json")), end="")
 
 
-def _dry_run(job: Job, say: Any) -> None:
+def _dry_run(job: Job, say: Any, tell: Any) -> None:
     _announce_trials(job, say)
     job.open(None)
     measured = job.trial()
     seconds = measured["seconds_before"] + measured["seconds_per_step"] * job.settings.steps
-    say(f"machine   {_machine(job)}")
+    tell(f"machine   {_machine(job)}")
     pace = f"{measured['seconds_per_step'] * 1000:.1f} ms a step"
-    say(f"speed     {pace}, about {duration(seconds)} for {job.settings.steps} steps")
-    say(f"memory    {measured['peak_bytes'] / 2**30:.2f} GiB at the peak")
-    say("nothing was written (--dry-run)")
+    tell(f"speed     {pace}, about {duration(seconds)} for {job.settings.steps} steps")
+    tell(f"memory    {measured['peak_bytes'] / 2**30:.2f} GiB at the peak")
+    tell("nothing was written (--dry-run)")
 
 
 def _default_folder(teacher: str) -> Path:

@@ -123,7 +123,12 @@ SETTING = Option(
     "Any setting, by dots.", metavar="KEY=VALUE", flag="--set", short="-s", argument="settings", parsed=True
 )
 AS_JSON = Option("Print JSON.", flag="--json", default=False, alone="a function returns what is printed")
-PROGRESS = Option("auto, rich, plain or none.", metavar="KIND", default="auto", alone="a function is told by observers")
+PROGRESS = Option(
+    "auto, rich, plain or none; the outcome is printed whatever it is.",
+    metavar="KIND",
+    default="auto",
+    alone="a function is told by observers",
+)
 
 # one mapping for each command that has a function: parameter of the command -> option
 

@@ -45,6 +45,11 @@ TIPPED = 0.25
 """Share of images that may be further apart in few bits whatever the reason."""
 MORE = 4
 """So many times the effect of rounding its sums otherwise a network in few bits may be apart beyond that."""
+ALIKE = 0.9
+"""Share of images with the float network's class below which a file in 8 bits is called broken; sound ones are above
+(`results/int8-check.md`)."""
+LOST = 0.05
+"""Accuracy that such a file may lose before it is called so."""
 OPSETS = (13, 23)
 """Versions of ONNX's operators: below, the converter knows no way; above, torch knows none."""
 TORCH_OPSET = 18
@@ -164,11 +169,21 @@ def _export_int8(
     written = OnnxModule(str(output))
     if eval_data is not None:
         before, after = accuracies(network, written, eval_data, data_root)
-        tell(f"accuracy on {eval_data}: {100 * after:.2f} %, in float {100 * before:.2f} %")
+        tell(
+            f"accuracy on {eval_data}: {100 * after:.2f} %, in float {100 * before:.2f} %"
+            + _broken(before - after > LOST)
+        )
         return after
     alike = agreement(_portable(network), written, images)
-    tell(f"the class is that of the float network on {100 * alike:.1f} % of {len(images):,} images")
+    tell(
+        f"the class is that of the float network on {100 * alike:.1f} % of {len(images):,} images"
+        + _broken(alike < ALIKE)
+    )
     return alike
+
+
+def _broken(found: bool) -> str:
+    return "; rounding to 8 bits does not explain this: give --calibrate DIR with other images" if found else ""
 
 
 def _check_output(source: Path, kind: str, output: Path, overwrite: bool) -> None:
