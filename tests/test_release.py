@@ -24,11 +24,11 @@ LEFT = (".git", ".venv*", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2])"
 
 
-def call(*words: object, cwd: Path) -> str:
+def call(*words: object, cwd: Path, codes: tuple[int, ...] = (0,)) -> str:
     """Run a program without what this environment tells Python, and return what it printed."""
     bare = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(list(map(str, words)), cwd=cwd, env=bare, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, f"{words}: {done.stdout[-1500:]} {done.stderr[-3000:]}"
+    assert done.returncode in codes, f"{words}: {done.stdout[-1500:]} {done.stderr[-3000:]}"
     return done.stdout
 
 
@@ -153,7 +153,8 @@ def tried(there: Path, folder: Path) -> None:
     teacher, run = folder / "teacher.safetensors", folder / "run"
     made = "--data", "digits", "--arch", "lenient:lenet5", "--epochs", 2, "-o", teacher
     call(there / "lenient", "train-teacher", *made, cwd=folder)
-    call(there / "lenient", "distill", teacher, "--preset", "smoke", "--eval-data", "digits", "-o", run, cwd=folder)
+    asked = "--preset", "smoke", "--eval-data", "digits", "-o", run
+    call(there / "lenient", "distill", teacher, *asked, cwd=folder, codes=(0, 4))  # 4: so few steps teach nothing
     report = json.loads((run / "report.json").read_text("utf-8"))
     assert 0 <= report["student"]["accuracy"] <= 1
     assert (run / "report.html").stat().st_size > 10_000

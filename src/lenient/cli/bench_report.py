@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lenient.cli import flags
+from lenient.cli.progress import working
 from lenient.core.errors import UsageError
 
 
@@ -74,7 +75,9 @@ def report(
             inception=inception,
             trust_code=trust_code,
         )
-    print(write_bench_report(source, output, choice=chosen, features=options, records=records, say=print))
+    with working("drawing tables and figures"):
+        page = write_bench_report(source, output, choice=chosen, features=options, records=records, say=print)
+    print(page)
 
 
 def _names(text: str) -> tuple[str, ...]:

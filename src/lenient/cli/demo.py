@@ -24,7 +24,7 @@ def demo(
 ) -> None:
     """Train a digits teacher, throw the images away, distil without data, measure both on held-out digits."""
     from lenient.cli.distill import describe, describe_method, duration, finish, run_job
-    from lenient.cli.progress import known
+    from lenient.cli.progress import known, working
     from lenient.core.files import check_new
     from lenient.data import load_data
     from lenient.models import save_network
@@ -42,7 +42,8 @@ def demo(
     print("1. A teacher, trained on 1,438 real scans of handwritten digits (8x8 pixels)")
     images = load_data("digits", split="train")
     teacher = untrained(TEACHER, images, seed)
-    train_classifier(teacher, images, TeacherRecipe(**default_recipe("digits"), seed=seed))
+    with working("   training", progress):
+        train_classifier(teacher, images, TeacherRecipe(**default_recipe("digits"), seed=seed))
     save_network(teacher_file, teacher)
     del images
     print(f"   {teacher_file} ({duration(time.monotonic() - started)}). The training images are gone now.")
@@ -51,7 +52,8 @@ def demo(
     noise = Job(teacher, STUDENT, Request(method="noise", recipes=["digits"], seed=seed), eval_data="digits")
     noise.open(None)
     logging.getLogger("lenient").setLevel(logging.ERROR)  # its alarms are what it is there for
-    baseline = noise.run()
+    with working("   learning from noise", progress):
+        baseline = noise.run()
     if baseline.interrupted:
         raise KeyboardInterrupt
     noise_accuracy = baseline.summary.student.accuracy

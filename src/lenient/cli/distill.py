@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +102,8 @@ def distill(
     if print_config:
         _print_config(job)
         return
-    say, tell = _say if progress != "none" else _silent, _say  # `none` is without words on the way; results are told
+    say: Any = _say if progress != "none" else _silent  # on the way
+    tell: Any = _say  # what came of it
     if devices > 1 and not ranks.launched():
         if not resume and "batch size" not in job.undecided:
             job.share(devices)  # refused here rather than by each of them
@@ -222,9 +223,10 @@ def _default_folder(teacher: str) -> Path:
 
 def run_job(job: Job, progress: str, tracked: Sequence[str] = ()) -> Result:
     """Run with a progress display, TensorBoard where it is installed, and the trackers asked for."""
-    from lenient.cli.progress import observers
+    from lenient.cli.progress import Afterwards, observers
 
-    return job.run(observers(progress, job, tracked))
+    with ExitStack() as ending:
+        return job.run([*observers(progress, job, tracked), Afterwards(ending, progress)])
 
 
 def finish(result: Result, folder: Path, say: Any) -> None:

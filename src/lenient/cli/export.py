@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lenient.cli import options
 from lenient.cli.options import takes
+from lenient.cli.progress import working
+from lenient.core.text import visible
 
 
 @takes(options.EXPORT)
@@ -29,22 +31,23 @@ def export(
     from lenient.runs.export import opset_of
 
     found: list[str] = []
-    write(
-        run,
-        format,
-        output,
-        check=check,
-        arch=teacher_arch,
-        checkpoint_key=checkpoint_key,
-        opset=opset,
-        int8=int8,
-        calibrate=calibrate,
-        eval_data=eval_data,
-        data_root=data_root,
-        tell=found.append,
-        overwrite=overwrite,
-        trust_code=trust_code,
-    )
+    with working(f"writing {visible(output)}"):
+        write(
+            run,
+            format,
+            output,
+            check=check,
+            arch=teacher_arch,
+            checkpoint_key=checkpoint_key,
+            opset=opset,
+            int8=int8,
+            calibrate=calibrate,
+            eval_data=eval_data,
+            data_root=data_root,
+            tell=found.append,
+            overwrite=overwrite,
+            trust_code=trust_code,
+        )
     print(": ".join([str(output), *found]))
     if format == "onnx":
         print(f"opset {opset_of(output)}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from lenient.core.errors import UsageError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from lenient.training.trainer import Observer
 
 PLAIN_SECONDS = 30.0
+AFTER, EVERY = 2.0, 10.0
+"""Seconds until what has no steps says that it is at work, and between its words."""
 
 
 def known(kind: str) -> str:
@@ -58,6 +61,31 @@ def summary(values: Mapping[str, Any]) -> str:
 def _say(words: str) -> None:
     with suppress(OSError, ValueError):  # the terminal is gone; the run goes on, or ends with a checkpoint
         print(words, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def working(what: str, kind: str = "auto", *, after: float | None = None, every: float | None = None) -> Iterator[None]:
+    """Say on stderr what is being done where it takes over `after` seconds (AFTER), and again `every` so many (EVERY).
+
+    For what has no steps to count; with `kind` none it says nothing.
+    """
+    over, began = threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        wait = AFTER if after is None else after
+        while not over.wait(wait):
+            _say(f"{what}, {time.monotonic() - began:.0f} s so far")
+            wait = EVERY if every is None else every
+
+    voice = threading.Thread(target=speak, name="progress", daemon=True)
+    if kind != "none":
+        voice.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if voice.is_alive():
+            voice.join()
 
 
 class PlainProgress:
@@ -136,3 +164,23 @@ class RichProgress:
     def _print(self, words: str) -> None:
         with suppress(OSError, ValueError):
             self.live.console.print(words, markup=False)
+
+
+class Afterwards:
+    """Speaks from the last step until `ending` is left: of measures, the student's files and the page."""
+
+    def __init__(self, ending: ExitStack, kind: str) -> None:
+        self.ending, self.kind = ending, kind
+
+    def start(self, total_steps: int, step: int) -> None:
+        """Nothing to open."""
+
+    def step(self, step: int, images: int) -> None:
+        """Others count."""
+
+    def line(self, event: str, values: Mapping[str, Any]) -> None:
+        """Others tell it."""
+
+    def stop(self) -> None:
+        """Begin to speak."""
+        self.ending.enter_context(working("measuring the student, writing files and report", self.kind))

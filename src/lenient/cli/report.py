@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lenient.cli import options
 from lenient.cli.options import takes
+from lenient.cli.progress import working
 from lenient.core.text import visible
 
 
@@ -14,5 +15,6 @@ def report(run: Path) -> None:
     """(Re)write report.html and report.json of RUN."""
     from lenient.reporting import write_report
 
-    write_report(run)
+    with working("drawing the page"):
+        write_report(run)
     print(visible(run / "report.html", 4096))

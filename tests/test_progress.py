@@ -1,0 +1,61 @@
+"""What takes long and has no steps says that it is at work, and nothing else does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from lenient.cli import progress
+from lenient.cli.progress import Afterwards, working
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_what_takes_long_says_so_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+
+    def heard() -> bool:
+        said.append(capsys.readouterr().err)
+        return "".join(said).count("writing s.onnx, ") >= 2
+
+    with working("writing s.onnx", after=0.01, every=0.01):
+        wait_for(heard)
+    capsys.readouterr()
+    time.sleep(0.1)
+    assert capsys.readouterr().err == "", "it is over"
+
+
+@pytest.mark.parametrize(("kind", "after"), [("none", 0.0), ("auto", 3600.0)])
+def test_nothing_is_said_of_what_is_short_or_unwatched(
+    kind: str, after: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with working("writing s.onnx", kind, after=after):
+        time.sleep(0.05)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="no"), working("writing s.onnx", after=3600.0):
+        raise ValueError("no")
+
+
+def test_what_follows_the_last_step_is_said_to_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(progress, "_say", said.append)
+    with ExitStack() as ending:
+        shown = Afterwards(ending, "plain")
+        shown.start(10, 0)
+        shown.step(10, 10)
+        assert not said
+        monkeypatch.setattr(progress, "AFTER", 0.01)
+        shown.stop()
+        wait_for(lambda: bool(said))
+    assert said[0].startswith("measuring the student")
