@@ -25,8 +25,9 @@ from toys import QUICK, tiny_student, tiny_teacher
 FIT = Path(__file__).parents[1] / "benchmarks" / "prediction.py"
 
 
-def answers(agreement: float, distance: float = 0.4) -> dict[str, dict[str, float]]:
-    return {"inverted": {"agreement": agreement, "distance": distance, "images": 128, "chance": 0.1}}
+def answers(agreement: float, divergence: float = 0.4, spread: float = 0.9) -> dict[str, dict[str, float]]:
+    told = {"agreement": agreement, "distance": 0.4, "divergence": divergence, "images": 128, "chance": 0.1}
+    return {"inverted": told | {"dispersion": 3.0, "student_dispersion": 3.0 * spread}}
 
 
 def test_nothing_is_expected_where_nothing_tells() -> None:
@@ -38,8 +39,8 @@ def test_nothing_is_expected_where_nothing_tells() -> None:
     assert predicted(answers(0.9), 0.1, 13) is not None
 
 
-def test_the_interval_follows_distance_and_shift_and_holds_what_is_expected() -> None:
-    found = [predicted(answers(0.5, distance), 0.1, 10) for distance in (3.0, 1.0, 0.6, 0.3)]
+def test_the_interval_follows_the_images_and_holds_what_is_expected() -> None:
+    found = [predicted(answers(0.5, divergence), 0.1, 10) for divergence in (3.0, 1.0, 0.6, 0.3)]
     assert all(one is not None and 0 < one.low < one.expected < one.high < 1 for one in found)
     middles = [one.expected for one in found if one is not None]
     assert middles == sorted(middles)
@@ -47,14 +48,18 @@ def test_the_interval_follows_distance_and_shift_and_holds_what_is_expected() ->
     assert nearer is not None
     assert farther is not None
     assert nearer.expected > farther.expected
+    bold, shy = predicted(answers(0.6, spread=0.95), 0.1, 10), predicted(answers(0.6, spread=0.7), 0.1, 10)
+    assert bold is not None
+    assert shy is not None
+    assert bold.expected > shy.expected
     assert predicted(answers(0.6, 1e6), 1e6, 10) == predicted(answers(0.6, 1e9), 1e9, 10), "beyond its range, the edge"
 
 
 def test_it_is_the_line_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {
         "intercept": 0.5,
-        "weights": {"agreement": 2.0, "distance": -1.0, "shift": -0.5},
-        "ranges": {"agreement": [-9.0, 9.0], "distance": [-9.0, 9.0], "shift": [math.log(0.1), 9.0]},
+        "weights": {"agreement": 2.0, "divergence": -1.0, "shift": -0.5},
+        "ranges": {"agreement": [-9.0, 9.0], "divergence": [-9.0, 9.0], "shift": [math.log(0.1), 9.0]},
         "margin": 1.0,
         "classes": [10, 10],
         **{"level": 0.9, "runs": 7, "teachers": 2, "data": ["digits"]},
@@ -101,11 +106,11 @@ def test_what_is_fitted_is_what_the_runs_say(tmp_path: Path) -> None:
     chance = random.Random(0)
     cells = []
     for number in range(60):
-        inverted = answers(chance.uniform(0.2, 0.9), chance.uniform(0.2, 1.0))
+        inverted = answers(chance.uniform(0.2, 0.9), chance.uniform(0.2, 1.0), chance.uniform(0.7, 1.2))
         shift = chance.uniform(0.02, 0.4)
         own = features(inverted, shift)
         assert own is not None
-        value = 1.0 - 0.8 * own["shift"] - 0.4 * own["distance"] + chance.gauss(0, 0.05)
+        value = 1.0 - 0.8 * own["shift"] - 0.4 * own["divergence"] + 2 * own["dispersion"] + chance.gauss(0, 0.05)
         others = {kind: inverted["inverted"] for kind in ("fresh", "augmented", "interpolated", "photo")}
         cells.append(
             {
@@ -117,13 +122,14 @@ def test_what_is_fitted_is_what_the_runs_say(tmp_path: Path) -> None:
     table, page = fit(tmp_path, cells)
     assert table["intercept"] == pytest.approx(1.0, abs=0.1)
     assert table["weights"]["shift"] == pytest.approx(-0.8, abs=0.06)
-    assert table["weights"]["distance"] == pytest.approx(-0.4, abs=0.06)
+    assert table["weights"]["divergence"] == pytest.approx(-0.4, abs=0.06)
+    assert table["weights"]["dispersion"] == pytest.approx(2, abs=0.2)
     assert 0.05 < table["margin"] < 0.15
     assert 0.8 < table["level"] <= 1
     assert table["classes"] == [10, 10]
     assert table["ranges"]["shift"] == pytest.approx([math.log(0.02), math.log(0.4)], abs=0.3)
     assert (table["runs"], table["teachers"], table["data"]) == (60, 4, ["d0", "d1"])
-    assert re.search(r"\| distance and shift \| a teacher \| (1\.00|0\.99) \|", page)
+    assert re.search(r"\| divergence, dispersion and shift \| a teacher \| (1\.00|0\.99) \|", page)
     assert "60 runs of 4 teachers on d0 and d1" in page
 
 

@@ -40,14 +40,22 @@ def logit(share: float, slack: float = 0.005) -> float:
 def features(answers: Answers, shift: float | None) -> dict[str, float] | None:
     """Return what a fit may read of a run, None where it has no answers to inverted images or no batch-norm shift.
 
-    `agreement`: its logit on inverted images; `distance`: the logarithm of how far the logits are apart there; `shift`:
-    that of how far the teacher sees the images of the run from its training data (`training.probe.bn_shift`).
+    Of inverted images: `agreement`, its logit; `distance`, how far the logits are apart, and `divergence`, of the student
+    from the teacher, as logarithms; `dispersion`, the logarithm of how widely the student's logits are spread beside the
+    teacher's. `shift`: that of how far the teacher sees the images of the run from its training data
+    (`training.probe.bn_shift`).
     """
     found = answers.get("inverted")
     if found is None or shift is None:
         return None
-    distance, far = math.log(max(found["distance"], 1e-3)), math.log(max(shift, 0.01))
-    return {"agreement": logit(found["agreement"]), "distance": distance, "shift": far}
+    wide, spread = (max(found[name], 1e-6) for name in ("dispersion", "student_dispersion"))
+    return {
+        "agreement": logit(found["agreement"]),
+        "distance": math.log(max(found["distance"], 1e-3)),
+        "divergence": math.log(max(found["divergence"], 1e-3)),
+        "dispersion": math.log(spread / wide),
+        "shift": math.log(max(shift, 0.01)),
+    }
 
 
 def predicted(answers: Answers | None, shift: float | None, num_classes: int) -> Prediction | None:
