@@ -3,7 +3,7 @@ released, and beside the time that its convolutions alone would take.
 
     python benchmarks/speed.py benchmarks/results/speed.json
     python benchmarks/speed.py benchmarks/results/speed.json --pairs "" --ranks --growth
-    python benchmarks/speed.py benchmarks/results/speed.json --table docs/performance.md
+    python benchmarks/speed.py benchmarks/results/speed.json --table results/performance.md
 
 All ways run in one process on equal networks, each with its own copies, and take turns, so that whatever else the
 machine does falls on all of them; figures are medians over rounds after a warm-up. The library runs the recipe

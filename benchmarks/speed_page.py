@@ -292,7 +292,7 @@ def _commands(written: Mapping[str, Any], path: str) -> list[str]:
         options += f" --growth-student {growth['student']} --growth-rounds {growth['rounds']} --cap {growth['cap']:g}"
         options += f" --precision {growth['precision']} --augmentation {growth['augmentation']}"
         lines.append(f'{start} --pairs "" --growth{options} --threads {growth["machine"]["threads"]}')
-    return [*lines, f"{start} --table docs/performance.md"]
+    return [*lines, f"{start} --table results/performance.md"]
 
 
 def _median(point: Mapping[str, Any]) -> float | None:

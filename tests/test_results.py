@@ -52,9 +52,9 @@ def test_the_speed_page_and_its_picture_follow_from_what_was_measured(monkeypatc
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     written = json.loads((ROOT / "benchmarks/results/speed.json").read_text())
     page = importlib.import_module("speed_page").page(written, "speed.json")
-    assert (ROOT / "docs/performance.md").read_text() == page
+    assert (RESULTS / "performance.md").read_text() == page
     module = importlib.import_module("speed_curves")
-    assert (ROOT / "docs" / module.FILE).read_text() == module.curves(written["growth"])
+    assert (RESULTS / module.FILE).read_text() == module.curves(written["growth"])
 
 
 def test_the_page_on_gpus_follows_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
