@@ -191,7 +191,7 @@ def agree(value: T) -> T:
 
 
 def any_rank(*wishes: bool) -> tuple[bool, ...]:
-    """Return for each wish whether any rank has it: all ranks act at the same turn. Asks no accelerator."""
+    """Return for each wish whether any rank has it: all ranks act at the same update. Asks no accelerator."""
     if count() == 1:
         return wishes
     votes = torch.tensor([float(wish) for wish in wishes])

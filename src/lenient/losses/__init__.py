@@ -1,1 +1,1 @@
-"""Terms: functions from one record to one float32 scalar, and the objective that weighs them."""
+"""Terms: functions from one batch to one float32 scalar, and the objective that weighs them."""

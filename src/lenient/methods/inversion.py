@@ -87,11 +87,11 @@ class Inversion:
         pieces = len(self.batches.pieces)
         steps = self.iterations * pieces
         number, step = divmod(self.schedule.before(self.batches.name, clock.update), steps)
-        turn, piece = divmod(step, pieces)
+        iteration, piece = divmod(step, pieces)
         if pieces > 1:
-            order = self.context.streams.host("pieces", number * self.iterations + turn)
+            order = self.context.streams.host("pieces", number * self.iterations + iteration)
             piece = torch.randperm(pieces, generator=order).tolist()[piece]
-        return Place(number, turn / self.iterations, piece, step == 0, step + 1 == steps)
+        return Place(number, iteration / self.iterations, piece, step == 0, step + 1 == steps)
 
     def rate(self, clock: Clock) -> float:
         """Return the factor of an update's learning rates."""

@@ -1,1 +1,1 @@
-"""Making images: sources that draw them, views of them, and the supply that deals accepted ones out."""
+"""Making images: sources that draw, optimise or keep them, views of them, and which of them the teacher vouches for."""
