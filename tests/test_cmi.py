@@ -204,10 +204,10 @@ def test_the_bank_takes_the_features_of_the_best_iterate():
 
 
 def test_two_views_have_statistics_of_their_own():
-    """In released code the hooks of the second forward overwrite what those of the first have heard."""
+    """In released code the hooks of the second forward overwrite what those of the first have found."""
     output = run_of().take_update()[1]
-    assert BatchNorms in output.batch.answers["clean"]["teacher"].heard
-    assert BatchNorms not in output.batch.answers["local"]["teacher"].heard
+    assert BatchNorms in output.batch.answers["clean"]["teacher"].probed
+    assert BatchNorms not in output.batch.answers["local"]["teacher"].probed
 
 
 def test_a_teacher_whose_features_cannot_be_compared_is_refused_with_the_way_out():

@@ -73,7 +73,7 @@ def test_the_teacher_is_cut_at_the_last_batch_norm_of_each_size(arch, wanted):
     names = {part: name for name, part in network.module.named_modules()}
     with FrozenTeacher(network, CPU) as teacher:
         cuts = teacher.cuts()
-        sizes = [maps.shape[2] for maps in teacher.heard(BatchNormInputs(cuts))]
+        sizes = [maps.shape[2] for maps in teacher.probed(BatchNormInputs(cuts))]
         assert sizes == [2, 4, 8]
         assert [names[cut] for cut in cuts] == wanted
         assert teacher.cuts([names[cuts[1]]]) == (cuts[1],)

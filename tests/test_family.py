@@ -95,12 +95,12 @@ def test_dafl_minimises_the_papers_sum():
     run, output, found = generator_gradient("dafl", class_prior_weight=0.7, entropy_weight=2.0, activation_weight=0.3)
     inputs, teacher, _ = redrawn(run, output)
     mean = teacher.softmax(1).mean(0)
-    heard: list[torch.Tensor] = []
-    handle = run.teacher.module.head.register_forward_pre_hook(lambda layer, args: heard.append(args[0]))
+    probed: list[torch.Tensor] = []
+    handle = run.teacher.module.head.register_forward_pre_hook(lambda layer, args: probed.append(args[0]))
     run.teacher.module(inputs)
     handle.remove()
     prior = torch.nn.functional.cross_entropy(teacher, teacher.argmax(1))
-    (0.7 * prior + 2.0 * (mean * mean.log()).sum() - 0.3 * heard[0].abs().mean()).backward()
+    (0.7 * prior + 2.0 * (mean * mean.log()).sum() - 0.3 * probed[0].abs().mean()).backward()
     agree(found, run.algorithm.updates["generator"].module)
 
 
@@ -328,7 +328,7 @@ def test_features_are_the_input_of_the_last_layer():
         inputs = torch.rand(3, 1, 6, 5)
         answer = teacher.respond(inputs, (Features(),))
         torch.testing.assert_close(teacher.module.head(answer.of(Features)), answer.logits)
-        assert not teacher.respond(inputs).heard
+        assert not teacher.respond(inputs).probed
         assert not teacher.module.head._forward_hooks
 
 
@@ -409,8 +409,8 @@ def test_blocks_of_a_wide_residual_network_are_its_groups():
     found = last_block_by_size(network.module.eval(), torch.zeros(1, 1, 32, 32))
     assert list(found) == [(32, 32), (16, 16), (8, 8)]
     plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3))
-    heard = last_block_by_size(plain, torch.zeros(1, 1, 6, 6))
-    assert list(heard.values()) == [plain[1], plain[2]]
+    probed = last_block_by_size(plain, torch.zeros(1, 1, 6, 6))
+    assert list(probed.values()) == [plain[1], plain[2]]
 
 
 # generators

@@ -266,7 +266,7 @@ def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher, step
 
 @BRIEF
 def test_alarms_sound_once_while_it_runs(digits_teacher, steps):
-    heard: list[str] = []
+    told: list[str] = []
 
     class Listen:
         def start(self, total_steps: int, step: int) -> None: ...
@@ -274,7 +274,7 @@ def test_alarms_sound_once_while_it_runs(digits_teacher, steps):
         def stop(self) -> None: ...
         def line(self, event: str, values: Any) -> None:
             if event == "alarm":
-                heard.append(values["name"])
+                told.append(values["name"])
 
     distill(
         digits_teacher,
@@ -282,7 +282,7 @@ def test_alarms_sound_once_while_it_runs(digits_teacher, steps):
         settings=merge(SHORT, {"steps": steps, "method": {"student_lr": 0.0}}),
         observers=[Listen()],
     )
-    assert heard.count("networks move") == 1
+    assert told.count("networks move") == 1
 
 
 # pieces

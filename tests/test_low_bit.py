@@ -373,7 +373,7 @@ def test_sums_rounded_otherwise_move_what_tips_and_nothing_else() -> None:
     assert next(student.module.parameters()).dtype == torch.float32
 
 
-def test_a_batch_norm_that_somebody_else_hears_stays(tmp_path: Path) -> None:
+def test_a_batch_norm_that_somebody_else_probes_stays(tmp_path: Path) -> None:
     """Of a residual network: the sum before it has no scale of its own."""
     pytest.importorskip("onnxruntime")
     student = build_student("int8:lenient:wrn-10-1", tiny_card(size=(8, 8)), seed=0)

@@ -35,7 +35,7 @@ def layer(values: torch.Tensor, seed: int = 3) -> LayerStatistics:
     return statistics_of(values, stored[0], stored[1] + 0.5)
 
 
-def heard(*layers: LayerStatistics, piece: int = 0) -> Batch:
+def probed(*layers: LayerStatistics, piece: int = 0) -> Batch:
     batch = Batch(torch.zeros(2, 1, 1, 1), torch.ones(2), piece=piece)
     batch.answers = {"clean": {"teacher": Response(torch.zeros(2, 2), {BatchNorms: layers})}}
     return batch
@@ -93,11 +93,11 @@ def test_pieces_have_the_statistics_of_all_images_together():
     values = draw(12, 3, 2, 2) * torch.tensor([1.0, 5.0, 0.1]).view(3, 1, 1) + 7
     pieces = [layer(piece) for piece in values.chunk(3)]
     term = JointStatistics(3)
-    assert torch.equal(term(heard(pieces[0])), NORMS([pieces[0]])), "the others are not known yet"
+    assert torch.equal(term(probed(pieces[0])), NORMS([pieces[0]])), "the others are not known yet"
     for number, own in enumerate(pieces):
-        term.follow(heard(own, piece=number), GOOD)
+        term.follow(probed(own, piece=number), GOOD)
     for number, own in enumerate(pieces):
-        torch.testing.assert_close(term(heard(own, piece=number)), NORMS([layer(values)]))
+        torch.testing.assert_close(term(probed(own, piece=number)), NORMS([layer(values)]))
 
 
 def test_the_gradient_to_a_pieces_mean_is_a_share_of_the_plain_one():
@@ -106,9 +106,9 @@ def test_the_gradient_to_a_pieces_mean_is_a_share_of_the_plain_one():
 
     term = JointStatistics(4, replace(NORMS, spread="variance"))
     for number in range(4):
-        term.follow(heard(one(torch.ones(3)), piece=number), GOOD)
+        term.follow(probed(one(torch.ones(3)), piece=number), GOOD)
     mean = torch.ones(3, requires_grad=True)
-    term(heard(one(mean), piece=2)).backward()
+    term(probed(one(mean), piece=2)).backward()
     assert mean.grad.norm().item() == pytest.approx(1 / 4)
     assert not any(moments.requires_grad for moments in term.moments)
 
@@ -116,7 +116,7 @@ def test_the_gradient_to_a_pieces_mean_is_a_share_of_the_plain_one():
 def test_a_single_piece_is_the_plain_term():
     term = JointStatistics(1)
     for seed in range(3):
-        batch = heard(layer(draw(4, 3, 2, 2, seed=seed)))
+        batch = probed(layer(draw(4, 3, 2, 2, seed=seed)))
         torch.testing.assert_close(term(batch), BatchNormStatistics()(batch), rtol=1e-12, atol=0)
         term.follow(batch, GOOD)
 
@@ -124,21 +124,21 @@ def test_a_single_piece_is_the_plain_term():
 def test_a_skipped_step_leaves_no_statistics_and_a_finished_batch_none():
     term, own, other = JointStatistics(2), layer(draw(4, 3, 2, 2)), layer(draw(4, 3, 2, 2, seed=1))
     broken = replace(own, mean=own.mean * math.nan)
-    term.follow(heard(broken, piece=1), BAD)
-    assert torch.equal(term(heard(own)), NORMS([own]))
-    term.follow(heard(other, piece=1), GOOD)
-    joint = term(heard(own))
+    term.follow(probed(broken, piece=1), BAD)
+    assert torch.equal(term(probed(own)), NORMS([own]))
+    term.follow(probed(other, piece=1), GOOD)
+    joint = term(probed(own))
     assert not torch.equal(joint, NORMS([own]))
-    term.follow(heard(broken, piece=1), BAD)
-    assert torch.equal(term(heard(own)), joint)
+    term.follow(probed(broken, piece=1), BAD)
+    assert torch.equal(term(probed(own)), joint)
     state = term.state_dict()
-    term.remember(heard(own), BAD)
-    assert torch.equal(term(heard(own)), joint), "the batch goes on"
-    term.remember(heard(own), GOOD)
-    assert torch.equal(term(heard(own)), NORMS([own]))
+    term.remember(probed(own), BAD)
+    assert torch.equal(term(probed(own)), joint), "the batch goes on"
+    term.remember(probed(own), GOOD)
+    assert torch.equal(term(probed(own)), NORMS([own]))
     again = JointStatistics(2)
     again.load_state_dict(state)
-    assert torch.equal(again(heard(own)), joint)
+    assert torch.equal(again(probed(own)), joint)
 
 
 # views

@@ -270,7 +270,7 @@ def test_a_share_of_each_batch_is_pictures_and_the_rest_is_the_methods_own(name:
     for view in ("clean", "train"):
         mixed, whole = (batch.answers[view]["teacher"] for batch in (output.batch, alone.batch))
         torch.testing.assert_close(mixed.logits[~there], whole.logits[~there], rtol=1e-4, atol=1e-5)
-        assert mixed.heard.keys() == whole.heard.keys()
+        assert mixed.probed.keys() == whole.probed.keys()
     asked = run.teacher.respond(output.batch.inputs["train"]).logits
     torch.testing.assert_close(output.batch.logits("train", "teacher"), asked, rtol=1e-4, atol=1e-5)
     assert output.images == alone.images
@@ -283,7 +283,7 @@ def test_what_is_heard_of_blocks_is_of_both() -> None:
     run.take_update()
     batch = run.algorithm.source.batch(run.clock).batch
     answer = batch.answers["train"]["teacher"]
-    (kind,) = answer.heard
+    (kind,) = answer.probed
     with run.teacher._asking:
         pass
     again = run.algorithm.source.own.viewer.view(run.teacher, batch.images, "x", run.clock)

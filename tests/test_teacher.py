@@ -82,7 +82,7 @@ def test_statistics_are_those_of_each_layers_input():
         found = teacher.respond(inputs, (BatchNorms(),)).of(BatchNorms)
         for handle in handles:
             handle.remove()
-        assert not teacher.respond(inputs).heard
+        assert not teacher.respond(inputs).probed
     assert len(found) == 2
     for layer, values, norm in zip(found, seen, (network.module.norm1, network.module.norm2), strict=True):
         flat = values.transpose(0, 1).flatten(1)
@@ -252,7 +252,7 @@ def test_whatever_counts_as_batch_norm_normalises_by_the_batch(norm):
     assert torch.equal(layer.running_mean, torch.ones(3))
 
 
-def test_a_probe_hears_what_is_stored_beside_what_the_batch_has():
+def test_a_probe_finds_what_is_stored_beside_what_the_batch_has():
     network = tiny_teacher()
     with FrozenTeacher(network, CPU) as teacher:
         images = torch.rand(5, 1, 6, 5)

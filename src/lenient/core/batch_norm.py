@@ -18,7 +18,7 @@ from lenient.core.reductions import batch_moments, own_moments
 
 Statistics = Literal["running", "batch"]
 """What batch norms normalise by in eval mode: what they stored in training, or the batch that they are given."""
-Heard = Callable[[nn.Module, Tensor, Tensor, int], None]
+OnRun = Callable[[nn.Module, Tensor, Tensor, int], None]
 """Told of each layer that runs: its mean and biased variance, (channels,) each, and of how many values per channel."""
 STORED = ("running_mean", "running_var")
 
@@ -48,7 +48,7 @@ def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def by_batch(layers: Sequence[nn.Module], hear: Heard | None = None, *, alone: bool = False) -> Iterator[None]:
+def by_batch(layers: Sequence[nn.Module], on_run: OnRun | None = None, *, alone: bool = False) -> Iterator[None]:
     """Let batch-norm layers in eval mode normalise by mean and biased variance of their batch, that of all ranks.
 
     While a layer runs, the batch's statistics stand before the stored ones, which are not touched: an attribute of the
@@ -57,7 +57,7 @@ def by_batch(layers: Sequence[nn.Module], hear: Heard | None = None, *, alone: b
 
     Args:
         layers: with `running_mean` and `running_var`, as `models.probing.batch_norm_layers` finds them.
-        hear: told of each run of a layer.
+        on_run: told of each run of a layer.
         alone: this rank's rows are the batch.
 
     Raises:
@@ -76,8 +76,8 @@ def by_batch(layers: Sequence[nn.Module], hear: Heard | None = None, *, alone: b
                 f"the {type(layer).__name__} layers compute their statistics, so that those of a batch cannot stand in "
                 "for them: normalise by running statistics instead"
             )
-        if hear is not None:
-            hear(layer, *moments, args[0].numel() // args[0].shape[1] * among)
+        if on_run is not None:
+            on_run(layer, *moments, args[0].numel() // args[0].shape[1] * among)
 
     def hide(layer: nn.Module, *_: Any) -> None:
         for name in STORED if layer in before else ():

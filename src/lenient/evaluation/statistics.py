@@ -73,11 +73,11 @@ def reestimate(layers: Iterable[nn.Module], forward: Callable[[Tensor], object],
     """
     sums: dict[nn.Module, tuple[int, Tensor, Tensor]] = {}
 
-    def hear(layer: nn.Module, mean: Tensor, variance: Tensor, count: int) -> None:
+    def note(layer: nn.Module, mean: Tensor, variance: Tensor, count: int) -> None:
         runs, means, variances = sums.get(layer, (0, torch.zeros_like(mean), torch.zeros_like(mean)))
         sums[layer] = runs + 1, means + mean, variances + variance * (count / max(count - 1, 1))
 
-    with by_batch(list(layers), hear, alone=True):
+    with by_batch(list(layers), note, alone=True):
         for batch in batches:
             forward(batch)
     for layer, (runs, means, variances) in sums.items():

@@ -53,7 +53,7 @@ class ContrastiveBank:
     first batch was skipped. It is on the device: 8 bytes for each number of the features and each image.
 
     Args:
-        probe: what hears the teacher's features.
+        probe: what reads the teacher's features.
         length: of these features.
         streams: of the projection's start and of what is drawn.
         runtime: where it lies.

@@ -24,7 +24,7 @@ class Needs:
     student: bool = False
     """The student's logits."""
     probes: tuple[Probe[Any], ...] = ()
-    """What else is to be heard of the teacher: of all images as drawn (`clean`), of the selected ones (`train`)."""
+    """What else is to be probed of the teacher: of all images as drawn (`clean`), of the selected ones (`train`)."""
     also: tuple[Needs, ...] = ()
     """What it reads of further views."""
 

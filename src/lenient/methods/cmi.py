@@ -154,7 +154,7 @@ class CMI:
                 "-s method.contrastive_weight=0"
             )
         probe = Pooled(tuple(layers), inputs)
-        length = teacher.heard(probe).shape[1]
+        length = teacher.probed(probe).shape[1]
         with untouched_global_rng():
             context.streams.seed_global("projection-init", 0)
             return ContrastiveBank(

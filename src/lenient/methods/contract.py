@@ -303,7 +303,7 @@ class Fed(Protocol):
         ...
 
     def fed(self, source: Source) -> Step:
-        """Return the step with another source, whose views are heard in the same way."""
+        """Return the step with another source, whose views are probed in the same way."""
         ...
 
 

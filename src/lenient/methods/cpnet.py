@@ -83,7 +83,7 @@ class CPNet:
         s, teacher, streams = self.settings, context.teacher, context.streams
         probe = BatchNormInputs(teacher.cuts(s.cuts))
         channels, height, width = teacher.card.input_size
-        shapes = [(maps.shape[1], maps.shape[2], maps.shape[3]) for maps in teacher.heard(probe)]
+        shapes = [(maps.shape[1], maps.shape[2], maps.shape[3]) for maps in teacher.probed(probe)]
 
         def body(number: int) -> tuple[nn.Module, int]:
             length = context.generator.latent_dim

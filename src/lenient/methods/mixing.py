@@ -26,7 +26,7 @@ def mixed(algorithm: Algorithm, context: Context, settings: SourceSettings, shar
     count = max(1, round(share * size))
 
     def among(own: Source, viewer: Viewer) -> Source:
-        """Put pictures, shown in their own way with what is heard of the method's images, among these."""
+        """Put pictures, shown in their own way with what is probed of the method's images, among these."""
         then = CutMix(settings.proxy_cutmix) if settings.proxy_cutmix else None
         shown = replace(viewer, augmentation=settings.proxy_augmentation, then=then)
         others = Proxy(

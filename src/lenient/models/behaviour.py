@@ -160,7 +160,7 @@ class _Questions:
     def _asked(self, runtime: Runtime, count: int, *, gradient: bool = False) -> _Answer:
         """Ask about the first `count` images."""
         module = self.network.module
-        with frozen(module, runtime), torch.set_grad_enabled(gradient), _Listening(module) as heard:
+        with frozen(module, runtime), torch.set_grad_enabled(gradient), _Listening(module) as listener:
             images = _normalised(self.network, runtime, count).requires_grad_(gradient)
             inputs = images * 1  # no leaf, so that it may be written into
             before, version, state = inputs.detach().clone(), inputs._version, _state(module)
@@ -170,12 +170,12 @@ class _Questions:
             writes = inputs._version != version or not torch.equal(inputs.detach(), before)
             changes = _changes(state, module)
             blocked = _blocked(logits, images) if gradient else ""
-        silent = heard.layers > 0 and not heard.called
-        return _Answer(logits.detach().float(), writes, changes, blocked, tuple(heard.by_batch), silent)
+        silent = listener.layers > 0 and not listener.called
+        return _Answer(logits.detach().float(), writes, changes, blocked, tuple(listener.by_batch), silent)
 
 
 class _Listening:
-    """Hears which batch-norm layers are called, and how they normalise."""
+    """Notes which batch-norm layers are called, and how they normalise."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

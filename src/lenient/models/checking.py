@@ -114,7 +114,7 @@ def advice(behaviour: Behaviour) -> list[str]:
 
 
 def heard_batch_norms(network: Network) -> list[tuple[str, nn.Module]]:
-    """Return the batch-norm layers whose inputs a checked network lets a run hear; see `batch_norm_layers`."""
+    """Return the batch-norm layers whose inputs a checked network lets a run probe; see `batch_norm_layers`."""
     return [] if network.behaviour.silent else batch_norm_layers(network.module)
 
 

@@ -142,14 +142,14 @@ def take_pixels(module: LowBit, card: Card) -> None:
     before its first layer learns the range of that as of any.
     """
     images = example_images(card.input_size).to(precision_of(module))
-    heard: list[tuple[InputGrid, Tensor]] = []
+    seen: list[tuple[InputGrid, Tensor]] = []
     with torch.no_grad(), mode(module, "eval"), ExitStack() as listening:
         for _, _, grid in low_bit_layers(module):
-            hook = grid.register_forward_pre_hook(lambda own, given: heard.append((own, given[0])))
+            hook = grid.register_forward_pre_hook(lambda own, given: seen.append((own, given[0])))
             listening.callback(hook.remove)
         module(images)
-    if heard and torch.equal(heard[0][1], images):
-        grid, ends = heard[0][0], [(side - m) / s for side in (0, 1) for m, s in zip(card.mean, card.std, strict=True)]
+    if seen and torch.equal(seen[0][1], images):
+        grid, ends = seen[0][0], [(side - m) / s for side in (0, 1) for m, s in zip(card.mean, card.std, strict=True)]
         grid.low.fill_(min(*ends, 0.0)), grid.high.fill_(max(*ends, 0.0))
         grid.seen.fill_(OBSERVED)
 

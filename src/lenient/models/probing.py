@@ -117,7 +117,7 @@ def pooled(features: Tensor) -> Tensor:
 def last_block_by_size(module: nn.Module, example: Tensor) -> dict[tuple[int, int], nn.Module]:
     """Return, for each map size met on the way of `example` (1, C, H, W), the last outermost block of that size.
 
-    Blocks are modules with parts (stages, residual blocks); a network without them is heard layer by layer. For wide
+    Blocks are modules with parts (stages, residual blocks); a network without them is probed layer by layer. For wide
     residual networks these are its groups, before the last batch norm. Left out are layers that run
     more than once, and maps of another shape than the image's (attention matrices).
     """

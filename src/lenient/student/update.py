@@ -34,13 +34,13 @@ class LiveStudent:
         """Answer normalised inputs (N, C, H, W), with other parameters or buffers where `weights` names them."""
         inputs = self.runtime.inputs(inputs)
         precision = self.runtime.autocast() if autocast else torch.autocast(inputs.device.type, enabled=False)
-        with self.blocks.listen() as heard, precision, own_grad_mode(), self._small.products():
+        with self.blocks.listen() as probed, precision, own_grad_mode(), self._small.products():
             logits = (
                 self._plain(inputs)
                 if weights is None
                 else torch.func.functional_call(self.module, dict(weights), inputs)
             )
-            return Response(logits, {Blocks: heard()} if self.blocks.layers else {})
+            return Response(logits, {Blocks: probed()} if self.blocks.layers else {})
 
 
 class StudentUpdate(Protocol):

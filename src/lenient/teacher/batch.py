@@ -17,17 +17,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Response:
-    """What one forward pass of one network returned: `logits` (N, num_classes), and what the probes heard, by the kind
+    """What one forward pass of one network returned: `logits` (N, num_classes), and what the probes found, by the kind
     of probe."""
 
     logits: Tensor
-    heard: Mapping[type, Any] = field(default_factory=dict)
+    probed: Mapping[type, Any] = field(default_factory=dict)
 
     def of(self, kind: type[Probe[T]]) -> T:
-        """Return what a kind of probe heard; raises ValueError where none was armed."""
-        if kind not in self.heard:
+        """Return what a kind of probe found; raises ValueError where none was armed."""
+        if kind not in self.probed:
             raise ValueError(f"the networks were not asked for {kind.__name__}: a term's `needs` have to say so")
-        found: T = self.heard[kind]
+        found: T = self.probed[kind]
         return found
 
     def split(self, first: int) -> tuple[Response, Response]:
@@ -37,21 +37,21 @@ class Response:
     def rows(self, chosen: slice | Tensor) -> Response:
         """Return the answers on some images, by a slice or by their numbers (n,); what is of all of them is left
         out."""
-        heard = {kind: kind.rows(found, chosen) for kind, found in self.heard.items()}  # type: ignore[attr-defined]
-        return Response(self.logits[chosen], _known(heard))
+        probed = {kind: kind.rows(found, chosen) for kind, found in self.probed.items()}  # type: ignore[attr-defined]
+        return Response(self.logits[chosen], _known(probed))
 
     def joined(self, other: Response) -> Response:
         """Return the answers on two batches as on one; what is of a batch as a whole is left out."""
-        heard = {
-            kind: kind.joined(found, other.heard[kind])  # type: ignore[attr-defined]
-            for kind, found in self.heard.items()
-            if kind in other.heard
+        probed = {
+            kind: kind.joined(found, other.probed[kind])  # type: ignore[attr-defined]
+            for kind, found in self.probed.items()
+            if kind in other.probed
         }
-        return Response(torch.cat([self.logits, other.logits]), _known(heard))
+        return Response(torch.cat([self.logits, other.logits]), _known(probed))
 
 
-def _known(heard: Mapping[type, Any]) -> dict[type, Any]:
-    return {kind: found for kind, found in heard.items() if found is not None}
+def _known(probed: Mapping[type, Any]) -> dict[type, Any]:
+    return {kind: found for kind, found in probed.items() if found is not None}
 
 
 @dataclass(frozen=True)

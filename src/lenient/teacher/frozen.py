@@ -228,15 +228,15 @@ class FrozenTeacher:
     def respond(self, inputs: Tensor, probes: Sequence[Probe[Any]] = (), *, weight: Tensor | None = None) -> Response:
         """Ask the teacher once about normalised `inputs` (N, C, H, W).
 
-        Probes are armed for this forward only, and the response holds what each of them heard; images count by `weight`
+        Probes are armed for this forward only, and the response holds what each of them found; images count by `weight`
         (N,), where it is given. Gradients reach `inputs` unless the caller is under `torch.no_grad()`.
 
         Raises:
-            TeacherError: a probe found nothing to hear.
+            TeacherError: a probe found nothing to read.
         """
         self.forwards += inputs.shape[0] * ranks.count()
         with ExitStack() as armed:
-            armed.enter_context(self._asking)  # a probe hears every forward
+            armed.enter_context(self._asking)  # a probe sees every forward
             listening = {type(probe): armed.enter_context(probe.listen(self, weight)) for probe in probes}
             armed.enter_context(self.runtime.autocast())
             armed.enter_context(own_grad_mode())
@@ -245,10 +245,10 @@ class FrozenTeacher:
             if self.statistics == "batch":
                 armed.enter_context(by_batch(self.batch_norms))
             output = (self._plain if plain else self.module)(self.runtime.inputs(inputs))
-        return Response(self._logits(output), {kind: heard() for kind, heard in listening.items()})
+        return Response(self._logits(output), {kind: probed() for kind, probed in listening.items()})
 
-    def heard(self, probe: Probe[T]) -> T:
-        """Return what a probe hears of two black images, without gradient; they are not counted."""
+    def probed(self, probe: Probe[T]) -> T:
+        """Return what a probe finds of two black images, without gradient; they are not counted."""
         before = self.forwards
         with torch.no_grad():
             answer = self.respond(self.normalize(self._example()), (probe,))

@@ -1,4 +1,4 @@
-"""Probes: what else is heard of a network in a forward, besides its logits. A new kind of evidence is a new probe."""
+"""Probes: what else is read from a network in a forward, besides its logits. A new kind of evidence is a new probe."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Probe(Protocol[T_co]):
-    """Hears something of the teacher in one forward. Probes that are equal hear the same, and are armed once."""
+    """Reads something of the teacher in one forward. Probes that are equal read the same, and are armed once."""
 
     def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> AbstractContextManager[Callable[[], T_co]]:
-        """Be armed while the context is open, for one forward; what it yields returns what was heard.
+        """Be armed while the context is open, for one forward; what it yields returns what was found.
 
         `weight` (N,) says how far each image counts, where it is given.
         """
         ...
 
     @staticmethod
-    def rows(heard: Any, chosen: slice | Tensor) -> T_co | None:
-        """Return what was heard of the chosen images; None where it is of the batch as a whole."""
+    def rows(probed: Any, chosen: slice | Tensor) -> T_co | None:
+        """Return what was found of the chosen images; None where it is of the batch as a whole."""
         ...
 
     @staticmethod
     def joined(first: Any, second: Any) -> T_co | None:
-        """Return what was heard of two batches as of one; None where it is of a batch as a whole."""
+        """Return what was found of two batches as of one; None where it is of a batch as a whole."""
         ...
 
 
@@ -65,7 +65,7 @@ class BatchNorms:
         """Gather them; raises TeacherError where no layer gave any."""
         found: list[LayerStatistics] = []
 
-        def hear(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        def note(layer: nn.Module, args: tuple[Any, ...]) -> None:
             mean, variance = batch_moments(args[0], weight)
             stored = (full(cast(Tensor, buffer)) for buffer in (layer.running_mean, layer.running_var))
             found.append(LayerStatistics(mean, variance, *stored))
@@ -78,7 +78,7 @@ class BatchNorms:
                 )
             return tuple(found)
 
-        handles = [layer.register_forward_pre_hook(hear) for layer in teacher.batch_norms]
+        handles = [layer.register_forward_pre_hook(note) for layer in teacher.batch_norms]
         try:
             yield gathered
         finally:
@@ -86,7 +86,7 @@ class BatchNorms:
                 handle.remove()
 
     @staticmethod
-    def rows(heard: tuple[LayerStatistics, ...], chosen: slice | Tensor) -> None:
+    def rows(probed: tuple[LayerStatistics, ...], chosen: slice | Tensor) -> None:
         """Return nothing: they are of the batch as a whole."""
 
     @staticmethod
@@ -101,14 +101,14 @@ class Features:
     @contextmanager
     def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], Tensor]]:
         """Hear them; raises TeacherError where no linear layer puts the logits out."""
-        heard: list[Tensor] = []
-        with hooked([teacher.classifier], lambda layer, args, _: heard.append(args[0])):
-            yield lambda: pooled(heard[-1])
+        probed: list[Tensor] = []
+        with hooked([teacher.classifier], lambda layer, args, _: probed.append(args[0])):
+            yield lambda: pooled(probed[-1])
 
     @staticmethod
-    def rows(heard: Tensor, chosen: slice | Tensor) -> Tensor:
+    def rows(probed: Tensor, chosen: slice | Tensor) -> Tensor:
         """Return those of the chosen images."""
-        return heard[chosen]
+        return probed[chosen]
 
     @staticmethod
     def joined(first: Tensor, second: Tensor) -> Tensor:
@@ -127,19 +127,19 @@ class Pooled:
     @contextmanager
     def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], Tensor]]:
         """Hear them."""
-        heard: dict[nn.Module, Tensor] = {}
+        probed: dict[nn.Module, Tensor] = {}
 
-        def hear(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def note(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             maps = full(args[0] if self.inputs else output)
-            heard[layer] = maps.flatten(2).mean(dim=2) if maps.dim() > 2 else maps
+            probed[layer] = maps.flatten(2).mean(dim=2) if maps.dim() > 2 else maps
 
-        with hooked(self.layers, hear):
-            yield lambda: torch.cat([heard[layer] for layer in self.layers], dim=1)
+        with hooked(self.layers, note):
+            yield lambda: torch.cat([probed[layer] for layer in self.layers], dim=1)
 
     @staticmethod
-    def rows(heard: Tensor, chosen: slice | Tensor) -> Tensor:
+    def rows(probed: Tensor, chosen: slice | Tensor) -> Tensor:
         """Return those of the chosen images."""
-        return heard[chosen]
+        return probed[chosen]
 
     @staticmethod
     def joined(first: Tensor, second: Tensor) -> Tensor:
@@ -156,14 +156,14 @@ class BatchNormInputs:
     @contextmanager
     def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
         """Hear them."""
-        heard: dict[nn.Module, Tensor] = {}
-        with hooked(self.layers, lambda layer, args, _: heard.update({layer: args[0]})):
-            yield lambda: tuple(heard[layer] for layer in self.layers)
+        probed: dict[nn.Module, Tensor] = {}
+        with hooked(self.layers, lambda layer, args, _: probed.update({layer: args[0]})):
+            yield lambda: tuple(probed[layer] for layer in self.layers)
 
     @staticmethod
-    def rows(heard: tuple[Tensor, ...], chosen: slice | Tensor) -> tuple[Tensor, ...]:
+    def rows(probed: tuple[Tensor, ...], chosen: slice | Tensor) -> tuple[Tensor, ...]:
         """Return those of the chosen images."""
-        return tuple(maps[chosen] for maps in heard)
+        return tuple(maps[chosen] for maps in probed)
 
     @staticmethod
     def joined(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -183,14 +183,14 @@ class Blocks:
         self, teacher: FrozenTeacher | None = None, weight: Tensor | None = None
     ) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
         """Hear them, of whatever network the layers belong to."""
-        heard: dict[nn.Module, Tensor] = {}
-        with hooked(self.layers, lambda layer, _, output: heard.update({layer: output})):
-            yield lambda: tuple(heard[layer] for layer in self.layers)
+        probed: dict[nn.Module, Tensor] = {}
+        with hooked(self.layers, lambda layer, _, output: probed.update({layer: output})):
+            yield lambda: tuple(probed[layer] for layer in self.layers)
 
     @staticmethod
-    def rows(heard: tuple[Tensor, ...], chosen: slice | Tensor) -> tuple[Tensor, ...]:
+    def rows(probed: tuple[Tensor, ...], chosen: slice | Tensor) -> tuple[Tensor, ...]:
         """Return those of the chosen images."""
-        return tuple(block[chosen] for block in heard)
+        return tuple(block[chosen] for block in probed)
 
     @staticmethod
     def joined(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

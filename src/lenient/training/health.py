@@ -117,7 +117,7 @@ class HealthMonitor:
         dark, bright = pixel_span(images)
         facts = {"health/duplicates": duplicate_rate(images), "health/excess": excess}
         facts |= {"health/dark": dark.amin(), "health/bright": bright.amax(), "health/contrast": (bright - dark).amax()}
-        if BatchNorms in answer.heard:
+        if BatchNorms in answer.probed:
             facts["health/bn_shift"] = bn_shift(answer.of(BatchNorms))
         return self.question(predict, facts)
 
