@@ -39,7 +39,7 @@ html_copy_source = False
 NAVIGATION = {
     "README": {
         "Use": ["docs/choosing", "docs/teachers", "docs/verdict/README", "docs/own-method", "docs/benchmark"],
-        "Reference": ["docs/api", "results/README", "results/performance", "docs/gpu", "CHANGELOG"],
+        "Reference": ["docs/api", "results/README", "docs/gpu", "CHANGELOG"],
         "Methods": ["docs/methods/*", "docs/defenses/*"],
         "Project": ["docs/architecture", "CONTRIBUTING", "SECURITY"],
     },
