@@ -40,9 +40,9 @@ def logit(share: float, slack: float = 0.005) -> float:
 def features(answers: Answers, shift: float | None) -> dict[str, float] | None:
     """Return what a fit may read of a run, None where it has no answers to inverted images or no batch-norm shift.
 
-    Of inverted images: `agreement`, its logit; `distance`, how far the logits are apart, and `divergence`, of the student
-    from the teacher, as logarithms; `dispersion`, the logarithm of how widely the student's logits are spread beside the
-    teacher's. `shift`: that of how far the teacher sees the images of the run from its training data
+    Of inverted images: `agreement`, its logit; `distance`, how far the logits are apart, and `divergence`, of the
+    student from the teacher, as logarithms; `dispersion`, the logarithm of how widely the student's logits are spread
+    beside the teacher's. `shift`: that of how far the teacher sees the images of the run from its training data
     (`training.probe.bn_shift`).
     """
     found = answers.get("inverted")
