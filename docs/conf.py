@@ -38,7 +38,14 @@ html_copy_source = False
 
 NAVIGATION = {
     "README": {
-        "Use": ["docs/choosing", "docs/teachers", "docs/verdict/README", "docs/own-method", "docs/benchmark"],
+        "Use": [
+            "docs/choosing",
+            "docs/teachers",
+            "docs/verdict/README",
+            "docs/data-set",
+            "docs/own-method",
+            "docs/benchmark",
+        ],
         "Reference": ["docs/api", "results/README", "docs/gpu", "CHANGELOG"],
         "Methods": ["docs/methods/*", "docs/defenses/*"],
         "Project": ["docs/architecture", "CONTRIBUTING", "SECURITY"],

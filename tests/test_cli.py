@@ -20,9 +20,8 @@ import yaml
 from PIL import Image
 
 from commands import begun, lenient, python
-from lenient.api import reopen
+from lenient.api import sample as write_sample
 from lenient.cli import main
-from lenient.runs.samples import write_samples
 from toys import TinyNet
 
 pytestmark = pytest.mark.usefixtures("bare")  # what is left out so is in one run, `done_run`
@@ -234,8 +233,7 @@ def test_a_compiled_run_is_sampled_without_a_compiler(done_run, tmp_path, monkey
     assert "compile: false" in recipe
     (run / "config.yaml").write_text(recipe.replace("compile: false", "compile: true"))
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
-    distillation, teacher = reopen(run)
-    write_samples(distillation, teacher, 5, tmp_path / "s", 0)
+    assert write_sample(run, tmp_path / "s", 5).images == 5
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt2", "onnx", "hub"])

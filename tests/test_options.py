@@ -30,7 +30,11 @@ PAIRS: dict[str, tuple[Mapping[str, Option], Callable[..., Any]]] = {
 }
 WITHOUT = {"demo": "shows what the others do", "methods": "prints `list_methods`", "bench": "grids are files"}
 """Commands that have no function of such arguments, and why."""
-OBJECTS = {"distill": {"generator", "observers"}, "train-teacher": {"on_epoch", "on_progress"}}
+OBJECTS = {
+    "distill": {"generator", "observers"},
+    "sample": {"on_progress"},
+    "train-teacher": {"on_epoch", "on_progress"},
+}
 """What only functions take: it cannot be typed on a command line."""
 COMMANDS: Any = typer.main.get_command(app)
 

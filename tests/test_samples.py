@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-import torch
 
 from lenient.core.errors import UsageError
-from lenient.runs.samples import _check_space, _write_png
+from lenient.runs.formats import Shape, check_space
+from lenient.runs.formats.pictures import write_pictures
 
 
 @pytest.mark.parametrize(
@@ -21,15 +22,16 @@ def test_the_space_is_counted_before_the_first_image(
 ) -> None:
     free = 7 * (needed + 10 * 4)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
-    _check_space(7, size, 4, tmp_path / "a" / "b")
+    shape = Shape(size, ("0", "1", "2", "3"))
+    check_space("png", 7, shape, tmp_path / "a" / "b")
     with pytest.raises(UsageError, match=r"^-n 8: up to .* GiB left$"):
-        _check_space(8, size, 4, tmp_path / "a" / "b")
+        check_space("png", 8, shape, tmp_path / "a" / "b")
 
 
 @pytest.mark.parametrize(("channels", "names"), [(1, ["0.png"]), (3, ["0.png"]), (2, ["0-0.png", "0-1.png"])])
 def test_no_picture_takes_the_place_of_another_file(tmp_path: Path, channels: int, names: list[str]) -> None:
-    image = torch.zeros(channels, 2, 2, dtype=torch.uint8)
-    _write_png(image, tmp_path / "0.png")
+    image = np.zeros((channels, 2, 2), np.uint8)
+    write_pictures(image, tmp_path / "0.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     with pytest.raises(FileExistsError):
-        _write_png(image, tmp_path / "0.png")
+        write_pictures(image, tmp_path / "0.png")

@@ -343,8 +343,9 @@ def test_it_is_written_and_read_back(tmp_path: Path) -> None:
         made.classes, made.steps, made.seconds, made.clipped,
     )  # fmt: skip
     assert again.health == made.health == held.health
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["images.safetensors"]
-    assert set(load_file(tmp_path / "a" / "b" / "images.safetensors")) == {"images", "soft_labels"}
+    names = {path.name for path in (tmp_path / "a" / "b").iterdir()}
+    assert names == {"images.safetensors", "README.md", "dataset.json"}
+    assert set(load_file(tmp_path / "a" / "b" / "images.safetensors")) == {"images", "labels", "logits"}
 
 
 def test_a_folder_with_files_is_refused_before_anything_is_made(tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_what_is_no_such_file_is_one_line(tmp_path: Path) -> None:
     made.save(tmp_path)
     whole = path.read_bytes()
     told = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]["lenient"]
-    tensors = {"images": made.images, "soft_labels": made.soft_labels}
+    tensors = {"images": made.images, "logits": made.logits}
     spoiled = json.loads(told)
     spoiled["health"]["checks"][0].pop("name")
     cases: list[tuple[dict[str, Tensor], dict[str, str], str]] = [
@@ -371,9 +372,9 @@ def test_what_is_no_such_file_is_one_line(tmp_path: Path) -> None:
         (tensors, {"lenient": "[]"}, ""),
         (tensors, {"lenient": json.dumps(spoiled)}, r"health\.checks\.0\.name"),
         (tensors, {"lenient": json.dumps(json.loads(told) | {"clipped": 2})}, "clipped"),
-        ({"images": made.images}, {"lenient": told}, "soft_labels"),
+        ({"images": made.images}, {"lenient": told}, "logits"),
         (tensors | {"images": made.images.float()}, {"lenient": told}, "of 8 bits"),
-        (tensors | {"soft_labels": made.soft_labels[:1].clone()}, {"lenient": told}, "soft labels"),
+        (tensors | {"logits": made.logits[:1].clone()}, {"lenient": told}, "logits"),
     ]
     for written, metadata, why in cases:
         save_file(written, path, metadata)

@@ -31,13 +31,15 @@ from lenient.models.loading import outline
 from lenient.models.low_bit import LowBit
 from lenient.models.trust import Trusted, UntrustedError, require
 from lenient.reporting import write_report
+from lenient.runs import formats
+from lenient.runs.crops import Cropping
 from lenient.runs.export import export as write_format
 from lenient.runs.folder import RunFolder, fingerprint
-from lenient.runs.images import FILE, SyntheticImages, check_empty
+from lenient.runs.formats.columns import FILE
+from lenient.runs.images import SyntheticImages
 from lenient.runs.job import Job, TeacherFacts, check_pictures, load_teacher
 from lenient.runs.request import Request, decide, parse_budget, pick_student, resolve, settings_of
-from lenient.runs.samples import MOST, write_samples
-from lenient.runs.synthesis import from_run, from_teacher
+from lenient.runs.synthesis import Origin, Written, from_run, from_teacher, to_folder
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.result import Result
 from lenient.training.trainer import Distillation, Observer
@@ -403,6 +405,10 @@ def sample(
     output: str | Path,
     count: int = 64,
     *,
+    format: str = "png",
+    crops: int = 0,
+    crop_area: float = 0.08,
+    crop_flip: float = 0.5,
     seed: int = 0,
     device: str | None = None,
     teacher: str | None = None,
@@ -410,37 +416,54 @@ def sample(
     checkpoint_key: str | None = None,
     student: str | None = None,
     trust_code: bool = False,
-) -> float:
-    """Write synthetic images of a run as PNG files, and the teacher's soft labels as `labels.csv`.
+    overwrite: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Written:
+    """Write synthetic images of a run as a data set: pictures or arrays, with the teacher's soft labels and a card.
+
+    They are those of `synthesize` of this run: different ones of its pool, or what its generator draws and its
+    selection accepts. The folder is there whole or not at all, and images are written as they are drawn, so that a
+    large set takes no memory.
 
     Args:
         run: a run folder.
         output: a new folder. An empty one will do.
-        count: images. Up to ten million.
-        seed: draws other images.
+        count: images. Up to ten million; fewer, and a warning, where the run has no more.
+        format: png, imagefolder, webdataset, npz or safetensors. `docs/data-set.md` describes each; all but the first
+            have the teacher's logits, and `SyntheticImages.open` reads the last.
+        crops: random crops of each image, with the teacher's answer to each. By default none.
+        crop_area: least share of the image that a crop covers.
+        crop_flip: share of crops that are mirrored.
+        seed: draws other images. And other crops.
         device: auto, cpu, cuda, cuda:N or mps (untested). By default as the run says.
         teacher: the teacher of RUN. Where it is now; by default as the run says.
         teacher_arch: architecture of a bare state dict.
         checkpoint_key: which network of a checkpoint, by dots, e.g. state_dict or model_ema.
         student: the student's network. By default as the run says.
         trust_code: run code and visit places that files name; what you name needs no flag.
+        overwrite: replace what is at the destination. Only another data set of this kind, as a whole.
+        on_progress: called after each part with the images that are there.
 
     Returns:
-        The share of values that were clipped to 8 bit.
+        How many images there are, and the share of values that were clipped to 8 bit.
 
     Raises:
-        UsageError: not a run, a folder that holds files, or more images than fit on the disk.
+        UsageError: not a run, a folder that holds other files, no image or more than fit on the disk, or a format that
+            cannot hold them.
         DamagedError: a file of the run is.
         TeacherError: the teacher is no longer where it was, or is another one.
+        MachineError: the disk refuses.
 
     Example:
-        >>> clipped = lenient.sample("runs/mine", "pictures", 4)
-        >>> 0 <= clipped <= 1
-        True
+        >>> written = lenient.sample("runs/mine", "pictures", 4)
+        >>> written.images, 0 <= written.clipped <= 1
+        (4, True)
     """
-    folder = check_empty(output)
+    folder = Path(output)
+    formats.check_place(folder, overwrite)
     _check_count(count)
-    distillation, frozen = reopen(
+    cropping = Cropping(crops, crop_area, crop_flip) if crops else None
+    distillation, _ = reopen(
         Path(run),
         device,
         teacher=teacher,
@@ -449,7 +472,12 @@ def sample(
         student=student,
         trust_code=trust_code,
     )
-    return write_samples(distillation, frozen, count, folder, seed)
+    origin = Origin.of(distillation)
+    return to_folder(distillation.draws, origin, count, seed, folder, format, cropping, on_progress)
+
+
+MOST = 10_000_000
+"""Images of a data set: more are no use in one folder."""
 
 
 def _check_count(count: int) -> None:
@@ -465,6 +493,10 @@ def synthesize(
     *,
     student: nn.Module | Network | str = "auto",
     output: str | Path | None = None,
+    format: str = "safetensors",
+    crops: int = 0,
+    crop_area: float = 0.08,
+    crop_flip: float = 0.5,
     steps: int | None = None,
     recipe: str | Sequence[str] = (),
     batch_size: int | None = None,
@@ -493,7 +525,10 @@ def synthesize(
         budget: the time that may be taken, such as `30m`; where it is too little there are fewer images, and a line
             says so. A method with a generator makes as many steps as fit.
         student: who learns beside: for methods whose images depend on it, as `adi`.
-        output: a folder that is new or empty, for `SyntheticImages.open`; the images returned are then read from there.
+        output: a folder that is new or empty; as safetensors, `SyntheticImages.open` reads it, and the images returned
+            are then read from there.
+        format: of the files: safetensors, png, imagefolder, webdataset or npz, as those of `sample`.
+        crops: of each image, with the teacher's answer to each; `crop_area` and `crop_flip` as for `sample`.
         steps: of a method with a generator; with a pool the steps follow from `n`.
         seed: by default that of the settings; of a run, 0: draws others.
         proxy_images: as for `distill`. With the method `proxy` these pictures are the images, those that its selection
@@ -521,7 +556,11 @@ def synthesize(
         >>> image.shape, soft_labels.shape
         (torch.Size([1, 8, 8]), torch.Size([10]))
     """
-    folder = None if output is None else check_empty(output)
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        formats.check_place(folder)
+        formats.check(format)
+    cropping = Cropping(crops, crop_area, crop_flip) if crops else None
     _check_count(n)
     if budget is not None:
         parse_budget(budget)
@@ -538,7 +577,7 @@ def synthesize(
         if isinstance(teacher, Result) or _is_run(teacher):
             for name in (name for name, value in making.items() if value is not None):
                 raise UsageError(f"{name}: a run has its own; leave it out to draw from a run")
-            made = _of_run(teacher, n, seed or 0, budget, device, trust_code)
+            made = _of_run(teacher, n, seed or 0, budget, cropping, device, trust_code)
         else:
             request = Request(
                 method=method if isinstance(method, str) else None,
@@ -553,11 +592,13 @@ def synthesize(
             )
             own = None if isinstance(method, str) else method
             network = load_teacher(teacher, trust_code=trust_code, **facts)
-            made = from_teacher(Job(network, student, request, method=own, generator=generator), n, budget)
+            if folder is not None:  # before the work of hours
+                formats.check(format, formats.Shape(network.card.input_size, (), crops))
+            made = from_teacher(Job(network, student, request, method=own, generator=generator), n, budget, cropping)
         if folder is None:
             return made
         if ranks.is_main():
-            made.save(folder)
+            made.save(folder, format)
         ranks.agree(None)  # nobody goes on before it is written
         return SyntheticImages.open(folder) if (folder / FILE).is_file() else made
 
@@ -567,16 +608,22 @@ def _is_run(teacher: object) -> TypeGuard[str | Path]:
 
 
 def _of_run(
-    run: Result | str | Path, count: int, seed: int, budget: str | None, device: str | None, trust_code: bool
+    run: Result | str | Path,
+    count: int,
+    seed: int,
+    budget: str | None,
+    cropping: Cropping | None,
+    device: str | None,
+    trust_code: bool,
 ) -> SyntheticImages:
     if not isinstance(run, Result):
         distillation, _ = reopen(Path(run), device, trust_code=trust_code)
-        return from_run(distillation.draws, distillation.health.verdict(), distillation.step, count, seed, budget)
+        return from_run(distillation.draws, Origin.of(distillation), count, seed, budget, cropping)
     if device is not None:
         raise UsageError("device: a result draws where its run was; leave it out")
     if run.draws is None:
         raise UsageError("this result was copied or read back, and draws nothing; name its run folder")
-    return from_run(run.draws, run.health, run.summary.steps, count, seed, budget)
+    return from_run(run.draws, Origin.of_result(run), count, seed, budget, cropping)
 
 
 def train_teacher(

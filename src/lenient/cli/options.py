@@ -219,6 +219,10 @@ SAMPLE = {
     "run": RUN,
     "output": Option("A new folder.", metavar="DIR", default=REQUIRED, short="-o"),
     "count": Option("Images.", metavar="N", default=64, short="-n"),
+    "format": Option("png, imagefolder, webdataset, npz or safetensors.", metavar="NAME", default="png"),
+    "crops": Option("Random crops of each image, with the teacher's answer to each.", metavar="N", default=0),
+    "crop_area": Option("Least share of the image that a crop covers.", metavar="A", default=0.08),
+    "crop_flip": Option("Share of crops that are mirrored.", metavar="P", default=0.5),
     "device": DEVICE,
     "seed": Option("Draws other images.", metavar="N", default=0),
     "teacher": Option("The teacher of RUN.", metavar="TEACHER", shown="as RUN says"),
@@ -226,6 +230,7 @@ SAMPLE = {
     "checkpoint_key": CHECKPOINT_KEY,
     "student": Option("The student's network.", metavar="SPEC", shown="as RUN says"),
     "trust_code": TRUST_CODE,
+    "overwrite": OVERWRITE,
 }
 TRAIN_TEACHER = {
     "data": DATA,

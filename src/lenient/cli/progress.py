@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,35 @@ def observers(kind: str, job: Job, track: Sequence[str] = ()) -> list[Observer]:
     elif kind == "plain":
         shown.append(PlainProgress())
     return shown if job.folder is None else [*shown, *trackers(track, job.folder, job.settings)]
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield what is told how many of `total` there are: a bar on a terminal, elsewhere a line every half minute."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=total)
+    began = said = time.monotonic()
+
+    def watch(done: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        bar.update(task, completed=done)
+        if bar.console.is_terminal:
+            if now - began >= AFTER:
+                bar.start()
+        elif now - said >= PLAIN_SECONDS:
+            said = now
+            _say(f"{done} of {total} {what}, {(now - began) / done * (total - done):.0f} s left")
+
+    try:
+        yield watch
+    finally:
+        if bar.live.is_started:  # elsewhere stopping it prints an empty line
+            bar.stop()
 
 
 def summary(values: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`lenient sample`: draw images from a run's generator."""
+"""`lenient sample`: a data set of a run's synthetic images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lenient.cli import options
 from lenient.cli.options import takes
+from lenient.cli.progress import counting
 
 
 @takes(options.SAMPLE)
@@ -13,6 +14,10 @@ def sample(
     run: Path,
     output: Path,
     count: int,
+    format: str,
+    crops: int,
+    crop_area: float,
+    crop_flip: float,
     device: str | None,
     seed: int,
     teacher: str | None,
@@ -20,20 +25,28 @@ def sample(
     checkpoint_key: str | None,
     student: str | None,
     trust_code: bool,
+    overwrite: bool,
 ) -> None:
-    """Write synthetic images of RUN as PNG files, and the teacher's soft labels as labels.csv."""
+    """Write synthetic images of RUN with the teacher's soft labels, as pictures or arrays that other trainers read."""
     from lenient import api
 
-    clipped = api.sample(
-        run,
-        output,
-        count,
-        seed=seed,
-        device=device,
-        teacher=teacher,
-        teacher_arch=teacher_arch,
-        checkpoint_key=checkpoint_key,
-        student=student,
-        trust_code=trust_code,
-    )
-    print(f"{count} images in {output}; {clipped:.2%} of the values were clipped to 8 bit")
+    with counting("images", count) as watch:
+        made = api.sample(
+            run,
+            output,
+            count,
+            format=format,
+            crops=crops,
+            crop_area=crop_area,
+            crop_flip=crop_flip,
+            seed=seed,
+            device=device,
+            teacher=teacher,
+            teacher_arch=teacher_arch,
+            checkpoint_key=checkpoint_key,
+            student=student,
+            trust_code=trust_code,
+            overwrite=overwrite,
+            on_progress=watch,
+        )
+    print(f"{made.images} images in {output}; {made.clipped:.2%} of the values were clipped to 8 bit")

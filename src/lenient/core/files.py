@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import stat
 import warnings
 from collections.abc import Iterable, Iterator
@@ -120,6 +121,35 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `path`, and of all that it holds, once the block has ended well.
+
+    `path` is a folder, a link to one, or new. Where the block raises, nothing has changed. A killed process leaves a
+    folder `.NAME.….lenient-tmp` beside it. What is written is whole, whatever happens to the process; where power may
+    fail before the disk has it, who writes a file syncs it.
+    """
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (place.with_name(f".{place.name}.{secrets.token_hex(4)}.lenient-tmp") for _ in range(2))
+    new.mkdir()
+    try:
+        yield new
+        if place.exists():
+            os.rename(place, old)
+        try:
+            os.rename(new, place)
+        except BaseException:
+            if old.exists():
+                os.rename(old, place)
+            raise
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    sync_folder(place.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -158,6 +158,14 @@ class StoredHealth(_Closed):
     note: Text
 
 
+class StoredCropping(_Closed):
+    """How crops were drawn."""
+
+    count: Annotated[Count, Field(ge=1, le=10_000)]
+    area: Annotated[Share, Field(gt=0)]
+    flip: Share
+
+
 class StoredImages(Stored):
     """What a file of synthetic images says beside its tensors."""
 
@@ -166,6 +174,19 @@ class StoredImages(Stored):
     seconds: Annotated[Amount, Field(ge=0)]
     health: StoredHealth
     clipped: Share
+    method: Text
+    teacher: Text | None
+    seed: Seed
+    cropping: StoredCropping | None
+    foreign: Annotated[list[Text], Field(max_length=100)]
+
+
+class StoredDataSet(Stored):
+    """`dataset.json`, which describes a data set of synthetic images."""
+
+    format: Text
+    files: Count
+    """All that the folder holds, this one among them."""
 
 
 class Answers(BaseModel):
