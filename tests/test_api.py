@@ -44,7 +44,9 @@ def test_a_run_is_measured_exported_reported_and_sampled(run: Path, tmp_path: Pa
     student = lenient.load(tmp_path / "s.safetensors")
     assert student(torch.rand(2, 1, 8, 8)).shape == (2, 10)
     assert lenient.report(run) == json.loads((run / "report.json").read_text(encoding="utf-8"))
-    assert 0 <= lenient.sample(run, tmp_path / "drawn", 3, seed=1) <= 1
+    drawn = lenient.sample(run, tmp_path / "drawn", 3, seed=1)
+    assert drawn.images == 3
+    assert 0 <= drawn.clipped <= 1
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 3
     with pytest.raises(UsageError, match="no empty folder"):
         lenient.sample(run, tmp_path / "drawn", 3)

@@ -412,7 +412,7 @@ BAD: list[tuple[list[str], int, str]] = [
     ([*TRAIN, "--keep", "2", "--keep-above", "high"], 2, "--keep-above high: write numbers"),
     ([*TRAIN, "--keep-above", "0.9"], 2, "--keep-above 0.9: give one accuracy, such as 0.9, with --keep N"),
     ([*TRAIN[:-1], "/dev/null/t.safetensors"], 5, "cannot be written"),
-    (["sample", "nowhere", "-o", "nets.py"], 2, "is there and no empty folder"),
+    (["sample", "nowhere", "-o", "nets.py"], 2, "is a file, not a folder"),
     (["distill", "DIGITS", "--steps", "0"], 2, "steps=0"),
     (["distill", "DIGITS", "--epochs", "0"], 2, "--epochs 0"),
     (["distill", "DIGITS", "--batch-size", "0"], 2, "batch_size=0"),

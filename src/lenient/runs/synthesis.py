@@ -155,8 +155,10 @@ class Gathered:
         )
 
     def warn(self, about: About) -> None:
-        """Say where they are fewer than was asked for, or not what they should be."""
+        """Say where they are fewer than was asked for, or not what they should be; to be called by all ranks."""
         late = self.made < self.count and self._reason()
+        if not ranks.is_main():
+            return
         if late or self.interrupted:
             warn(f"{self.made} of {self.count} images: {late or self.interrupted}")
         if about.health.verdict != "ok":
@@ -257,8 +259,7 @@ class Written:
 
 def _held(gathered: Gathered, parts: list[Part], origin: Origin) -> SyntheticImages:
     about = gathered.about(origin)
-    if ranks.is_main():
-        gathered.warn(about)
+    gathered.warn(about)
     crops = [part.crops for part in parts if part.crops is not None]
     return SyntheticImages(
         **{name: getattr(about, name) for name in About.__dataclass_fields__},
