@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from gpu_sizes import Sizes
-from gpu_teacher import read_parts, tried
+from gpu_teacher import read_parts
 from published import STUDENT_STEPS
 from speed import spread
 from speed_limit import Limits, needed
@@ -21,7 +21,7 @@ from speed_ways import NETWORKS, RANDOM, RECIPE, Made, Way, clock, ours, publish
 from torch.profiler import ProfilerActivity, profile
 
 from lenient.core import memory
-from lenient.core.runtime import repeatable
+from lenient.core.runtime import cudnn_algorithms, repeatable
 from lenient.generators.upsampling import UpsamplingGenerator
 from lenient.models import Network, build_student
 
@@ -107,7 +107,7 @@ def _limit(row: dict[str, Any], how: tuple[str, str, str], batch: int, limits: L
     precision, views, _ = how
     drawn = row["rounds_per_step"] * STUDENT_STEPS * batch
     passes = needed(batch, STUDENT_STEPS, max(row["kept"], 1e-3), 1 if views == "none" else 2, drawn)
-    with tried():
+    with cudnn_algorithms(tried=True):
         seconds = limits.seconds(passes, precision)
     share = seconds / row["seconds"]["median"]
     return {"limit_seconds": seconds, "share_of_limit": share, "needed_flops": limits.operations(passes)}
@@ -116,7 +116,7 @@ def _limit(row: dict[str, Any], how: tuple[str, str, str], batch: int, limits: L
 def _algorithms(what: str, device: torch.device) -> AbstractContextManager[None]:
     """cuDNN's: as torch has them for the released procedure, tried for speed, or as the library's loop takes them."""
     if what == "tried":
-        return tried()
+        return cudnn_algorithms(tried=True)
     return nullcontext() if what == "as torch" else repeatable(device)
 
 

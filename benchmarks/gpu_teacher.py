@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lenient.core import files
+from lenient.core.runtime import cudnn_algorithms
 from lenient.data import ImageSet, load_data
 from lenient.evaluation import evaluate
 from lenient.models import Network, build_student
@@ -36,7 +36,7 @@ def teacher(
     """
     train, test = load_data(sizes.data, split="train"), load_data(sizes.data, split="test")
     precision = "bf16" if device.type == "cuda" else "32"
-    with tried():
+    with cudnn_algorithms(tried=True):
         per_epoch = _seconds_per_epoch(train, test, sizes, device, precision)
         left = until - time.monotonic()
         epochs = int(min(max(SPARE * left / per_epoch, 1), sizes.most_epochs))
@@ -56,18 +56,6 @@ def teacher(
     seconds = found["curve"][-1]["seconds"]
     found["images_per_second"] = epochs * len(train) / seconds
     found["done"] = True
-
-
-@contextmanager
-def tried() -> Iterator[None]:
-    """Let cuDNN try its algorithms for each shape, and take the fastest."""
-    own = torch.backends.cudnn
-    before = own.benchmark, own.deterministic
-    own.benchmark, own.deterministic = True, False
-    try:
-        yield
-    finally:
-        own.benchmark, own.deterministic = before
 
 
 def _seconds_per_epoch(train: ImageSet, test: ImageSet, sizes: Sizes, device: torch.device, precision: str) -> float:

@@ -124,19 +124,22 @@ def check_compiler(device: torch.device) -> None:
 
 
 @contextmanager
-def repeatable(device: torch.device) -> Iterator[None]:
-    """Take only those of cuDNN's algorithms that give the same bits each time, chosen by shape and not by trial, so
-    that a run that is taken up again goes on as it would have; nothing on other devices."""
-    if device.type != "cuda":
-        yield
-        return
+def cudnn_algorithms(*, tried: bool) -> Iterator[None]:
+    """Take cuDNN's fastest algorithm by a trial for each shape, or only those that give the same bits each time, chosen
+    by shape."""
     own = torch.backends.cudnn
     before = own.benchmark, own.deterministic
-    own.benchmark, own.deterministic = False, True
+    own.benchmark, own.deterministic = tried, not tried
     try:
         yield
     finally:
         own.benchmark, own.deterministic = before
+
+
+def repeatable(device: torch.device) -> AbstractContextManager[None]:
+    """Let a device give the same bits each time, so that a run that is taken up again goes on as it would have; CUDA
+    alone has to be asked."""
+    return cudnn_algorithms(tried=False) if device.type == "cuda" else nullcontext()
 
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
