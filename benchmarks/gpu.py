@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py OUT
     python benchmarks/gpu.py OUT --earlier BEFORE --only speed --only distil
-    python benchmarks/gpu.py OUT --table docs/gpu.md
+    python benchmarks/gpu.py OUT --table results/gpu.md
 
 | piece | what |
 |---|---|

@@ -38,7 +38,7 @@ def page(pieces: Mapping[str, Found]) -> str:
         "```bash",
         "LENIENT_DATA=data python benchmarks/gpu.py OUT",
         "python benchmarks/gpu.py OUT --only speed --only distil",
-        "python benchmarks/gpu.py OUT --table docs/gpu.md",
+        "python benchmarks/gpu.py OUT --table results/gpu.md",
         "```",
         "",
         *wrapped(
@@ -73,7 +73,7 @@ def _speed(found: Found) -> list[str]:
         *wrapped(
             "One outer iteration, ten student steps and one generator step, of TA-DFKD from "
             f"`{found.get('teacher', 'lenient:resnet34')}` to `{found.get('student', 'lenient:resnet18')}`, as in "
-            "[the measurements on a CPU](../results/performance.md). The teacher's weights: "
+            "[the measurements on a CPU](performance.md). The teacher's weights: "
             f"{found.get('weights', 'those of the piece `teacher`')}. Images/s: those that the student learns from. "
             "The released procedure makes two views. *Times as fast*: as the released procedure, by images/s; 20 are "
             "aimed at. *Of the convolutions*: the time that convolutions and linear layers would take alone, each at "

@@ -46,7 +46,7 @@ NAVIGATION = {
             "docs/own-method",
             "docs/benchmark",
         ],
-        "Reference": ["docs/api", "results/README", "docs/gpu", "CHANGELOG"],
+        "Reference": ["docs/api", "results/README", "CHANGELOG"],
         "Methods": ["docs/methods/*", "docs/defenses/*"],
         "Project": ["docs/architecture", "CONTRIBUTING", "SECURITY"],
     },
