@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 INVERSION = "deepinversion"
 """Makes the images of `synthesize` unless another method is named."""
+MOST = 10_000_000
+"""Images of a data set: more are no use in one folder."""
 
 
 def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]) -> PixelClassifier:
@@ -474,10 +476,6 @@ def sample(
     )
     origin = Origin.of(distillation)
     return to_folder(distillation.draws, origin, count, seed, folder, format, cropping, on_progress)
-
-
-MOST = 10_000_000
-"""Images of a data set: more are no use in one folder."""
 
 
 def _check_count(count: int) -> None:
