@@ -195,7 +195,7 @@ def page(written: Mapping[str, Any], output: str) -> str:
         f"of up to {RELAXED:g} times its limit warns no more. *Expected*: that interval in %, of the answers of the",
         "teacher as it was described, where the run was long enough to ask. With wrong constants the teacher",
         "sees what it would see with the right ones, so that nothing but the pixels can tell; where the error is",
-        "small, they cannot.",
+        "small, they cannot. What is expected, and so the verdict, is by the library's table of the day of the runs.",
         "",
         f"Students below half of the right teacher: {len(poor)}. Called ok: {counts[0]} before, {counts[1]} now.",
         f"Sound runs: {len(fine)}. Called ok: {kept[0]} before, {kept[1]} now.",
