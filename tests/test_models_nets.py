@@ -13,7 +13,7 @@ from torch import nn
 
 from lenient.core.errors import TeacherError, UsageError
 from lenient.models import Card, PixelClassifier, load_network, to_logits
-from lenient.models.names import NETS, SOURCES, lenient_names, nearest, parse_spec
+from lenient.models.names import NETS, SOURCES, did_you_mean, lenient_names, parse_spec
 
 ALL = (*NETS, "wrn-10-1", "wrn-16-2")
 
@@ -128,7 +128,7 @@ def test_malformed_specs_are_usage_errors_of_one_line(text: str) -> None:
 def test_an_unknown_source_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'timm'"):
         parse_spec("tmm:resnet18")
-    assert nearest("qqqqqq", SOURCES) == ""
+    assert did_you_mean("qqqqqq", SOURCES) == ""
 
 
 CARD = Card("lenient:resnet8", (2, 8, 9), 3, (0.5, 0.25), (0.5, 2.0), ("a", "b", "c"), notes=("one",))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lenient.cli import main
 from lenient.core.errors import UsageError
-from lenient.core.text import cell, shown, visible
+from lenient.core.text import cell, nearest, shown, visible
 from lenient.models.names import Spec, parse_spec
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=400)
@@ -86,6 +86,15 @@ def test_no_cell_of_csv_is_computed(text):
 @pytest.mark.parametrize("text", ["-1", "+0.5", "cat", "a=b", "日本", "1e-3"])
 def test_plain_cells_of_csv_stay(text):
     assert cell(text, "csv") == text
+
+
+@pytest.mark.parametrize(
+    ("name", "cutoff", "found"),
+    [("TUA", 0.0, "tau"), ("tau", 1.0, "tau"), ("zzz", 0.0, "tau"), ("zzz", 0.5, ""), ("slot", 0.5, "slots")],
+)
+def test_the_nearest_name_is_as_near_as_asked(name, cutoff, found):
+    assert nearest(name, ["slots", "tau", "share"], cutoff) == found
+    assert nearest(name, [], cutoff) == ""
 
 
 def test_cells_of_markdown_show_markup_as_text():

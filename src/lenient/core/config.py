@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import os
@@ -17,7 +16,7 @@ from pydantic_core import core_schema
 
 from lenient.core.errors import UsageError
 from lenient.core.files import read_text
-from lenient.core.text import VALUE, shown, visible
+from lenient.core.text import VALUE, nearest, shown, visible
 
 YAML_CHARACTERS, YAML_BYTES = 2**20, 4 * 2**20
 """Of the longest YAML that is read; it takes a few seconds."""
@@ -150,19 +149,10 @@ def _unknown(model: type[BaseModel], kind: Any, key: str, where: str) -> str:
         if others:
             chosen, parent = kind.model_fields["name"].default, f"{where}{place}"
             return f"{parent}.{name}: {place} is {chosen}; give {parent}={' or '.join(others)} too, or leave it out"
-    nearest = max(keys_of(model), key=lambda known: _likeness(key, known), default="")
-    hint = f"; the nearest is {where.removeprefix('-s ')}{nearest}" if nearest else ""
+    known = list(keys_of(model))
+    texts = {text: whole for whole in reversed(known) for text in (whole.rpartition(".")[2], whole)}
+    hint = f"; the nearest is {where.removeprefix('-s ')}{texts[nearest(key[:100], texts)]}" if known else ""
     return f"{where}{visible(key, VALUE)}: no such setting{hint}"
-
-
-def _likeness(key: str, known: str) -> float:
-    """How much a mistyped key is like one that there is, or like its last word."""
-    likeness = difflib.SequenceMatcher(b=key[:100])
-    found = []
-    for text in (known, known.rpartition(".")[2]):
-        likeness.set_seq1(text)
-        found.append(likeness.ratio())
-    return max(found)
 
 
 def _place(model: type[BaseModel], place: Iterable[int | str]) -> tuple[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, Literal
 
 LINE = 300
@@ -72,6 +73,11 @@ class _Short(reprlib.Repr):
 
     def repr_int(self, x: int, level: int) -> str:  # Python refuses to write thousands of digits
         return repr(x) if x.bit_length() < 1000 else f"{'-' * (x < 0)}2**{x.bit_length() - 1}..."
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.0) -> str:
+    """Return which of `names` a mistyped one is most like, "" where none comes up to `cutoff` (1: the same text)."""
+    return next(iter(get_close_matches(name.lower(), list(names), n=1, cutoff=cutoff)), "")
 
 
 def cell(text: object, table: Literal["csv", "markdown"], limit: int = LINE) -> str:

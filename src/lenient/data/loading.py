@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lenient.core.errors import UsageError
+from lenient.core.text import nearest
 from lenient.data.cifar import read_cifar10, read_cifar100
 from lenient.data.folder import FolderImages, class_folders, list_images, order_of_numbers
 from lenient.data.images import ImageSet
@@ -58,8 +58,8 @@ def load_data(name: str, *, split: str, root: str | Path | None = None, input_si
     if name.startswith("imagefolder:"):
         return _image_folder(name, split, input_size or (3, 224, 224))
     if name not in READERS:
-        nearest = difflib.get_close_matches(name.lower(), DATA_NAMES, n=1, cutoff=0.0)[0]
-        raise UsageError(f"--data {name}: unknown; the nearest is {nearest} (known: {', '.join(DATA_NAMES)})")
+        near = nearest(name, DATA_NAMES)
+        raise UsageError(f"--data {name}: unknown; the nearest is {near} (known: {', '.join(DATA_NAMES)})")
     folder = Path(root if root is not None else os.environ.get("LENIENT_DATA") or "data")
     raw = READERS[name](folder, split != "test")
     size = input_size or (raw.images.shape[1], raw.images.shape[2], raw.images.shape[3])

@@ -18,7 +18,7 @@ from torch import nn
 from lenient.core.errors import LenientError, TeacherError
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.facts import Facts, Wanted, facts_of_attributes, facts_of_card, facts_of_config
-from lenient.models.names import Spec, nearest, one_line
+from lenient.models.names import Spec, did_you_mean, one_line
 
 
 def build_from_factory(spec: Spec, wanted: Wanted, label: str) -> tuple[nn.Module, list[Facts], list[Facts]]:
@@ -78,7 +78,9 @@ def named(spec: Spec, label: str) -> Iterator[tuple[Callable[..., Any], ModuleTy
         found = getattr(home, function, None)
         if not callable(found):
             what = "is not callable" if hasattr(home, function) else "is not there"
-            raise TeacherError(f"{label} {spec}: {function!r} {what} in {home_name}{nearest(function, vars(home))}")
+            raise TeacherError(
+                f"{label} {spec}: {function!r} {what} in {home_name}{did_you_mean(function, vars(home))}"
+            )
         yield found, home
 
 

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from lenient.core.errors import TeacherError
 from lenient.models.archives import Entry
-from lenient.models.names import nearest
+from lenient.models.names import did_you_mean
 from lenient.models.weights import Weights, refusals, unreadable
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -50,7 +50,7 @@ def choose(weights: Weights, own: Sequence[str], where: object, key: str | None 
     if key and not any(_under(name, _plain(key)) for name in entries):
         tops = list(dict.fromkeys(name.partition(".")[0] for name in entries))
         raise TeacherError(
-            f"--checkpoint-key {key[:60]}: {where} has no weights there{nearest(key, tops)}; it has "
+            f"--checkpoint-key {key[:60]}: {where} has no weights there{did_you_mean(key, tops)}; it has "
             f"{', '.join(repr(name[:30]) for name in tops[:4])}"
         )
     if not fitting:

@@ -38,7 +38,7 @@ from lenient.models.graphs.classifier import classifier_of
 from lenient.models.graphs.reading import ForeignError
 from lenient.models.huggingface import is_theirs, loaded, read_json
 from lenient.models.inside import taken_outside
-from lenient.models.names import SOURCES, Spec, nearest, parse_spec
+from lenient.models.names import SOURCES, Spec, did_you_mean, parse_spec
 from lenient.models.programs import GRAPH, LOADED, conversion, load_program, program_kind
 from lenient.models.rebuilding import check_maps, rebuilt
 from lenient.models.sources import build, draft, weights_in
@@ -421,7 +421,7 @@ def _facts_of_tensors(module: nn.Module, state: Mapping[str, Entry]) -> Facts:
 
 def _no_file(path: Path) -> str:
     siblings = [str(path.with_name(other.name)) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = nearest(str(path), siblings)
+    hint = did_you_mean(str(path), siblings)
     if path.parent == Path() and not path.suffix:
         hint += f"; a network by name needs its source, such as timm:{path} (sources: {', '.join(SOURCES)})"
     return f"{path}: no such file or folder{hint}"

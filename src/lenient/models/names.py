@@ -6,11 +6,10 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from lenient.core.errors import UsageError
-from lenient.core.text import shown, visible
+from lenient.core.text import nearest, shown, visible
 
 NETS = {
     "lenet5": "lenient.models.lenet:lenet5",
@@ -92,7 +91,7 @@ def parse_spec(text: str, label: str = "network") -> Spec:
     if not low_bit and source not in SOURCES and os.path.exists(text):
         return Spec("path", text)
     if not low_bit and source not in SOURCES:
-        close = nearest(source, SOURCES)
+        close = did_you_mean(source, SOURCES)
         raise UsageError(
             f"{label} {shown(text)}: no source {shown(source)}{close}; the sources are {', '.join(SOURCES)}, and int2: "
             "to int8: before one"
@@ -122,10 +121,10 @@ def own_code(arch: str) -> str:
     return f"{few or ''}{OWN}FILE.py:FACTORY" if whole.startswith(OWN) else ""
 
 
-def nearest(word: str, names: Iterable[str]) -> str:
-    """Return ` (did you mean 'X'?)` for the closest of `names`, or nothing where none is close."""
-    close = get_close_matches(word.lower(), list(names), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return ` (did you mean 'X'?)` for the nearest of `names`, or nothing where none is near."""
+    near = nearest(name, names, cutoff=0.5)
+    return f" (did you mean {near!r}?)" if near else ""
 
 
 def one_line(error: BaseException, limit: int = 240) -> str:

@@ -15,7 +15,7 @@ from lenient.core.errors import LenientError, TeacherError
 from lenient.models.factories import build_from_factory
 from lenient.models.facts import Facts, Wanted, facts_of_attributes, facts_of_config, first_conv
 from lenient.models.low_bit import LowBit
-from lenient.models.names import NETS, WIDE, Spec, nearest, one_line
+from lenient.models.names import NETS, WIDE, Spec, did_you_mean, one_line
 from lenient.models.weights import INDEX
 
 DEFAULT_SIZE = (32, 32)
@@ -109,7 +109,8 @@ def _lenient(spec: Spec, wanted: Wanted, label: str) -> nn.Module:
     if spec.name not in NETS:
         names = [*NETS, "wrn-16-1", "wrn-40-2"]
         raise TeacherError(
-            f"{label} {spec}: lenient has no such network{nearest(spec.name, names)}; it has {', '.join(NETS)}, wrn-D-K"
+            f"{label} {spec}: lenient has no such network{did_you_mean(spec.name, names)}; "
+            f"it has {', '.join(NETS)}, wrn-D-K"
         )
     home, _, function = NETS[spec.name].partition(":")
     builder: Callable[..., nn.Module] = getattr(import_module(home), function)
@@ -125,7 +126,7 @@ def _timm(spec: Spec, wanted: Wanted, pretrained: bool, new_head: bool, label: s
     if spec.source == "timm":
         base = spec.name.partition(".")[0]
         if not timm.is_model(base):
-            raise TeacherError(f"{label} {spec}: timm has no such network{nearest(base, timm.list_models())}")
+            raise TeacherError(f"{label} {spec}: timm has no such network{did_you_mean(base, timm.list_models())}")
         config = timm.get_pretrained_cfg(spec.name)
         fixed = bool(config is not None and config.fixed_input_size)
         if pretrained and not new_head and config is not None and wanted.num_classes not in (None, config.num_classes):
@@ -162,10 +163,10 @@ def _torchvision(spec: Spec, wanted: Wanted, pretrained: bool, new_head: bool, l
     name, _, tag = spec.name.partition(".")
     names = models.list_models(module=models)
     if name not in names:
-        raise TeacherError(f"{label} {spec}: torchvision has no such classifier{nearest(name, names)}")
+        raise TeacherError(f"{label} {spec}: torchvision has no such classifier{did_you_mean(name, names)}")
     published = models.get_model_weights(name)
     if tag and tag not in published.__members__:
-        raise TeacherError(f"{label} {spec}: no such weights{nearest(tag, published.__members__)}; they are "
+        raise TeacherError(f"{label} {spec}: no such weights{did_you_mean(tag, published.__members__)}; they are "
                            f"{', '.join(published.__members__)}")  # fmt: skip
     weights = published[tag] if tag else published.DEFAULT
     if pretrained and not new_head:
