@@ -1,4 +1,4 @@
-"""How a learning rate changes over a run: one curve for distillation and for training on real images."""
+"""How a learning rate, or another number, changes in the course of a run: one place for all curves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 Curve = Literal["constant", "drops", "cosine", "onecycle"]
-RISE, START = 0.3, 0.04
-"""Of `onecycle`: the share of the run in which the rate rises, and what it rises from."""
+RISE, START, END = 0.3, 1 / 25, 1 / 25e4
+"""Of one cycle: the share of the run in which the rate rises, what it rises from, and what `one_cycle` falls to."""
+
+
+def half_cosine(done: float, whole: float = 1.0) -> float:
+    """Return what is left, from 1 to 0 along half a cosine, once `done` of `whole` is over."""
+    return 0.5 * (1 + math.cos(math.pi * done / whole))
 
 
 def rate_factor(
@@ -24,18 +29,16 @@ def rate_factor(
     if curve == "drops":
         return float(drop_factor ** sum(done >= share for share in drops))
     if curve == "cosine":
-        return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
+        return end + (1 - end) * half_cosine(done)
     if done < RISE:
         return START + (1 - START) * done / RISE
-    return rate_factor("cosine", (done - RISE) / (1 - RISE))
+    return half_cosine((done - RISE) / (1 - RISE))
 
 
 def one_cycle(step: int, steps: int) -> float:
     """Return the factor at a step of so many: up and down along half a cosine each, to nearly 0 (Smith and Topin, arXiv
-    1708.07120, with the constants of torch's `OneCycleLR`)."""
-    up, last = max(0.3 * steps - 1, 1e-9), max(steps - 1, 1)
+    1708.07120; torch's `OneCycleLR` to the step, where `onecycle` is a curve of any share of a run)."""
+    up, last = max(RISE * steps - 1, 1e-9), max(steps - 1, 1)
     if step <= up:
-        start, end, done = 1 / 25, 1.0, step / up
-    else:
-        start, end, done = 1.0, 1 / 25e4, (step - up) / max(last - up, 1e-9)
-    return end + (start - end) * rate_factor("cosine", min(done, 1.0))
+        return 1 + (START - 1) * half_cosine(step / up)
+    return END + (1 - END) * half_cosine(min((step - up) / max(last - up, 1e-9), 1))

@@ -5,7 +5,6 @@ The self-retrospection of ABD (Hong et al., ICML 2023), a bilevel problem whose 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -16,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lenient.core import ranks
 from lenient.core.config import Settings
+from lenient.core.rates import half_cosine
 from lenient.core.reductions import batch_mean, full
 from lenient.core.seeding import Streams
 from lenient.losses.distances import kl_divergence
@@ -59,7 +59,7 @@ class UnlearnSettings(Settings):
     def factor(self, clock: Clock) -> float:
         """Return the share of `lr` at a step that unlearns: half a cosine from 1 towards 0 at the end of the run."""
         first = self.first(clock)
-        return 0.5 * (1 + math.cos(math.pi * (clock.step - first) / max(clock.steps - first, 1)))
+        return half_cosine(clock.step - first, max(clock.steps - first, 1))
 
 
 class Unlearning:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lenient.core import ranks
 from lenient.core.config import BY_NAME, Nothing, Part, Settings
+from lenient.core.rates import half_cosine
 from lenient.core.seeding import Streams
 from lenient.synthesis.views import mirrored, resized_crop, rolled
 
@@ -32,7 +33,7 @@ class ResizedCrop(Part):
     def least(self, done: float) -> float:
         """Return the least share once `done`, from 0 to 1, of a batch's steps are made."""
         way = min(done / self.milestone, 1.0)
-        left = {"none": 0.0, "cosine": 0.5 * (1 + math.cos(math.pi * way)), "linear": 1 - way, "step": float(way < 1)}
+        left = {"none": 0.0, "cosine": half_cosine(way), "linear": 1 - way, "step": float(way < 1)}
         return self.least_area + (1 - self.least_area) * left[self.curriculum]
 
 
