@@ -22,7 +22,7 @@ from lenient.core.numbers import duration, exact
 from lenient.evaluation import parameters
 from lenient.models import build_student
 from lenient.models.card import Card, Network
-from lenient.models.checking import heard_batch_norms
+from lenient.models.checking import readable_batch_norms
 from lenient.runs.request import PAPER, PRESETS
 from lenient.training.settings import DistillSettings
 
@@ -102,7 +102,7 @@ def network(data: str, arch: str) -> Network:
 
 def has_batch_norm(place: Place) -> bool:
     """Whether the teachers of a place have any."""
-    return bool(heard_batch_norms(network(place.data, place.teacher)))
+    return bool(readable_batch_norms(network(place.data, place.teacher)))
 
 
 def named(data: str, arch: str) -> str:

@@ -52,7 +52,7 @@ def lenient(
 
 
 def python(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python WORDS` to its end: `-m MODULE`, `-c CODE` or a file, and what they are told.
+    """Run `python WORDS` to its end: `-m MODULE`, `-c CODE` or a file, and their arguments.
 
     Args:
         environment: what differs from that of the tests.
@@ -92,14 +92,14 @@ class Begun:
 @contextmanager
 def begun(*words: object, cwd: Path, **environment: str) -> Iterator[Begun]:
     """Start what `python` runs; it is killed where it has not ended by the end of the block."""
-    told = [str(word) for word in words]
+    arguments = [str(word) for word in words]
     _start_server()
     with tempfile.TemporaryDirectory() as place:
         said = [Path(place) / name for name in ("stdout", "stderr")]
-        process = _SERVER.Process(target=_run, args=(told, cwd, os.environ | environment, said))
+        process = _SERVER.Process(target=_run, args=(arguments, cwd, os.environ | environment, said))
         process.start()
         try:
-            yield Begun(told, process, said)
+            yield Begun(arguments, process, said)
         finally:
             process.kill()
             process.join()

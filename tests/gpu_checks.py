@@ -29,7 +29,7 @@ by 1e-13, which Adam, where a gradient ought to be 0, divides by 1e-8 and follow
 WORKER = Path(__file__).with_name("gpu_worker.py")
 
 
-def game(name: str, runtime: Runtime, **changes: Any) -> Distillation:
+def distillation(name: str, runtime: Runtime, **changes: Any) -> Distillation:
     """A run of a form of a method on tiny networks, teacher entered and never left."""
     frozen = FrozenTeacher(tiny_teacher(), runtime).__enter__()
     own = form(name) | changes | {"device": str(runtime.device), "precision": runtime.precision}
@@ -83,7 +83,7 @@ def refusing(device: torch.device) -> Iterator[None]:
 def check_alike(name: str, device: torch.device) -> None:
     """Three updates of a method on a device come to what they come to on the CPU."""
     with drawn_on_the_host():
-        here, there = (game(name, Runtime(place, "64")) for place in (torch.device("cpu"), device))
+        here, there = (distillation(name, Runtime(place, "64")) for place in (torch.device("cpu"), device))
         for run in (here, there):
             run.algorithm.source.sample(4, "first", 0)
             take(run, UPDATES)
@@ -95,7 +95,7 @@ def check_alike(name: str, device: torch.device) -> None:
 def check_bf16(name: str, device: torch.device) -> None:
     """In bfloat16 the first losses are those of float32 to its eight bits, through a dozen layers."""
     with drawn_on_the_host():
-        full, half = (game(name, Runtime(device, precision)) for precision in ("32", "bf16"))
+        full, half = (distillation(name, Runtime(device, precision)) for precision in ("32", "bf16"))
         expected, found = take(full, 1)[0], take(half, 1)[0]
     for key, value in expected.items():
         torch.testing.assert_close(found[key].float(), value.float(), rtol=0.1, atol=0.05)
@@ -104,7 +104,7 @@ def check_bf16(name: str, device: torch.device) -> None:
 
 def check_compiled(name: str, device: torch.device) -> None:
     """Compiled, three updates come to what they come to otherwise, as far as another order of sums lets them."""
-    plain, compiled = (game(name, Runtime(device, "32", compile=compile)) for compile in (False, True))
+    plain, compiled = (distillation(name, Runtime(device, "32", compile=compile)) for compile in (False, True))
     take(plain, UPDATES)
     take(compiled, UPDATES)
     ours, theirs = weights(plain), weights(compiled)
@@ -116,10 +116,10 @@ def check_resumed(name: str, device: torch.device, folder: Path) -> None:
     """A run that goes on from a checkpoint is to the bit the run that was never stopped."""
     runtime = Runtime(device, "32")
     with repeatable(device):
-        straight, stopped = game(name, runtime), game(name, runtime)
+        straight, stopped = distillation(name, runtime), distillation(name, runtime)
         take(straight, 8)
         take(stopped, 5)
-        resumed = game(name, runtime)
+        resumed = distillation(name, runtime)
         resumed.load_state_dict(stored(stopped, folder, device))
         take(resumed, 3)
     ours, theirs = weights(straight), weights(resumed)
@@ -129,7 +129,7 @@ def check_resumed(name: str, device: torch.device, folder: Path) -> None:
 
 def check_never_waits(name: str, device: torch.device, precision: str = "32") -> None:
     """Updates are launched ahead of the device: nothing asks it for a number, nor waits for a copy to it."""
-    run = game(name, Runtime(device, precision))
+    run = distillation(name, Runtime(device, precision))
     take(run, 4)
     with refusing(device):
         take(run, 6)

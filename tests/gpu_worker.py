@@ -7,7 +7,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from gpu_checks import drawn_on_the_host, game, take, weights
+from gpu_checks import distillation, drawn_on_the_host, take, weights
 from lenient.core import ranks
 from lenient.core.runtime import Runtime
 
@@ -16,7 +16,7 @@ def main(file: str, device: str, name: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     with drawn_on_the_host():
-        run = game(name, Runtime(torch.device(device), "64"))
+        run = distillation(name, Runtime(torch.device(device), "64"))
         take(run, 3)
     if ranks.is_main():
         torch.save(weights(run), file)

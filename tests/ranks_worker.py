@@ -1,6 +1,6 @@
-"""One of several processes: plays short games in float64 and stores what their students have come to.
+"""One of several processes: runs forms of methods for a few steps in float64 and stores what their students come to.
 
-torchrun --nproc-per-node N ranks_worker.py FILE STEPS GAME...
+torchrun --nproc-per-node N ranks_worker.py FILE STEPS FORM...
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lenient.training.trainer import Distillation
 from toys import pictures_folder, settings, tiny_student, tiny_teacher
 
 BANK = {"replay": {"share": 0.5, "every": 1}}
-GAMES: dict[str, dict[str, Any]] = {
+FORMS: dict[str, dict[str, Any]] = {
     "ta-dfkd": {},
     "ta-dfkd, cropped": {"augmentation": "crop-flip"},
     "ta-dfkd, unselected": {"selection": "none"},
@@ -67,16 +67,16 @@ ABD = {
     "shuffle": {"trials": 0, "layers": 1},
     "unlearn": {"share": 0.5, "rounds": 3, "start": 0.1, "lr": 0.05},
 }
-"""The defence of games that are called so."""
+"""The defence of the forms that have it in their name."""
 
 
-def play(game: str, steps: int) -> dict[str, torch.Tensor]:
+def distilled(form: str, steps: int) -> dict[str, torch.Tensor]:
     """Return the student's tensors after so many steps, its answers to fixed images, and the gauges, all in float64."""
     runtime = Runtime(torch.device("cpu"), "64")
-    method = {"name": game.split(",")[0], **GAMES[game]}
-    defense = {"defense": ABD} if game.endswith(", abd") else {}
+    method = {"name": form.split(",")[0], **FORMS[form]}
+    defense = {"defense": ABD} if form.endswith(", abd") else {}
     source = {"proxy_images": pictures_folder(), "proxy_share": 0.5}
-    mixing = {"source": source} if game.endswith(", mixed") else {}
+    mixing = {"source": source} if form.endswith(", mixed") else {}
     student = tiny_student()
     with FrozenTeacher(tiny_teacher(), runtime) as teacher:
         run = Distillation(teacher, student, settings(steps=steps, method=method, **defense, **mixing), runtime)
@@ -89,10 +89,10 @@ def play(game: str, steps: int) -> dict[str, torch.Tensor]:
     return {**student.module.state_dict(), **lines, "answers": answers}
 
 
-def main(output: str, steps: str, *games: str) -> None:
+def main(output: str, steps: str, *forms: str) -> None:
     torch.set_num_threads(1)
     with ranks.joined():
-        found = {game: play(game, int(steps)) for game in games}
+        found = {form: distilled(form, int(steps)) for form in forms}
         if ranks.is_main():
             torch.save(found, output)
 

@@ -19,7 +19,7 @@ CHECKS = [
     {"name": "coverage", "value": 1.0, "threshold": 0.9, "status": "ok", "text": "Share of classes that were seen."},
     {"name": "duplicates", "value": 0.11, "threshold": 0.25, "status": "ok",
      "text": "Share of images that nearly equal another one of their batch."},
-    {"name": "nonfinite", "value": 0, "threshold": 0, "status": "ok", "text": "Turns skipped for NaN or infinity."},
+    {"name": "nonfinite", "value": 0, "threshold": 0, "status": "ok", "text": "Updates skipped for NaN or infinity."},
 ]  # fmt: skip
 
 SUMMARY: dict[str, Any] = {

@@ -207,7 +207,7 @@ def test_the_tail_is_a_share_of_what_is_finite():
     assert tail(normal).item() == pytest.approx(0.00135, abs=4e-4)
 
 
-class Told:
+class Scripted:
     """A shuffled teacher that is far from the teacher, but on every fortieth image from shuffle `good` on."""
 
     def __init__(self, good: int) -> None:
@@ -232,7 +232,7 @@ def shown(trials: ShuffleTrials, updates: int, clock: Clock | None = None) -> No
 
 
 def trials(good: int, **changes: Any) -> ShuffleTrials:
-    told: Any = Told(good)
+    told: Any = Scripted(good)
     return ShuffleTrials(told, ShuffleSettings(warm_up=2, batches=3, trials=4, **changes), lambda clock: 8)
 
 

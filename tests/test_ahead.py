@@ -1,4 +1,4 @@
-"""What is made ahead of its turn, on a second thread, is what would be made in it."""
+"""What is made ahead of its update, on a second thread, is what would be made in it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lenient.synthesis.prefetch import Ahead, Prefetch
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
-from ranks_worker import GAMES
+from ranks_worker import FORMS
 from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
 
 POOLED = ("adi", "deepinversion", "fastdfkd", "nayer", "cmi", "cpnet", "zskd", "kegnet")
-STREAMS = [game for game in GAMES if not game.startswith(("noise", "photo", "stable", *POOLED))]
+STREAMS = [form for form in FORMS if not form.startswith(("noise", "photo", "stable", *POOLED))]
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +40,10 @@ def one_thread() -> Iterator[None]:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with ExitStack() as stack:
 
-        def make(game: str, threads_ahead: int) -> Distillation:
+        def make(form: str, threads_ahead: int) -> Distillation:
             monkeypatch.setattr(Runtime, "threads_ahead", threads_ahead)
             frozen = stack.enter_context(FrozenTeacher(tiny_teacher(), CPU))
-            method = {"name": game.split(",")[0], **GAMES[game]}
+            method = {"name": form.split(",")[0], **FORMS[form]}
             return Distillation(frozen, tiny_student(), settings(steps=40, method=method), CPU)
 
         yield make
@@ -72,10 +72,10 @@ def begun(source: Prefetch) -> int | None:
     return None if source._ahead.begun is None else source._ahead.begun.update
 
 
-@pytest.mark.parametrize("game", STREAMS)
-def test_after_every_turn_the_run_is_as_it_would_be(opened: Any, game: str) -> None:
+@pytest.mark.parametrize("form", STREAMS)
+def test_after_every_update_the_run_is_as_it_would_be(opened: Any, form: str) -> None:
     """To the bit, also what is begun and not taken: buffers, leftovers, counts."""
-    straight, ahead = opened(game, 0), opened(game, 1)
+    straight, ahead = opened(form, 0), opened(form, 1)
     for _ in range(2 * straight.algorithm.schedule.phases[-1].length + 3):
         straight.take_update()
         ahead.take_update()
@@ -108,11 +108,11 @@ def test_nothing_is_begun_after_the_last_step(opened: Any) -> None:
     assert begun(run.algorithm.source) is None
 
 
-@pytest.mark.parametrize("game", ["ta-dfkd", "pre-dfkd", "mad"])
-@pytest.mark.parametrize("turns", [1, 4])
-def test_a_checkpoint_amid_a_cycle_goes_on_to_the_bit(opened: Any, game: str, turns: int) -> None:
-    whole, resumed = opened(game, 1), opened(game, 1)
-    for _ in range(turns):
+@pytest.mark.parametrize("form", ["ta-dfkd", "pre-dfkd", "mad"])
+@pytest.mark.parametrize("updates", [1, 4])
+def test_a_checkpoint_amid_a_cycle_goes_on_to_the_bit(opened: Any, form: str, updates: int) -> None:
+    whole, resumed = opened(form, 1), opened(form, 1)
+    for _ in range(updates):
         whole.take_update()
     resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
     for _ in range(8):
@@ -121,7 +121,7 @@ def test_a_checkpoint_amid_a_cycle_goes_on_to_the_bit(opened: Any, game: str, tu
         assert_same(whole, resumed)
 
 
-def test_an_error_ahead_is_an_error_of_the_turn(opened: Any) -> None:
+def test_an_error_ahead_is_an_error_of_the_update(opened: Any) -> None:
     run = opened("ta-dfkd", 1)
     run.take_update()
     source: Prefetch = run.algorithm.source
@@ -178,21 +178,21 @@ class Trial:
         return 1.0 if len(self.threads) == 1 else self.gain
 
 
-def test_a_long_stretch_of_one_player_is_never_tried_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A generator that starts 300 turns ahead of the student takes them once, in the run."""
+def test_a_long_stretch_of_one_network_is_never_tried_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator that makes 300 updates ahead of the student makes them once, in the run."""
     torch.set_num_threads(2)
-    played: list[str] = []
-    turn = Distillation.take_update
-    monkeypatch.setattr(Distillation, "take_update", lambda run: played.append((taken := turn(run))[0]) or taken)
+    taken_by: list[str] = []
+    take = Distillation.take_update
+    monkeypatch.setattr(Distillation, "take_update", lambda run: taken_by.append((taken := take(run))[0]) or taken)
     plan = {"overlap": "auto", "method": {"generator_steps": 300, "student_steps": 6}}
     request = Request(budget="1s", settings=merge(QUICK, plan))
     decide(resolve(request), request, tiny_teacher(), tiny_student())
-    assert 0 < played.count("generator") <= 20
-    assert played.count("student") <= 30
+    assert 0 < taken_by.count("generator") <= 20
+    assert taken_by.count("student") <= 30
 
 
 def test_the_seconds_of_a_step_count_a_whole_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autotune, "seconds_of", lambda work, *_, **__: float(work.args[1]))  # a second a turn
+    monkeypatch.setattr(autotune, "seconds_of", lambda work, *_, **__: float(work.args[1]))  # a second an update
     plan = resolve(Request(settings=merge(QUICK, {"method": {"generator_steps": 300, "student_steps": 6}})))
     assert autotune.trial(plan, tiny_teacher(), tiny_student())["seconds_per_step"] == pytest.approx(306 / 6)
 
@@ -214,8 +214,8 @@ def test_an_error_in_what_is_dropped_is_nobodys() -> None:
     assert (ahead.begun, torch.get_num_threads()) == (None, 5)
 
 
-def test_nothing_is_begun_beside_a_memorys_turn(opened: Any) -> None:
-    """Its turn would have fewer threads than after a resume, and come to other bits."""
+def test_nothing_is_begun_beside_a_memorys_update(opened: Any) -> None:
+    """Its update would have fewer threads than after a resume, and come to other bits."""
     run = opened("pre-dfkd", 1)
     schedule, source = run.algorithm.schedule, run.algorithm.source
     assert "memory" in {schedule.name(update) for update in range(schedule.phases[-1].length)}

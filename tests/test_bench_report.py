@@ -149,8 +149,8 @@ def test_a_student_of_the_batchs_statistics_is_measured_twice_and_counted_once(t
     assert sum("transductive" in note for note in table.notes) == 1
     meta = learning(grid, "t")
     assert meta is not None
-    told = {row.name: row.values for row in meta.rows}
-    assert [value.text for value in told["noise images, transductive"]] == ["70.00", "100.00", "95.00", "1 of 1"]
+    found = {row.name: row.values for row in meta.rows}
+    assert [value.text for value in found["noise images, transductive"]] == ["70.00", "100.00", "95.00", "1 of 1"]
     clocked = grid_of(tmp_path, [{**cell, "curve_seconds": [float(len(c)) for c in cell["curve"]]} for cell in cells])
     for others in (gaps(grid, "t", to_teacher=True), by_the_clock(clocked, "t")):
         assert others is not None

@@ -610,14 +610,14 @@ def test_two_launchers_do_not_run_one_cell_twice(tmp_path):
         wait_for(lambda: any("another launcher is at it" in text for text in words))
         assert second.is_alive()
         assert not (folder / "failed.json").exists()
-    second.join(timeout=300)  # what the other one has not done is done here, and not told as if it were
+    second.join(timeout=300)  # what the other one has not done is done here, and not said to be done as if it were
     assert len([text for text in words if "another launcher" in text]) == 1
     assert state(folder) == "done"
     assert (folder / "run" / "train.log").read_text() == log
 
 
 class Scripted:
-    """A launcher whose tasks end as they are told, one outcome for each time they are run."""
+    """A launcher whose tasks end as is given, one outcome for each time they are run."""
 
     def __init__(self, *outcomes: str) -> None:
         self.outcomes = list(outcomes)
@@ -633,12 +633,12 @@ def test_what_another_launcher_holds_is_waited_for(tmp_path, monkeypatch, left):
     task = Task("none", tmp_path / "cell", "a cell")
     now = iter(["running", "running", left])
     monkeypatch.setattr(running, "state", lambda folder: next(now))
-    launcher, ended, told = Scripted("busy", "busy", "done"), [], []
+    launcher, ended, waited = Scripted("busy", "busy", "done"), [], []
     if left == "missing":  # it starts, finds the folder held again, and starts once more
         now = iter(["running", "missing", "running", "missing"])
-    running._run_all([task], launcher, lambda *end: ended.append(end), told.append, threading.Event())
+    running._run_all([task], launcher, lambda *end: ended.append(end), waited.append, threading.Event())
     assert ended == [(task, "failed" if left == "failed" else "done")]
-    assert told == [task]
+    assert waited == [task]
     assert launcher.outcomes == ([] if left == "missing" else ["busy", "done"])
 
 
@@ -753,7 +753,7 @@ def test_a_long_path_of_temporary_files_leaves_a_task_its_process(tmp_path, monk
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     process = tasks.fork(Task("lenient.bench.cell", tmp_path / "cell", "cell"), 1)
     process.join()
-    assert process.exitcode == DamagedError.exit_code, "it has looked for what it is told, which is not there"
+    assert process.exitcode == DamagedError.exit_code, "it has looked for what it is given, which is not there"
 
 
 @pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])
@@ -839,7 +839,7 @@ def test_a_checkpoint_with_several_networks_is_as_many_teachers(tmp_path):
 
 
 def bare_checkpoint(folder: Path, **facts: Any) -> tuple[Grid, dict[str, Any]]:
-    """Write weights alone; return a grid that says of them what is given, and what its teacher's process is told."""
+    """Write weights alone; return a grid that says of them what is given, and what its teacher's process is given."""
     network = digits_like(3)
     torch.save(network.module.state_dict(), folder / "bare.pt")
     grid = grid_of(folder, {"teachers": [{"file": "bare.pt", "arch": network.card.arch, **facts}]})

@@ -307,14 +307,14 @@ def test_what_is_clear_by_itself_can_be_chance_among_many(claims, grid):
 
 
 def test_every_finding_says_its_budget_beside_the_papers(claims, grid):
-    told = with_settings(grid, student_steps=5, generator_steps=1)
+    budgeted = with_settings(grid, student_steps=5, generator_steps=1)
     assert claims.spent(grid, claims.TA_BUDGET) == ""  # not known
     budget = "160 of 7,200 generator steps and 0.10 of 73.7 M images"
-    assert claims.spent(told, claims.TA_BUDGET) == budget
-    assert claims.spent(told, claims.META_BUDGET) == "160 of 28,800 generator steps and 0.10 of 147.5 M images"
-    lines = [line for line in claims.page([("one", told)], []).splitlines() if line.startswith("- one, ")]
+    assert claims.spent(budgeted, claims.TA_BUDGET) == budget
+    assert claims.spent(budgeted, claims.META_BUDGET) == "160 of 28,800 generator steps and 0.10 of 147.5 M images"
+    lines = [line for line in claims.page([("one", budgeted)], []).splitlines() if line.startswith("- one, ")]
     assert all(f", at {budget}: " in line or "160 of 28,800" in line for line in lines)
-    mixed = changed(told, lambda cell: {"steps": 400} if cell.seed else {})
+    mixed = changed(budgeted, lambda cell: {"steps": 400} if cell.seed else {})
     assert (
         claims.spent(mixed, claims.TA_BUDGET) == "80 to 160 of 7,200 generator steps and 0.05 to 0.10 of 73.7 M images"
     )

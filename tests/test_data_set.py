@@ -185,9 +185,14 @@ def test_folders_are_in_the_order_of_the_classes() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_card_and_a_description_are_with_each(made: lenient.SyntheticImages, tmp_path: Path, kind: str) -> None:
     (made if kind != "png" else replace(made, crops=None, cropping=None)).save(tmp_path, kind)
-    told = json.loads((tmp_path / "dataset.json").read_text(encoding="utf-8"))
-    assert (told["format"], told["images"], told["method"], told["classes"]) == (kind, 20, "deepinversion", [*"0123"])
-    assert told["files"] == len(tree(tmp_path))
+    stored = json.loads((tmp_path / "dataset.json").read_text(encoding="utf-8"))
+    assert (stored["format"], stored["images"], stored["method"], stored["classes"]) == (
+        kind,
+        20,
+        "deepinversion",
+        [*"0123"],
+    )
+    assert stored["files"] == len(tree(tmp_path))
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "can resemble the private data" in text
     assert ("float16" in text) == (kind != "png")
@@ -209,10 +214,10 @@ def test_what_a_format_cannot_hold_is_refused_before_anything_is_made(
 
 
 def test_a_sample_is_what_synthesize_makes(run: Path, tmp_path: Path) -> None:
-    told: list[int] = []
-    written = lenient.sample(run, tmp_path, 19, format="safetensors", crops=2, seed=3, on_progress=told.append)
+    counts: list[int] = []
+    written = lenient.sample(run, tmp_path, 19, format="safetensors", crops=2, seed=3, on_progress=counts.append)
     held, made = lenient.SyntheticImages.open(tmp_path), lenient.synthesize(run, 19, seed=3, crops=2)
-    assert (written.images, written.clipped, told) == (19, made.clipped, [8, 16, 19])
+    assert (written.images, written.clipped, counts) == (19, made.clipped, [8, 16, 19])
     assert torch.equal(held.images, made.images)
     assert torch.equal(held.logits, made.logits)
     assert held.crops is not None

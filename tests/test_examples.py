@@ -27,12 +27,12 @@ def examples(name: str) -> doctest.DocTest:
 @pytest.mark.usefixtures("bare")
 def test_every_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told: list[str] = []
+    failures: list[str] = []
     for name in NAMES:
-        doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(examples(name), out=told.append)
+        doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(examples(name), out=failures.append)
     for table in (METHODS, _REGISTERED):
         table.pop("mine", None)
-    assert not told, "".join(told)
+    assert not failures, "".join(failures)
 
 
 def test_every_function_has_an_example() -> None:

@@ -259,7 +259,7 @@ def _cut(text: str, most: int = 3000) -> str:
 
 
 def tried(place: Path, chosen: Sequence[tuple[str, str, Damage, str]]) -> Counter[str]:
-    """Count how the commands ended; all that went wrong is told at once."""
+    """Count how the commands ended; all that went wrong is shown at once."""
     ends: Counter[str] = Counter()
     failed: list[str] = []
     with bounded_memory():

@@ -15,7 +15,7 @@ from gpu_checks import (
     check_never_waits,
     check_resumed,
     check_two_processes,
-    game,
+    distillation,
     take,
 )
 from lenient.core.runtime import Runtime, repeatable
@@ -63,7 +63,7 @@ def test_bfloat16_is_near_float32(name: str) -> None:
 
 @gpu
 def test_the_mixture_is_replayed() -> None:
-    run = game("ta-dfkd", Runtime(CUDA))
+    run = distillation("ta-dfkd", Runtime(CUDA))
     take(run, 6)
     recorded = list(run.algorithm.selection.graphs._recorded.values())
     assert recorded
@@ -110,7 +110,7 @@ def test_the_dear_checks_pass_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_a_device_that_comes_to_something_else_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    own, calls = gpu_checks.game, []
+    own, calls = gpu_checks.distillation, []
 
     def skewed(*args, **kwargs):
         run = own(*args, **kwargs)
@@ -119,7 +119,7 @@ def test_a_device_that_comes_to_something_else_is_told(monkeypatch: pytest.Monke
             next(run.student.parameters()).data.mul_(1.001)
         return run
 
-    monkeypatch.setattr(gpu_checks, "game", skewed)
+    monkeypatch.setattr(gpu_checks, "distillation", skewed)
     with pytest.raises(AssertionError, match=r"student\.conv1\.weight"):
         check_alike("dfad", CPU)
 

@@ -179,7 +179,7 @@ def test_dotted_names_resolve():
 # randomness
 
 
-def test_streams_depend_on_seed_name_and_turn_only():
+def test_streams_depend_on_seed_name_and_update_only():
     streams = Streams(5)
     first = streams.normal("latents", 3, (4,))
     streams.uniform("other", 3, (100,))
@@ -369,7 +369,7 @@ def optimizers():
 
 
 @pytest.mark.parametrize("kind", list(optimizers()))
-def test_optimizers_skip_a_bad_turn_whole(kind):
+def test_optimizers_skip_a_bad_update_whole(kind):
     layer = nn.Linear(3, 2)
     optimizer = optimizers()[kind](layer)
     check_optimizer("student", optimizer)

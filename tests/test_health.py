@@ -206,38 +206,38 @@ class Bursts(TADFKD):
 
     def build(self, context: Any) -> Any:
         algorithm = super().build(context)
-        own, self.played = algorithm.updates["generator"], 0
+        own, self.made = algorithm.updates["generator"], 0
 
         def burst(clock: Clock) -> StepOutput:
-            self.played += 1
+            self.made += 1
             found = own.step(clock)
             return found._replace(losses=dict.fromkeys(found.losses, torch.tensor(math.nan)))
 
         return replace(algorithm, updates={**algorithm.updates, "generator": replace(own, step=burst)})
 
 
-def test_a_phase_without_the_student_stops_by_its_own_turns():
+def test_a_phase_without_the_student_stops_by_its_own_updates():
     method = Bursts(settings_of(generator_steps=400, student_steps=4))
     with pytest.raises(HealthError, match="non-finite numbers in the term"):
         run(tiny_teacher(), method, log_every=15, steps=30)
-    assert 20 <= method.played <= 45
+    assert 20 <= method.made <= 45
 
 
-def test_a_phase_without_the_student_logs_by_its_own_turns(tmp_path):
+def test_a_phase_without_the_student_logs_by_its_own_updates(tmp_path):
     method = {"generator_steps": 130, "student_steps": 20, "student_lr": 0.05, "generator_lr": 0.01}
     plan = merge(SHORT, {"method": method, "steps": 40, "log_every": 20})
     distill(tiny_teacher(), "lenient:lenet5-half", settings=plan, output=tmp_path / "r")
     lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
-    turns = [(line["step"], line["update"]) for line in lines if line["event"] == "log"]
-    # the student's 20 steps come first in a cycle of 150 turns
-    assert turns == [(20, 20), *((20, turn) for turn in range(40, 141, 20)), (40, 170)]
+    places = [(line["step"], line["update"]) for line in lines if line["event"] == "log"]
+    # the student's 20 steps come first in a cycle of 150 updates
+    assert places == [(20, 20), *((20, update) for update in range(40, 141, 20)), (40, 170)]
     alone = [line for line in lines if line["event"] == "log" and line["update"] not in (20, 170)]
     assert all("health/coverage" not in line and "health/kept_by_generator" in line for line in alone)
     assert not [line for line in lines if line["event"] == "alarm" and line["name"] in ("coverage", "class entropy")]
 
 
 class Poisoned(TADFKD):
-    """Every seventh turn the teacher's answers are NaN."""
+    """At every seventh update the teacher's answers are NaN."""
 
     def build(self, context: Any) -> Any:
         algorithm = super().build(context)
@@ -258,7 +258,7 @@ class Poisoned(TADFKD):
 
 
 @BRIEF
-def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher, steps):
+def test_single_bad_updates_are_skipped_counted_and_warned_of(digits_teacher, steps):
     result = run(digits_teacher, Poisoned(settings_of()), steps=steps)
     assert all(torch.isfinite(p).all() for p in result.student.parameters())
     assert any("of updates were skipped for non-finite numbers" in reason for reason in result.health.reasons)
@@ -266,23 +266,23 @@ def test_single_bad_turns_are_skipped_counted_and_warned_of(digits_teacher, step
 
 @BRIEF
 def test_alarms_sound_once_while_it_runs(digits_teacher, steps):
-    told: list[str] = []
+    names: list[str] = []
 
-    class Listen:
+    class Alarms:
         def start(self, total_steps: int, step: int) -> None: ...
         def step(self, step: int, images: int) -> None: ...
         def stop(self) -> None: ...
         def line(self, event: str, values: Any) -> None:
             if event == "alarm":
-                told.append(values["name"])
+                names.append(values["name"])
 
     distill(
         digits_teacher,
         "lenient:lenet5",
         settings=merge(SHORT, {"steps": steps, "method": {"student_lr": 0.0}}),
-        observers=[Listen()],
+        observers=[Alarms()],
     )
-    assert told.count("networks move") == 1
+    assert names.count("networks move") == 1
 
 
 # pieces
@@ -374,8 +374,8 @@ def test_agreement_is_measured_against_chance():
     monitor = HealthMonitor(10, HealthSettings(), torch.device("cpu"))
     monitor.seen = [2.0] * 10
     labels = torch.tensor([3] * 6 + [1, 2])
-    word = Response(torch.nn.functional.one_hot(labels, 10).float())
-    found = monitor.inspect(torch.rand(8, 1, 4, 4), word, lambda images: torch.full((len(images),), 3))
+    answers = Response(torch.nn.functional.one_hot(labels, 10).float())
+    found = monitor.inspect(torch.rand(8, 1, 4, 4), answers, lambda images: torch.full((len(images),), 3))
     assert found["health/probe_chance"] == 0.75
     assert found["health/probe_agreement"] == 0.75
     monitor.latest.update({"health/coverage": 1.0, "health/entropy": 1.0})
@@ -407,11 +407,11 @@ def output_of(bn: float, label: int = 0, classes: int = 4) -> StepOutput:
     return StepOutput({"bn": torch.tensor(bn)}, batch_of(logits, logits), 8, KeepAll()(scores), facts)
 
 
-def test_a_skipped_turn_does_not_hide_the_numbers_of_the_others():
+def test_a_skipped_update_does_not_hide_the_numbers_of_the_others():
     monitor = HealthMonitor(4, HealthSettings(), torch.device("cpu"))
     values = line_of(monitor, output_of(8.0), output_of(math.nan), output_of(4.0))
     assert values["loss/bn"] == pytest.approx(6.0)
-    assert values["health/bn_distance"] == pytest.approx(6 / 8), "over the first turn's, not the first line's"
+    assert values["health/bn_distance"] == pytest.approx(6 / 8), "over the first update's, not the first line's"
     assert values["health/nonfinite"] == 1
 
 
@@ -451,7 +451,7 @@ def test_the_verdict_is_about_the_student_delivered(digits_teacher):
 
 
 def test_a_network_without_an_update_does_not_stand_still():
-    """Close log lines: the generator has its turn once in many of them."""
+    """Close log lines: the generator is updated once in many of them."""
     monitor, module = HealthMonitor(4, HealthSettings(), torch.device("cpu")), torch.nn.Linear(2, 2)
     for _ in range(5):
         line_of(monitor, output_of(1.0))  # the student's

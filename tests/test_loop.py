@@ -800,7 +800,7 @@ def test_a_run_that_can_describe_nothing_of_itself_ends_well(tmp_path, monkeypat
     assert (tmp_path / "r" / "done").exists()
 
 
-def test_ema_averages_and_skips_bad_turns():
+def test_ema_averages_and_skips_bad_updates():
     student = tiny_student().module
     delivery = Delivery("ema", 0.5, student)
     start = student.head.weight.detach().clone()

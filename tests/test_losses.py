@@ -410,10 +410,10 @@ def test_objective_weighs_reports_and_skips():
             raise AssertionError("a term of weight 0 must not be computed")
 
     terms = {"a": (2.0, Three()), "b": (0.0, Fails())}
-    total, parts = Objective(terms)(batch_of(T))
+    total, losses = Objective(terms)(batch_of(T))
     assert total.item() == 6
-    assert parts == {"a": torch.tensor(3.0)}
-    assert not parts["a"].requires_grad
+    assert losses == {"a": torch.tensor(3.0)}
+    assert not losses["a"].requires_grad
 
 
 def test_terms_reduce_over_the_batch_through_the_one_primitive():

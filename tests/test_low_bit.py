@@ -296,9 +296,9 @@ def test_a_runs_student_loads_anywhere(finished: Path) -> None:
 
 
 def test_it_goes_on_exactly_from_its_ranges(finished: Path, tmp_path: Path) -> None:
-    teacher, told = finished.parent / "teacher.safetensors", {"method": "adadfq", "output": tmp_path / "run"}
-    distill(teacher, "int4:copy", settings=quick(steps=3), **told)
-    distill(teacher, resume=True, steps=6, **told)
+    teacher, given = finished.parent / "teacher.safetensors", {"method": "adadfq", "output": tmp_path / "run"}
+    distill(teacher, "int4:copy", settings=quick(steps=3), **given)
+    distill(teacher, resume=True, steps=6, **given)
     once, twice = (load_network(run).module.state_dict() for run in (finished, tmp_path / "run"))
     assert all(torch.equal(value, twice[name]) for name, value in once.items())
     assert read_config(tmp_path / "run")["run"]["student"]["arch"] == "int4:copy"

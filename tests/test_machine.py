@@ -16,11 +16,11 @@ from lenient.runs import autotune
 from lenient.runs.request import Request, decide, resolve
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
-from ranks_worker import GAMES as METHOD_GAMES
+from ranks_worker import FORMS
 from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
 
 COMPILED = Runtime(CPU.device, compile=True)
-GAMES: dict[str, dict[str, object]] = {
+METHODS: dict[str, dict[str, object]] = {
     "ta-dfkd": {},
     "zskt": {"student_optimizer": "sgd"},  # Adam blows rounding noise up
     "meta-dfkd": {},
@@ -33,14 +33,14 @@ def answers_after(steps: int, runtime: Runtime, method: str) -> torch.Tensor:
     torch._dynamo.reset()
     student = tiny_student()
     with FrozenTeacher(tiny_teacher(), runtime) as teacher:
-        run = Distillation(teacher, student, settings(steps=steps, method={"name": method, **GAMES[method]}), runtime)
+        run = Distillation(teacher, student, settings(steps=steps, method={"name": method, **METHODS[method]}), runtime)
         while run.step < steps:
             run.take_update()
     with torch.no_grad():
         return student.module.eval()(torch.linspace(-2, 2, 16 * 30).view(16, 1, 6, 5).sin())
 
 
-@pytest.mark.parametrize("method", GAMES)
+@pytest.mark.parametrize("method", METHODS)
 def test_traced_forwards_are_those_of_the_modules(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """Everything but the code generator: hooks are armed, modes change, gradients reach where they should."""
     calls = []
@@ -57,7 +57,7 @@ def test_traced_forwards_are_those_of_the_modules(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", GAMES)
+@pytest.mark.parametrize("method", METHODS)
 def test_compiled_forwards_are_those_of_the_modules(method: str) -> None:
     torch.testing.assert_close(answers_after(4, COMPILED, method), answers_after(4, CPU, method), atol=1e-4, rtol=0)
 
@@ -79,10 +79,10 @@ def test_what_is_compiled_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decided.runtime() == COMPILED
 
 
-@pytest.mark.parametrize("game", METHOD_GAMES)
-def test_every_game_runs_in_bfloat16(game: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_runs_in_bfloat16(form: str) -> None:
     runtime = Runtime(CPU.device, "bf16")
-    method = {"name": game.split(",")[0], **METHOD_GAMES[game]}
+    method = {"name": form.split(",")[0], **FORMS[form]}
     with FrozenTeacher(tiny_teacher(), runtime) as teacher:
         result = Distillation(teacher, tiny_student(), settings(method=method), runtime).run()
     assert result.summary.steps == QUICK["steps"]

@@ -136,30 +136,30 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def take(run: Distillation, turns: int) -> Distillation:
-    for _ in range(turns):
+def take(run: Distillation, updates: int) -> Distillation:
+    for _ in range(updates):
         run.take_update()
     return run
 
 
 class Course:
-    """A run as it is after each of its turns, played as far as anybody has asked."""
+    """A run as it is after each of its updates, made as far as anybody has asked."""
 
     def __init__(self, run: Distillation) -> None:
         self.run = run
-        self.turns: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self.places: list[tuple[int, dict[str, torch.Tensor]]] = []
 
-    def after(self, turns: int) -> tuple[int, dict[str, torch.Tensor]]:
-        """The steps and weights after so many turns."""
-        while len(self.turns) < turns:
+    def after(self, updates: int) -> tuple[int, dict[str, torch.Tensor]]:
+        """The steps and weights after so many updates."""
+        while len(self.places) < updates:
             self.run.take_update()
-            self.turns.append((self.run.step, weights(self.run)))
-        return self.turns[turns - 1]
+            self.places.append((self.run.step, weights(self.run)))
+        return self.places[updates - 1]
 
 
 @pytest.fixture(scope="module")
 def course():
-    """`course(...)` is the course of `distillation(...)`, played once for all that hold another run against it."""
+    """`course(...)` is the course of `distillation(...)`, made once for all that hold another run against it."""
     known: dict[str, Course] = {}
 
     def find(**changes: Any) -> Course:
@@ -183,7 +183,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(name, course)
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_checkpoint_between_any_two_turns_goes_on_as_if_nothing_had_happened(name, course, tmp_path, monkeypatch):
+def test_a_checkpoint_between_any_two_updates_goes_on_as_if_nothing_had_happened(name, course, tmp_path, monkeypatch):
     monkeypatch.setattr(segments, "LEAST", 1)  # bytes: what can lie beside the checkpoint does
     straight = course(**form(name), log_every=1)
     stopped = distillation(**form(name), log_every=1)
@@ -192,9 +192,9 @@ def test_a_checkpoint_between_any_two_turns_goes_on_as_if_nothing_had_happened(n
         torch.rand(7)  # other people's randomness must not matter
         resumed = distillation(**form(name), student=tiny_student(seed=99), log_every=1)
         resumed.load_state_dict(state)
-        turns = 9 if cut == 2 else cut + 3
-        take(resumed, turns - cut)
-        step, expected = straight.after(turns)
+        updates = 9 if cut == 2 else cut + 3
+        take(resumed, updates - cut)
+        step, expected = straight.after(updates)
         assert same(expected, weights(resumed)), f"cut after {cut}"
         assert step == resumed.step
         stopped.take_update()
@@ -273,14 +273,14 @@ class RefuseHost(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(("name", "select"), [*((name, "last") for name in FORMS), ("ta-dfkd", "ema")])
-def test_turns_never_wait_for_the_device(name, select):
+def test_updates_never_wait_for_the_device(name, select):
     run = take(distillation(**form(name), select=select), 4)
     with RefuseHost():
         take(run, 6)
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_turn_with_nan_changes_nothing_but_the_count(name, monkeypatch):
+def test_an_update_with_nan_changes_nothing_but_the_count(name, monkeypatch):
     run = take(distillation(**form(name), select="ema"), 4)
     before, step, kept = weights(run), run.step, copy.deepcopy(run.delivery.state_dict()["kept"])
     state = copy.deepcopy([update.optimizer.state_dict()["state"] for update in run.algorithm.updates.values()])
@@ -383,9 +383,9 @@ PHASES = {
 
 @pytest.mark.parametrize("name", PHASES)
 def test_a_schedule_is_the_sequence_that_it_spells(name):
-    told, phases = PHASES[name]
+    order, phases = PHASES[name]
     schedule = Schedule(*phases)
-    assert [schedule.name(update)[0] for update in range(len(told))] == list(told)
+    assert [schedule.name(update)[0] for update in range(len(order))] == list(order)
     whose = [schedule.name(update) for update in range(60)]
     for update in range(60):
         assert schedule.steps_before(update) == whose[:update].count("student")
@@ -493,7 +493,7 @@ def test_the_student_minimises_l1_on_accepted_images():
     assert output.batch.images.shape[0] == 8
 
 
-def test_one_teacher_forward_per_generator_turn_without_augmentation():
+def test_one_teacher_forward_per_generator_update_without_augmentation():
     run, _ = last_output("student")
     before = run.teacher.forwards
     run.algorithm.updates["generator"].step(Clock(99))
@@ -824,17 +824,17 @@ def test_every_setting_of_every_method_is_listed_here():
 
 @pytest.mark.parametrize(("name", "key", "value", "active"), FLIPS, ids=[f"{name}-{key}" for name, key, *_ in FLIPS])
 def test_every_setting_changes_the_run(name, key, value, active, course):
-    """By one of its first turns, or by the last one where a setting is of what happens late."""
+    """By one of its first updates, or by the last one where a setting is of what happens late."""
     base = merge({"batch_size": 16, "steps": 16, "steps_per_epoch": 2}, {"method": merge(BASE[name], active)})
     flipped: dict[str, Any] = {}
     for part in reversed(key.split(".")):
         flipped = {part: flipped or value} if part != key.split(".")[-1] else {part: value}
     default, changed = course(**base), distillation(**merge(base, {"method": flipped}))
-    assert any(not same(default.after(turn + 1)[1], weights(take(changed, 1))) for turn in range(24))
+    assert any(not same(default.after(update + 1)[1], weights(take(changed, 1))) for update in range(24))
 
 
 @pytest.mark.parametrize("recipe", sorted(recipes("ta-dfkd")))
-def test_every_recipe_of_ta_dfkd_takes_turns(recipe):
+def test_every_recipe_of_ta_dfkd_makes_updates(recipe):
     plan = resolve(Request(recipes=[recipe], settings={k: v for k, v in QUICK.items() if k != "steps_per_epoch"}))
     with FrozenTeacher(tiny_teacher(), CPU) as frozen:
         run = take(Distillation(frozen, tiny_student(), plan, CPU), 12)

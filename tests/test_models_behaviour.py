@@ -1,4 +1,4 @@
-"""What a network does beside answering is found out, told, and either given way to or refused in one line."""
+"""What a network does beside answering is found out, noted, and either given way to or refused in one line."""
 
 from __future__ import annotations
 

@@ -205,9 +205,9 @@ ODD = {
 def test_weights_that_are_no_plain_tensors_are_named(kind, tmp_path: Path) -> None:
     change, words = ODD[kind]
     content = {f"model.{name}": value for name, value in of_convolutions(change).items()}
-    with pytest.raises(TeacherError, match=f"net.pt: .*{words}: save dense tensors") as told:
+    with pytest.raises(TeacherError, match=f"net.pt: .*{words}: save dense tensors") as refusal:
         load(content, tmp_path / "net.pt")
-    assert len(str(told.value)) < 300 + len(str(tmp_path))
+    assert len(str(refusal.value)) < 300 + len(str(tmp_path))
     every = {name: change(value) for name, value in state().items() if value.dim() == 4}
     with pytest.raises(TeacherError, match=words.partition(" is ")[2] or words):
         load(every, tmp_path / "net.pt")
@@ -255,9 +255,11 @@ def test_a_script_that_writes_the_file_anew_as_it_is_read_is_named(name, tmp_pat
     monkeypatch.setattr(sys.modules["__main__"], "Net", script["Net"], raising=False)
     exec(WAYS[name], script)
     if name == "net.pt":
-        with pytest.raises(TeacherError, match=r"whole __main__.Net.*in a file of its own .*train anew.*:Net$") as told:
+        with pytest.raises(
+            TeacherError, match=r"whole __main__.Net.*in a file of its own .*train anew.*:Net$"
+        ) as refusal:
             load_network(name, input_size=SIZE)
-        assert len(str(told.value)) < 300
+        assert len(str(refusal.value)) < 300
     with pytest.raises(TeacherError, match=f"^{name}: was written while it was read: .*put the network into a file"):
         load_network(name, arch="py:train.py:Net", input_size=SIZE)
     Path("net.py").write_text(SCRIPT.replace("SAVE", ""))

@@ -140,8 +140,8 @@ def test_auto_takes_a_smaller_sibling_and_counts_both(arch: str, spec: str) -> N
     chosen, reason = choose_student(network)
     assert chosen == spec
     student = teacher(chosen)
-    told = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) parameters", reason)]
-    assert sorted(told) == sorted([parameters(student.module), parameters(network.module)])
+    counts = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) parameters", reason)]
+    assert sorted(counts) == sorted([parameters(student.module), parameters(network.module)])
     assert parameters(student.module) <= 0.6 * parameters(network.module)
 
 

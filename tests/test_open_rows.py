@@ -1,4 +1,4 @@
-"""Rows of a grid whose method is `auto`: how a cell is known, which method it takes, and how tables tell of it."""
+"""Rows of a grid whose method is `auto`: how a cell is known, which method it takes, and how tables show it."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def test_a_recipe_that_all_of_them_have_is_each_ones_own(tmp_path: Path) -> None
 
 
 def planned(tmp_path: Path, teacher: Network, *changes: dict[str, Any]) -> tuple[Path, Cell]:
-    """A cell of such a row, and its folder with what it is told."""
+    """A cell of such a row, and its folder with what it is given."""
     file = tmp_path / "home" / "teachers" / "x" / "t.safetensors"
     file.parent.mkdir(parents=True)
     save_network(tmp_path / "teacher.safetensors", teacher)
     shutil.copy(tmp_path / "teacher.safetensors", file)
     network = load_network(file)
-    told = TEACHER | {"sha256": fingerprint(network.module), "card": network.card.to_dict()}
-    cell = cells_of(grid_of(tmp_path, OPEN, *changes), [told], None)[-1]
+    teacher = TEACHER | {"sha256": fingerprint(network.module), "card": network.card.to_dict()}
+    cell = cells_of(grid_of(tmp_path, OPEN, *changes), [teacher], None)[-1]
     assert cell.row == "ours"
     folder = cell.folder(tmp_path / "home")
     write_json(folder / "spec.json", cell.spec)

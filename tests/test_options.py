@@ -1,4 +1,4 @@
-"""Commands and functions can be told the same: names, defaults, types and words, for every pair of them."""
+"""A command and its function take the same: names, defaults, types and texts, for every pair of them."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def test_every_command_has_its_function_or_a_reason() -> None:
 @pytest.mark.parametrize("command", PAIRS)
 def test_a_command_and_its_function_take_the_same(command: str) -> None:
     own, function = PAIRS[command]
-    told = {option.argument or name for name, option in own.items() if not option.alone}
-    assert told | OBJECTS.get(command, set()) == arguments(function).keys()
-    assert not told & OBJECTS.get(command, set())
+    offered = {option.argument or name for name, option in own.items() if not option.alone}
+    assert offered | OBJECTS.get(command, set()) == arguments(function).keys()
+    assert not offered & OBJECTS.get(command, set())
 
 
 @pytest.mark.parametrize(("command", "name"), EVERY)
@@ -116,11 +116,11 @@ def test_a_function_takes_what_the_command_reads(command: str, name: str) -> Non
 @pytest.mark.parametrize(("command", "name"), EVERY)
 def test_an_argument_is_described_in_the_words_of_the_flag(command: str, name: str) -> None:
     option, parameter = of(command, name)
-    told = described(PAIRS[command][1])
-    if parameter.name in TeacherFacts.__annotations__ and parameter.name not in told:
-        assert "facts" in told
+    texts = described(PAIRS[command][1])
+    if parameter.name in TeacherFacts.__annotations__ and parameter.name not in texts:
+        assert "facts" in texts
         return
-    words = told[parameter.name]
+    words = texts[parameter.name]
     assert words.lower().startswith(option.help.lower()), f"{words!r} does not begin with {option.help!r}"
 
 

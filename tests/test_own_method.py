@@ -115,7 +115,7 @@ def test_any_method_with_a_generator_draws_with_it(written: dict[str, Any], meth
     run: dict[str, Any] = {"teacher": tmp_path / "t.safetensors", "student": "lenient:lenet5-half", "method": method}
     make = written["sheet"]
     if method in ("mad", "kegnet"):
-        make = lambda card: Told(card.input_size)  # noqa: E731
+        make = lambda card: Tinted(card.input_size)  # noqa: E731
     whole = lenient.distill(**run, generator=make, settings={**plan, "steps": 9})
     lenient.distill(**run, generator=make, settings=plan, output=tmp_path / "r")
     assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["run"]["generator"] == {"source": None}
@@ -128,7 +128,7 @@ def test_any_method_with_a_generator_draws_with_it(written: dict[str, Any], meth
         lenient.sample(tmp_path / "r", tmp_path / "drawn", 3)
 
 
-class Told(nn.Module):
+class Tinted(nn.Module):
     """A generator that takes classes, and none of our embeddings."""
 
     space = "normalized"
@@ -161,7 +161,7 @@ def test_what_the_factory_returns_is_left_alone(written: dict[str, Any]) -> None
 
 
 class Odd(nn.Module):
-    """A generator that is told what to do wrong."""
+    """A generator that goes wrong as it is asked to."""
 
     def __init__(self, output: Any = None, **attributes: Any) -> None:
         super().__init__()
@@ -244,11 +244,11 @@ def test_a_run_folder_runs_no_generator_that_the_user_did_not_type(drawn_by_file
 def test_nor_one_whose_name_is_written_by_dots(drawn_by_file: Path, section: str) -> None:
     lenient.distill(**RUN, method="dfad", settings=PLAN, output="r")
     config = Path("r", "config.yaml")
-    told = yaml.safe_load(config.read_text())
+    content = yaml.safe_load(config.read_text())
     key = "name" if section == "method" else "factory"
-    del told[section][key]
-    told[f"{section}.{key}"] = f"py:{drawn_by_file / 'sheet.py'}:Picky"
-    config.write_text(yaml.safe_dump(told))
+    del content[section][key]
+    content[f"{section}.{key}"] = f"py:{drawn_by_file / 'sheet.py'}:Picky"
+    config.write_text(yaml.safe_dump(content))
     for way in (
         lambda: lenient.sample("r", "drawn", 3),
         lambda: lenient.distill(**RUN, output="r", resume=True, steps=9),

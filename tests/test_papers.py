@@ -18,7 +18,7 @@ from toys import digits_like
 NATURAL = 1 / math.log(10)
 """Turns a weight of an entropy in base 10 into one in nats."""
 
-FAMILY: dict[str, Any] = {
+SHARED: dict[str, Any] = {
     # PRE-, MB- and META-DFKD: 1 one-hot, 5 entropy in base 10, 0.1 activation, 1 adversary at temperature 3, the
     # teacher's side without gradient; 1 generator step of Adam at 0.02, then 10 of SGD at 0.1 on a cosine; L1 of logits
     "method.class_prior_weight": 1,
@@ -411,10 +411,10 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
     # clipped at 5 beside a KL divided by ten classes
     ("zskt", "published"): ZSKT
     | {"method.generator_lr": 1e-3, "method.student_clip_norm": 5 * 10, "method.generator_clip_norm": 5 * 10},
-    ("pre-dfkd", "paper"): FAMILY | VAE | EXACT | PLAIN | AT_1024 | {"method.replay.match_weight": 0},
-    ("pre-dfkd", "published"): FAMILY | VAE | CODED | PLAIN | AT_1024 | {"method.replay.match_weight": 1},
-    ("mb-dfkd", "published"): FAMILY | BANK | CODED | PLAIN | AT_1024,
-    ("meta-dfkd", "paper"): FAMILY
+    ("pre-dfkd", "paper"): SHARED | VAE | EXACT | PLAIN | AT_1024 | {"method.replay.match_weight": 0},
+    ("pre-dfkd", "published"): SHARED | VAE | CODED | PLAIN | AT_1024 | {"method.replay.match_weight": 1},
+    ("mb-dfkd", "published"): SHARED | BANK | CODED | PLAIN | AT_1024,
+    ("meta-dfkd", "paper"): SHARED
     | BANK
     | EXACT
     | AT_512
@@ -424,8 +424,8 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
         "method.update.alpha": 0.9,
         "method.update.joint": False,
     },
-    ("meta-dfkd", "published"): FAMILY | BANK | CODED | PLAIN | AT_512,
-    ("meta-dfkd", "published-generative"): FAMILY | VAE | CODED | PLAIN | AT_512 | {"method.replay.match_weight": 1},
+    ("meta-dfkd", "published"): SHARED | BANK | CODED | PLAIN | AT_512,
+    ("meta-dfkd", "published-generative"): SHARED | VAE | CODED | PLAIN | AT_512 | {"method.replay.match_weight": 1},
     ("fastdfkd", "paper"): FASTDFKD,
     ("fastdfkd", "published"): FASTDFKD,
     ("nayer", "published"): NAYER,

@@ -26,8 +26,8 @@ FIT = Path(__file__).parents[1] / "benchmarks" / "prediction.py"
 
 
 def answers(agreement: float, divergence: float = 0.4, spread: float = 0.9) -> dict[str, dict[str, float]]:
-    told = {"agreement": agreement, "distance": 0.4, "divergence": divergence, "images": 128, "chance": 0.1}
-    return {"inverted": told | {"dispersion": 3.0, "student_dispersion": 3.0 * spread}}
+    given = {"agreement": agreement, "distance": 0.4, "divergence": divergence, "images": 128, "chance": 0.1}
+    return {"inverted": given | {"dispersion": 3.0, "student_dispersion": 3.0 * spread}}
 
 
 def test_nothing_is_expected_where_nothing_tells() -> None:
@@ -85,13 +85,21 @@ def test_the_table_rests_on_something() -> None:
 
 def test_it_is_said_in_a_line_and_on_the_page(tmp_path: Path) -> None:
     assert expected(None) == ""
-    told = {"low": 0.81, "expected": 0.9, "high": 0.955, "level": 0.9, "runs": 200, "teachers": 12, "data": ["digits"]}
-    line = expected(told)
+    prediction = {
+        "low": 0.81,
+        "expected": 0.9,
+        "high": 0.955,
+        "level": 0.9,
+        "runs": 200,
+        "teachers": 12,
+        "data": ["digits"],
+    }
+    line = expected(prediction)
     assert line.startswith("the teacher's answer on 81% to 96% of real images")
     assert "200 runs of 12 teachers on digits" in line
     held = {kind: {"images": 8.0, "agreement": 0.5, "chance": 0.2} for kind in ("fresh", "inverted")}
-    folder = make_run(tmp_path / "run", summary=summary_with(answers=held, prediction=told))
-    assert write_report(folder)["prediction"] == told
+    folder = make_run(tmp_path / "run", summary=summary_with(answers=held, prediction=prediction))
+    assert write_report(folder)["prediction"] == prediction
     assert "81% to 96% of real images" in (folder / "report.html").read_text()
 
 

@@ -18,7 +18,7 @@ from lenient.models import save_network
 from toys import digits_like
 
 PLANTED = ("threading", "torch", "lenient", "numpy", "multiprocessing", "json", "typing")
-TOLD = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+LAUNCHED = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 @pytest.fixture
@@ -83,14 +83,14 @@ def test_no_process_of_a_command_looks_in_the_working_folder(planted: Path, tmp_
         ({"RANK": "1"}, False, True),
         ({"RANK": "x"}, False, True),
         ({"RANK": "1", "WORLD_SIZE": "2"}, False, True),
-        ({"RANK": "x", "WORLD_SIZE": "2", **TOLD}, False, True),
-        ({"RANK": "1", "WORLD_SIZE": "", **TOLD}, False, True),
-        ({"RANK": "2", "WORLD_SIZE": "2", **TOLD}, False, True),
-        ({"RANK": "-1", "WORLD_SIZE": "2", **TOLD}, False, True),
-        ({"RANK": "0", "WORLD_SIZE": "1", **TOLD}, False, True),
-        ({"RANK": "1", "WORLD_SIZE": "2", **TOLD}, True, True),
-        ({"RANK": "0", "WORLD_SIZE": "2", **TOLD, "TORCHELASTIC_RUN_ID": "a"}, True, True),
-        ({"RANK": "1", "WORLD_SIZE": "2", **TOLD, "TORCHELASTIC_RUN_ID": "a"}, True, False),
+        ({"RANK": "x", "WORLD_SIZE": "2", **LAUNCHED}, False, True),
+        ({"RANK": "1", "WORLD_SIZE": "", **LAUNCHED}, False, True),
+        ({"RANK": "2", "WORLD_SIZE": "2", **LAUNCHED}, False, True),
+        ({"RANK": "-1", "WORLD_SIZE": "2", **LAUNCHED}, False, True),
+        ({"RANK": "0", "WORLD_SIZE": "1", **LAUNCHED}, False, True),
+        ({"RANK": "1", "WORLD_SIZE": "2", **LAUNCHED}, True, True),
+        ({"RANK": "0", "WORLD_SIZE": "2", **LAUNCHED, "TORCHELASTIC_RUN_ID": "a"}, True, True),
+        ({"RANK": "1", "WORLD_SIZE": "2", **LAUNCHED, "TORCHELASTIC_RUN_ID": "a"}, True, False),
     ],
 )
 def test_only_a_process_that_torchrun_started_beside_another_is_silent(
@@ -100,7 +100,7 @@ def test_only_a_process_that_torchrun_started_beside_another_is_silent(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", *TOLD):
+    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", *LAUNCHED):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

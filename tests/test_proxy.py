@@ -434,19 +434,19 @@ def test_a_run_goes_on_with_the_same_pictures_wherever_they_lie_and_with_no_othe
 
 
 def test_the_command_says_what_is_shown() -> None:
-    def told(**changes: Any) -> list[str]:
+    def notes(**changes: Any) -> list[str]:
         lines: list[str] = []
         job = Job(tiny_teacher(), tiny_student(), Request(settings={**plan(), **changes}))
         describe_method(job, lines.append)
         return [line for line in lines if line.startswith("pictures")]
 
-    assert told(source={"proxy_images": "x"}) == [
+    assert notes(source={"proxy_images": "x"}) == [
         "pictures  x: 50% of each batch (-s source.proxy_share); not data-free in the strict sense"
     ]
-    alone = told(method={"name": "proxy"}, source={"proxy_images": "x"})
+    alone = notes(method={"name": "proxy"}, source={"proxy_images": "x"})
     assert alone == ["pictures  x: the method shows them; not data-free in the strict sense"]
-    assert told() == told(source={"proxy_images": "x", "proxy_share": 0.0}) == []
-    assert told(method={"name": "proxy"}) == [], "what a run goes on with is in its folder"
+    assert notes() == notes(source={"proxy_images": "x", "proxy_share": 0.0}) == []
+    assert notes(method={"name": "proxy"}) == [], "what a run goes on with is in its folder"
 
 
 @pytest.mark.slow

@@ -68,8 +68,8 @@ def test_a_cell_says_where_its_images_came_from(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     shutil.copy(tmp_path / "teacher.safetensors", file)
     network = load_network(file)
-    told = TEACHER | {"sha256": fingerprint(network.module), "card": network.card.to_dict()}
-    cell = cells_of(grid, [told], None)[-1]
+    teacher = TEACHER | {"sha256": fingerprint(network.module), "card": network.card.to_dict()}
+    cell = cells_of(grid, [teacher], None)[-1]
     folder = cell.folder(tmp_path / "home")
     write_json(folder / "spec.json", cell.spec)
     assert work(folder, cell.spec)

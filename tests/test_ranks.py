@@ -24,32 +24,32 @@ from lenient.models import save_network
 from lenient.runs.folder import RunFolder
 from lenient.runs.images import SyntheticImages
 from ranks_images import both
-from ranks_worker import GAMES, play
+from ranks_worker import FORMS, distilled
 from toys import QUICK, TA_QUICK, digits_like
 
 HERE = Path(__file__).parent
 WORKER = HERE / "ranks_worker.py"
 STEPS = 6
-"""Over every phase of every game: two epochs, the bank, what is learnt from it, two rounds where one has less steps."""
+"""Over every phase of every form: two epochs, the bank, what is learnt from it, two rounds where one has less steps."""
 LONG = 20
 FOUR = ["ta-dfkd", "meta-dfkd"]
-"""What four ranks play: halves of halves, and a second derivative through them."""
+"""What four ranks run: halves of halves, and a second derivative through them."""
 
 
-def together(number: int, output: Path, steps: int, games: list[str]) -> dict[str, dict[str, torch.Tensor]]:
-    """What the games come to with `number` processes."""
-    as_ranks(number, WORKER, output, steps, *games, cwd=output.parent)
+def together(number: int, output: Path, steps: int, forms: list[str]) -> dict[str, dict[str, torch.Tensor]]:
+    """What the forms of methods come to with `number` processes."""
+    as_ranks(number, WORKER, output, steps, *forms, cwd=output.parent)
     return torch.load(output)
 
 
 def as_ranks(number: int, *words: object, cwd: Path, codes: tuple[int, ...] = (0,)) -> None:
-    """Run `python WORDS` as `number` processes, told of each other as torchrun tells them, with a store that stays."""
+    """Run `python WORDS` as `number` processes with the variables that torchrun sets, and a store that stays."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    told = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    told["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    variables = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    variables["TORCHELASTIC_USE_AGENT_STORE"] = "True"
 
     def rank(own: int) -> None:
-        done = python(*words, cwd=cwd, RANK=str(own), LOCAL_RANK=str(own), **told)
+        done = python(*words, cwd=cwd, RANK=str(own), LOCAL_RANK=str(own), **variables)
         assert done.returncode in codes, done.stderr
 
     with ThreadPoolExecutor(number) as pool:
@@ -57,13 +57,13 @@ def as_ranks(number: int, *words: object, cwd: Path, codes: tuple[int, ...] = (0
 
 
 def bound(name: str, adam: bool, steps: int) -> float:
-    """How far rounding may part what is played by many ranks from what is played by one, absolutely and relatively.
+    """How far rounding may part what comes of many ranks from what comes of one, absolutely and relatively.
 
     Ranks sum in another order, which moves a sum of `terms` numbers about 1 by `terms` units in the last place of
     float64. SGD carries that on, stretched at most by 1.4 at each of the steps, 1000 times in all. Adam divides by the
     gradient's size plus 1e-8, so it takes what is left of a gradient that ought to be 0 (of biases before a batch norm)
     for a direction and follows it. Gauges judge what a generator draws, which learns with Adam, and are summed in
-    float32 over the turns of a line. A fault of the ranks shows above 1e-3.
+    float32 over the updates of a line. A fault of the ranks shows above 1e-3.
     """
     terms = QUICK["batch_size"] * 6 * 5
     noise = terms * torch.finfo(torch.float64).eps
@@ -74,23 +74,23 @@ def bound(name: str, adam: bool, steps: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("number", "steps", "games"),
+    ("number", "steps", "forms"),
     [
-        pytest.param(2, STEPS, [game for game in GAMES if game not in FOUR], id="two"),
+        pytest.param(2, STEPS, [form for form in FORMS if form not in FOUR], id="two"),
         pytest.param(4, STEPS, FOUR, id="four"),
-        pytest.param(2, LONG, list(GAMES), id="two, long", marks=pytest.mark.slow),
+        pytest.param(2, LONG, list(FORMS), id="two, long", marks=pytest.mark.slow),
         pytest.param(4, LONG, FOUR, id="four, long", marks=pytest.mark.slow),
     ],
 )
-def test_many_ranks_equal_one(tmp_path: Path, number: int, steps: int, games: list[str]) -> None:
-    """Over ten seconds for two: each of fifteen games is played by three processes. What four play, two need not."""
-    for game, many in together(number, tmp_path / "many.pt", steps, games).items():
-        one = play(game, steps)
+def test_many_ranks_equal_one(tmp_path: Path, number: int, steps: int, forms: list[str]) -> None:
+    """Over ten seconds for two: three processes run each of fifteen forms. What four run, two need not."""
+    for form, many in together(number, tmp_path / "many.pt", steps, forms).items():
+        one = distilled(form, steps)
         assert many.keys() == one.keys()
-        adam = any(name in game for name in ("generative", "pre-dfkd", "zskt", "cudfkd", "stable", "photo", "proxy"))
+        adam = any(name in form for name in ("generative", "pre-dfkd", "zskt", "cudfkd", "stable", "photo", "proxy"))
         for name in ["answers"] if adam else one:
             limit = bound(name, adam, steps)
-            assert torch.allclose(many[name], one[name], rtol=limit, atol=limit, equal_nan=True), (game, name)
+            assert torch.allclose(many[name], one[name], rtol=limit, atol=limit, equal_nan=True), (form, name)
 
 
 def test_the_batch_norm_of_many_ranks_is_that_of_torch_and_can_be_derived_twice() -> None:
@@ -241,8 +241,8 @@ def test_an_interrupt_stops_all_ranks_at_one_checkpoint(teacher: Path, tmp_path:
 def ranks_of(launcher: int) -> list[int]:
     """The process ids of the ranks that the launcher has started."""
     if not Path("/proc/self/task").exists():
-        told = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True, check=True).stdout
-        return [int(word) for word in told.split()]
+        found = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True, check=True).stdout
+        return [int(word) for word in found.split()]
     begun = [path.read_text().split() for path in Path(f"/proc/{launcher}/task").glob("*/children")]
     return sorted(int(pid) for pids in begun for pid in pids if "distill" in Path(f"/proc/{pid}/cmdline").read_text())
 

@@ -116,7 +116,7 @@ def test_every_module_is_imported_without_what_only_unix_has(tmp_path: Path) -> 
 def test_forms_and_citation_can_be_read() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["authors"] == [{"name": "The lenient authors"}]
-    assert "version" not in citation, "it is told once, by the package"
+    assert "version" not in citation, "it is said once, by the package"
     forms = [path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml"]
     assert len(forms) == 3
     for path in forms:

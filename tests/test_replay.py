@@ -60,7 +60,7 @@ def test_every_image_comes_back_and_none_twice_in_a_draw():
     memory = bank(size=3, slots=4)
     for value in range(4):
         memory.push(images(value, 3), GOOD)
-    draws = [memory.draw(Clock(turn)).images.flatten().tolist() for turn in range(60)]
+    draws = [memory.draw(Clock(update)).images.flatten().tolist() for update in range(60)]
     assert all(len({*draw}) == 3 for draw in draws)
     assert {round(v, 4) for draw in draws for v in draw} == {*held(memory)}
     assert memory.draw(Clock(7)).images.tolist() == memory.draw(Clock(7)).images.tolist()
@@ -70,7 +70,7 @@ def test_a_slot_is_one_whole_write():
     memory = bank(size=3, slots=4, granularity="slot")
     for value in range(4):
         memory.push(images(value, 3), GOOD)
-    draws = [memory.draw(Clock(turn)).images.flatten() for turn in range(60)]
+    draws = [memory.draw(Clock(update)).images.flatten() for update in range(60)]
     assert all(draw.floor().unique().numel() == 1 for draw in draws)
     assert {int(draw[0]) for draw in draws} == {0, 1, 2, 3}
 
@@ -88,7 +88,7 @@ def test_a_reservoir_keeps_an_even_sample_of_the_whole_past():
 
 
 @pytest.mark.parametrize("policy", ["ring", "reservoir"])
-def test_a_bad_turn_overwrites_nothing(policy):
+def test_a_bad_update_overwrites_nothing(policy):
     memory = bank(slots=1, policy=policy)
     memory.push(images(1), GOOD)
     before = held(memory)
@@ -97,7 +97,7 @@ def test_a_bad_turn_overwrites_nothing(policy):
     assert held(memory) == before
 
 
-def test_a_bad_first_turn_leaves_no_black_images():
+def test_a_bad_first_update_leaves_no_black_images():
     memory = bank(slots=2)
     memory.push(torch.tensor([0.3, float("nan")]).view(2, 1, 1, 1), BAD)
     assert held(memory) == [0.3, 0.5]
@@ -218,7 +218,7 @@ def test_a_step_on_the_latents_lowers_their_objective(memory):
 
 def test_its_step_is_the_autoencoders_loss(memory):
     memory.after_student(Clock(), stream(), GOOD)
-    parts, batch, _ = memory.learn(Clock(0))
+    losses, batch, _ = memory.learn(Clock(0))
     assert len(batch.images) == 4, "half of the batch, nothing recalled yet"
     found = [p.grad.clone() for p in memory.learner.parameters()]
     memory.learner.zero_grad()
@@ -231,7 +231,7 @@ def test_its_step_is_the_autoencoders_loss(memory):
     logits = (teacher.module(rebuilt) - teacher.module(targets)).abs().mean()
     kl = (-0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(1)).mean()
     (pixels + logits + 1e-5 * kl).backward()
-    assert parts["memory_pixels"].item() == pytest.approx(pixels.item())
+    assert losses["memory_pixels"].item() == pytest.approx(pixels.item())
     for ours, slow in zip(found, memory.learner.parameters(), strict=True):
         torch.testing.assert_close(ours, slow.grad, atol=1e-5, rtol=1e-3)
     _, later, recalled = memory.learn(Clock(1))

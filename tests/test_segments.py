@@ -275,8 +275,8 @@ def test_a_file_of_our_name_that_no_run_wrote_is_not_replaced(tmp_path: Path) ->
     run.save()
     (name,) = files_of(run.folder.path)
     marker = run.folder.path / MARKER
-    told = json.loads(marker.read_text())
-    marker.write_text(json.dumps({**told, "files": [entry for entry in told["files"] if entry != name]}))
+    content = json.loads(marker.read_text())
+    marker.write_text(json.dumps({**content, "files": [entry for entry in content["files"] if entry != name]}))
     run.folder.close()
     other = Run(run.folder.path, resume=True)
     with pytest.raises(UsageError, match=f"{name} is there, and no run wrote it; move it elsewhere"):
@@ -548,19 +548,19 @@ def test_where_only_the_last_checkpoint_needs_it_the_one_before_goes_on(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda told: told.update(path=["source", "nothing", "deep"]), "the state has no such place"),
-        (lambda told: told.update(path=[]), "at least 1 item"),
-        (lambda told: told["files"].pop(0), "not as many rows"),
-        (lambda told: told["files"].pop(1), "there is a gap"),
-        (lambda told: told["files"][0].update(name="../../t.safetensors"), "should match pattern"),
-        (lambda told: told["files"][0].update(end=10**9), "there is a gap"),
-        (lambda told: told["files"][-1].update(end=10**9), "not as many rows"),
-        (lambda told: told.update(end=-1), "greater than or equal to 0"),
-        (lambda told: told.update(end=10**12), "not as many rows"),
-        (lambda told: told.update(first=0), "not as many rows"),
-        (lambda told: told.update(rest={"pixels": 3}), "checkpoints/last.pt is damaged"),
-        (lambda told: told.update(rest={"other": torch.ones(3)}), "of other tensors"),
-        (lambda told: told.update(rest=[]), "valid dictionary"),
+        (lambda entry: entry.update(path=["source", "nothing", "deep"]), "the state has no such place"),
+        (lambda entry: entry.update(path=[]), "at least 1 item"),
+        (lambda entry: entry["files"].pop(0), "not as many rows"),
+        (lambda entry: entry["files"].pop(1), "there is a gap"),
+        (lambda entry: entry["files"][0].update(name="../../t.safetensors"), "should match pattern"),
+        (lambda entry: entry["files"][0].update(end=10**9), "there is a gap"),
+        (lambda entry: entry["files"][-1].update(end=10**9), "not as many rows"),
+        (lambda entry: entry.update(end=-1), "greater than or equal to 0"),
+        (lambda entry: entry.update(end=10**12), "not as many rows"),
+        (lambda entry: entry.update(first=0), "not as many rows"),
+        (lambda entry: entry.update(rest={"pixels": 3}), "checkpoints/last.pt is damaged"),
+        (lambda entry: entry.update(rest={"other": torch.ones(3)}), "of other tensors"),
+        (lambda entry: entry.update(rest=[]), "valid dictionary"),
     ],
 )
 def test_what_a_checkpoint_says_of_its_files_is_checked(

@@ -1,4 +1,4 @@
-"""Every setting: bounded, told in one line, and the same after a round trip."""
+"""Every setting: bounded, refused in one line, and the same after a round trip."""
 
 from __future__ import annotations
 

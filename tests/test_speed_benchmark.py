@@ -68,10 +68,10 @@ def released(teacher, student, settings, **changes):
 
 def test_the_released_procedure_makes_the_passes_that_it_is_known_for(pair):
     ways = module("speed_ways")
-    game = released(*pair)
-    networks = {"teacher": game.teacher, "student": game.student, "generator": game.generator}
+    loop = released(*pair)
+    networks = {"teacher": loop.teacher, "student": loop.student, "generator": loop.generator}
     with ways.counted(networks) as seen:
-        made = game.iterate()
+        made = loop.iterate()
     rounds, k = sum(made.rounds), made.selected
     assert len(made.rounds) == 10
     assert min(made.rounds) >= 2
@@ -84,35 +84,35 @@ def test_the_released_procedure_makes_the_passes_that_it_is_known_for(pair):
 
 
 def test_the_released_procedure_learns(pair):
-    game = released(*pair, batch_size=32)
-    made = [game.iterate() for _ in range(2)]
+    loop = released(*pair, batch_size=32)
+    made = [loop.iterate() for _ in range(2)]
     assert sum(made[1].student_losses) < sum(made[0].student_losses)
-    losses = [float(game._generator_step()[0]) for _ in range(40)]
+    losses = [float(loop._generator_step()[0]) for _ in range(40)]
     assert sum(losses[-10:]) < 0.97 * sum(losses[:10])
-    for network in (game.teacher, game.student, game.generator):
+    for network in (loop.teacher, loop.student, loop.generator):
         gradients = [parameter.grad for parameter in network.parameters()]
         assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_the_released_procedure_comes_to_the_same_without_its_waste(pair):
-    games = [released(*pair, waste=waste) for waste in (True, False)]
-    for game in games:
-        game.iterate()
-    assert all(parameter.grad is None for parameter in games[1].teacher.parameters())
+    loops = [released(*pair, waste=waste) for waste in (True, False)]
+    for loop in loops:
+        loop.iterate()
+    assert all(parameter.grad is None for parameter in loops[1].teacher.parameters())
     for name in ("student", "generator"):
-        first, second = (getattr(game, name).state_dict() for game in games)
+        first, second = (getattr(loop, name).state_dict() for loop in loops)
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_the_released_selector_accepts_the_surer_component():
-    game = released(
+    loop = released(
         Network(Scores(), Card(None, (1, 1, 1), 10, (0.0,), (1.0,))),
         Network(nn.Linear(1, 1), Card(None, (1, 1, 1), 10, (0.0,), (1.0,))),
         module("speed_ways").settings_of(B, "32", "none", CPU),
     )
     images = torch.tensor([0.01, 0.02, 0.015, 0.03, 0.02, 0.9, 1.1, 0.95, 0.025, 1.3]).view(-1, 1, 1, 1)
-    assert game._accepted(images).tolist() == [0, 1, 2, 3, 4, 8]
-    assert game._accepted(torch.full((5, 1, 1, 1), 0.5)).tolist() == [0, 1, 2, 3, 4]
+    assert loop._accepted(images).tolist() == [0, 1, 2, 3, 4, 8]
+    assert loop._accepted(torch.full((5, 1, 1, 1), 0.5)).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_released_divergence_has_its_known_value():
@@ -251,17 +251,17 @@ def toy_json():
     ranks = {"rows": [alone, alone | {"processes": 2, "seconds": [2.5]}], "rounds": 1, "machine": machine}
     base = {"batch": 32, "size": 32, "classes": 10, "teacher": "lenient:resnet20"}
     fixed = {"student": "lenient:resnet8", "device": "cpu", "precision": "bf16", "augmentation": "crop-flip"}
-    told = {"warm": True, "ended": "finished", "peak_bytes": 2**30, "bytes_before": 2**29}
+    measured = {"warm": True, "ended": "finished", "peak_bytes": 2**30, "bytes_before": 2**29}
     lost = {"seconds_per_step": [], "warm": False, "ended": "time", "peak_bytes": None}
     axes = {
         "size": [
-            base | told | {"seconds_per_step": [1.0, 1.2, 1.1]},
-            base | told | {"size": 64, "seconds_per_step": [4.4], "warm": False},
+            base | measured | {"seconds_per_step": [1.0, 1.2, 1.1]},
+            base | measured | {"size": 64, "seconds_per_step": [4.4], "warm": False},
             base | lost | {"size": 128},
         ],
         "classes": [
-            base | told | {"seconds_per_step": [1.0]},
-            base | told | {"classes": 1000, "seconds_per_step": [2.0]},
+            base | measured | {"seconds_per_step": [1.0]},
+            base | measured | {"classes": 1000, "seconds_per_step": [2.0]},
         ],
     }
     growth = {"base": base, **fixed, "rounds": 3, "cap": 60.0, "synthesis_rounds": 2, "axes": axes, "machine": machine}

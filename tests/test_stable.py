@@ -375,7 +375,7 @@ def test_a_student_of_foreign_images_is_not_called_data_free(tmp_path: Path) -> 
     student = build_student("lenient:resnet8-half", tiny_card(size=(8, 8), classes=10), seed=0)
     distill(digits_like(), student, method="stable", settings={**QUICK, "method": STABLE}, output=tmp_path / "run")
     export(tmp_path / "run", tmp_path / "hub", "hub")
-    told = (tmp_path / "hub" / "README.md").read_text()
-    assert "on images of procedural, photo china.jpg, photo flower.jpg: not data-free in the strict sense" in told
-    assert "- data-free" not in told
+    readme = (tmp_path / "hub" / "README.md").read_text()
+    assert "on images of procedural, photo china.jpg, photo flower.jpg: not data-free in the strict sense" in readme
+    assert "- data-free" not in readme
     assert '"foreign"' in (tmp_path / "run" / "report.json").read_text()

@@ -62,14 +62,14 @@ def retain(module: nn.Module, objective: Objective = KL, alpha: float = 0.3, **s
 
 def test_new_and_old_count_by_their_numbers():
     module = student()
-    parts = PlainUpdate(L1, LiveStudent(module, CPU))(batch(0, 8), batch(1, 1))
+    losses = PlainUpdate(L1, LiveStudent(module, CPU))(batch(0, 8), batch(1, 1))
     found = gradients(module)
     module = student()
     images = torch.cat([batch(0, 8).images, batch(1, 1).images])
     wanted = torch.cat([r.answers["train"]["teacher"].logits for r in (batch(0, 8), batch(1, 1))])
     loss = (module(images) - wanted).abs().mean()
     loss.backward()
-    assert ((8 * parts["student"] + parts["replay_student"]) / 9).item() == pytest.approx(loss.item(), rel=1e-5)
+    assert ((8 * losses["student"] + losses["replay_student"]) / 9).item() == pytest.approx(loss.item(), rel=1e-5)
     for ours, slow in zip(found, gradients(module), strict=True):
         torch.testing.assert_close(ours, slow, atol=1e-6, rtol=1e-4)
 
@@ -110,8 +110,8 @@ def test_golden_gradient_of_the_virtual_step(order, a, b):
         return Batch(images, torch.ones(1), {"train": images}, {"train": {"teacher": Response(torch.zeros(1, 2))}})
 
     module = Product()
-    parts = retain(module, L1, 0.1, order=order)(zero(), zero())
-    assert parts["replay_student"].item() == pytest.approx(4.76)
+    losses = retain(module, L1, 0.1, order=order)(zero(), zero())
+    assert losses["replay_student"].item() == pytest.approx(4.76)
     assert (module.a.grad.item() - 3, module.b.grad.item() - 2) == pytest.approx((a, b), abs=1e-5)
 
 

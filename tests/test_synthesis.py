@@ -42,7 +42,7 @@ def test_the_generator_has_the_published_size_and_epsilon():
     assert generator.stem.eps == 1e-5
 
 
-def test_latents_are_keyed_by_name_and_turn():
+def test_latents_are_keyed_by_name_and_update():
     source = Sampler(UpsamplingGenerator((1, 4, 4), GeneratorSettings(latent_dim=3, width=2)), 3, Streams(0), CPU)
     with torch.no_grad():
         first, again, other = (source.sample(2, "a", update).images for update in (0, 0, 1))

@@ -262,9 +262,9 @@ def test_a_run_folder_is_drawn_from(runs: Path, capsys: pytest.CaptureFixture[st
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images, other.images)
     assert (len(first), first.steps, first.classes) == (9, 3, tuple("0123456789"))
-    told = json.loads((runs / "dfad" / "report.json").read_text())["health"]
+    health = json.loads((runs / "dfad" / "report.json").read_text())["health"]
     assert [check.name for check in first.health.checks] == [
-        check["name"] for check in told["checks"] if check["name"] != "probe agreement"
+        check["name"] for check in health["checks"] if check["name"] != "probe agreement"
     ]
 
 
@@ -319,11 +319,11 @@ def test_a_run_has_its_own_settings(runs: Path, more: dict[str, Any]) -> None:
 def test_a_run_names_no_code_to_run(runs: Path, tmp_path: Path) -> None:
     config = runs / "dfad" / "config.yaml"
     text = config.read_text()
-    told = yaml.safe_load(text)
-    told["run"]["student"]["arch"] = f"py:{tmp_path / 'net.py'}:make"
+    content = yaml.safe_load(text)
+    content["run"]["student"]["arch"] = f"py:{tmp_path / 'net.py'}:make"
     (tmp_path / "net.py").write_text("raise SystemExit('was run')")
     try:
-        config.write_text(yaml.safe_dump(told))
+        config.write_text(yaml.safe_dump(content))
         with pytest.raises(UntrustedError, match=r"its student would run make\(\) of .*--trust-code"):
             lenient.synthesize(runs / "dfad", 9)
     finally:
@@ -362,19 +362,19 @@ def test_what_is_no_such_file_is_one_line(tmp_path: Path) -> None:
     made, path = pixels(2), tmp_path / "images.safetensors"
     made.save(tmp_path)
     whole = path.read_bytes()
-    told = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]["lenient"]
+    about = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]["lenient"]
     tensors = {"images": made.images, "logits": made.logits}
-    spoiled = json.loads(told)
+    spoiled = json.loads(about)
     spoiled["health"]["checks"][0].pop("name")
     cases: list[tuple[dict[str, Tensor], dict[str, str], str]] = [
         (tensors, {}, "lenient"),
         (tensors, {"lenient": "{"}, ""),
         (tensors, {"lenient": "[]"}, ""),
         (tensors, {"lenient": json.dumps(spoiled)}, r"health\.checks\.0\.name"),
-        (tensors, {"lenient": json.dumps(json.loads(told) | {"clipped": 2})}, "clipped"),
-        ({"images": made.images}, {"lenient": told}, "logits"),
-        (tensors | {"images": made.images.float()}, {"lenient": told}, "of 8 bits"),
-        (tensors | {"logits": made.logits[:1].clone()}, {"lenient": told}, "logits"),
+        (tensors, {"lenient": json.dumps(json.loads(about) | {"clipped": 2})}, "clipped"),
+        ({"images": made.images}, {"lenient": about}, "logits"),
+        (tensors | {"images": made.images.float()}, {"lenient": about}, "of 8 bits"),
+        (tensors | {"logits": made.logits[:1].clone()}, {"lenient": about}, "logits"),
     ]
     for written, metadata, why in cases:
         save_file(written, path, metadata)

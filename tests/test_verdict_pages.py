@@ -25,7 +25,7 @@ def slug(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def told(value: float, chance: float = 0.1, **more: float) -> list[Check]:
+def checks_at(value: float, chance: float = 0.1, **more: float) -> list[Check]:
     """What is said of a run whose every number is `value`."""
     latest = {f"health/{name}": value for name in MEASURED} | {"health/probe_chance": chance, "health/nonfinite": 9.0}
     bad = judged(checks(Evidence(latest | more, [1.0, 0, 0], ["generator"]), HealthSettings()))
@@ -35,7 +35,7 @@ def told(value: float, chance: float = 0.1, **more: float) -> list[Check]:
 def everything() -> list[Check]:
     monitor = HealthMonitor(3, HealthSettings(), CPU.device)
     monitor.alarms["non-finite"] = "non-finite numbers in the term 'adversarial' for 20 updates in a row"
-    found = [*told(-2.0), *told(2.0), *told(0.0, chance=1.0), *monitor.verdict().checks]
+    found = [*checks_at(-2.0), *checks_at(2.0), *checks_at(0.0, chance=1.0), *monitor.verdict().checks]
     missing = {"health/probe_agreement": 0.2, "health/probe_chance": 0.1}
     found += checks(Evidence(missing, [1.0, 0.0]), HealthSettings())  # without batch norm
     return [check for check in found if check.status != "ok"]

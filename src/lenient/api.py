@@ -26,7 +26,7 @@ from lenient.methods.choice import choose, obstacles
 from lenient.methods.contract import Method
 from lenient.models import choose_student, load_network
 from lenient.models.card import Network, PixelClassifier
-from lenient.models.checking import advice, heard_batch_norms
+from lenient.models.checking import advice, readable_batch_norms
 from lenient.models.loading import outline
 from lenient.models.low_bit import LowBit
 from lenient.models.trust import Trusted, UntrustedError, require
@@ -102,7 +102,7 @@ def inspect(
         "params": parameters(network.module),
         "bytes": num_bytes(network.module),
         "bits": network.module.bits if isinstance(network.module, LowBit) else None,
-        "batch_norm_layers": len(heard_batch_norms(network)),
+        "batch_norm_layers": len(readable_batch_norms(network)),
         "method": None if kept[method] else method,
         "method_reason": kept[method] or method_reason,
         "methods": [name for name, obstacle in kept.items() if not obstacle],
@@ -158,8 +158,8 @@ def distill(
         recipe: YAML file, or a recipe's name. Of several the later ones win.
         batch_size: images per student step, or auto: what fits.
         seed: seed of all randomness. By default 0.
-        settings: any setting, by dots. {"method.student_lr": 0.1}, or nested {"method": {"student_lr": 0.1}}: the
-            strongest word.
+        settings: any setting, by dots. {"method.student_lr": 0.1}, or nested {"method": {"student_lr": 0.1}}: they
+            win over `recipe` and `preset`.
         proxy_images: pictures of yours, in any folders: half of each batch, or all of it with --method proxy. A folder,
             whose pictures need no labels; `source.proxy_share` is another share of each batch, whose other images are
             the method's own. Such a student is not data-free in the strict sense.

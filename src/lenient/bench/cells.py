@@ -1,4 +1,4 @@
-"""The cells of a grid: which they are, what they are told, and where they lie."""
+"""The cells of a grid: which they are, what they are given, and where they lie."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ SINCE_OF: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings that came later, of any method and of one, and the value that does what was done before there were any: left
 out at that, so that a cell is known by the id that it had."""
-TOLD = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")
-"""What a cell is told about its teacher."""
+KNOWN = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")
+"""What a cell knows of its teacher."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _cell(
     pictures: str | None,
 ) -> Cell:
     name = cell_id(settings, teacher, student, grid.data, pictures)
-    told = {key: teacher[key] for key in TOLD} | {"path": f"../../{teacher['path']}"}
-    spec = {"id": name, "row": label, "method": settings["method"]["name"], "teacher": told, "student": student,
+    known = {key: teacher[key] for key in KNOWN} | {"path": f"../../{teacher['path']}"}
+    spec = {"id": name, "row": label, "method": settings["method"]["name"], "teacher": known, "student": student,
             "seed": seed, "data": grid.data, "data_root": data_root, "settings": settings}  # fmt: skip
     return Cell(name, label, teacher["label"], student, seed, spec)

@@ -48,7 +48,7 @@ Constant = Annotated[float, Field(ge=-LARGEST_CONSTANT, le=LARGEST_CONSTANT)]
 Deviation = Annotated[float, Field(ge=1 / LARGEST_CONSTANT, le=LARGEST_CONSTANT)]
 
 FACTS = ("checkpoint_key", "input_size", "num_classes", "mean", "std")
-"""Keys of a teacher that tell of its file what that may not know."""
+"""Keys of a teacher that say of its file what that may not."""
 
 Nested = Annotated[dict[str, Any], BeforeValidator(nested)]
 Several = Annotated[tuple[str, ...], BeforeValidator(_several)]

@@ -28,7 +28,7 @@ class Launcher(Protocol):
     """Runs tasks, several at a time."""
 
     def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
-        """Run all tasks and tell `finished` of each; once `stop` is set, start none and stop those that run."""
+        """Run all tasks and call `finished` after each; once `stop` is set, start none and stop those that run."""
         ...
 
 

@@ -23,7 +23,7 @@ from lenient.models.names import parse_spec
 from lenient.models.trust import Trusted, UntrustedSettingError, require
 
 Tell = Callable[[int, int, str], None]
-"""Told of each process that ended: how many have, of how many, and what came of it in words."""
+"""Called after each process that ended, with how many have, of how many, and in words how it ended."""
 ELSEWHERE = "another launcher is at it; waiting for it"
 LOOK_SECONDS = 1.0
 
@@ -115,18 +115,18 @@ def _run_all(
 ) -> None:
     """Run tasks until none is left that another launcher holds: one may be stopping, or be killed with its work undone.
 
-    `waiting` is told once of each that is held.
+    `waiting` is called once for each that is held.
     """
     held: dict[Task, None] = {}
-    told = set[Task]()
+    named = set[Task]()
 
     def ended(task: Task, outcome: Outcome) -> None:
         if outcome != "busy":
             finished(task, outcome)
             return
         held[task] = None
-        if task not in told:
-            told.add(task)
+        if task not in named:
+            named.add(task)
             waiting(task)
 
     ready = list(tasks)

@@ -207,10 +207,10 @@ def _attempt(work: Work, model: type[BaseModel], spec: Path, trust: Trusted) -> 
         import torch
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-        told = read_json(spec, model)
-        if told is None:
+        content = read_json(spec, model)
+        if content is None:
             raise DamagedError(f"{spec}: is missing; the same `lenient bench run` writes it again")
-        if not work(folder, told, trust):
+        if not work(folder, content, trust):
             return INTERRUPTED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -273,7 +273,7 @@ def start(task: Task, threads: int) -> subprocess.Popen[bytes]:
 
 
 def _trust_words(trust: Trusted) -> list[str]:
-    """Return how `main` is told of it."""
+    """Return it as arguments of `main`."""
     return sorted(trust) if isinstance(trust, frozenset) else [TRUST_ALL] if trust else []
 
 

@@ -116,7 +116,7 @@ def _file(grid: Grid, entry: TeacherSettings, place: int) -> dict[str, Any]:
 
 
 def specification(training: Training, grid: Grid, data_root: str | None) -> dict[str, Any]:
-    """Return what the process is told: what the training is, and where this machine has what it needs."""
+    """Return what the process is given: what the training is, and where this machine has what it needs."""
     place = [other.id for other in trainings(grid)].index(training.id)
     file = grid.teachers[place].file
     source = None if file is None else str(Path(file).absolute())

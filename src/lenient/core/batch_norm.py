@@ -19,7 +19,7 @@ from lenient.core.reductions import batch_moments, own_moments
 Statistics = Literal["running", "batch"]
 """What batch norms normalise by in eval mode: what they stored in training, or the batch that they are given."""
 OnRun = Callable[[nn.Module, Tensor, Tensor, int], None]
-"""Told of each layer that runs: its mean and biased variance, (channels,) each, and of how many values per channel."""
+"""Called for each layer that runs, with its mean and biased variance, (channels,) each, and values per channel."""
 STORED = ("running_mean", "running_var")
 
 
@@ -57,7 +57,7 @@ def by_batch(layers: Sequence[nn.Module], on_run: OnRun | None = None, *, alone:
 
     Args:
         layers: with `running_mean` and `running_var`, as `models.probing.batch_norm_layers` finds them.
-        on_run: told of each run of a layer.
+        on_run: called at each run of a layer.
         alone: this rank's rows are the batch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Processes: what a launcher has told this one, and how this one starts others. Needs no torch.
+"""Processes: what a launcher says to this one, and how this one starts others. Needs no torch.
 
 Python looks for modules in the working folder first when it is started with `-m` or `-c`, so that a file `threading.py`
 of somebody else there would be executed. Processes that we start do not look there; `py:` does, for its own call.
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-_TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher such as torchrun leaves in the environment of each process."""
 _TORCHRUN = "TORCHELASTIC_RUN_ID"
 """What torchrun, and `--devices`, leave there besides."""
@@ -20,7 +20,7 @@ _TORCHRUN = "TORCHELASTIC_RUN_ID"
 def several() -> bool:
     """Whether a launcher has started this process as one of several."""
     rank, count = _numbers()
-    return all(name in os.environ for name in _TOLD) and 0 <= rank < count and count > 1
+    return all(name in os.environ for name in _LAUNCHED) and 0 <= rank < count and count > 1
 
 
 def speaks() -> bool:
@@ -29,7 +29,7 @@ def speaks() -> bool:
 
 
 def _numbers() -> tuple[int, int]:
-    """Return rank and number of processes, (-1, -1) where nothing, or no such numbers, are told."""
+    """Return rank and number of processes, (-1, -1) where nothing, or no such numbers, are given."""
     try:
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     except (KeyError, ValueError):

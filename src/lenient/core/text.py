@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 LINE = 300
-"""Characters of the longest line that an error is told in."""
+"""Characters of the longest line that an error is printed as."""
 VALUE = 60
 """Characters that a message shows of a value, unless a caller says otherwise."""
 NOTE = 600

@@ -103,7 +103,7 @@ def evaluate(
 def _asked_by(
     statistics: str, network: Network | nn.Module, data: ImageSet, batch_size: int, runtime: Runtime
 ) -> tuple[ImageSet, int, Runtime, list[nn.Module]]:
-    """Return what `answers` is told: images in order, size of batches, runtime, layers that normalise by each batch."""
+    """Return what `answers` takes: images in order, size of batches, runtime, layers that normalise by each batch."""
     if statistics == "batch":
         return mixed(data), even(len(data)), runtime, normalising(network)
     return data, batch_size, runtime, []

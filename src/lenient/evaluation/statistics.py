@@ -18,7 +18,7 @@ from lenient.core.batch_norm import by_batch
 from lenient.core.errors import UsageError
 from lenient.core.text import VALUE, visible
 from lenient.models.card import Network
-from lenient.models.checking import heard_batch_norms
+from lenient.models.checking import readable_batch_norms
 from lenient.models.probing import batch_norm_layers
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ BATCH = 256
 
 def normalising(network: Network | nn.Module) -> list[nn.Module]:
     """Return the batch norms of a network to which other statistics make a difference."""
-    layers = heard_batch_norms(network) if isinstance(network, Network) else batch_norm_layers(network)
+    layers = readable_batch_norms(network) if isinstance(network, Network) else batch_norm_layers(network)
     return [layer for _, layer in layers]
 
 

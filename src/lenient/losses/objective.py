@@ -54,8 +54,8 @@ class Term(Protocol):
 
 @runtime_checkable
 class Remembering(Term, Protocol):
-    """A term with a memory of its own, on the device: what makes the images tells it when to write, and checkpoints
-    hold it."""
+    """A term with a memory of its own, on the device: what makes the images calls it when it is to write, and
+    checkpoints hold it."""
 
     def remember(self, batch: Batch, bad: Tensor) -> None:
         """Write what a finished batch leaves behind; nothing where `bad` is 1, since its last update was skipped."""
@@ -72,7 +72,7 @@ class Remembering(Term, Protocol):
 
 @runtime_checkable
 class Keeping(Remembering, Protocol):
-    """One whose memory is of a batch's best iterate: it is told of each, and writes what it kept when it is told to."""
+    """One whose memory is of a batch's best iterate: it sees each, and writes what it kept when it is asked to."""
 
     def keep(self, batch: Batch, better: Tensor) -> None:
         """Keep what is to be written of an iterate, where the scalar `better` is 1: it is the best so far."""
@@ -205,9 +205,9 @@ class Objective:
             term.load_state_dict(state[name])
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total, and every part unweighted and detached, for the log."""
+        """Return the total, and every loss unweighted and detached, for the log."""
         total = torch.zeros((), device=batch.images.device)
-        parts: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         for name, (weight, term) in self.terms.items():
             now = _now(weight, batch.clock)
             if now == 0:
@@ -215,6 +215,6 @@ class Objective:
             value = term(batch)
             if value.dim():
                 raise UsageError(f"term {name}: gave a tensor of shape {tuple(value.shape)}, and has to give a scalar")
-            parts[name] = value.detach()
+            losses[name] = value.detach()
             total = total + now * value
-        return total, parts
+        return total, losses

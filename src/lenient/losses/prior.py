@@ -1,4 +1,4 @@
-"""Terms on the teacher's word alone: that it be sure of each image, no class be left out, features be high."""
+"""Terms on the teacher's answer alone: that it be sure of each image, no class be left out, features be high."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class ReplayMethodSettings(GeneratorMethodSettings):
 
 
 def replay_algorithm(context: Context, s: ReplayMethodSettings) -> Algorithm:
-    """Put the family's terms together with the settings' replay and update; the generator moves first."""
+    """Put the terms that they share together with the settings' replay and update; the generator moves first."""
     objective = Objective(
         {
             "class_prior": (s.class_prior_weight, ClassPrior()),

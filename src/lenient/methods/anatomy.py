@@ -179,7 +179,7 @@ def describe(algorithm: Algorithm) -> dict[str, str]:
 
 
 def _phase(phase: Phase, algorithm: Algorithm) -> str:
-    """Tell a phase: its rounds where it ends, and of a round the updates of images, student and memory."""
+    """Describe a phase: its rounds where it ends, and of a round the updates of images, student and memory."""
     images = sum(phase.count(name) for name in algorithm.updates if name not in (STUDENT, "memory"))
     student, memory = phase.count(STUDENT), phase.count("memory")
     if phase.rounds is not None:

@@ -72,7 +72,7 @@ class Batches:
     rate: Callable[[float], float] = lambda done: 1.0
     """Share of a batch's steps that are made to a factor of the learning rates."""
     follow: Callable[[bool, Tensor], None] = nothing
-    """Told after each step, before another batch begins, whether it was the batch's last, and the guard's word."""
+    """Called after each step, before another batch begins: whether it was the batch's last, and the guard's `bad`."""
     state: Mapping[str, Stateful] = field(default_factory=dict)
     """What else outlives an update."""
     parts: Mapping[str, str] = field(default_factory=dict)

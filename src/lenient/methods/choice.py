@@ -11,7 +11,7 @@ from lenient.core.runtime import Runtime
 from lenient.methods import DEFAULT, METHODS, method_class
 from lenient.methods.anatomy import LAST_LAYER, needs_by_default
 from lenient.models.card import Network
-from lenient.models.checking import heard_batch_norms, unusable, without_gradient
+from lenient.models.checking import readable_batch_norms, unusable, without_gradient
 from lenient.teacher.frozen import FrozenTeacher
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
 def choose(teacher: Network) -> Choice:
     """Return the method for a checked teacher: one guided by its batch norms, where it has any and lets gradients
     through; else one that needs its answers alone."""
-    if not heard_batch_norms(teacher):
+    if not readable_batch_norms(teacher):
         return Choice(STURDY, "the teacher has no batch norm that keeps what its images were like")
     if without_gradient(teacher.behaviour):
         return Choice(STURDY, "the teacher gives its images no gradient")
@@ -72,7 +72,7 @@ def _obstacle(method: Method, teacher: Network) -> str:
         return "no answers to learn from"
     if getattr(method, "needs_pictures", False):
         return "pictures by --proxy-images"
-    if method.needs_batch_norm and not heard_batch_norms(teacher):
+    if method.needs_batch_norm and not readable_batch_norms(teacher):
         return "no batch norm"
     if getattr(method, "needs_gradient", True) and without_gradient(teacher.behaviour):
         return "no gradient to the images"

@@ -253,7 +253,7 @@ class Update:
     step: Step
     """Fills the gradients."""
     after: After = nothing
-    """Told once it is made; `bad` is a 0/1 scalar on the device: 1 where it was skipped for non-finite numbers."""
+    """Called once it is made; `bad` is a 0/1 scalar on the device: 1 where it was skipped for non-finite numbers."""
     rate: Callable[[Clock], float] = lambda clock: 1.0
     """Factor of the optimizer's learning rates."""
     clip_norm: float | None = None
@@ -321,8 +321,8 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A method put together: whose updates come when, and on what; the loop runs it, `describe` tells it, and what maps
-    one algorithm to another may change any part of it."""
+    """A method put together: whose updates come when, and on what; the loop runs it, `describe` says what it is, and a
+    defence, which maps one algorithm to another, may change any part of it."""
 
     updates: Mapping[str, Update]
     schedule: Schedule
@@ -368,7 +368,7 @@ class Algorithm:
         return {**self.state, **{name: own for name, own in objectives.items() if own.remembering}}
 
     def minimising(self, objective: Objective, after: After) -> Algorithm:
-        """Return the algorithm with another objective for what makes the images; `after` is told of its updates, too.
+        """Return the algorithm with another objective for what makes the images; `after` is called after these, too.
 
         Raises:
             UsageError: no step is a `Minimising` one of the objective that there is, or a new term has weights.

@@ -75,7 +75,7 @@ class CPNet:
 
     @property
     def needs_linear_head(self) -> bool:
-        """Whether the rows of the teacher's last layer tell the generator a class."""
+        """Whether the generator is given classes as the rows of the teacher's last layer."""
         return self.settings.embeddings == CLASSIFIER
 
     def build(self, context: Context) -> Algorithm:

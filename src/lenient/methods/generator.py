@@ -138,7 +138,7 @@ def generator_algorithm(
         same_batch: one draw of latents for a whole round.
         student_mode: of the student in the generator's update.
         draw_mode: of the generator while it draws for the student.
-        conditioning: how the generator is told a class.
+        conditioning: how the generator is given a class.
         generator_betas: of its Adam.
         selection: the method's own instead of one that settings name; it may have a `label` for the table of methods.
         warm_up: generator updates before the first round.
@@ -217,7 +217,7 @@ def round_of(
 
 
 def select(settings: Nothing | MixtureSettings) -> Selection:
-    """Make what tells which images the teacher vouches for."""
+    """Make what says which images the teacher vouches for."""
     return KeepAll() if isinstance(settings, Nothing) else MixtureSelection(settings)
 
 
@@ -232,15 +232,15 @@ def build_sampler(
 
     Args:
         context: the teacher's card, the settings of generators, device and streams.
-        conditioning: how the generator is told a class.
-        kind: makes another generator than the up-sampling one, which is told classes.
+        conditioning: how the generator is given a class.
+        kind: makes another generator than the up-sampling one, which is given classes.
         number: of this generator, where a method has several.
 
     Raises:
         UsageError: the user's own is no generator of the teacher's images.
     """
     card, shape, length = context.teacher.card, context.generator, context.generator.latent_dim
-    told = conditioning != "none" or kind is not None
+    labelled = conditioning != "none" or kind is not None
     with untouched_global_rng():
         context.streams.seed_global("generator-init", number)
         generator: nn.Module
@@ -254,8 +254,8 @@ def build_sampler(
             generator = ConditionalGenerator(card.input_size, shape, card.num_classes, conditioning)
         generator = context.runtime.place(generator)
         if context.own_generator is not None:
-            check_drawing(generator, length, card, context.runtime, told)
-    classes = card.num_classes if told else None
+            check_drawing(generator, length, card, context.runtime, labelled)
+    classes = card.num_classes if labelled else None
     return Sampler(generator, length, context.streams, context.runtime, context.teacher, classes)
 
 

@@ -1,4 +1,4 @@
-"""What methods share whose generator is told classes by codes, through layers of noise: NAYER, CPNet."""
+"""What methods share whose generator is given classes as codes, through layers of noise: NAYER, CPNet."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BETAS = (0.5, 0.999)
 """Of the generator's Adam."""
 CLASSIFIER = "classifier"
 CODES = (CLASSIFIER, "one-hot", "random")
-"""What tells the generator a class, unless a file does."""
+"""What a class is to the generator, unless a file does."""
 
 Body = Callable[[int], tuple[nn.Module, int]]
 """Makes the generator behind the noisy layers, and says how long its latents are; of another number, other weights."""
@@ -63,7 +63,7 @@ class LabelledSettings(InversionSettings):
     round_batches: int = Field(2, ge=1, le=10**6)
     """Further batches in a row, before the student learns (scripts: 2)."""
     embeddings: str = CLASSIFIER
-    """What tells the generator a class: a file, .npy or .safetensors, of one row for each class (paper: a language
+    """What a class is to the generator: a file, .npy or .safetensors, of one row for each class (paper: a language
     model's embeddings of their names); or `classifier` (rows of the teacher's last layer), `one-hot`, `random`."""
     generator_lr: float = Field(4e-3, ge=0, le=1e3)
     """Learning rate of the generator, all of whose parts are adapted (scripts: 4e-3)."""
@@ -153,7 +153,7 @@ def labelled(
 
     adapted = Adapted(generator, (count, *teacher.card.input_size), weights)
     optimizer = adam(adapted, s.generator_lr, BETAS)
-    parts = {"sampler": "generator told codes", "labels": "balanced"}
+    parts = {"sampler": "generator given codes", "labels": "balanced"}
     batches = Batches("generator", (adapted,), optimizer, objective, show, labels, start, parts=parts)
     return replace(inversion_algorithm(context, s, batches), notes=(note,))
 
@@ -174,6 +174,4 @@ def codes_of(context: Context, name: str) -> tuple[Tensor, str]:
 
 
 def _said(what: str) -> str:
-    return (
-        f"the generator is told classes by {what}: another choice is a file of embeddings of their names, {FLAG}=FILE"
-    )
+    return f"the generator is given classes as {what}; embeddings of their names are another choice: {FLAG}=FILE"

@@ -1,4 +1,4 @@
-"""NAYER: a generator that is told classes by meaningful codes, through noisy layers that are drawn anew for each batch.
+"""NAYER: a generator is given classes as meaningful codes, through noisy layers that are drawn anew for each batch.
 
 Tran, Le, Le, Harandi, Tran, Phung, "NAYER: Noisy Layer Data Generation for Efficient and Effective Data-free Knowledge
 Distillation", CVPR 2024, arXiv 2310.00258. A constant code of its class goes into the generator, which therefore soon
@@ -51,7 +51,7 @@ class NAYER:
 
     @property
     def needs_linear_head(self) -> bool:
-        """Whether the rows of the teacher's last layer tell the generator a class."""
+        """Whether the generator is given classes as the rows of the teacher's last layer."""
         return self.settings.embeddings == CLASSIFIER
 
     def build(self, context: Context) -> Algorithm:

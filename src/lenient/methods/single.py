@@ -90,6 +90,6 @@ def imitating(
     update = PlainUpdate(objective, LiveStudent(context.student, context.runtime))
     step = StudentStep(source, NoReplay(), update, context.teacher, viewer, context.runtime)
     updates = {STUDENT: Update(context.student, optimizer, step, rate=learning_rate(schedule))}
-    told = {**(parts or {}), "update": update.label}
+    described = {**(parts or {}), "update": update.label}
     schedule_of_steps, by = Schedule(Phase(((STUDENT, 1),))), context.teacher.statistics
-    return Algorithm(updates, schedule_of_steps, source, objective, parts=told, foreign=foreign, statistics=by)
+    return Algorithm(updates, schedule_of_steps, source, objective, parts=described, foreign=foreign, statistics=by)

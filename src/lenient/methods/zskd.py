@@ -45,7 +45,7 @@ class ZSKDSettings(InversionSettings):
     temperature: float = Field(20.0, ge=1e-3, le=1e6)
     """Softens what the teacher says of the pixels (paper: 20)."""
     first_batches: int = Field(200, ge=0, le=10**6)
-    """Batches in the set (released code: 40,000 images for CIFAR-10; told of MNIST: 24,000)."""
+    """Batches in the set (released code: 40,000 images for CIFAR-10; said of MNIST: 24,000)."""
     student_steps: int | None = Field(None, ge=1, le=10**6)
     """Student updates after each further batch; null (paper): the set is fixed when the student begins."""
     student_optimizer: Literal["sgd", "adam"] = "adam"

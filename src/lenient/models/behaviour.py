@@ -160,7 +160,7 @@ class _Questions:
     def _asked(self, runtime: Runtime, count: int, *, gradient: bool = False) -> _Answer:
         """Ask about the first `count` images."""
         module = self.network.module
-        with frozen(module, runtime), torch.set_grad_enabled(gradient), _Listening(module) as listener:
+        with frozen(module, runtime), torch.set_grad_enabled(gradient), _Watched(module) as watched:
             images = _normalised(self.network, runtime, count).requires_grad_(gradient)
             inputs = images * 1  # no leaf, so that it may be written into
             before, version, state = inputs.detach().clone(), inputs._version, _state(module)
@@ -170,11 +170,11 @@ class _Questions:
             writes = inputs._version != version or not torch.equal(inputs.detach(), before)
             changes = _changes(state, module)
             blocked = _blocked(logits, images) if gradient else ""
-        silent = listener.layers > 0 and not listener.called
-        return _Answer(logits.detach().float(), writes, changes, blocked, tuple(listener.by_batch), silent)
+        silent = watched.layers > 0 and not watched.called
+        return _Answer(logits.detach().float(), writes, changes, blocked, tuple(watched.by_batch), silent)
 
 
-class _Listening:
+class _Watched:
     """Notes which batch-norm layers are called, and how they normalise."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -182,7 +182,7 @@ class _Listening:
         self.layers, self.called = 0, False
         self.by_batch: dict[str, None] = {}
 
-    def __enter__(self) -> _Listening:
+    def __enter__(self) -> _Watched:
         with_statistics = dict(batch_norm_layers(self.module))
         self.layers = len(with_statistics)
         kind = nn.modules.batchnorm._BatchNorm

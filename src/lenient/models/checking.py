@@ -113,7 +113,7 @@ def advice(behaviour: Behaviour) -> list[str]:
     return [f"cannot be distilled by methods that need a gradient: {fault}"] if fault else []
 
 
-def heard_batch_norms(network: Network) -> list[tuple[str, nn.Module]]:
+def readable_batch_norms(network: Network) -> list[tuple[str, nn.Module]]:
     """Return the batch-norm layers whose inputs a checked network lets a run probe; see `batch_norm_layers`."""
     return [] if network.behaviour.silent else batch_norm_layers(network.module)
 

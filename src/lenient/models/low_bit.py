@@ -143,10 +143,10 @@ def take_pixels(module: LowBit, card: Card) -> None:
     """
     images = example_images(card.input_size).to(precision_of(module))
     seen: list[tuple[InputGrid, Tensor]] = []
-    with torch.no_grad(), mode(module, "eval"), ExitStack() as listening:
+    with torch.no_grad(), mode(module, "eval"), ExitStack() as hooks:
         for _, _, grid in low_bit_layers(module):
             hook = grid.register_forward_pre_hook(lambda own, given: seen.append((own, given[0])))
-            listening.callback(hook.remove)
+            hooks.callback(hook.remove)
         module(images)
     if seen and torch.equal(seen[0][1], images):
         grid, ends = seen[0][0], [(side - m) / s for side in (0, 1) for m, s in zip(card.mean, card.std, strict=True)]

@@ -1,4 +1,4 @@
-"""Listening to layers inside a network: which ones matter, and what goes in and comes out in one forward."""
+"""Reading layers inside a network: which ones matter, and what goes in and comes out in one forward."""
 
 from __future__ import annotations
 

@@ -160,20 +160,20 @@ class MemoryGenerator:
         rebuilt = self.teacher.normalize(self.decode(mean + torch.exp(log_variance / 2) * noise))
         answer = self.teacher.respond(rebuilt, probes)
         divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1)
-        parts = {
+        terms = {
             "memory_pixels": (s.pixel_weight, batch_mean((rebuilt - targets).abs().flatten(1).mean(dim=1))),
             "memory_logits": (s.logit_weight, batch_mean(logit_l1(full(wanted.logits), full(answer.logits)))),
             "memory_kl": (s.kl_weight, batch_mean(divergence)),
         }
         if probes:
-            parts["memory_features"] = (s.feature_weight, batch_mean(_feature_l1(wanted, answer)))
+            terms["memory_features"] = (s.feature_weight, batch_mean(_feature_l1(wanted, answer)))
         if s.match_weight:
-            parts["memory_match"] = (s.match_weight, self.match(self._latents("memory-match", clock.update)))
-        total = torch.stack([weight * value for weight, value in parts.values()]).sum()
+            terms["memory_match"] = (s.match_weight, self.match(self._latents("memory-match", clock.update)))
+        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
         total.backward()
         answers = {"clean": {"teacher": wanted}}
         batch = Batch(images, torch.ones(len(images), device=images.device), answers=answers, clock=clock)
-        return {name: value.detach() for name, (_, value) in parts.items()}, batch, groups[1]
+        return {name: value.detach() for name, (_, value) in terms.items()}, batch, groups[1]
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is not in the learner: the batch that waits for its update, and the count of these."""

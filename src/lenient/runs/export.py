@@ -61,7 +61,7 @@ ARITHMETIC_OPSET = 14
 def write_student(folder: Path, network: Network, warn: Callable[[str], None] = log.warning) -> None:
     """Write `model.safetensors`, `config.json`, `student.pt2` and a README that says how to load them.
 
-    `student.pt2` takes pixels in [0, 1], (N, C, H, W), any N, and needs torch only. It is left out, and `warn` told
+    `student.pt2` takes pixels in [0, 1], (N, C, H, W), any N, and needs torch only. It is left out, and `warn` says
     why, for a network that `torch.export` cannot trace.
     """
     with disk_errors(folder):
@@ -101,7 +101,7 @@ def export(
 
     Returns, with `check`, the largest difference between its logits and those of the source, relative to their range;
     of `int8` the share of the images that both put into one class, or of those of `eval_data` that the file gets right.
-    `tell` is told the same in words.
+    `tell` is given the same in words.
 
     Raises:
         UsageError: unknown format, options that do not go together, no images for `int8`, the library that a format

@@ -35,7 +35,7 @@ from lenient.methods.contract import Method
 from lenient.methods.generator import WithGenerator
 from lenient.models import check_classifier, load_network, network_from_module
 from lenient.models.card import Network
-from lenient.models.checking import check_distillable, heard_batch_norms
+from lenient.models.checking import check_distillable, readable_batch_norms
 from lenient.models.lending import copied_module
 from lenient.models.names import one_line, parse_spec
 from lenient.models.trust import Trusted, UntrustedSettingError, require
@@ -204,7 +204,7 @@ class Job:
         check_distillable(self.teacher, gradient=gradient)
         if self.settings.pictures_folder is not None:
             listed(self.settings.pictures_folder)  # refused here rather than after trials
-        check_batch_norms(method, self.settings, heard_batch_norms(self.teacher))
+        check_batch_norms(method, self.settings, readable_batch_norms(self.teacher))
         if size_known:
             self.share(ranks.count())
 

@@ -57,17 +57,17 @@ class About:
     foreign: tuple[str, ...]
     """What the images came from besides the teacher."""
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return it as lists, numbers and strings, ready for JSON."""
         return {name: _plain(getattr(self, name)) for name in About.__dataclass_fields__}
 
     @classmethod
-    def read(cls, told: dict[str, Any]) -> dict[str, Any]:
-        """Return as keyword arguments what `told` gave, which fits the schema."""
-        health, cropping = told["health"], told["cropping"]
-        return {name: told[name] for name in About.__dataclass_fields__} | {
-            "classes": tuple(told["classes"]),
-            "foreign": tuple(told["foreign"]),
+    def read(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return as keyword arguments what `to_dict` gave, which fits the schema."""
+        health, cropping = values["health"], values["cropping"]
+        return {name: values[name] for name in About.__dataclass_fields__} | {
+            "classes": tuple(values["classes"]),
+            "foreign": tuple(values["foreign"]),
             "health": Health(**health | {"checks": [Check(**check) for check in health["checks"]]}),
             "cropping": None if cropping is None else Cropping(**cropping),
         }

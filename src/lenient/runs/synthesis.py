@@ -224,7 +224,7 @@ def to_folder(
 ) -> Written:
     """Draw images of a run that has ended and write them as they come, in one of `lenient.runs.formats`.
 
-    The folder was looked at by `formats.check_place`. `tell` is told how many there are after each part.
+    The folder was looked at by `formats.check_place`. `tell` is called with their number after each part.
 
     Raises:
         UsageError: there are none, the format cannot hold them, or they do not fit on the disk.
@@ -234,14 +234,14 @@ def to_folder(
     formats.check(kind, gathered.shape)
     formats.check_space(kind, count, gathered.shape, folder)
 
-    def told() -> Iterator[Part]:
+    def counted() -> Iterator[Part]:
         for part in gathered:
             yield part
             if tell is not None:
                 tell(gathered.made)
 
     with untouched_global_rng(), memory_errors(), draws.teacher:
-        formats.write(folder, kind, told(), gathered.shape, lambda: gathered.about(origin))
+        formats.write(folder, kind, counted(), gathered.shape, lambda: gathered.about(origin))
     about = gathered.about(origin)
     gathered.warn(about)
     return Written(gathered.made, about.clipped)

@@ -1,4 +1,4 @@
-"""How the student learns from a batch: fills its gradients and returns the detached loss parts."""
+"""How the student learns from a batch: fills its gradients and returns the detached losses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LiveStudent:
         """Answer normalised inputs (N, C, H, W), with other parameters or buffers where `weights` names them."""
         inputs = self.runtime.inputs(inputs)
         precision = self.runtime.autocast() if autocast else torch.autocast(inputs.device.type, enabled=False)
-        with self.blocks.listen() as probed, precision, own_grad_mode(), self._small.products():
+        with self.blocks.armed() as probed, precision, own_grad_mode(), self._small.products():
             logits = (
                 self._plain(inputs)
                 if weights is None
@@ -98,15 +98,15 @@ class PlainUpdate:
         for batch, part in zip((new, old), answer.split(count), strict=True):
             batch.answers[self.view]["student"] = part
         first, second = self.shares or _by_number(count, len(old.images))
-        (loss, parts), (old_loss, old_parts) = self.objective(new), self.objective(old)
+        (loss, losses), (old_loss, old_losses) = self.objective(new), self.objective(old)
         (first * loss + second * old_loss).backward()
-        return parts | _renamed(old_parts)
+        return losses | _renamed(old_losses)
 
     def _alone(self, new: Batch) -> dict[str, Tensor]:
         new.answers[self.view]["student"] = self.student.respond(new.inputs[self.view])
-        loss, parts = self.objective(new)
+        loss, losses = self.objective(new)
         loss.backward()
-        return parts
+        return losses
 
 
 class RetainUpdate:
@@ -142,17 +142,17 @@ class RetainUpdate:
         leaves = [p for _, p in self.student.module.named_parameters()]
         buffers = {name: b.clone() for name, b in self.student.module.named_buffers()}
         if s.joint:  # the live forward is the joint one; the step is taken from a forward on clones
-            parts = self.plain(new, old)
-            acquired, parts_new = self._loss(new, live | {name: b.clone() for name, b in buffers.items()}, second)
+            losses = self.plain(new, old)
+            acquired, new_losses = self._loss(new, live | {name: b.clone() for name, b in buffers.items()}, second)
         else:
-            acquired, parts_new = self._loss(new, live, second)
-            parts = {}
+            acquired, new_losses = self._loss(new, live, second)
+            losses = {}
         gradients = torch.autograd.grad(acquired, leaves, create_graph=second, allow_unused=True)
         step = ranks.averaged(torch.zeros_like(p) if g is None else g for p, g in zip(leaves, gradients, strict=True))
         moved = {name: p - alpha * g for (name, p), g in zip(live.items(), step, strict=True)}
         if not second:
             moved = {name: p.detach().requires_grad_(True) for name, p in moved.items()}
-        retained, parts_old = self._loss(old, moved | buffers, second)
+        retained, old_losses = self._loss(old, moved | buffers, second)
         backs = torch.autograd.grad(self.weight * retained, list(moved.values()), allow_unused=True)
         kept = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, backs, strict=True)]
         if second:
@@ -165,7 +165,7 @@ class RetainUpdate:
                 if parameter.grad is None:  # in the weight's own layout, which fused optimizers take for granted
                     parameter.grad = torch.zeros_like(parameter)
                 parameter.grad += total
-        return parts_new | parts | _renamed(parts_old) | {"gradient_cosine": _cosine(step, ranks.averaged(kept))}
+        return new_losses | losses | _renamed(old_losses) | {"gradient_cosine": _cosine(step, ranks.averaged(kept))}
 
     def _loss(self, batch: Batch, weights: Mapping[str, Tensor], exact: bool) -> tuple[Tensor, dict[str, Tensor]]:
         inputs = batch.inputs[self.view]
@@ -182,8 +182,8 @@ def _by_number(new: int, old: int) -> tuple[float, float]:
     return new / (new + old), old / (new + old)
 
 
-def _renamed(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"replay_{name}": value for name, value in parts.items()}
+def _renamed(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"replay_{name}": value for name, value in losses.items()}
 
 
 @torch.no_grad()

@@ -235,17 +235,17 @@ class FrozenTeacher:
             TeacherError: a probe found nothing to read.
         """
         self.forwards += inputs.shape[0] * ranks.count()
-        with ExitStack() as armed:
-            armed.enter_context(self._asking)  # a probe sees every forward
-            listening = {type(probe): armed.enter_context(probe.listen(self, weight)) for probe in probes}
-            armed.enter_context(self.runtime.autocast())
-            armed.enter_context(own_grad_mode())
-            armed.enter_context(unchanged(self.module, self._behaviour.changes))
+        with ExitStack() as stack:
+            stack.enter_context(self._asking)  # a probe sees every forward
+            reading = {type(probe): stack.enter_context(probe.armed(self, weight)) for probe in probes}
+            stack.enter_context(self.runtime.autocast())
+            stack.enter_context(own_grad_mode())
+            stack.enter_context(unchanged(self.module, self._behaviour.changes))
             plain = not probes and self.statistics == "running"  # in a compiled forward the stored ones are constants
             if self.statistics == "batch":
-                armed.enter_context(by_batch(self.batch_norms))
+                stack.enter_context(by_batch(self.batch_norms))
             output = (self._plain if plain else self.module)(self.runtime.inputs(inputs))
-        return Response(self._logits(output), {kind: probed() for kind, probed in listening.items()})
+        return Response(self._logits(output), {kind: probed() for kind, probed in reading.items()})
 
     def probed(self, probe: Probe[T]) -> T:
         """Return what a probe finds of two black images, without gradient; they are not counted."""

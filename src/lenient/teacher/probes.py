@@ -23,7 +23,7 @@ T_co = TypeVar("T_co", covariant=True)
 class Probe(Protocol[T_co]):
     """Reads something of the teacher in one forward. Probes that are equal read the same, and are armed once."""
 
-    def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> AbstractContextManager[Callable[[], T_co]]:
+    def armed(self, teacher: FrozenTeacher, weight: Tensor | None) -> AbstractContextManager[Callable[[], T_co]]:
         """Be armed while the context is open, for one forward; what it yields returns what was found.
 
         `weight` (N,) says how far each image counts, where it is given.
@@ -59,7 +59,7 @@ class BatchNorms:
     """The statistics of every batch-norm layer's input, one `LayerStatistics` for each that ran."""
 
     @contextmanager
-    def listen(
+    def armed(
         self, teacher: FrozenTeacher, weight: Tensor | None
     ) -> Iterator[Callable[[], tuple[LayerStatistics, ...]]]:
         """Gather them; raises TeacherError where no layer gave any."""
@@ -99,8 +99,8 @@ class Features:
     """The input of the classifying layer, (N, d)."""
 
     @contextmanager
-    def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], Tensor]]:
-        """Hear them; raises TeacherError where no linear layer puts the logits out."""
+    def armed(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], Tensor]]:
+        """Read them; raises TeacherError where no linear layer puts the logits out."""
         probed: list[Tensor] = []
         with hooked([teacher.classifier], lambda layer, args, _: probed.append(args[0])):
             yield lambda: pooled(probed[-1])
@@ -125,8 +125,8 @@ class Pooled:
     inputs: bool = False
 
     @contextmanager
-    def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], Tensor]]:
-        """Hear them."""
+    def armed(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], Tensor]]:
+        """Read them."""
         probed: dict[nn.Module, Tensor] = {}
 
         def note(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -154,8 +154,8 @@ class BatchNormInputs:
     layers: tuple[nn.Module, ...]
 
     @contextmanager
-    def listen(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-        """Hear them."""
+    def armed(self, teacher: FrozenTeacher, weight: Tensor | None) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
+        """Read them."""
         probed: dict[nn.Module, Tensor] = {}
         with hooked(self.layers, lambda layer, args, _: probed.update({layer: args[0]})):
             yield lambda: tuple(probed[layer] for layer in self.layers)
@@ -179,10 +179,10 @@ class Blocks:
     layers: tuple[nn.Module, ...] = ()
 
     @contextmanager
-    def listen(
+    def armed(
         self, teacher: FrozenTeacher | None = None, weight: Tensor | None = None
     ) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
-        """Hear them, of whatever network the layers belong to."""
+        """Read them, of whatever network the layers belong to."""
         probed: dict[nn.Module, Tensor] = {}
         with hooked(self.layers, lambda layer, _, output: probed.update({layer: output})):
             yield lambda: tuple(probed[layer] for layer in self.layers)

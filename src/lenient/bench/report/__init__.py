@@ -59,7 +59,7 @@ def write_bench_report(
         features: measure what needs runs, teachers and real images. What the `cells.json` in `output` holds of cells
             that are the same is kept: of all without it, with it of those that cannot be measured again.
         records: the `cells.json` of another report, to keep from, too: where `bench run --records` took its cells.
-        say: told how far the measuring got.
+        say: called with how far the measuring got.
 
     A marker in the folder names what reports wrote there; nothing else is replaced or removed. The same `cells.json`
     gives the same bytes.

@@ -1,4 +1,4 @@
-"""ONNX's operators with weights, as torch's layers: a run listens to batch norms, and looks at what classifies."""
+"""ONNX's operators with weights, as torch's layers: a run reads batch norms and the layer that classifies."""
 
 from __future__ import annotations
 

@@ -118,5 +118,5 @@ cover {how.area:.0%} to 100% of the image, and {how.flip:.0%} of them are mirror
 
 def described(kind: str, count: int, held: int, shape: Shape, about: About) -> str:
     """Return the same as JSON: of a folder that holds so many files with this one."""
-    told = {"format": kind, "images": count, "input_size": list(shape.input_size), "files": held, **about.told()}
-    return json.dumps(told, indent=1) + "\n"
+    content = {"format": kind, "images": count, "input_size": list(shape.input_size), "files": held, **about.to_dict()}
+    return json.dumps(content, indent=1) + "\n"

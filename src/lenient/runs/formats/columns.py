@@ -36,7 +36,7 @@ def write_safetensors(folder: Path, parts: Iterator[Part], shape: Shape, about: 
     with Columns(folder) as columns:
         for part in parts:
             columns.add(part.columns())
-        columns.as_safetensors(folder / FILE, {KEY: json.dumps(about().told())})
+        columns.as_safetensors(folder / FILE, {KEY: json.dumps(about().to_dict())})
 
 
 def write_labels(folder: Path, columns: Columns) -> None:

@@ -1,4 +1,4 @@
-"""The methods with one generator: what each paper says of its turns, and what they reduce to."""
+"""The methods with one generator: what each paper says of its updates, and what they reduce to."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_three_that_share_an_objective_start_alike():
     assert all(same(first, other) for other in others)
 
 
-# turns
+# updates
 
 
 def generator_gradient(name: str, **method: Any) -> tuple[Any, Any, list[torch.Tensor]]:
@@ -215,9 +215,9 @@ def test_cudfkds_adversary_climbs():
     assert weights_[-1] == 62
 
 
-def test_memory_turns_follow_the_first_student_turns():
+def test_memory_updates_follow_the_first_student_updates():
     run = distillation(method={**BASE["pre-dfkd"], "student_steps": 3, "replay": {"updates": 2}})
-    assert [run.algorithm.schedule.name(turn)[0] for turn in range(7)] == list("gsmsmsg")
+    assert [run.algorithm.schedule.name(update)[0] for update in range(7)] == list("gsmsmsg")
     assert run.algorithm.schedule.updates_for(3) == 6
     assert run.algorithm.schedule.steps_before(6) == 3
 
@@ -455,9 +455,9 @@ WITHOUT_A_GENERATORS_TABLE = {"noise", "photo", "proxy", "stable", "kegnet", *IN
 @pytest.mark.parametrize("name", sorted({*METHODS} - WITHOUT_A_GENERATORS_TABLE))
 def test_the_anatomy_is_read_off_the_pieces(name):
     algorithm = distillation(method={"name": name}).algorithm
-    told = describe(algorithm)
-    assert {"student", "selection", "replay", "update", "schedule"} <= set(told)
-    assert set(algorithm.objective.terms) <= {*told} | ({"tv", "l2"} if "image" in told else set())
+    described = describe(algorithm)
+    assert {"student", "selection", "replay", "update", "schedule"} <= set(described)
+    assert set(algorithm.objective.terms) <= {*described} | ({"tv", "l2"} if "image" in described else set())
     without = describe(distillation(method={"name": "ta-dfkd", "selection": "none", "replay": "bank"}).algorithm)
     assert without["selection"] == "none"
     assert without["replay"] == "bank, ring"
