@@ -95,7 +95,8 @@ def _measured(
                 taken, done = clock(way.iterate, device)
                 seconds.append(taken)
                 made.append(done)
-            row = {"first_seconds": first, "seconds": spread(seconds), "peak_bytes": memory.peak(device) - before}
+            most = memory.peak(device) or before
+            row = {"first_seconds": first, "seconds": spread(seconds), "peak_bytes": most - before}
             row |= _facts(made) | (_profiled(way, device) if name in PROFILED else {})
     except torch.OutOfMemoryError:
         return {"error": "the card has too little memory"}

@@ -8,19 +8,17 @@ for growth.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from contextlib import ExitStack
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 from published import STUDENT_STEPS
 from speed_ways import clock, ours, random_teacher, settings_of
 
+from lenient.core.memory import peak
 from lenient.core.processes import safe_path
 from lenient.models import build_student
 
@@ -62,24 +60,12 @@ def base_point(changes: list[str]) -> Point:
     return base
 
 
-def peak_bytes(device: torch.device) -> int:
-    """Return the most memory this process has had: on the device, or resident."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    try:  # the kernel's other counter, ru_maxrss, starts at the parent's size
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
-
-
 def measure(point: Point, rounds: int, cap: float, threads: int, answers: Connection) -> None:
     """In a process of its own: send what is known after each iteration, and stop before the time is up."""
     started = time.monotonic()
     torch.set_num_threads(threads)
     device = torch.device(point["device"])
-    before = peak_bytes(device)
+    before = peak(device)
     teacher = random_teacher(point["teacher"], (3, point["size"], point["size"]), point["classes"], seed=0)
     student = build_student(point["student"], teacher.card, seed=0)
     more = (f"selection.min_rounds={ROUNDS}", f"selection.max_rounds={ROUNDS}")
@@ -96,7 +82,7 @@ def measure(point: Point, rounds: int, cap: float, threads: int, answers: Connec
             found = {
                 "seconds_per_step": [value / STUDENT_STEPS for value in seconds],
                 "warm": number > 0,
-                "peak_bytes": peak_bytes(device),
+                "peak_bytes": peak(device),
                 "bytes_before": before,
             }
             answers.send(found)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from lenient.bench.cell import Meter, read_costs
+from lenient.cli.distill import _dry_run
 from lenient.core import memory
 from lenient.core.errors import MachineError, UsageError
 from lenient.core.runtime import Runtime, check_compiler
 from lenient.runs import autotune
+from lenient.runs.job import Job
 from lenient.runs.request import Request, decide, resolve
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
@@ -141,6 +145,29 @@ def test_the_peak_is_that_since_the_last_reset() -> None:
     del more
     memory.reset_peak(CPU.device)
     assert memory.peak(CPU.device) < before + 0.1 * held.nbytes
+
+
+@pytest.fixture
+def unsaid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that has neither /proc nor what only Unix has, as Windows."""
+    for name in ("fcntl", "resource"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(memory, "_proc", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unsaid")
+def test_where_the_system_does_not_say_it_memory_is_unknown(tmp_path: Path) -> None:
+    assert memory.peak(CPU.device) is None
+    job = Job(tiny_teacher(), tiny_student(), Request(settings=QUICK))
+    said: list[str] = []
+    _dry_run(job, said.append, said.append)
+    assert "memory    unknown" in said
+    with pytest.raises(UsageError, match="--batch-size auto: this system does not say"):
+        autotune.largest_batch(settings(), tiny_teacher(), tiny_student())
+    meter = Meter(tmp_path / "cost.jsonl", CPU.device)
+    meter.start(1, 0)
+    meter.stop()
+    assert [line["peak_bytes"] for line in read_costs(tmp_path / "cost.jsonl")] == [None]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what is resident")

@@ -43,7 +43,8 @@ class Meter:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
-        self.seconds, self.bytes = 0.0, 0
+        self.seconds = 0.0
+        self.bytes: int | None = None
 
     def start(self, total_steps: int, step: int) -> None:
         """Take up the cost that the checkpoint at `step` had come to."""
@@ -64,10 +65,11 @@ class Meter:
 
     def stop(self) -> None:
         """Write the cost so far."""
+        known = [most for most in (self.bytes, peak(self.device)) if most is not None]
         cost = {
             "step": self.now,
             "cpu_seconds": self.seconds + time.process_time() - self.began,
-            "peak_bytes": max(self.bytes, peak(self.device)),
+            "peak_bytes": max(known, default=None),
         }
         with files.append(self.path) as file:
             file.write(json.dumps(cost) + "\n")

@@ -212,7 +212,8 @@ def _dry_run(job: Job, say: Any, tell: Any) -> None:
     tell(f"machine   {_machine(job)}")
     pace = f"{measured['seconds_per_step'] * 1000:.1f} ms a step"
     tell(f"speed     {pace}, about {duration(seconds)} for {job.settings.steps} steps")
-    tell(f"memory    {measured['peak_bytes'] / 2**30:.2f} GiB at the peak")
+    known = "peak_bytes" in measured
+    tell(f"memory    {measured['peak_bytes'] / 2**30:.2f} GiB at the peak" if known else "memory    unknown")
     tell("nothing was written (--dry-run)")
 
 

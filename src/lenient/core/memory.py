@@ -23,15 +23,18 @@ def reset_peak(device: torch.device) -> None:
         return
 
 
-def peak(device: torch.device) -> int:
-    """Return the most bytes in use since `reset_peak`: allocated on the accelerator, or resident in this process."""
+def peak(device: torch.device) -> int | None:
+    """Return the most bytes in use since `reset_peak`, allocated on the accelerator or resident in this process; None
+    where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    known = _proc("/proc/self/status", "VmHWM")
+    known = _proc("/proc/self/status", "VmHWM")  # ru_maxrss starts at the size of the process that started this one
     if known is not None:
         return known
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -449,7 +449,7 @@ class Cost(Stored):
 
     step: Count
     cpu_seconds: Amount
-    peak_bytes: Count
+    peak_bytes: Count | None
 
 
 def damaged(path: Path, why: str, cure: str) -> DamagedError:

@@ -149,7 +149,7 @@ def trial(
 
     Returns:
         `seconds_per_step` of the phase that goes on to the end, `seconds_before` it in phases ahead, `peak_bytes` of
-        the device or the process, and `steps` made.
+        the device or the process, where the system says it, and `steps` made.
     """
     # epochs of one step, so that what is written at their ends is there to be replayed
     short = settings.model_copy(update={"steps_per_epoch": 1})
@@ -182,11 +182,12 @@ def trial(
         if ending > 0:
             end = max(schedule.round_start(schedule.updates_for(settings.steps) - 1), schedule.starts()[-1])
             rounds[-1] = (1 - ending) * rounds[-1] + ending * seconds(end, last)
+    most = memory.peak(runtime.device)
     before = sum(of_one * (phase.rounds or 0) for of_one, phase in zip(rounds, schedule.phases, strict=True))
     return {
         "seconds_per_step": rounds[-1] / schedule.phases[-1].count(STUDENT),
         "seconds_before": before,
-        "peak_bytes": float(memory.peak(runtime.device)),
+        **({} if most is None else {"peak_bytes": float(most)}),
         "steps": float(run.step),
     }
 
@@ -210,8 +211,8 @@ def largest_batch(settings: DistillSettings, teacher: Network, student: Network,
     """
     device = torch.device(settings.device)
     left = memory.left(device)
-    if left is None:
-        raise UsageError("--batch-size auto: this system does not say what memory is left; give a number")
+    if left is None or memory.peak(device) is None:
+        raise UsageError("--batch-size auto: this system does not say what memory is left or used; give a number")
     first, second = (size * ranks.count() for size in SMALL)
 
     def used(size: int) -> float:
