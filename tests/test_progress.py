@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from lenient.cli import progress
-from lenient.cli.progress import Afterwards, working
+from lenient.cli.progress import Afterwards, PlainProgress, working
 
 
 def wait_for(what: Callable[[], bool]) -> None:
@@ -22,12 +22,12 @@ def wait_for(what: Callable[[], bool]) -> None:
 def test_what_takes_long_says_so_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
 
-    def heard() -> bool:
+    def again() -> bool:
         said.append(capsys.readouterr().err)
         return "".join(said).count("writing s.onnx, ") >= 2
 
     with working("writing s.onnx", after=0.01, every=0.01):
-        wait_for(heard)
+        wait_for(again)
     capsys.readouterr()
     time.sleep(0.1)
     assert capsys.readouterr().err == "", "it is over"
@@ -40,6 +40,32 @@ def test_nothing_is_said_of_what_is_short_or_unwatched(
     with working("writing s.onnx", kind, after=after):
         time.sleep(0.05)
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_can_be_counted_says_how_many_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+
+    def counted() -> bool:
+        said.append(capsys.readouterr().err)
+        return "drawing images, 30 of 40, " in "".join(said)
+
+    with working("drawing images", total=40, after=0.01, every=0.01) as count:
+        wait_for(lambda: " s so far" in capsys.readouterr().err)
+        count(30)
+        wait_for(counted)
+    assert " s left" in "".join(said)
+
+
+def test_alarms_and_evaluations_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = PlainProgress()
+    shown.start(10, 0)
+    for event, values in (
+        ("alarm", {"step": 4, "message": "too dark"}),
+        ("classes", {"step": 4}),
+        ("eval", {"step": 5, "accuracy": 0.5}),
+    ):
+        shown.line(event, values)
+    assert capsys.readouterr().err == "alarm at step 4: too dark\nstep 5: accuracy 50.00%\n"
 
 
 def test_an_error_ends_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 30.0
 AFTER, EVERY = 2.0, 10.0
-"""Seconds until what has no steps says that it is at work, and between its words."""
+"""Seconds until `working` says for the first time what is being done, and between its lines."""
 
 
 def known(kind: str) -> str:
@@ -41,35 +41,6 @@ def observers(kind: str, job: Job, track: Sequence[str] = ()) -> list[Observer]:
     return shown if job.folder is None else [*shown, *trackers(track, job.folder, job.settings)]
 
 
-@contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield what is told how many of `total` there are: a bar on a terminal, elsewhere a line every half minute."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task(what, total=total)
-    began = said = time.monotonic()
-
-    def watch(done: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        bar.update(task, completed=done)
-        if bar.console.is_terminal:
-            if now - began >= AFTER:
-                bar.start()
-        elif now - said >= PLAIN_SECONDS:
-            said = now
-            _say(f"{done} of {total} {what}, {(now - began) / done * (total - done):.0f} s left")
-
-    try:
-        yield watch
-    finally:
-        if bar.live.is_started:  # elsewhere stopping it prints an empty line
-            bar.stop()
-
-
 def summary(values: Mapping[str, Any]) -> str:
     """Say in a few words what a log line holds."""
     parts = []
@@ -87,30 +58,46 @@ def summary(values: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def news(event: str, values: Mapping[str, Any]) -> str:
+    """Say an alarm or an evaluation in a line; "" of any other event."""
+    if event == "alarm":
+        return f"alarm at step {values['step']}: {values['message']}"
+    return f"step {values['step']}: accuracy {values['accuracy']:.2%}" if event == "eval" else ""
+
+
 def _say(words: str) -> None:
     with suppress(OSError, ValueError):  # the terminal is gone; the run goes on, or ends with a checkpoint
         print(words, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def working(what: str, kind: str = "auto", *, after: float | None = None, every: float | None = None) -> Iterator[None]:
+def working(
+    what: str, kind: str = "auto", *, total: int = 0, after: float | None = None, every: float | None = None
+) -> Iterator[Callable[[int], None]]:
     """Say on stderr what is being done where it takes over `after` seconds (AFTER), and again `every` so many (EVERY).
 
-    For what has no steps to count; with `kind` none it says nothing.
+    Yields a function to call with how many of `total` are done, where they can be counted; with `kind` none nothing is
+    said.
     """
-    over, began = threading.Event(), time.monotonic()
+    over, began, done = threading.Event(), time.monotonic(), 0
+
+    def count(number: int) -> None:
+        nonlocal done
+        done = number
 
     def speak() -> None:
         wait = AFTER if after is None else after
         while not over.wait(wait):
-            _say(f"{what}, {time.monotonic() - began:.0f} s so far")
+            seconds = time.monotonic() - began
+            left = f"{done} of {total}, {seconds / done * (total - done):.0f} s left" if done else ""
+            _say(f"{what}, {left or f'{seconds:.0f} s so far'}")
             wait = EVERY if every is None else every
 
     voice = threading.Thread(target=speak, name="progress", daemon=True)
     if kind != "none":
         voice.start()
     try:
-        yield
+        yield count
     finally:
         over.set()
         if voice.is_alive():
@@ -135,21 +122,19 @@ class PlainProgress:
         if now - self.last < self.seconds and step < self.total:
             return
         self.last = now
-        told = [f"step {step}/{self.total}"]
+        parts = [f"step {step}/{self.total}"]
         if step > self.first:
-            told.append(f"{(now - self.began) / (step - self.first) * (self.total - step):.0f} s left")
+            parts.append(f"{(now - self.began) / (step - self.first) * (self.total - step):.0f} s left")
         elif step == 0:
-            told.append(f"{images} images made ahead of the student's first step")
-        _say(", ".join([*told, *filter(None, [self.words])]))
+            parts.append(f"{images} images made ahead of the student's first step")
+        _say(", ".join([*parts, *filter(None, [self.words])]))
 
     def line(self, event: str, values: Mapping[str, Any]) -> None:
         """Remember the newest numbers; print alarms and accuracies."""
         if event == "log":
             self.words = summary(values)
-        elif event == "alarm":
-            _say(f"alarm at step {values['step']}: {values['message']}")
-        elif event == "eval":
-            self.accuracy = values["accuracy"]
+        elif said := news(event, values):
+            _say(said)
 
     def stop(self) -> None:
         """Nothing to close."""
@@ -180,10 +165,8 @@ class RichProgress:
         """Show the newest numbers; print alarms and accuracies above the bar."""
         if event == "log":
             self.words.plain = summary(values)
-        elif event == "alarm":
-            self._print(f"alarm at step {values['step']}: {values['message']}")
-        elif event == "eval":
-            self._print(f"step {values['step']}: accuracy {values['accuracy']:.2%}")
+        elif said := news(event, values):
+            self._print(said)
 
     def stop(self) -> None:
         """Close the bar."""
@@ -196,7 +179,7 @@ class RichProgress:
 
 
 class Afterwards:
-    """Speaks from the last step until `ending` is left: of measures, the student's files and the page."""
+    """Says, from the last step until `ending` is left, that measures, the student's files and the page are made."""
 
     def __init__(self, ending: ExitStack, kind: str) -> None:
         self.ending, self.kind = ending, kind
@@ -208,8 +191,8 @@ class Afterwards:
         """Others count."""
 
     def line(self, event: str, values: Mapping[str, Any]) -> None:
-        """Others tell it."""
+        """Others show it."""
 
     def stop(self) -> None:
-        """Begin to speak."""
+        """Say what is being done from now on."""
         self.ending.enter_context(working("measuring the student, writing files and report", self.kind))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lenient.cli import options
 from lenient.cli.options import takes
-from lenient.cli.progress import counting
+from lenient.cli.progress import working
 
 
 @takes(options.SAMPLE)
@@ -30,7 +30,7 @@ def sample(
     """Write synthetic images of RUN with the teacher's soft labels, as pictures or arrays that other trainers read."""
     from lenient import api
 
-    with counting("images", count) as watch:
+    with working("drawing images", total=count) as watch:
         made = api.sample(
             run,
             output,
