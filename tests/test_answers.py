@@ -122,7 +122,7 @@ def test_the_summary_and_the_report_have_them(tmp_path):
     assert stored.keys() >= KINDS - {"accepted"}
     assert stored.keys() == result.summary.answers.keys()
     page = (tmp_path / "r" / "report.html").read_text()
-    assert "Beside its teacher" in page
+    assert "Agreement by kind of image" in page
     assert '<th scope="row">interpolated</th>' in page
 
 

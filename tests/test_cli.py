@@ -73,7 +73,7 @@ def test_distill_says_what_it_found_before_it_starts(digits_file, tmp_path):
     said = lenient("distill", digits_file, *QUICK, "-o", "r", cwd=tmp_path, code=TAUGHT_NOTHING).stdout
     for words in ("77,754 parameters, 10 classes, images 1x8x8", "mean 0.3", "student   lenient:", "ta-dfkd, 20 steps"):
         assert words in said
-    assert said.index("deciding what is best here: overlap") < said.index("machine   cpu, 32")
+    assert said.index("measuring what is best here: overlap") < said.index("machine   cpu, 32")
     assert said.index("mean") < said.index("verdict")
     assert "Agreement on synthetic images is not accuracy" in said
     assert "report.html" in said
@@ -319,7 +319,7 @@ def test_a_current_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys
         main()
     assert end.value.code == 5
     said = capsys.readouterr().err
-    assert said == "lenient: the current folder is gone (No such file or directory); change to one that is there\n"
+    assert said == "lenient: the current folder no longer exists (No such file or directory); change to one that does\n"
 
 
 def test_an_error_of_the_system_is_one_line(monkeypatch, capsys):
@@ -495,7 +495,7 @@ def test_without_batch_norm_a_method_is_taken_that_needs_none(factories):
     assert re.search(r"^unfit .*ta-dfkd.* \(no batch norm\)", seen, re.MULTILINE)
     args = ["distill", "py:nets.py:no_norm", *FACTS, *QUICK, "--student", "lenient:lenet5-half", "--dry-run"]
     said = lenient(*args, cwd=factories).stdout
-    assert "stable, for the teacher has no batch norm" in said
+    assert "stable, because the teacher has no batch norm" in said
     said = lenient(*args, "--method", "ta-dfkd", cwd=factories, code=3).stderr
     assert "--method auto" in said
 

@@ -360,7 +360,7 @@ def test_images_unlike_the_training_data_are_a_warning_whatever_the_method(digit
         digits_teacher, "lenient:resnet8", method="noise", settings={k: v for k, v in SHORT.items() if k != "method"}
     ).health
     assert "batch-norm shift" in failing(health)
-    assert any("standard deviations away from its training data" in reason for reason in health.reasons)
+    assert any("standard deviations away from the training data's" in reason for reason in health.reasons)
 
 
 def test_a_teacher_without_batch_norm_gets_no_clean_bill(digits_teacher):

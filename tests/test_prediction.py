@@ -95,7 +95,7 @@ def test_it_is_said_in_a_line_and_on_the_page(tmp_path: Path) -> None:
         "data": ["digits"],
     }
     line = expected(prediction)
-    assert line.startswith("the teacher's answer on 81% to 96% of real images")
+    assert line.startswith("agreement with the teacher on 81% to 96% of real images")
     assert "200 runs of 12 teachers on digits" in line
     held = {kind: {"images": 8.0, "agreement": 0.5, "chance": 0.2} for kind in ("fresh", "inverted")}
     folder = make_run(tmp_path / "run", summary=summary_with(answers=held, prediction=prediction))
@@ -159,7 +159,7 @@ def test_the_verdict_is_of_what_is_expected_and_no_more_of_the_shift(low: float,
     assert [check.name for check in found.checks] == ["batch-norm shift", "duplicates", "expected agreement"]
     if verdict != "ok":
         share = f"{low:.0%} to {high:.0%} of real images"
-        assert found.reasons == ["far away", f"the teacher's answer is expected of the student on {share}"]
+        assert found.reasons == ["far away", f"the student is expected to agree with the teacher on {share}"]
     assert of_images(found).verdict == "warning", "the images are as far away as before"
     assert [check.name for check in of_images(found).checks] == ["batch-norm shift", "duplicates"]
     farther = judged([Check("batch-norm shift", 0.6, 0.15, "warning", "far away"), *others])

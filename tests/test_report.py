@@ -195,9 +195,7 @@ def test_the_report_of_a_run_that_is_done_is_not_replaced_by_one_of_a_run_that_i
     else:
         left = {"": [], "without its end": lines[:-1], "the end first": [lines[-1], *lines[:-1]]}
         path.write_text("".join(left[metrics]))
-    with pytest.raises(
-        DamagedError, match=r"metrics.jsonl is damaged \(the run is done, and how it ended is missing\)"
-    ):
+    with pytest.raises(DamagedError, match=r"metrics.jsonl is damaged \(the run is done, but its end is missing\)"):
         page(run)
     assert {name: (run / name).read_bytes() for name in before} == before
     (run / "done").unlink()
@@ -274,7 +272,7 @@ def test_a_damaged_file_costs_its_part_and_a_warning(
     assert write_report(run) == whole  # of which the metrics have all
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith(f"{run / file} is damaged (")
-    assert said.endswith("; the report goes without it")
+    assert said.endswith("; the report leaves it out")
     assert len(said) <= 300
     html = (run / "report.html").read_text()
     assert ("python 3.11.9" in re.sub("<[^>]*>", " ", html).replace("  ", " ")) == (file != "env.json")

@@ -78,8 +78,8 @@ def inspect(
     Args:
         teacher: a file, a run folder, or SOURCE:NAME with source timm, torchvision, hf-hub, local-dir, lenient or py.
             Or any module that maps images to logits.
-        trust_code: run code and visit places that files name; what you name needs no flag. A run whose student would
-            need that is described by its files alone.
+        trust_code: run code and contact hosts that files name; what you name yourself needs no flag. A run whose
+            student would need that is described by its files alone.
         facts: those of `distill`.
 
     Example:
@@ -158,23 +158,23 @@ def distill(
         recipe: YAML file, or a recipe's name. Of several the later ones win.
         batch_size: images per student step, or auto: what fits.
         seed: seed of all randomness. By default 0.
-        settings: any setting, by dots. {"method.student_lr": 0.1}, or nested {"method": {"student_lr": 0.1}}: they
+        settings: any setting, by its dotted name. {"method.student_lr": 0.1} or {"method": {"student_lr": 0.1}}; they
             win over `recipe` and `preset`.
         proxy_images: pictures of yours, in any folders: half of each batch, or all of it with --method proxy. A folder,
             whose pictures need no labels; `source.proxy_share` is another share of each batch, whose other images are
             the method's own. Such a student is not data-free in the strict sense.
-        eval_data: measure on it; it never steers the run. One of the command's DATA.
+        eval_data: labelled images to measure on; they never steer the run. One of the command's DATA.
         data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
         select: student to deliver: last, ema or proxy.
         device: auto, cpu, cuda, cuda:N or mps (untested).
         precision: auto, 32, bf16, or 64 for checks.
-        compile: compile the networks' plain forwards; costs a minute at the start.
+        compile: compile the networks with torch.compile; takes a minute at the start.
         generator: the teacher's card to a generator of your own, for a method that has one: see `GeneratorFactory` in
             `lenient.generators.own`. A run with it goes on from Python, with the same one, and not from the command.
-        resume: go on with the run in the folder.
+        resume: continue the run in the run folder.
         overwrite: replace what is at the destination.
-        trust_code: run code and visit places that files name; what you name needs no flag. Files are the teacher's and,
-            with `resume`, the run's.
+        trust_code: run code and contact hosts that files name; what you name yourself needs no flag. Files are the
+            teacher's and, with `resume`, the run's.
         observers: watch the run: progress displays, trackers.
         facts: `arch`, `input_size`, `num_classes`, `mean`, `std`, `checkpoint_key` of the teacher, where they cannot
             be found: see `TeacherFacts` in `lenient.runs.job`.
@@ -246,19 +246,19 @@ def evaluate(
     """Measure a classifier on labelled images: accuracy, calibration, and agreement with a teacher.
 
     Args:
-        model: what `lenient distill` takes, or a run folder.
+        model: a model as `lenient distill` takes it, or a run folder.
         data: digits, mnist, cifar10, cifar100 or imagefolder:DIR. Or a set of images.
-        teacher: measure agreement with it, too.
+        teacher: also measure agreement with this teacher.
         split: test, train, fit or holdout.
         data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
-        statistics: by what batch norms normalise: running, batch, adapted or synthetic. That is as stored; by the test
-            images' own, which is transductive; estimated anew on `adapt_to`; or on images that the source of the run
-            draws, where `model` is a run folder. The teacher's are as stored.
-        adapt_to: images to estimate statistics on, for adapted; no label is read. Of a name its training images; a set,
-            or a tensor (N, C, H, W) in pixel units, will do.
-        adapt_images: how many of them. The same ones each time.
+        statistics: statistics that batch norms use: running, batch, adapted or synthetic. That is as stored; by the
+            test images' own, which is transductive; estimated anew on `adapt_to`; or on images that the source of the
+            run draws, where `model` is a run folder. The teacher's are as stored.
+        adapt_to: images on which `adapted` estimates them; no label is read. Of a name its training images; a set, or a
+            tensor (N, C, H, W) in pixel units, will do.
+        adapt_images: number of these images. The same ones each time.
         device: auto, cpu, cuda, cuda:N or mps (untested).
-        trust_code: run code and visit places that files name; what you name needs no flag.
+        trust_code: run code and contact hosts that files name; what you name yourself needs no flag.
         facts: those of the model, where they cannot be found.
 
     Raises:
@@ -348,15 +348,15 @@ def export(
         check: read it back and compare its outputs.
         teacher_arch: architecture, for a student of your own code.
         checkpoint_key: which network of a checkpoint, by dots, e.g. state_dict or model_ema.
-        opset: ONNX operators of this version, 13 to 23. By default torch's.
-        int8: ONNX in integers of 8 bits, ranges from synthetic images. Weights have a scale for each output channel;
+        opset: ONNX opset, 13 to 23. By default torch's.
+        int8: ONNX in 8-bit integers, their ranges from synthetic images. Weights have a scale for each output channel;
             batch norms are joined to their layers.
         calibrate: images for --int8: a folder of pictures, or a run's images.safetensors. By default those that the run
             has kept.
-        eval_data: let --check of --int8 measure accuracy on it.
+        eval_data: with --int8 and --check: measure accuracy on these images.
         data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
         overwrite: replace what is at the destination.
-        trust_code: run code and visit places that files name; what you name needs no flag.
+        trust_code: run code and contact hosts that files name; what you name yourself needs no flag.
 
     Returns:
         With `check`, the largest difference between its logits and those of the source, relative to their range; with
@@ -430,19 +430,19 @@ def sample(
     Args:
         run: a run folder.
         output: a new folder. An empty one will do.
-        count: images. Up to ten million; fewer, and a warning, where the run has no more.
+        count: number of images. Up to ten million; fewer, and a warning, where the run has no more.
         format: png, imagefolder, webdataset, npz or safetensors. `docs/data-set.md` describes each; all but the first
             have the teacher's logits, and `SyntheticImages.open` reads the last.
         crops: random crops of each image, with the teacher's answer to each. By default none.
-        crop_area: least share of the image that a crop covers.
+        crop_area: least share of the image's area that a crop covers.
         crop_flip: share of crops that are mirrored.
-        seed: draws other images. And other crops.
+        seed: another seed draws other images. And other crops.
         device: auto, cpu, cuda, cuda:N or mps (untested). By default as the run says.
         teacher: the teacher of RUN. Where it is now; by default as the run says.
         teacher_arch: architecture of a bare state dict.
         checkpoint_key: which network of a checkpoint, by dots, e.g. state_dict or model_ema.
         student: the student's network. By default as the run says.
-        trust_code: run code and visit places that files name; what you name needs no flag.
+        trust_code: run code and contact hosts that files name; what you name yourself needs no flag.
         overwrite: replace what is at the destination. Only another data set of this kind, as a whole.
         on_progress: called after each part with the images that are there.
 
@@ -652,10 +652,10 @@ def train_teacher(
         epochs: passes over the data. By default what suits the data.
         seed: seed of weights, order and augmentation.
         keep: save N checkpoints of this run, spread evenly. They lie beside the file, as FILE-e012.safetensors.
-        keep_above: only epochs above this accuracy (0 to 1).
+        keep_above: keep only epochs above this accuracy (0 to 1).
         settings: e.g. lr=0.05, mixup=0.2. Those of `lenient.supervised.TeacherRecipe`.
         data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
-        input_size: what the network takes, e.g. 3,32,32. By default the size of the images.
+        input_size: channels, height and width of the images, e.g. 3,32,32. By default the size of the images.
         split: training images: train, or fit to hold a tenth out.
         device: auto, cpu, cuda, cuda:N or mps (untested).
         precision: 32 or bf16.

@@ -35,7 +35,7 @@ class _Commands(TyperGroup):
     """Typer by itself ends an interrupted command without a word, or with one, depending on its version."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named; an interrupt is told by `_run`."""
+        """Run the command that was named; `_run` says that it was interrupted."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -64,7 +64,7 @@ def _say_version(asked: bool) -> None:
 @app.callback()
 def _lenient(
     version: Annotated[
-        bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version.", callback=_say_version, is_eager=True)
     ] = False,
 ) -> None:
     """Distil a trained image classifier into a smaller one without any training data."""
@@ -100,7 +100,7 @@ def _run() -> NoReturn:
             _check_place()
             code = app(standalone_mode=False)
         finally:
-            sys.stdout.flush()  # now, when a full disk can still be told
+            sys.stdout.flush()  # now, when a full disk can still be reported
         if code == 130 and interrupted():  # of which typer makes an exit code without a word
             _tell("interrupted")
         sys.exit(code if isinstance(code, int) else 0)
@@ -131,7 +131,7 @@ def _check_place() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise MachineError(f"the current folder is gone ({error.strerror}); change to one that is there") from None
+        raise MachineError(f"the current folder no longer exists ({error.strerror}); change to one that does") from None
 
 
 def _refuse(error: Any) -> NoReturn:

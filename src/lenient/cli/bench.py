@@ -32,7 +32,9 @@ app = typer.Typer(
 )
 
 GridFile = Annotated[Path, typer.Argument(metavar="GRID", help="A YAML file.", show_default=False)]
-Folder = Annotated[str, typer.Option("-o", "--output", metavar="DIR", help="Its folder.", show_default="runs/NAME")]
+Folder = Annotated[
+    str, typer.Option("-o", "--output", metavar="DIR", help="Folder of the grid.", show_default="runs/NAME")
+]
 Overrides = Annotated[
     list[str], typer.Option("-s", "--set", metavar="KEY=VALUE", help="Any key of the grid, e.g. settings.steps=100.")
 ]
@@ -54,16 +56,14 @@ def run(
     retry: Annotated[bool, typer.Option("--retry", help="Try failed cells again.")] = False,
     records: Annotated[
         Path | None,
-        typer.Option(
-            metavar="CELLS.json", help="Of a report: cells run elsewhere, not to run again.", show_default=False
-        ),
+        typer.Option(metavar="CELLS.json", help="A report whose cells are not run again.", show_default=False),
     ] = None,
     setting: Overrides = [],  # noqa: B006
     trust_code: flags.TrustCode = False,
     data_root: flags.DataRoot = "",
     progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
-    """Train the teachers of GRID, then run every cell that is missing; the same command goes on where it stopped."""
+    """Train the teachers of GRID, then run every missing cell; the same command continues where it stopped."""
     from lenient.bench.grid import load_grid, trusted
     from lenient.bench.launchers import check_options, make_launcher
     from lenient.bench.running import run_grid
@@ -82,14 +82,14 @@ def run(
             plan, home, place, data_root=data_root or None, retry=retry, records=records, trust=trust, tell=tell
         )
     if not whole:
-        print("lenient: interrupted; the same command goes on from the last checkpoints", file=sys.stderr)
+        print("lenient: interrupted; the same command continues from the last checkpoints", file=sys.stderr)
         raise typer.Exit(130)
     print(f"all cells are done: {home}; `lenient bench report {home}` draws tables and figures")
 
 
 @contextmanager
 def _display(kind: str) -> Iterator[Tell]:
-    """Yield what says how far it is: a bar with lines above it, lines alone, or nothing."""
+    """Yield what shows progress: a bar with lines above it, lines alone, or nothing."""
     if kind == "auto":
         kind = "rich" if sys.stderr.isatty() else "plain"
     if kind != "rich":
@@ -118,12 +118,14 @@ def _display(kind: str) -> Iterator[Tell]:
 def status(
     grid: GridFile,
     output: Folder = "",
-    jobs: Annotated[int | None, typer.Option(metavar="N", min=1, help="Cells at a time, for the time left.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until all is done.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Cells at a time, to estimate the time left.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until all is done.")] = False,
     setting: Overrides = [],  # noqa: B006
     trust_code: flags.TrustCode = False,
 ) -> None:
-    """Say how far GRID is: cells done, running, failed and missing, last accuracies, failures, the time left."""
+    """Show how far GRID is: cells done, running, failed and missing, last accuracies, failures, the time left."""
     import time
 
     from rich.console import Console

@@ -28,21 +28,27 @@ def report(
     teachers: Annotated[
         str, typer.Option(metavar='"A;B"', help="Teachers of Figure 1; the first also of maps and images.")
     ] = "",
-    ablation: Annotated[str, typer.Option(metavar='"A;B;C"', help="Rows of the ablation; those of ta-dfkd.")] = "",
+    ablation: Annotated[
+        str, typer.Option(metavar='"A;B;C"', help="Rows of the ablation. By default those of ta-dfkd.")
+    ] = "",
     features: Annotated[
         bool, typer.Option("--features", help="Measure Frechet distances, maps and images: needs runs and real images.")
     ] = False,
     rows: Annotated[str, typer.Option(metavar='"A;B"', help="With --features: rows of maps and images.")] = "",
-    images: Annotated[int, typer.Option(metavar="N", help="With --features: images of each kind, at most.")] = 2000,
+    images: Annotated[int, typer.Option(metavar="N", help="With --features: most images of each kind.")] = 2000,
     projection: Annotated[str, typer.Option("--map", metavar="NAME", help="With --features: tsne or pca.")] = "tsne",
     inception: Annotated[
-        str, typer.Option(metavar="FILE", help="With --features: Inception's too; its weights, or `download`.")
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="With --features: Frechet distances of Inception, too; its weights, or `download`.",
+        ),
     ] = "",
     records: Annotated[
         Path | None,
         typer.Option(
             metavar="CELLS.json",
-            help="Of another report: what it measured of cells that `bench run --records` took from it.",
+            help="The report that `bench run --records` took cells from: its measures of them are kept.",
             show_default=False,
         ),
     ] = None,
@@ -61,7 +67,7 @@ def report(
     asked["--map"] = projection != Options.projection
     alone = next((flag for flag, given in asked.items() if given and not features), None)
     if alone is not None:
-        raise UsageError(f"{alone}: is about what --features measures; give that, too")
+        raise UsageError(f"{alone}: needs --features")
     chosen = Choice(teachers=_names(teachers), ablation=_names(ablation))
     options = None
     if features:

@@ -1,4 +1,4 @@
-"""`lenient demo`: the whole road on handwritten digits, offline, in under two minutes."""
+"""`lenient demo`: the whole way on handwritten digits, offline, in under two minutes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lenient.cli import flags
 
 TEACHER, STUDENT = "lenient:wrn-10-2", "lenient:resnet8-half"
 FOLDER = Path("runs/demo")
-"""Where the demo goes unless told otherwise; there, and only there, it replaces an earlier demo unasked."""
+"""The demo's folder by default; there, and only there, it replaces an earlier demo unasked."""
 
 
 def demo(

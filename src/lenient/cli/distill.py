@@ -61,7 +61,7 @@ def distill(
     track: list[str],
     progress: str,
 ) -> None:
-    """Distil TEACHER into a smaller student without data; leaves student, report and all else in the run folder."""
+    """Distil TEACHER into a smaller student without data; the run folder gets the student, a report and the log."""
     from lenient.cli import trackers
     from lenient.cli.launch import launch
     from lenient.cli.progress import known
@@ -140,7 +140,7 @@ def _run(
 
 
 def describe(job: Job, say: Any) -> None:
-    """Say what was found of the teacher, and who learns, before the first step."""
+    """Say what is known of the teacher and of the student before the first step."""
     from lenient.evaluation import parameters
     from lenient.models.students import NAMELESS
 
@@ -148,7 +148,7 @@ def describe(job: Job, say: Any) -> None:
     size = "x".join(str(value) for value in card.input_size)
     say(f"teacher   {card.arch or job.source or 'module'}: {parameters(job.teacher.module):,} parameters, "
         f"{card.num_classes} classes, images {size}")  # fmt: skip
-    say(f"          mean {_row(card.mean)}, std {_row(card.std)}: check these, a wrong mean is the commonest failure")
+    say(f"          mean {_row(card.mean)}, std {_row(card.std)}: check these: a wrong mean is the commonest failure")
     for note in card.notes:
         say(f"          {note}")
     student = job.student.card.arch or "module"
@@ -164,7 +164,7 @@ def describe_method(job: Job, say: Any) -> None:
     s = job.settings
     say(f"method    {s.method.name}, {s.steps} steps of {s.batch_size} images, seed {s.seed}")
     if job.method_reason:
-        say(f"          {s.method.name}, for {job.method_reason}; choose another with --method NAME")
+        say(f"          {s.method.name}, because {job.method_reason}; choose another with --method NAME")
     if s.source.proxy_images is not None and s.pictures_folder is not None:  # a run that goes on has its own
         part = f"{s.pictures_share:.0%} of each batch" if s.pictures_share else "the method shows them"
         hint = " (-s source.proxy_share)" if s.pictures_share else ""
@@ -177,7 +177,7 @@ def describe_method(job: Job, say: Any) -> None:
 def _announce_trials(job: Job, say: Any, resume: bool = False) -> None:
     """What a run goes on with was decided when it began."""
     if job.undecided and not resume:
-        say(f"machine   deciding what is best here: {', '.join(job.undecided)}")
+        say(f"machine   measuring what is best here: {', '.join(job.undecided)}")
 
 
 def _machine(job: Job) -> str:
@@ -238,7 +238,7 @@ def finish(result: Result, folder: Path, say: Any) -> None:
         if ranks.is_main():
             with suppress(OSError, ValueError):  # the terminal may be what is gone
                 print(
-                    f"lenient: interrupted; a checkpoint is written, go on with the same command and --resume "
+                    f"lenient: interrupted; a checkpoint is written: continue with the same command and --resume "
                     f"-o {folder}",
                     file=sys.stderr,
                 )

@@ -1,4 +1,4 @@
-"""`lenient inspect`: say what was found of a teacher."""
+"""`lenient inspect`: show what is known of a teacher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def inspect(
     trust_code: bool,
     as_json: bool,
 ) -> None:
-    """Say what was found of TEACHER, what can be done with it, and what was assumed."""
+    """Show what is known of TEACHER, which methods fit it, and what was assumed."""
     from lenient.api import inspect as look
 
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
@@ -31,9 +31,9 @@ def inspect(
         print(json.dumps(found, indent=2))
         return
     rows = {
-        "architecture": found["arch"] or "given by its module only",
+        "architecture": found["arch"] or "unknown: the module alone was given",
         "parameters": f"{found['params']:,} ({found['bytes'] / 2**20:.1f} MiB)",
-        **({"bits": f"{found['bits']} of weights and of what layers take"} if found["bits"] else {}),
+        **({"bits": f"{found['bits']} for weights and for the inputs of layers"} if found["bits"] else {}),
         "input": "x".join(map(str, found["input_size"])) + " (channels x height x width)",
         "classes": str(found["num_classes"]) + (f": {', '.join(found['classes'][:10])}" if found["classes"] else ""),
         "mean": ", ".join(f"{v:.4g}" for v in found["mean"]),
@@ -41,7 +41,7 @@ def inspect(
         "outputs": found["outputs"],
         "batch norm": f"{found['batch_norm_layers']} layers with statistics",
         "method": f"{found['method'] or 'none'} ({found['method_reason']})",
-        "methods": ", ".join(found["methods"]) or "none of the methods fits as it is",
+        "methods": ", ".join(found["methods"]) or "none fits this teacher as it is",
         **({"unfit": _unfit(found["obstacles"])} if found["obstacles"] else {}),
         "student": f"{found['student']} ({found['student_reason']})",
     }

@@ -16,10 +16,10 @@ def methods(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="One method, in full.", show_default=False)] = "",
     as_json: flags.AsJson = False,
     as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the table of all methods for a page, with links to theirs.")
+        bool, typer.Option("--markdown", help="Print the table of all methods as Markdown, with links to their pages.")
     ] = False,
 ) -> None:
-    """List the methods, or say of one: paper, settings with their defaults, recipes."""
+    """List the methods, or describe one: paper, settings with their defaults, recipes."""
     from lenient.methods import METHODS
     from lenient.methods.anatomy import joined, method_info
 

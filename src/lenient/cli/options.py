@@ -1,4 +1,4 @@
-"""What commands and their functions can be told, defined once: name, default and words of each option.
+"""The options of commands and of their functions, defined once: name, default and help of each.
 
 A command takes flag, default and help from here (`takes`), so that it writes names and types alone. Its function in
 `lenient.api` writes its signature out, for that is what editors, type checkers and readers see; a test holds its names,
@@ -19,12 +19,12 @@ from lenient.methods import METHODS
 
 C = TypeVar("C", bound=Callable[..., None])
 REQUIRED: Any = ...
-"""The default of what has to be said."""
+"""The default of what must be given."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One thing that a command can be told."""
+    """An option of a command, and an argument of its function."""
 
     help: str
     """What the description of the function's argument begins with, too."""
@@ -55,11 +55,11 @@ class Option:
         return (self.short, flag) if self.short else (flag,)
 
     def annotation(self, name: str) -> Any:
-        """Return what typer is told of a parameter of that name, but for its default."""
+        """Return the annotation that typer reads of a parameter of that name, all but its default."""
         return typer.Option(*self.flags(name), metavar=self.metavar, help=self._words)
 
     def default_of(self, name: str, *, many: bool) -> Any:
-        """Return what typer is told as the default of a parameter; `many` where a flag may be given more than once."""
+        """Return the default that typer reads of a parameter; `many` where a flag may be given more than once."""
         default = [] if many and not self.default else self.default
         if self.positional:
             return typer.Argument(default, metavar=self.metavar, help=self._words, show_default=False)
@@ -79,13 +79,13 @@ def takes(options: Mapping[str, Option]) -> Callable[[C], C]:
         if signature.parameters.keys() != options.keys():
             differ = sorted(signature.parameters.keys() ^ options.keys())
             raise TypeError(f"{command.__name__}: {', '.join(differ)} stands in one of parameters and options alone")
-        told = [
+        parameters = [
             parameter.replace(
                 annotation=kinds[name], default=options[name].default_of(name, many=kinds[name] == list[str])
             )
             for name, parameter in signature.parameters.items()
         ]
-        command.__signature__ = signature.replace(parameters=told)  # type: ignore[attr-defined]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return command
 
     return decorated
@@ -101,12 +101,12 @@ TEACHER = Option(
 )
 RUN = Option("A run folder.", metavar="RUN", default=REQUIRED, positional=True)
 TEACHER_ARCH = Option("Architecture of a bare state dict.", metavar="SPEC")
-INPUT_SIZE = Option("What the network takes, e.g. 3,32,32.", metavar="C,H,W", parsed=True)
+INPUT_SIZE = Option("Channels, height and width of the images, e.g. 3,32,32.", metavar="C,H,W", parsed=True)
 CHECKPOINT_KEY = Option("Which network of a checkpoint, by dots, e.g. state_dict or model_ema.", metavar="KEY")
 FACTS = {
     "teacher_arch": replace(TEACHER_ARCH, argument="arch"),
     "input_size": INPUT_SIZE,
-    "num_classes": Option("Number of classes.", metavar="N", shown="found out"),
+    "num_classes": Option("Number of classes.", metavar="N", shown="detected"),
     "mean": Option("Normalisation mean per channel, pixels in [0, 1].", metavar="A,B,C", parsed=True),
     "std": Option("Normalisation standard deviation per channel.", metavar="A,B,C", parsed=True),
     "checkpoint_key": CHECKPOINT_KEY,
@@ -117,17 +117,17 @@ PROXY_IMAGES = Option(
     "Pictures of yours, in any folders: half of each batch, or all of it with --method proxy.", metavar="DIR"
 )
 DEVICE = Option("auto, cpu, cuda, cuda:N or mps (untested).", metavar="NAME")
-TRUST_CODE = Option("Run code and visit places that files name; what you name needs no flag.", default=False)
+TRUST_CODE = Option("Run code and contact hosts that files name; what you name yourself needs no flag.", default=False)
 OVERWRITE = Option("Replace what is at the destination.", default=False)
 SETTING = Option(
-    "Any setting, by dots.", metavar="KEY=VALUE", flag="--set", short="-s", argument="settings", parsed=True
+    "Any setting, by its dotted name.", metavar="KEY=VALUE", flag="--set", short="-s", argument="settings", parsed=True
 )
 AS_JSON = Option("Print JSON.", flag="--json", default=False, alone="a function returns what is printed")
 PROGRESS = Option(
-    "auto, rich, plain or none; the outcome is printed whatever it is.",
+    "auto, rich, plain or none; the outcome is always printed.",
     metavar="KIND",
     default="auto",
-    alone="a function is told by observers",
+    alone="a function has observers",
 )
 
 # one mapping for each command that has a function: parameter of the command -> option
@@ -136,7 +136,7 @@ DISTILL = {
     "teacher": TEACHER,
     **FACTS,
     "student": Option(
-        "SOURCE:NAME, or auto.", more="int8:copy (2 to 8): TEACHER in 8 bits.", metavar="SPEC", default="auto"
+        "SOURCE:NAME, or auto.", more="int8:copy: TEACHER in 8 bits (int2 to int8).", metavar="SPEC", default="auto"
     ),
     "method": Option(
         "A name, auto, or py:FILE.py:CLASS.", more=f"Names: {', '.join(METHODS)}.", metavar="NAME", default="auto"
@@ -148,12 +148,12 @@ DISTILL = {
     "batch_size": Option("Images per student step, or auto: what fits.", metavar="N", parsed=True),
     "seed": Option("Seed of all randomness.", metavar="N", shown="0"),
     "proxy_images": PROXY_IMAGES,
-    "eval_data": Option("Measure on it; it never steers the run.", metavar="DATA"),
+    "eval_data": Option("Labelled images to measure on; they never steer the run.", metavar="DATA"),
     "data_root": DATA_ROOT,
     "recipe": Option("YAML file, or a recipe's name.", metavar="RECIPE", default=(), short="-c"),
     "setting": SETTING,
     "output": Option("Run folder.", metavar="DIR", short="-o", shown="runs/NAME"),
-    "resume": Option("Go on with the run in the folder.", default=False),
+    "resume": Option("Continue the run in the run folder.", default=False),
     "overwrite": OVERWRITE,
     "select": Option("Student to deliver: last, ema or proxy.", metavar="RULE"),
     "device": DEVICE,
@@ -165,30 +165,30 @@ DISTILL = {
         alone="torchrun starts several from Python",
     ),
     "precision": Option("auto, 32, bf16, or 64 for checks.", metavar="NAME"),
-    "compile": Option("Compile the networks' plain forwards; costs a minute at the start.", default=False),
+    "compile": Option("Compile the networks with torch.compile; takes a minute at the start.", default=False),
     "dry_run": Option("Check everything, time a few steps, write nothing.", default=False, alone="it only prints"),
     "print_config": Option("Print the settings and stop.", default=False, alone="it only prints"),
     "trust_code": TRUST_CODE,
     "track": Option(
-        "Send the log to wandb or mlflow, too.", metavar="NAME", default=(), alone="a function is told by observers"
+        "Send the log to wandb or mlflow, too.", metavar="NAME", default=(), alone="a function has observers"
     ),
     "progress": PROGRESS,
 }
 EVALUATE = {
     "model": Option(
-        "What `lenient distill` takes, or a run folder.", metavar="MODEL", default=REQUIRED, positional=True
+        "A model as `lenient distill` takes it, or a run folder.", metavar="MODEL", default=REQUIRED, positional=True
     ),
     "data": DATA,
-    "teacher": Option("Measure agreement with it, too.", metavar="TEACHER"),
+    "teacher": Option("Also measure agreement with this teacher.", metavar="TEACHER"),
     **FACTS,
     "trust_code": TRUST_CODE,
     "data_root": DATA_ROOT,
     "split": Option("test, train, fit or holdout.", metavar="NAME", default="test"),
     "statistics": Option(
-        "By what batch norms normalise: running, batch, adapted or synthetic.", metavar="NAME", default="running"
+        "Statistics that batch norms use: running, batch, adapted or synthetic.", metavar="NAME", default="running"
     ),
-    "adapt_to": Option("Images to estimate statistics on, for adapted; no label is read.", metavar="DATA"),
-    "adapt_images": Option("How many of them.", metavar="N", default=256),
+    "adapt_to": Option("Images on which `adapted` estimates them; no label is read.", metavar="DATA"),
+    "adapt_images": Option("Number of these images.", metavar="N", default=256),
     "device": replace(DEVICE, default="auto"),
     "as_json": AS_JSON,
 }
@@ -197,18 +197,20 @@ EXPORT = {
     "format": Option("safetensors, pt2, onnx or hub.", metavar="NAME", default=REQUIRED),
     "output": Option("File (hub: folder).", metavar="PATH", default=REQUIRED, short="-o"),
     "check": Option(
-        "Read it back and compare its outputs.", more="Of --int8 it tells agreement and judges nothing.", default=False
+        "Read it back and compare its outputs.",
+        more="With --int8 it reports agreement only.",
+        default=False,
     ),
     "teacher_arch": Option("Architecture, for a student of your own code.", metavar="SPEC"),
     "checkpoint_key": CHECKPOINT_KEY,
-    "opset": Option("ONNX operators of this version, 13 to 23.", metavar="N", shown="torch's"),
-    "int8": Option("ONNX in integers of 8 bits, ranges from synthetic images.", default=False),
+    "opset": Option("ONNX opset, 13 to 23.", metavar="N", shown="torch's"),
+    "int8": Option("ONNX in 8-bit integers, their ranges from synthetic images.", default=False),
     "calibrate": Option(
         "Images for --int8: a folder of pictures, or a run's images.safetensors.",
         metavar="PATH",
         shown="RUN's samples",
     ),
-    "eval_data": Option("Let --check of --int8 measure accuracy on it.", metavar="DATA"),
+    "eval_data": Option("With --int8 and --check: measure accuracy on these images.", metavar="DATA"),
     "data_root": DATA_ROOT,
     "trust_code": TRUST_CODE,
     "overwrite": OVERWRITE,
@@ -218,13 +220,13 @@ REPORT = {"run": RUN}
 SAMPLE = {
     "run": RUN,
     "output": Option("A new folder.", metavar="DIR", default=REQUIRED, short="-o"),
-    "count": Option("Images.", metavar="N", default=64, short="-n"),
+    "count": Option("Number of images.", metavar="N", default=64, short="-n"),
     "format": Option("png, imagefolder, webdataset, npz or safetensors.", metavar="NAME", default="png"),
     "crops": Option("Random crops of each image, with the teacher's answer to each.", metavar="N", default=0),
-    "crop_area": Option("Least share of the image that a crop covers.", metavar="A", default=0.08),
+    "crop_area": Option("Least share of the image's area that a crop covers.", metavar="A", default=0.08),
     "crop_flip": Option("Share of crops that are mirrored.", metavar="P", default=0.5),
     "device": DEVICE,
-    "seed": Option("Draws other images.", metavar="N", default=0),
+    "seed": Option("Another seed draws other images.", metavar="N", default=0),
     "teacher": Option("The teacher of RUN.", metavar="TEACHER", shown="as RUN says"),
     "teacher_arch": TEACHER_ARCH,
     "checkpoint_key": CHECKPOINT_KEY,
@@ -239,7 +241,7 @@ TRAIN_TEACHER = {
     "epochs": Option("Passes over the data.", metavar="N", shown="what suits the data"),
     "seed": Option("Seed of weights, order and augmentation.", metavar="N", default=0),
     "keep": Option("Save N checkpoints of this run, spread evenly.", metavar="N", default=0),
-    "keep_above": Option("Only epochs above this accuracy (0 to 1).", metavar="A", parsed=True),
+    "keep_above": Option("Keep only epochs above this accuracy (0 to 1).", metavar="A", parsed=True),
     "setting": replace(SETTING, help="E.g. lr=0.05, mixup=0.2."),
     "data_root": DATA_ROOT,
     "input_size": INPUT_SIZE,

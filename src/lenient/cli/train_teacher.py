@@ -68,7 +68,7 @@ def train_teacher(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
-    """Yield what says how far it is: on a terminal in one live line, elsewhere in a line every half minute.
+    """Yield what shows progress: on a terminal in one live line, elsewhere in a line every half minute.
 
     A scheduler's warning is answered: there is no checkpoint to write.
     """
@@ -86,7 +86,9 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
             if warned.is_set():
                 warned.clear()
                 print(
-                    "warned by a signal: training goes on, and is lost where it is ended", file=sys.stderr, flush=True
+                    "warned by a signal: training goes on, but has no checkpoint to continue from",
+                    file=sys.stderr,
+                    flush=True,
                 )
             left = now.seconds / now.step * (now.steps - now.step)
             where = f"epoch {now.epoch} of {now.epochs}, step {now.step} of {now.steps}"

@@ -31,8 +31,8 @@ def expected(prediction: Mapping[str, Any] | None) -> str:
     low, high, level = (f"{prediction[key]:.0%}" for key in ("low", "high", "level"))
     held = f"{prediction['runs']} runs of {prediction['teachers']} teachers on {', '.join(prediction['data'])}"
     return (
-        f"the teacher's answer on {low} to {high} of real images, judged by images that the teacher alone draws "
-        f"(such intervals held {level} of {held}; other teachers and data may differ)"
+        f"agreement with the teacher on {low} to {high} of real images, judged by images that the teacher alone draws "
+        f"(such intervals were right for {level} of {held}; other teachers and data may differ)"
     )
 
 

@@ -36,10 +36,10 @@ def choose(teacher: Network) -> Choice:
     """Return the method for a checked teacher: one guided by its batch norms, where it has any and lets gradients
     through; else one that needs its answers alone."""
     if not readable_batch_norms(teacher):
-        return Choice(STURDY, "the teacher has no batch norm that keeps what its images were like")
+        return Choice(STURDY, "the teacher has no batch norm that stores statistics of its images")
     if without_gradient(teacher.behaviour):
         return Choice(STURDY, "the teacher gives its images no gradient")
-    return Choice(DEFAULT, "the teacher's batch norms keep what its images were like")
+    return Choice(DEFAULT, "the teacher's batch norms store statistics of its images")
 
 
 def obstacles(teacher: Network) -> dict[str, str]:

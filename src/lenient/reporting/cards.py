@@ -10,8 +10,8 @@ from lenient.reporting.collect import RunRecord
 
 NOT_ACCURACY = "Agreement on synthetic images is not accuracy: without a test set, accuracy is unknown."
 NO_TEST_SET = (
-    "No test set was given, so nobody has measured it.",
-    "Real images with labels would tell: lenient evaluate, or --eval-data for the next run.",
+    "No test set was given, so it was not measured.",
+    "Measure it on labelled real images: lenient evaluate, or --eval-data for the next run.",
 )
 AGREEMENT_KEYS = ("health/probe_agreement", "health/agreement")
 
@@ -119,8 +119,8 @@ def _accuracy(summary: dict[str, Any]) -> Card:
     transductive = _mapping(student.get("transductive")).get("accuracy")
     if known(transductive):
         notes.append(
-            f"{percent(transductive)} by statistics of the test batch: transductive, for each answer depends on the "
-            "other test images"
+            f"{percent(transductive)} with batch-norm statistics of the test batch: transductive, since each answer "
+            "depends on the other test images"
         )
     if known(noise):
         notes.append("the noise student saw only noise images, for as many steps: the method is worth what it adds")

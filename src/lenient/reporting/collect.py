@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("lenient")
 
 Event = dict[str, Any]
-WITHOUT = "the report goes without it"
+WITHOUT = "the report leaves it out"
 EVENTS = ("log", "classes", "mixture", "eval", "alarm")
 
 
@@ -66,7 +66,7 @@ def collect(run: Path) -> RunRecord:
     events = {kind: [line for line in lines if line["event"] == kind] for kind in EVENTS}
     end = _end(lines)
     if end is None and (path / "done").exists():
-        why = "the run is done, and how it ended is missing"
+        why = "the run is done, but its end is missing"
         raise schemas.damaged(path / "metrics.jsonl", why, "its report stays as it is; start again with --overwrite")
     summary = _complete(end or {}, config, student_card, events)
     names = summary.get("classes") or student_card.get("classes") or ()
@@ -126,9 +126,7 @@ def _complete(end: Event, config: Event, student_card: Event, events: dict[str, 
     method = config.get("method")
     unfinished = {
         "verdict": "unfinished",
-        "reasons": [
-            "The run was interrupted or is still going; this is what it has left so far. --resume goes on with it."
-        ],
+        "reasons": ["The run was interrupted or is still going; these are its results so far. --resume continues it."],
         "checks": [],
     }
     summary: dict[str, Any] = {

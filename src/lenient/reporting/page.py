@@ -23,7 +23,7 @@ from lenient.reporting.templates import template
 
 VERDICTS = {  # verdict -> (sign, word, what it means when there is no reason to add)
     "ok": ("✓", "OK", "Every health check passed."),
-    "warning": ("!", "Warning", "A health check asks for a look."),
+    "warning": ("!", "Warning", "A health check warns."),
     "failed": ("✕", "Failed", "A health check failed: do not use this student."),
     "unfinished": ("…", "Unfinished", "The run has not ended."),
 }
@@ -154,7 +154,7 @@ def _selection(record: RunRecord) -> list[Figure]:
         title = f"{word}, step {exact(fit.get('step'))}"
         text = f"{percent(fit.get('kept'))} accepted."
         if fit.get("separable") is False:
-            text += " The two components could not be told apart."
+            text += " The two components could not be separated."
         svg = mixture(f"mixture-{word.lower()}", title, fit, span=span)
         found.append(Figure(title, text, svg))
     kept = [series("kept", record.events["log"], "health/kept")]

@@ -18,7 +18,7 @@ Status = Literal["ok", "warning", "failed"]
 FEW = 5
 """Images a class, on average, below which the histogram of one log line says little."""
 
-DISCLAIMER = "Agreement on synthetic images is not accuracy on real ones: only a test set can tell that."
+DISCLAIMER = "Agreement on synthetic images is not accuracy on real ones: only a test set can measure that."
 
 
 class HealthSettings(Settings):
@@ -92,17 +92,17 @@ def checks(evidence: Evidence, settings: HealthSettings, progress: float = 1.0) 
         )
     if "health/bn_shift" in now:
         text = (
-            "the teacher sees the images {value:.2f} standard deviations away from its training data"
-            "; where that does not fall, check the teacher's --mean and --std first"
+            "batch-norm statistics of the images lie {value:.2f} standard deviations away from the training data's"
+            "; if that does not fall, check the teacher's --mean and --std first"
         )
         found.append(_at_most(SHIFT, now["health/bn_shift"], s.bn_shift, text))
     elif "health/probe_agreement" in now:
-        text = "the teacher has no batch norm, so nothing tells whether the images are like its training data"
+        text = "the teacher has no batch norm, so the images cannot be compared with its training data"
         found.append(Check(SHIFT, None, s.bn_shift, "warning", text))
     if "health/excess" in now:
         text = (
-            "synthetic pixels lie {value:.2f} outside of black and white on average"
-            "; where that is much, check the teacher's --mean and --std first"
+            "synthetic pixels lie {value:.2f} beyond black or white on average"
+            "; if that is much, check the teacher's --mean and --std first"
         )
         found.append(_at_most("pixel range", now["health/excess"], s.excess, text))
     if "health/contrast" in now:
@@ -144,7 +144,7 @@ def _constants(settings: HealthSettings, dark: float, bright: float, contrast: f
         _at_least("contrast", contrast, settings.contrast, "", floor=-math.inf),
         _at_most("overshoot", beyond, settings.overshoot, ""),
     ]
-    cures = ("unless the training images had as little contrast, check --mean and --std", "check --mean and --std")
+    cures = ("check --mean and --std, unless the training images have as little contrast", "check --mean and --std")
     text = f"synthetic pixels span {dark:.2f} to {bright:.2f} (black is 0, white is 1)"
     return [
         replace(check, text=text if check.status == "ok" else f"{text}: {cure}")
@@ -157,7 +157,7 @@ def _classes(evidence: Evidence, settings: HealthSettings, progress: float) -> l
     s, latest = settings, evidence.latest
     asked = (
         ("coverage", s.coverage, "{value:.0%} of the classes appear among the accepted samples"),
-        ("class entropy", s.class_entropy, "the classes of accepted samples are {value:.0%} evenly spread"),
+        ("class entropy", s.class_entropy, "the accepted samples are spread {value:.0%} evenly over the classes"),
     )
     if not any(evidence.accepted):  # the student has made no step yet
         return []
@@ -232,7 +232,7 @@ def informed(health: Health, prediction: Prediction | None, settings: HealthSett
     if prediction is None:
         return health
     low, high = prediction.low, prediction.high
-    text = f"the teacher's answer is expected of the student on {low:.0%} to {high:.0%} of real images"
+    text = f"the student is expected to agree with the teacher on {low:.0%} to {high:.0%} of real images"
     check = _at_least(EXPECTED, low, settings.expected, text, floor=0)
     enough = check.status == "ok"
     others = [
