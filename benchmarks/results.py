@@ -1,4 +1,4 @@
-"""Bring home what runs measured, and write the README's table from it: no figure is typed.
+"""Collect what runs measured, and write the README's table from it: no figure is typed.
 
     python benchmarks/results.py add benchmarks/results/mnist.json runs/mnist-0 runs/mnist-1 ...
     python benchmarks/results.py table

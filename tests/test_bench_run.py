@@ -39,7 +39,7 @@ from lenient.bench.running import run_grid
 from lenient.bench.status import status_of
 from lenient.bench.tasks import Task, state, write_json
 from lenient.bench.teachers import specification, trainings
-from lenient.bench.teachers import work as bring_teacher
+from lenient.bench.teachers import work as make_teacher
 from lenient.core import schemas
 from lenient.core.config import merge
 from lenient.core.errors import DamagedError, LenientError, MachineError, TeacherError, UsageError
@@ -834,7 +834,7 @@ def test_a_checkpoint_with_several_networks_is_as_many_teachers(tmp_path):
         schemas.check(TeacherSpec, spec, tmp_path, "")
         folder = tmp_path / training.id
         folder.mkdir()
-        assert bring_teacher(folder, spec)
+        assert make_teacher(folder, spec)
         assert json.loads((folder / "teacher.json").read_text())["teachers"][0]["sha256"] == fingerprint(network.module)
 
 
@@ -851,10 +851,10 @@ def bare_checkpoint(folder: Path, **facts: Any) -> tuple[Grid, dict[str, Any]]:
 
 def test_a_grid_says_of_bare_weights_what_they_do_not(tmp_path, capsys):
     _, spec = bare_checkpoint(tmp_path, input_size=[1, 8, 8], num_classes=10, mean=0.3, std=[0.4])
-    assert bring_teacher(tmp_path, spec)
-    brought = json.loads((tmp_path / "teacher.json").read_text())["teachers"][0]
-    assert brought["card"] == CARD
-    assert brought["sha256"] == fingerprint(digits_like(3).module)
+    assert make_teacher(tmp_path, spec)
+    made = json.loads((tmp_path / "teacher.json").read_text())["teachers"][0]
+    assert made["card"] == CARD
+    assert made["sha256"] == fingerprint(digits_like(3).module)
     assert "note: mean 0.3 and std 0.4: from --mean/--std" in capsys.readouterr().out
 
 
@@ -870,10 +870,10 @@ def test_constants_that_a_grid_says_make_another_teacher_and_silence_leaves_its_
 def test_what_bare_weights_lack_is_named_by_its_key(tmp_path):
     _, spec = bare_checkpoint(tmp_path)
     with pytest.raises(TeacherError, match=r"is not known: give input_size: \[1,H,W\]$"):
-        bring_teacher(tmp_path, spec)
+        make_teacher(tmp_path, spec)
     _, spec = bare_checkpoint(tmp_path, input_size=[1, 8, 8], mean=[0.1, 0.2], std=[0.1, 0.2])
     with pytest.raises(TeacherError, match=r"^mean: 2 values for 1 channels") as caught:
-        bring_teacher(tmp_path, spec)
+        make_teacher(tmp_path, spec)
     assert "--" not in str(caught.value)
 
 

@@ -75,7 +75,7 @@ def test_measures_equal_their_definitions(problem: tuple[Table, Table, ImageSet]
 
 def test_the_calibration_error_is_that_of_fifteen_bins() -> None:
     generator = torch.Generator().manual_seed(0)
-    # here, for it brings scipy's signals and more along, which no process that only collects the tests should wait for
+    # here, for it imports scipy's signals and more, which no process that only collects the tests should wait for
     from torchmetrics.classification import MulticlassCalibrationError
 
     rows = 2 * torch.randn(250, CLASSES, generator=generator)

@@ -37,7 +37,7 @@ ADADFQ: dict[str, Any] = {
 
 
 def quick(**changes: Any) -> dict[str, Any]:
-    """Settings of a run of a moment."""
+    """Settings of a run of a few steps."""
     return {**QUICK, **ADADFQ, "report": {"images": False}, **changes}
 
 

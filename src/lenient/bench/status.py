@@ -55,7 +55,7 @@ class Status:
 def status_of(grid: Grid, home: Path, jobs: int | None = None) -> Status:
     """Look at the folder `home`; `jobs`, cells at a time, is otherwise what is running now."""
     teachers: dict[str, float | None] = {}
-    brought: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
     failures, hopeless = [], set[str]()
     for training in trainings(grid):
         found = training.teachers(home)
@@ -66,13 +66,13 @@ def status_of(grid: Grid, home: Path, jobs: int | None = None) -> Status:
             failures += reasons
             hopeless |= set(training.expected if reasons else ())
         else:
-            brought += found
+            made += found
             teachers |= {teacher["label"]: teacher["accuracy"] for teacher in found}
     places = {(row, teacher): Place() for row in grid.rows for teacher in teachers}
     for (_, teacher), place in places.items():
         if teachers[teacher] is None:
             place.counts["failed" if teacher in hopeless else "missing"] = len(grid.students) * len(grid.seeds)
-    cells = cells_of(grid, brought, None)
+    cells = cells_of(grid, made, None)
     records = [record for cell in cells if (record := _look(cell, home, places[cell.row, cell.teacher])) is not None]
     for cell in cells:
         failures += _failure(cell.task(home).name, cell.folder(home))

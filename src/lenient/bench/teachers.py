@@ -19,7 +19,7 @@ from lenient.bench.tasks import Task, main, read_json, state, write_json
 from lenient.core.config import merge, parse
 from lenient.core.errors import LenientError, UsageError
 from lenient.core.files import file_hash
-from lenient.core.schemas import BroughtTeachers, TeacherSpec, damaged
+from lenient.core.schemas import MadeTeachers, TeacherSpec, damaged
 from lenient.models.trust import Trusted, require
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Training:
 
     @property
     def expected(self) -> list[str]:
-        """Labels of the teachers that it is to bring."""
+        """Labels of the teachers that it makes."""
         return [f"{self.label}{self.first + number}" for number in range(self.keep)] if self.first else [self.label]
 
     def task(self, folder: Path, trust: Trusted = False) -> Task:
@@ -51,7 +51,7 @@ class Training:
         return Task("lenient.bench.teachers", place, f"teacher {self.label}", trust)
 
     def teachers(self, folder: Path) -> list[dict[str, Any]] | None:
-        """Return what it has brought, None where it is not done: label, file, sha256, accuracy, ...
+        """Return the teachers that it has made, None where it is not done: label, file, sha256, accuracy, ...
 
         `path` is relative to the grid's folder.
         """
@@ -59,7 +59,7 @@ class Training:
         if state(place) != "done":
             return None
         path, cure = place / "teacher.json", "remove its folder and run again"
-        found = (read_json(path, BroughtTeachers) or {}).get("teachers", [])
+        found = (read_json(path, MadeTeachers) or {}).get("teachers", [])
         if (len(found) != max(self.keep, 1) and not self.first) or not found:
             raise damaged(path, f"it has {len(found)} teachers", cure)
         labels = [f"{self.label}{self.first + number}" for number in range(len(found))] if self.first else [self.label]

@@ -21,7 +21,7 @@ from lenient.training.settings import DistillSettings
 log = logging.getLogger("lenient")
 
 ASKED_FOR = ("wandb", "mlflow")
-"""Packages, and the extras that bring them. They may send what they get elsewhere, so they wait to be asked."""
+"""Packages, and the extras that install them. They may send numbers elsewhere, so they are used on request only."""
 PROJECT = "lenient"
 PARAMETERS_AT_ONCE = 100
 """MLflow takes no more."""

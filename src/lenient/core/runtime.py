@@ -154,7 +154,7 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 class Readback:
-    """Brings a few numbers to the host one phase late, so that asking for them never stalls the device.
+    """Copies a few numbers to the host one phase late, so that asking for them never stalls the device.
 
     `put` starts the copy at the end of a phase; `get` at the start of the next one finds it done.
     """

@@ -421,7 +421,7 @@ class CellRecord(Stored):
     cost: CellCost
 
 
-class BroughtTeacher(Stored):
+class MadeTeacher(Stored):
     """One teacher of `teacher.json`."""
 
     file: Text
@@ -430,10 +430,10 @@ class BroughtTeacher(Stored):
     card: StoredCard
 
 
-class BroughtTeachers(Stored):
+class MadeTeachers(Stored):
     """`teacher.json`."""
 
-    teachers: list[BroughtTeacher]
+    teachers: list[MadeTeacher]
 
 
 class Failed(Stored):

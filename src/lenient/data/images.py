@@ -99,7 +99,7 @@ class ImageSet:
 
 
 def fitted(images: Tensor, input_size: tuple[int, int, int]) -> Tensor:
-    """Bring images in 0..255 (N, C, H, W) to `input_size`: grey to RGB or back, then bilinear with antialiasing.
+    """Fit images in 0..255 (N, C, H, W) to `input_size`: grey to RGB or back, then bilinear with antialiasing.
 
     Images that fit come back untouched (uint8 stays uint8), others as float32.
     """

@@ -64,7 +64,7 @@ def evaluate(
 ) -> Measures:
     """Measure a classifier, and with `teacher` the share of images on which both give the same class.
 
-    A `Network` brings its normalisation; a bare module must take pixels in [0, 1] and return logits (B, K). Both run in
+    A `Network` has its normalisation; a bare module must take pixels in [0, 1] and return logits (B, K). Both run in
     eval mode without gradients and are afterwards on the device and in the modes they came in.
 
     Args:

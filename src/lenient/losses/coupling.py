@@ -19,7 +19,7 @@ EPSILON = 1e-5
 
 class FeatureCoupling:
     """Sum over cuts of the mean squared difference between the generator's maps and the teacher's of the images that it
-    drew, brought to the mean and variance that the cut's batch norm stored (CPNet, L_cp).
+    drew, scaled to the mean and variance that the cut's batch norm stored (CPNet, L_cp).
 
     Mean over batch, channels and positions: independent of their numbers, grows with the stored variances. The batch's
     own mean and unbiased variance are averaged with those of batches before by `momentum`, as in `AveragedStatistics`.

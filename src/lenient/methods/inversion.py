@@ -56,7 +56,7 @@ class InversionSettings(PooledSettings):
         return self.batch_images or context.batch_size
 
     def rounds_for(self, count: int, context: Context) -> int:
-        """Return how many rounds of the schedule bring so many images into the pool."""
+        """Return how many rounds of the schedule add so many images to the pool."""
         batches = -(-count // self.images_of(context))
         first = min(batches, self.first_batches)
         return first + -(-(batches - first) // self.round_batches)

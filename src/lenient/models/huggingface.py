@@ -1,7 +1,7 @@
 """Folders of Hugging Face transformers: image classifiers, and how their processor makes images of pictures.
 
-The package builds the network from what `config.json` says; its own readers of weights, and code that a folder brings
-along, stay unused.
+The package builds the network from what `config.json` says; its own readers of weights, and code in a
+folder, stay unused.
 """
 
 from __future__ import annotations

@@ -449,7 +449,7 @@ print(logits.softmax(dim=1))
 ```
 """
     nameless = isinstance(network.module, LowBit) and card.arch is None  # a copy of what no name builds
-    named = own_code(_arch(network))  # which the file cannot bring along
+    named = own_code(_arch(network))  # which the file cannot hold
     arch = f', arch="{named}"' if named else ""
     code = "; FACTORY is the function that makes the network" if named else ""
     within = f"""

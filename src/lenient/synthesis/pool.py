@@ -24,7 +24,7 @@ class Pool:
 
     A batch is drawn from all of them, with replacement. Until there are any, `start(count, name, update)` draws: what
     trials and the first lines of a history see. `limit` is the setting that the capacity comes from. `rounds_for` says
-    how many rounds of the schedule bring so many images in, by default one batch a round.
+    how many rounds of the schedule add so many images, by default one batch a round.
     """
 
     def __init__(
