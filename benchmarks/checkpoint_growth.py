@@ -3,7 +3,7 @@
     python benchmarks/checkpoint_growth.py > results/checkpoints.md
 
 A run of DeepInversion on ResNets for images of 3x32x32 is put together and its pool filled with noise; no update is
-made. Each checkpoint is written five times with so many more images; means and the longest time are told, as is
+made. Each checkpoint is written five times with so many more images; means and the longest time are shown, as is
 that of a plain file of as many bytes as the pool, synced, for what the disk can do.
 """
 

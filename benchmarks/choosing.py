@@ -43,7 +43,7 @@ class Place(NamedTuple):
     student: str
 
 
-class Told(NamedTuple):
+class Measured(NamedTuple):
     """What is known of a place: which grids it has, their finished runs, and which rows of them are baselines."""
 
     grids: tuple[Grid, ...]
@@ -54,14 +54,14 @@ class Told(NamedTuple):
 def filled(text: str, folder: Path = RESULTS) -> str:
     """Return the page's text with its figures written anew from the grids in a folder."""
     found = places([read_grid(path) for path in sorted(folder.glob("*/cells.json"))])
-    tables = [line for place, told in found.items() for line in section(place, told)]
+    tables = [line for place, measured in found.items() for line in section(place, measured)]
     for name, lines in {"methods": tables, "verdicts": worth(found), "presets": presets()}.items():
         block = re.compile(rf"(<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", re.DOTALL)
         text = block.sub(lambda match, lines=lines: "\n".join([match[1], *lines, ""]), text)
     return text
 
 
-def places(grids: Sequence[Grid]) -> dict[Place, Told]:
+def places(grids: Sequence[Grid]) -> dict[Place, Measured]:
     """Sort the runs of methods and baselines by place; what a grid takes from another one counts once."""
     found: dict[Place, list[tuple[Grid, Cell]]] = {}
     for grid in grids:
@@ -69,14 +69,14 @@ def places(grids: Sequence[Grid]) -> dict[Place, Told]:
             place = Place(grid.data, str(cell.raw["teacher"]["arch"]), cell.wanted.student)
             if cell.wanted.id not in {known.wanted.id for _, known in found.setdefault(place, [])}:
                 found[place].append((grid, cell))
-    return {place: _told(pairs) for place, pairs in sorted(found.items(), key=lambda item: _order(item[0]))}
+    return {place: _measured(pairs) for place, pairs in sorted(found.items(), key=lambda item: _order(item[0]))}
 
 
 def _order(place: Place) -> tuple[bool, int, Place]:
     return (not has_batch_norm(place), math.prod(SIZES[place.data]), place)
 
 
-def _told(pairs: Sequence[tuple[Grid, Cell]]) -> Told:
+def _measured(pairs: Sequence[tuple[Grid, Cell]]) -> Measured:
     rows: dict[str, list[Cell]] = {}
     baselines = {cell.row for grid, cell in pairs if grid.is_baseline(cell.row)}
     for _, cell in pairs:
@@ -86,7 +86,7 @@ def _told(pairs: Sequence[tuple[Grid, Cell]]) -> Told:
             budget = f", {exact(cell.raw['steps'])} steps"
             rows.setdefault(cell.row + budget, []).append(cell)
     grids = {grid.name: grid for grid, _ in pairs}
-    return Told(
+    return Measured(
         tuple(grids.values()),
         {row: tuple(cells) for row, cells in rows.items()},
         frozenset(baselines),
@@ -110,12 +110,12 @@ def named(data: str, arch: str) -> str:
     return f"`{arch}` ({parameters(network(data, arch).module):,} weights)"
 
 
-def section(place: Place, told: Told) -> list[str]:
+def section(place: Place, measured: Measured) -> list[str]:
     """Return one table of rows, the best first, baselines last."""
-    known = [context(grid) for grid in told.grids]
+    known = [context(grid) for grid in measured.grids]
     data, size = known[0]["data"], " x ".join(map(str, SIZES[place.data]))
-    accuracies = [cell.teacher_accuracy for cells in told.rows.values() for cell in cells]
-    names = ", ".join(f"[{grid.name}](../results/{grid.name}/tables/table-3.md)" for grid in told.grids)
+    accuracies = [cell.teacher_accuracy for cells in measured.rows.values() for cell in cells]
+    names = ", ".join(f"[{grid.name}](../results/{grid.name}/tables/table-3.md)" for grid in measured.grids)
     machines = "; ".join(sorted({words["machine"].split(", torch")[0] for words in known}))
     return [
         f"### {data}, teacher {'with' if has_batch_norm(place) else 'without'} batch norm",
@@ -126,23 +126,23 @@ def section(place: Place, told: Told) -> list[str]:
         "",
         f"| method | runs | of the teacher's accuracy, % | {NEAR:.0%} of it after steps | a run takes | verdicts |",
         "|---|---|---|---|---|---|",
-        *(row(name, cells, told) for name, cells in ranked(told)),
+        *(row(name, cells, measured) for name, cells in ranked(measured)),
         "",
     ]
 
 
-def ranked(told: Told) -> list[tuple[str, tuple[Cell, ...]]]:
+def ranked(measured: Measured) -> list[tuple[str, tuple[Cell, ...]]]:
     """Return methods by what they came to, then baselines."""
 
     def place(item: tuple[str, tuple[Cell, ...]]) -> tuple[bool, float]:
-        return item[1][0].row in told.baselines, -statistics.median(map(share, item[1]))
+        return item[1][0].row in measured.baselines, -statistics.median(map(share, item[1]))
 
-    return sorted(told.rows.items(), key=place)
+    return sorted(measured.rows.items(), key=place)
 
 
-def row(name: str, cells: Sequence[Cell], told: Told) -> str:
+def row(name: str, cells: Sequence[Cell], measured: Measured) -> str:
     """Return one line of a table."""
-    shown = f"*{name}*" if cells[0].row in told.baselines else name
+    shown = f"*{name}*" if cells[0].row in measured.baselines else name
     reached = statistics.median(steps_to(cell) for cell in cells)
     verdicts = ", ".join(f"{count} {verdict}" for verdict in VERDICTS if (count := counted(cells, verdict)))
     seconds = statistics.median(cell.number("cost.seconds") for cell in cells)
@@ -180,13 +180,13 @@ def spread(values: Sequence[float]) -> str:
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def worth(found: Mapping[Place, Told]) -> list[str]:
+def worth(found: Mapping[Place, Measured]) -> list[str]:
     """Return what students came to by the verdicts of their runs, baselines left out."""
     lines = []
-    for place, told in found.items():
-        runs = [cell for cells in told.rows.values() for cell in cells if cell.row not in told.baselines]
+    for place, measured in found.items():
+        runs = [cell for cells in measured.rows.values() for cell in cells if cell.row not in measured.baselines]
         runs.sort(key=lambda cell: VERDICTS.index(cell.raw["verdict"]))
-        title = context(told.grids[0])["data"]
+        title = context(measured.grids[0])["data"]
         norm = "yes" if has_batch_norm(place) else "no"
         for verdict, group in groupby(runs, key=lambda cell: str(cell.raw["verdict"])):
             cells = list(group)

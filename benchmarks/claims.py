@@ -281,9 +281,9 @@ def ahead(
     found = [finding for other in others for finding in higher(grid, own, other, number, sign=sign)]
     if not found:
         return None
-    told = [f.figures for f in found if not (short and f.verdict == CONFIRMED)]
+    shown = [f.figures for f in found if not (short and f.verdict == CONFIRMED)]
     won = sum(f.verdict == CONFIRMED for f in found)
-    text = "; ".join([f"clearly so for {won} of {len(found)} other rows", *told] if short else told)
+    text = "; ".join([f"clearly so for {won} of {len(found)} other rows", *shown] if short else shown)
     cells, chances = frozenset().union(*(f.cells for f in found)), sum((f.chances for f in found), ())
     return Finding(combined([f.verdict for f in found]), text, cells=cells, chances=chances)
 
@@ -423,7 +423,7 @@ def failing_with(grid: Grid, row: str) -> tuple[set[str], set[str]]:
     }
 
 
-def told(grid: Grid, row: str) -> str:
+def failures(grid: Grid, row: str) -> str:
     """The runs that failed, and with which teachers."""
     counts = {teacher: wrecks(grid, row, teacher) for teacher in grid.teachers}
     where = ", ".join(f"{teacher} {bad} of {of}" for teacher, (bad, of) in counts.items() if bad)
@@ -440,7 +440,7 @@ def failing(grid: Grid, own: str) -> Finding | None:
     so = failing_with(grid, rows["dafl"])[0] and not wrecks(grid, own)[0]
     runs = min(wrecks(grid, row, teacher)[1] for row in (own, rows["dafl"]) for teacher in grid.teachers)
     verdict = FEW if len(grid.teachers) < TEACHERS or runs < SEEDS else SO if so else NOT_SO
-    return Finding(verdict, "catastrophic runs: " + ", ".join(f"{m} {told(grid, row)}" for m, row in rows.items()))
+    return Finding(verdict, "catastrophic runs: " + ", ".join(f"{m} {failures(grid, row)}" for m, row in rows.items()))
 
 
 def splitting(grid: Grid) -> list[Finding]:
@@ -453,7 +453,7 @@ def splitting(grid: Grid) -> list[Finding]:
     for row in [*rows, *both]:
         runs = min(wrecks(grid, row, teacher)[1] for teacher in grid.teachers)
         verdict = FEW if runs < SEEDS else SO if all(failing_with(grid, row)) else NOT_SO
-        found.append(Finding(verdict, f"catastrophic runs: {told(grid, row)}", row))
+        found.append(Finding(verdict, f"catastrophic runs: {failures(grid, row)}", row))
     return found
 
 
