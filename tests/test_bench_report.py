@@ -819,7 +819,7 @@ def test_pictures_are_headed_by_their_row_and_its_class_prior() -> None:
         (["{grid}", "--images", "10"], "--images: needs --features"),
         (["{grid}", "--map", "pca"], "--map: needs --features"),
         (["{grid}/report/cells.json", "--features"], "--features needs the folder"),
-        (["{grid}/report/cells.json", "--records", "x"], "--records: adds to the report of a grid's folder"),
+        (["{grid}/report/cells.json", "--records", "x"], "--records: needs the folder of a grid"),
         (["{grid}", "--records", "nowhere.json"], "--records nowhere.json: no such folder or file"),
         (["{empty}/broken.json"], "it is no JSON"),
         (["{empty}/list.json"], "holds no cells"),

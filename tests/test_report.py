@@ -229,7 +229,7 @@ def test_a_file_that_no_run_wrote_is_not_replaced(tmp_path: Path, name: str) -> 
     (tmp_path / "config.yaml").write_text("of: somebody's program\n")
     (tmp_path / name).write_text("precious")
     with pytest.raises(
-        UsageError, match=rf"{name}: may be another's, for .*\.lenient\.json is missing; move it elsewhere"
+        UsageError, match=rf"{name}: may be a file of yours, because .*\.lenient\.json is missing; move it elsewhere"
     ):
         write_report(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["config.yaml", name])

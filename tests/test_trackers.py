@@ -48,7 +48,7 @@ def test_numbers_have_the_names_of_their_events_and_a_failing_tracker_is_left_al
     tracker.line("log", {"step": 4, "loss/student": 0.5})
     tracker.stop()
     assert tracker.got == [(1, {"loss/student": 0.5}), (2, {"eval/accuracy": 0.25})]
-    assert [record.getMessage() for record in caplog.records] == ["kept failed and gets no more numbers: no network"]
+    assert [record.getMessage() for record in caplog.records] == ["kept failed and is switched off: no network"]
 
 
 def test_a_tracker_that_cannot_be_reached_is_said_in_one_line(tmp_path, monkeypatch, caplog):

@@ -62,7 +62,7 @@ def report(
     if projection not in ("tsne", "pca"):
         raise UsageError(f"--map {projection}: use tsne or pca")
     if records is not None and not source.is_dir():
-        raise UsageError(f"--records: adds to the report of a grid's folder; {source} is a report itself")
+        raise UsageError(f"--records: needs the folder of a grid; {source} is a report")
     asked = {"--inception": inception, "--rows": rows, "--images": images != Options.images}
     asked["--map"] = projection != Options.projection
     alone = next((flag for flag, given in asked.items() if given and not features), None)

@@ -101,7 +101,7 @@ class Tracker(ABC):
             action()
         except Exception as error:
             self.open = False
-            log.warning("%s failed and gets no more numbers: %s", self.name, error)
+            log.warning("%s failed and is switched off: %s", self.name, error)
 
     def remembered(self) -> dict[str, str]:
         """Return under which name each tracker has this run, those of earlier starts."""

@@ -41,7 +41,7 @@ def _claim(run: Path) -> None:
     word = "does not name it" if manifest.read() else "is missing"
     for name in manifest.strangers():
         if name in names:
-            raise UsageError(f"{run / name}: may be another's, for {run / MARKER} {word}; move it elsewhere")
+            raise UsageError(f"{run / name}: may be a file of yours, because {run / MARKER} {word}; move it elsewhere")
     with disk_errors(run):
         manifest.claim(*names)
 
