@@ -15,6 +15,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -127,20 +128,23 @@ def measure(case: Mapping[str, Any], network: Network) -> dict[str, Any]:
     teacher = sabotaged(network, case)
     plan = {"batch_size": 128, "log_every": 20, "overlap": False, "report": {"images": False}}
     found = {key: case[key] for key in ("name", "kind", "method", "steps", "seed")}
-    try:
-        result = distill(
-            teacher,
-            "lenient:resnet8-half",
-            method=case["method"],
-            recipe="digits",
-            steps=case["steps"],
-            seed=case["seed"],
-            device="cpu",
-            precision="auto",
-            settings=plan | ({"method": case["settings"]} if case["settings"] else {}),
-        )
-    except LenientError as error:
-        return found | {"refused": str(error)}
+    with TemporaryDirectory() as folder:
+        try:
+            result = distill(
+                teacher,
+                "lenient:resnet8-half",
+                method=case["method"],
+                recipe="digits",
+                steps=case["steps"],
+                seed=case["seed"],
+                device="cpu",
+                precision="auto",
+                settings=plan | ({"method": case["settings"]} if case["settings"] else {}),
+                output=Path(folder) / "run",
+            )
+        except LenientError as error:
+            return found | {"refused": str(error)}
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     if result.interrupted:
         raise typer.Exit(130)
     checks = result.health.checks
@@ -153,9 +157,29 @@ def measure(case: Mapping[str, Any], network: Network) -> dict[str, Any]:
         "reasons": result.health.reasons,
         "values": {check.name: check.value for check in checks},
         "expected": [expected.low, expected.high] if expected else None,
+        **early([json.loads(line) for line in lines], case["steps"]),
         "student": right(Network(result.student, dataclasses.replace(teacher.card, outputs="logits")), test),
         "teacher": right(teacher, test),
         "right_teacher": right(network, test),
+    }
+
+
+def early(events: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
+    """Return what a run showed within a third of its steps: `forecast`, None where there was none, and the log lines
+    of `health/` nearest to a tenth, two and three tenths of it, as `early`."""
+    logs = [line for line in events if line["event"] == "log" and 3 * line["step"] <= steps]
+    told = next((line for line in events if line["event"] == "forecast"), None)
+    chosen = (
+        sorted({min(range(len(logs)), key=lambda i: abs(logs[i]["step"] - part * steps)) for part in (0.1, 0.2, 0.3)})
+        if logs
+        else []
+    )
+    return {
+        "forecast": told,
+        "early": [
+            {k.removeprefix("health/"): v for k, v in logs[i].items() if k == "step" or k.startswith("health/")}
+            for i in chosen
+        ],
     }
 
 

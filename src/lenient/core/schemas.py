@@ -289,6 +289,7 @@ EVENTS: Mapping[str, type[BaseModel]] = {
     "log": LogLine,
     "classes": Classes,
     "eval": Evaluation,
+    "forecast": LogLine,
     "alarm": Alarm,
     "end": Summary,
 }

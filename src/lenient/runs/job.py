@@ -54,7 +54,7 @@ from lenient.runs.request import (
     settings_of,
 )
 from lenient.teacher.frozen import FrozenTeacher
-from lenient.training.answers import answers
+from lenient.training.answers import answers, forecast
 from lenient.training.prediction import predicted
 from lenient.training.result import NetworkSummary, Result, Summary
 from lenient.training.settings import DistillSettings
@@ -404,6 +404,7 @@ class Job:
                     folder=self.folder,
                     evaluate=evaluate,
                     observers=tuple(observers),
+                    forecast=None if self._real_data else forecast,
                 )
                 self._begin(run, runtime)
                 try:
@@ -417,7 +418,7 @@ class Job:
                 images = self._images(run)
                 with _optional("numbers to judge the student by"):
                     result.summary.answers = answers(run)
-                    if not getattr(self.builder(), "real_data", False):  # of what to expect without data
+                    if not self._real_data:
                         own = result.summary
                         own.prediction = predicted(own.answers, shift_of(own.health), own.num_classes)
                         own.health = informed(own.health, own.prediction, self.settings.health)
@@ -432,6 +433,11 @@ class Job:
         finally:
             if self.folder is not None:
                 self.folder.close()
+
+    @property
+    def _real_data(self) -> bool:
+        """Whether it learns from real images, of which there is nothing to expect."""
+        return getattr(self.builder(), "real_data", False)
 
     def _begin(self, run: Distillation, runtime: Runtime) -> None:
         state = None

@@ -12,6 +12,7 @@ from lenient.synthesis.photo import crops
 from lenient.synthesis.views import augment
 from lenient.training.inverted import IMAGES, STEPS, inverted
 from lenient.training.metrics import class_counts, spread
+from lenient.training.prediction import predicted
 from lenient.training.trainer import Distillation
 
 LEAST, MOST, SHARE = 64, 512, 20
@@ -38,8 +39,9 @@ def answers(run: Distillation, count: int | None = None) -> dict[str, dict[str, 
         "interpolated": (fresh + fresh.roll(1, dims=0)) / 2,
         "photo": crops(count, run.teacher.card.input_size, streams, "answers/photo", 0),
     }
-    if _invertible(run):
-        kinds["inverted"] = inverted(run.teacher, run.runtime, streams, IMAGES)
+    drawn = inverted_images(run)
+    if drawn is not None:
+        kinds["inverted"] = drawn
     found = {}
     for kind, images in kinds.items():
         teacher, student = run.teacher_logits(images), run.student_logits(images)
@@ -51,10 +53,36 @@ def answers(run: Distillation, count: int | None = None) -> dict[str, dict[str, 
     return found
 
 
-def _invertible(run: Distillation) -> bool:
+def forecast(run: Distillation, progress: float) -> dict[str, float] | None:
+    """Return what is expected of the student as it is when a share `progress`, in (0, 1], of its steps is made:
+    `expected`, `low` and `high` (see `predicted`) beside how it answers inverted images; None where nothing tells.
+    """
+    with torch.no_grad():
+        images = inverted_images(run, progress)
+        if images is None:
+            return None
+        found = compared(run.teacher_logits(images), run.student_logits(images))
+    shift = run.health.latest.get("health/bn_shift")
+    told = predicted({"inverted": found}, shift, run.teacher.card.num_classes)
+    return None if told is None else {"expected": told.expected, "low": told.low, "high": told.high, **found}
+
+
+def inverted_images(run: Distillation, progress: float = 1.0) -> Tensor | None:
+    """Return the images that the teacher alone draws, the same whenever they are asked for; None where it cannot, or
+    the run is too short for what they cost."""
+    if not _invertible(run, progress):
+        return None
+    if run.inverted is None:
+        run.algorithm.source.close()  # what it makes ahead takes threads, and other threads are other bits
+        run.inverted = inverted(run.teacher.twin(), run.runtime, run.streams, IMAGES)
+    return run.inverted
+
+
+def _invertible(run: Distillation, progress: float) -> bool:
     teacher = run.teacher
     able = teacher.batch_norms and not without_gradient(teacher.network.behaviour)
-    return bool(able) and teacher.forwards >= 3 * IMAGES * STEPS * PART
+    long = run.forecasted or teacher.forwards / progress >= 3 * IMAGES * STEPS * PART
+    return bool(able) and long
 
 
 def compared(teacher: Tensor, student: Tensor) -> dict[str, float]:

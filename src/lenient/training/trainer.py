@@ -94,6 +94,16 @@ class Evaluate(Protocol):
         ...
 
 
+class Forecast(Protocol):
+    """Tells what to expect of a student in the midst of its run, None where nothing tells."""
+
+    def __call__(self, run: Distillation, progress: float, /) -> dict[str, float] | None:
+        """Return `expected`, `low` and `high`, shares in [0, 1], and what they rest on."""
+        ...
+
+
+FORECAST = 0.25
+"""Share of the student's steps after which its run is told what to expect of it."""
 CHECKPOINT_SECONDS = 300.0
 STATISTICS_IMAGES = 1024
 """Images that a student's batch-norm statistics are estimated on, or the batch that makes them more."""
@@ -113,10 +123,11 @@ class Distillation:
         folder: Folder | None = None,
         evaluate: Evaluate | None = None,
         observers: tuple[Observer, ...] = (),
+        forecast: Forecast | None = None,
     ) -> None:
         runtime = student.behaviour.applied(runtime)
         self.teacher, self.settings, self.runtime = teacher, settings, runtime
-        self.folder, self.evaluate, self.observers = folder, evaluate, observers
+        self.folder, self.evaluate, self.observers, self.forecast = folder, evaluate, observers, forecast
         self.streams = Streams(settings.seed, runtime.device)
         self._network = student
         self.student = runtime.place(student.module).train()
@@ -151,6 +162,8 @@ class Distillation:
         self.updates = self.step = self.images = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
+        self.inverted: Tensor | None = None
+        """Images that the teacher alone draws, once they were asked for (`training.answers`)."""
         self.resumed_from: Path | None = None
         """The checkpoint that it goes on from."""
         self.estimated_on: int | None = None
@@ -312,7 +325,17 @@ class Distillation:
                 log.warning("alarm at step %d: %s", self.step, message)
             self.emit("alarm", {"step": self.step, "name": name, "message": message})
         self.delivery.judge(self.student, found["health/probe_agreement"], progress)
+        if self.forecast is not None and FORECAST <= progress < 2 * FORECAST and not self.forecasted:
+            told = self.forecast(self, progress)
+            if told is not None:
+                self.emit("forecast", {"step": self.step, **told})
+                self.health.latest |= {f"forecast/{name}": told[name] for name in ("low", "high")}
         return now, self.images
+
+    @property
+    def forecasted(self) -> bool:
+        """Whether it was told what is expected of the student."""
+        return "forecast/low" in self.health.latest
 
     @torch.no_grad()
     def inspect(self, images: Tensor) -> dict[str, float]:
