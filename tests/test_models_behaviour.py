@@ -230,6 +230,14 @@ def test_answers_without_gradient_are_refused_before_the_run(kind: type[nn.Modul
     assert "no gradient reaches the images" in inspected["advice"][0]
 
 
+def test_a_last_layer_of_zeros_blocks_nothing():
+    """As many networks start with; nothing can be told of the gradient before they have learned."""
+    network = TinyNet()
+    last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+    nn.init.zeros_(last.weight)
+    assert not found(network).behaviour.blocked
+
+
 def test_without_gradient_answers_alone_are_learned_from_where_nobody_names_a_method():
     assert distilled(NoGrad()) == distilled(NoGrad(), method="stable") != distilled(Plain())
 

@@ -247,6 +247,8 @@ def _blocked(logits: Tensor, images: Tensor) -> str:
             raise
         return f"the backward pass fails ({one_line(error, 90)})"
     if gradient is None or not bool(gradient.count_nonzero()):
+        if bool((logits == logits[0]).all()):  # a last layer of zeros, as many networks start with: no word yet
+            return ""
         return "the gradient of its answers with respect to the images is zero"
     return "" if bool(gradient.isfinite().all()) else "the gradient with respect to the images is not finite"
 
