@@ -1,9 +1,10 @@
-"""Classifiers without batch norm, small enough to train here: teachers for `compare_settings.py`.
+"""Classifiers of other families, small enough to train here: for `compare_settings.py` and `grids/teachers.yaml`.
 
     --teachers py:benchmarks/plain_networks.py:plain_cnn,py:benchmarks/plain_networks.py:vit
 
-Each takes images of 28 or 32 pixels. What normalises, where anything does: `plain_cnn` nothing, `group_norm` groups of
-channels, `vit`, `mixer` and `convnext` each image or place by itself (layer norm).
+Each takes images of 28 or 32 pixels. What normalises, where anything does: `plain_cnn`, `loud_cnn` and `plain_vgg`
+nothing, `group_norm` groups of channels, `vit`, `mixer` and `convnext` each image or place by itself (layer norm),
+`depthwise` batches.
 """
 
 from __future__ import annotations
@@ -22,6 +23,41 @@ def plain_cnn(num_classes: int, in_chans: int) -> nn.Module:
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(64 * 9, 128), nn.ReLU(),
                          nn.Linear(128, num_classes))  # fmt: skip
+
+
+class Loud(nn.Sequential):
+    """A network whose logits are so many times larger once it is trained."""
+
+    times = 20.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return its logits."""
+        logits: Tensor = super().forward(x)
+        return logits if self.training else self.times * logits
+
+
+def loud_cnn(num_classes: int, in_chans: int) -> nn.Module:
+    """The plain one with logits of a spread of some 200, as published classifiers have that were trained for long."""
+    return Loud(*plain_cnn(num_classes, in_chans))
+
+
+def plain_vgg(num_classes: int, in_chans: int) -> nn.Module:
+    """Six convolutions in pairs, pooled after each, as VGG has them without batch norm."""
+    widths, layers = (in_chans, 24, 48, 96), []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.Conv2d(after, after, 3, padding=1), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, num_classes))
+
+
+def depthwise(num_classes: int, in_chans: int) -> nn.Module:
+    """Depthwise and pointwise convolutions in turn, each with its batch norm, as in MobileNet."""
+    layers: list[nn.Module] = [nn.Conv2d(in_chans, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    for before, after, stride in ((16, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2)):
+        for layer in (nn.Conv2d(before, before, 3, stride, 1, groups=before, bias=False),
+                      nn.Conv2d(before, after, 1, bias=False)):  # fmt: skip
+            layers += [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, num_classes))
 
 
 def group_norm(num_classes: int, in_chans: int) -> nn.Module:
@@ -69,7 +105,12 @@ def mixer(num_classes: int, in_chans: int) -> nn.Module:
 
 
 def convnext(num_classes: int, in_chans: int) -> nn.Module:
-    """A ConvNeXt of three stages."""
+    """A ConvNeXt of four stages."""
     return timm.models.ConvNeXt(
-        in_chans=in_chans, num_classes=num_classes, depths=(1, 1, 1), dims=(24, 48, 96), patch_size=2
+        in_chans=in_chans,
+        num_classes=num_classes,
+        depths=(1, 1, 1, 1),
+        dims=(24, 48, 64, 96),
+        patch_size=2,
+        output_stride=8,
     )
