@@ -81,7 +81,7 @@ def inverted_images(run: Distillation, progress: float = 1.0) -> Tensor | None:
 def _invertible(run: Distillation, progress: float) -> bool:
     teacher = run.teacher
     able = teacher.batch_norms and not without_gradient(teacher.network.behaviour)
-    long = run.forecasted or teacher.forwards / progress >= 3 * IMAGES * STEPS * PART
+    long = run.health.forecasted or teacher.forwards / progress >= 3 * IMAGES * STEPS * PART
     return bool(able) and long
 
 

@@ -17,7 +17,16 @@ from lenient.teacher.batch import Response
 from lenient.teacher.probes import BatchNorms
 from lenient.training.metrics import STATISTICS, class_counts, spread
 from lenient.training.probe import ProbeSet, bn_shift, duplicate_rate, pixel_span
-from lenient.training.verdict import Check, Evidence, Health, HealthSettings, checks, judged
+from lenient.training.verdict import (
+    FORECAST,
+    Check,
+    Evidence,
+    Health,
+    HealthSettings,
+    checks,
+    foreseen,
+    judged,
+)
 
 
 class HealthMonitor:
@@ -155,6 +164,19 @@ class HealthMonitor:
         for check in self.checks(progress):
             if check.status == "failed" and check.name not in self.alarms and progress > 0.1:
                 fresh[check.name] = check.text
+        self.alarms.update(fresh)
+        return fresh
+
+    @property
+    def forecasted(self) -> bool:
+        """Whether it was told what is expected of the student."""
+        return "forecast/expected" in self.latest
+
+    def foresee(self, told: Mapping[str, float]) -> dict[str, str]:
+        """Note what is expected of the student in the midst of its run; returns the alarm where that is too little."""
+        self.latest |= {f"forecast/{name}": told[name] for name in ("expected", "low", "high")}
+        message = foreseen(told, self.settings)
+        fresh = {FORECAST: message} if message else {}
         self.alarms.update(fresh)
         return fresh
 

@@ -320,22 +320,20 @@ class Distillation:
         if any(line["histogram"]):
             self.emit("classes", {"step": self.step, "histogram": line["histogram"]})
         done = self.updates / self.algorithm.schedule.updates_for(self.settings.steps)
-        for name, message in self.health.raise_alarms(done).items():
-            if ranks.is_main():
-                log.warning("alarm at step %d: %s", self.step, message)
-            self.emit("alarm", {"step": self.step, "name": name, "message": message})
+        self._alarm(self.health.raise_alarms(done))
         self.delivery.judge(self.student, found["health/probe_agreement"], progress)
-        if self.forecast is not None and FORECAST <= progress < 2 * FORECAST and not self.forecasted:
+        if self.forecast is not None and FORECAST <= progress < 2 * FORECAST and not self.health.forecasted:
             told = self.forecast(self, progress)
             if told is not None:
                 self.emit("forecast", {"step": self.step, **told})
-                self.health.latest |= {f"forecast/{name}": told[name] for name in ("low", "high")}
+                self._alarm(self.health.foresee(told))
         return now, self.images
 
-    @property
-    def forecasted(self) -> bool:
-        """Whether it was told what is expected of the student."""
-        return "forecast/low" in self.health.latest
+    def _alarm(self, found: Mapping[str, str]) -> None:
+        for name, message in found.items():
+            if ranks.is_main():
+                log.warning("alarm at step %d: %s", self.step, message)
+            self.emit("alarm", {"step": self.step, "name": name, "message": message})
 
     @torch.no_grad()
     def inspect(self, images: Tensor) -> dict[str, float]:

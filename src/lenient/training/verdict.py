@@ -196,6 +196,8 @@ STUDENT = "probe agreement"
 """The check that asks about the student on images of the run."""
 EXPECTED = "expected agreement"
 """The check of what is expected of the student on real images."""
+FORECAST = "forecast"
+"""The alarm of what is expected of the student in the midst of its run."""
 SHIFT = "batch-norm shift"
 RELAXED = 3.0
 """Times its threshold up to which a shift warns no more where enough is expected of the student: of runs that had
@@ -240,6 +242,20 @@ def informed(health: Health, prediction: Prediction | None, settings: HealthSett
         for other in health.checks
     ]
     return judged([*others, check])
+
+
+def foreseen(told: Mapping[str, float], settings: HealthSettings) -> str:
+    """Return the alarm of what is expected of a student in the midst of its run, in words; nothing where it is enough.
+
+    Of a student on its way less is expected than it will have learned, so the middle of the interval is asked, and not
+    its lower end as of a finished one (`results/forecast.md`).
+    """
+    if told["expected"] >= settings.expected:
+        return ""
+    return (
+        f"the run is likely to fail: so far the teacher's answer is expected of the student on {told['low']:.0%} to "
+        f"{told['high']:.0%} of real images; stop it, check --mean and --std, and try more --steps or another --method"
+    )
 
 
 def judged(checks: Sequence[Check]) -> Health:
