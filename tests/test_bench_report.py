@@ -35,26 +35,23 @@ from lenient.bench.report.figures import (
 )
 from lenient.bench.report.measures import frechet, outside, project
 from lenient.bench.report.records import Failure, Grid, panels
-from lenient.bench.report.results import (
-    ablation,
-    ablations,
-    beyond,
-    catastrophic,
-    context,
-    cost,
-    gaps,
-    in_percent,
-    learning,
-    runs,
-    status,
-    table_3,
-    teachers,
-    verdicts,
-    with_origins,
-)
-from lenient.bench.report.sweeps import fid_table, picture_rows, sweeps
-from lenient.bench.report.tables import Column, Row, Table, Value, comma_separated, latex, markdown, marked, marks
-from lenient.bench.report.timed import by_the_clock
+from lenient.bench.report.results import ablations, catastrophic, context, in_percent
+from lenient.bench.report.sweeps import picture_rows, sweeps
+from lenient.bench.report.tables.ablation import ablation
+from lenient.bench.report.tables.accuracy import table_3
+from lenient.bench.report.tables.cells import status
+from lenient.bench.report.tables.clock import by_the_clock
+from lenient.bench.report.tables.cost import cost
+from lenient.bench.report.tables.features import fid_table
+from lenient.bench.report.tables.gaps import gaps
+from lenient.bench.report.tables.learning import learning
+from lenient.bench.report.tables.noise import beyond
+from lenient.bench.report.tables.notes import with_origins
+from lenient.bench.report.tables.runs import runs
+from lenient.bench.report.tables.table import Column, Row, Table, Value, marked, marks
+from lenient.bench.report.tables.teachers import teachers
+from lenient.bench.report.tables.verdicts import verdicts
+from lenient.bench.report.tables.writers import comma_separated, latex, markdown
 from lenient.cli import main
 from lenient.core.errors import UsageError
 from lenient.core.manifest import FORMAT, MARKER

@@ -12,7 +12,8 @@ from typing import Any
 from lenient.bench.report.features import Options, measure
 from lenient.bench.report.page import Choice, compose, render
 from lenient.bench.report.records import Grid, read_grid, read_records
-from lenient.bench.report.tables import WRITERS, in_words
+from lenient.bench.report.tables.table import in_words
+from lenient.bench.report.tables.writers import WRITERS
 from lenient.core import files
 from lenient.core.errors import UsageError
 from lenient.core.files import disk_errors

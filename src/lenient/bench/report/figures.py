@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from lenient.bench.report.records import Cell, Grid, unique
 from lenient.bench.report.results import REPLAY_METHODS, context, gap, heading, in_percent, teacher_means
-from lenient.bench.report.sweeps import Sweep, describe
+from lenient.bench.report.sweeps import Sweep
+from lenient.bench.report.tables.features import describe
 from lenient.core.numbers import THIN, exact, figures, scaled
 from lenient.reporting.svg import COLOURS, canvas, draw
 

@@ -7,10 +7,25 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lenient.bench.report import figures, results, sweeps, timed
+from lenient.bench.report import figures
 from lenient.bench.report.figures import Figure
 from lenient.bench.report.records import Grid, panels
-from lenient.bench.report.tables import Table, in_words
+from lenient.bench.report.results import REPLAY_METHODS, context
+from lenient.bench.report.sweeps import sweeps
+from lenient.bench.report.tables.ablation import ablation
+from lenient.bench.report.tables.accuracy import table_3
+from lenient.bench.report.tables.cells import absentees, status
+from lenient.bench.report.tables.clock import by_the_clock
+from lenient.bench.report.tables.cost import cost
+from lenient.bench.report.tables.features import boundary_table, fid_table, inception_table, skipped_table
+from lenient.bench.report.tables.gaps import gaps
+from lenient.bench.report.tables.learning import learning
+from lenient.bench.report.tables.noise import beyond
+from lenient.bench.report.tables.notes import with_choices, with_origins
+from lenient.bench.report.tables.runs import runs
+from lenient.bench.report.tables.table import Table, in_words
+from lenient.bench.report.tables.teachers import teachers
+from lenient.bench.report.tables.verdicts import verdicts
 from lenient.reporting.svg import inline
 from lenient.reporting.templates import template
 
@@ -79,11 +94,9 @@ def compose(grid: Grid, choice: Choice) -> Content:
             _memory(content, panel, end),
             _rest(panel, end),
         ]
-        place = f"{panel.data}, {results.context(panel)['student']}"
+        place = f"{panel.data}, {context(panel)['student']}"
         for section in found:
-            section.tables = [
-                results.with_choices(panel, results.with_origins(panel, table)) for table in section.tables
-            ]
+            section.tables = [with_choices(panel, with_origins(panel, table)) for table in section.tables]
             section.title += f" ({place})" if end else ""
         if end:
             content.absent[before:] = [f"{place}: {line}" for line in content.absent[before:]]
@@ -93,15 +106,15 @@ def compose(grid: Grid, choice: Choice) -> Content:
 
 def _accuracy(content: Content, grid: Grid, choice: Choice, end: str) -> Section:
     section = Section(f"accuracy{end}", "Accuracy")
-    section.tables.append(results.table_3(grid, f"table-3{end}"))
-    above = results.beyond(grid, f"beyond-noise{end}")
+    section.tables.append(table_3(grid, f"table-3{end}"))
+    above = beyond(grid, f"beyond-noise{end}")
     content.add(section, above, "What the methods add to noise", "no row of noise images or of a frozen generator")
-    clock = timed.by_the_clock(grid, f"by-the-clock{end}")
+    clock = by_the_clock(grid, f"by-the-clock{end}")
     content.add(section, clock, "Accuracy by the clock", "the records do not say when evaluations were")
-    ablation = results.ablation(grid, f"table-4{end}", choice.ablation)
-    content.add(section, ablation, "Tables 4 and A2", "no two rows of an ablation; name them with --ablation")
-    teachers = [teacher for teacher in figures.two_teachers(grid, choice.teachers) if teacher in grid.teachers]
-    curves = figures.training_curves(grid, f"figure-1{end}", teachers) if teachers else None
+    compared = ablation(grid, f"table-4{end}", choice.ablation)
+    content.add(section, compared, "Tables 4 and A2", "no two rows of an ablation; name them with --ablation")
+    shown = [teacher for teacher in figures.two_teachers(grid, choice.teachers) if teacher in grid.teachers]
+    curves = figures.training_curves(grid, f"figure-1{end}", shown) if shown else None
     content.add(section, curves, "Figure 1", "no curve of a method was recorded")
     return section
 
@@ -109,7 +122,7 @@ def _accuracy(content: Content, grid: Grid, choice: Choice, end: str) -> Section
 def _gaps(content: Content, grid: Grid, end: str) -> Section:
     section = Section(f"stability{end}", "Robustness and stability")
     for number, to_teacher in (("3", True), ("4", False)):
-        section.tables.append(results.gaps(grid, f"table-a{number}{end}", to_teacher=to_teacher))
+        section.tables.append(gaps(grid, f"table-a{number}{end}", to_teacher=to_teacher))
         name = "7" if to_teacher else "8"
         boxes = figures.gap_boxes(grid, f"figure-{name}{end}", to_teacher=to_teacher)
         content.add(section, boxes, f"Figure {name}", "no cell has finished with the accuracies it needs")
@@ -118,10 +131,10 @@ def _gaps(content: Content, grid: Grid, end: str) -> Section:
 
 def _prior(content: Content, grid: Grid, end: str) -> Section:
     section = Section(f"class-prior{end}", "Class prior and diversity")
-    content.add(section, sweeps.fid_table(grid, f"table-2{end}"), "Table 2", NEEDS_FEATURES)
-    papers = sweeps.inception_table(grid, f"table-2-inception{end}")
+    content.add(section, fid_table(grid, f"table-2{end}"), "Table 2", NEEDS_FEATURES)
+    papers = inception_table(grid, f"table-2-inception{end}")
     content.add(section, papers, "Table 2 in Inception's features", "it needs --features --inception FILE")
-    found = sweeps.sweeps(grid)
+    found = sweeps(grid)
     reason = NEEDS_FEATURES if found else "no rows that differ in method.class_prior_weight alone"
     for number, sweep in enumerate(found or [None]):
         key = f"figure-2{chr(ord('a') + number) if len(found) > 1 else ''}{end}"
@@ -135,7 +148,7 @@ def _prior(content: Content, grid: Grid, end: str) -> Section:
 
 def _selection(content: Content, grid: Grid, end: str) -> Section:
     section = Section(f"selection{end}", "What the teacher vouches for")
-    content.add(section, sweeps.boundary_table(grid, f"boundary{end}"), "Share outside of classes", NEEDS_FEATURES)
+    content.add(section, boundary_table(grid, f"boundary{end}"), "Share outside of classes", NEEDS_FEATURES)
     entries = [entry for entry in grid.features.get("maps", ()) if entry["id"] in _ids(grid)]
     for number, entry in enumerate(entries):
         section.figures.append(figures.feature_map(grid, f"figure-4-{number + 1}{end}", entry))
@@ -149,8 +162,8 @@ def _selection(content: Content, grid: Grid, end: str) -> Section:
 
 def _memory(content: Content, grid: Grid, end: str) -> Section:
     section = Section(f"memory{end}", "Learning without forgetting")
-    reason = f"no row of the methods {', '.join(results.REPLAY_METHODS)}"
-    content.add(section, results.learning(grid, f"table-meta{end}"), "META-DFKD's table", reason)
+    reason = f"no row of the methods {', '.join(REPLAY_METHODS)}"
+    content.add(section, learning(grid, f"table-meta{end}"), "META-DFKD's table", reason)
     text = "Cosine between the gradients of acquiring and of retaining: above 0 they pull the same way."
     name = "gradient_cosine"
     cosine = figures.logged(grid, f"gradients{end}", name, "Alignment of gradients", text, fraction=False)
@@ -165,13 +178,13 @@ def _memory(content: Content, grid: Grid, end: str) -> Section:
 def _rest(grid: Grid, end: str) -> Section:
     section = Section(f"cost-of-runs{end}", "Runs and their cost")
     section.tables = [
-        results.cost(grid, f"cost{end}"),
-        results.teachers(grid, f"teachers{end}"),
-        results.status(grid, f"cells{end}"),
-        results.verdicts(grid, f"verdicts{end}"),
+        cost(grid, f"cost{end}"),
+        teachers(grid, f"teachers{end}"),
+        status(grid, f"cells{end}"),
+        verdicts(grid, f"verdicts{end}"),
     ]
-    more = (results.absentees(grid, f"absent{end}"), sweeps.skipped_table(grid, f"skipped{end}"))
-    section.tables += [*(table for table in more if table), results.runs(grid, f"runs{end}")]
+    more = (absentees(grid, f"absent{end}"), skipped_table(grid, f"skipped{end}"))
+    section.tables += [*(table for table in more if table), runs(grid, f"runs{end}")]
     return section
 
 
@@ -191,7 +204,7 @@ def render(content: Content) -> str:
     ]
     return template("bench.html.j2", *folders).render(
         name=grid.name,
-        facts=[*results.context(grid).items(), ("cells", ", ".join(f"{count} {word}" for word, count in facts))],
+        facts=[*context(grid).items(), ("cells", ", ".join(f"{count} {word}" for word, count in facts))],
         sections=content.sections,
         absent=content.absent,
         draw=_draw,

@@ -8,8 +8,10 @@ import statistics
 from collections.abc import Sequence
 
 from lenient.bench.report.records import Cell, Grid
-from lenient.bench.report.results import among, context, in_percent, twice, whole
-from lenient.bench.report.tables import Column, Row, Table, Value, marked
+from lenient.bench.report.results import in_percent, whole
+from lenient.bench.report.tables.notes import twice
+from lenient.bench.report.tables.table import Column, Table, Value
+from lenient.bench.report.tables.values import counted, of_rows, percentage
 from lenient.core.numbers import duration
 
 SHARES = (0.25, 0.5, 1.0)
@@ -52,13 +54,13 @@ def by_the_clock(grid: Grid, key: str) -> Table | None:
     points = [share * budget for share in SHARES]
     columns = [Column(duration(point), "after", better="high") for point in points]
     columns += [Column(f"to {ENOUGH:.0%} of the teacher", better="low"), Column("a run takes")]
-    rows = []
+    rows = {}
     for row, cells in timed.items():
         values = [_middle(grid, row, [accuracy_at(cell, point) for cell in cells]) for point in points]
         needed = statistics.median(seconds_to(cell, ENOUGH * cell.teacher_accuracy) for cell in cells)
         reached = Value("not reached") if math.isinf(needed) else _time(grid, row, needed, len(cells), ranked=True)
         takes = statistics.median(curve(cell)[0][-1] for cell in cells)
-        rows.append(Row(row, (*values, reached, _time(grid, row, takes, len(cells))), grid.is_baseline(row)))
+        rows[row] = [*values, reached, _time(grid, row, takes, len(cells))]
     notes = (
         "Medians over runs. The times are that of the row with the quickest runs, half and a quarter of it; what a row "
         "would reach with its rates annealed by then is not told. Evaluations take part of the time. Not begun: no "
@@ -66,17 +68,16 @@ def by_the_clock(grid: Grid, key: str) -> Table | None:
         "Only runs of one machine, as many at a time, compare by the clock.",
         *twice(grid),
     )
-    return marked(Table(key, "Accuracy by the clock", tuple(columns), tuple(rows), notes, context(grid)))
+    return of_rows(grid, key, "Accuracy by the clock", columns, rows, notes)
 
 
 def _middle(grid: Grid, row: str, values: Sequence[float]) -> Value:
     middle = statistics.median(values)
     if math.isinf(middle):
         return Value("not begun")
-    text = among(grid, row, None, in_percent(middle), len(values))
-    return Value(text, (100 * middle,), round(100 * middle, 2) if whole(grid, row) else None)
+    return percentage(middle, counted(grid, row, None, in_percent(middle), len(values)), ranked=whole(grid, row))
 
 
 def _time(grid: Grid, row: str, seconds: float, count: int, *, ranked: bool = False) -> Value:
-    text = among(grid, row, None, duration(seconds), count)
+    text = counted(grid, row, None, duration(seconds), count)
     return Value(text, (seconds,), round(seconds, 1) if ranked and whole(grid, row) else None)
