@@ -177,6 +177,23 @@ def test_every_name_in_the_tables_exists() -> None:
 
     from lenient.models.families import _TIMM, _TORCHVISION, _expand
 
-    for table, known in ((_TIMM, timm.list_models()), (_TORCHVISION, list_models())):
-        names = {name for _, text in table for pattern in text.split() for name in _expand(pattern)}
-        assert not names - set(known)
+    for source, table, known in (("timm", _TIMM, timm.list_models()), ("torchvision", _TORCHVISION, list_models())):
+        for pattern in {pattern for _, text in table for pattern in text.split()}:
+            names = _expand(source, pattern)
+            assert names, pattern
+            assert not set(names) - set(known)
+
+
+def test_the_families_of_torchvision_are_its_own_from_small_to_large() -> None:
+    from torchvision.models import get_model_weights
+
+    from lenient.models.families import _TORCHVISION, _expand
+
+    rows = {start: [n for text in row.split() for n in _expand("torchvision", text)] for start, row in _TORCHVISION}
+    for names in rows.values():
+        sizes = [get_model_weights(name).DEFAULT.meta["num_params"] for name in names]
+        assert sizes == sorted(sizes), names
+    assert rows["densenet"][-4:] == ["densenet121", "densenet169", "densenet201", "densenet161"]
+    assert rows["swin"][-3:] == ["swin_t", "swin_s", "swin_b"]
+    assert rows["vit"][-3:] == ["vit_b_16", "vit_l_16", "vit_h_14"]
+    assert rows["regnet_x"][:2] == ["regnet_x_400mf", "regnet_x_800mf"]

@@ -31,38 +31,32 @@ _OWN = {
 
 _TORCHVISION = (
     ("alexnet", "mobilenet_v3_small mobilenet_v3_large resnet18 resnet34"),
-    ("convnext", "mobilenet_v3_large resnet18 resnet34 convnext_tiny convnext_small convnext_base convnext_large"),
-    ("densenet", "mobilenet_v3_small mobilenet_v3_large densenet121 densenet169 densenet201 densenet161"),
-    ("efficientnet_v2", "efficientnet_b0 efficientnet_b2 efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l"),
-    (
-        "efficientnet",
-        "mobilenet_v3_small efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 "
-        "efficientnet_b5 efficientnet_b6 efficientnet_b7",
-    ),
+    ("convnext", "mobilenet_v3_large resnet18 resnet34 convnext_*"),
+    ("densenet", "mobilenet_v3_small mobilenet_v3_large densenet*"),
+    ("efficientnet_v2", "efficientnet_{b0,b2} efficientnet_v2_*"),
+    ("efficientnet", "mobilenet_v3_small efficientnet_b?"),
     ("googlenet", "mobilenet_v3_small mobilenet_v3_large"),
     ("inception", "mobilenet_v3_small mobilenet_v3_large resnet18"),
     ("maxvit", "mobilenet_v3_large resnet18 resnet34"),
-    ("mnasnet", "shufflenet_v2_x0_5 mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3"),
-    ("mobilenet", "shufflenet_v2_x0_5 mobilenet_v3_small mobilenet_v2 mobilenet_v3_large"),
-    (
-        "regnet_x",
-        "regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf regnet_x_16gf regnet_x_32gf",
-    ),
-    (
-        "regnet_y",
-        "regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf regnet_y_32gf "
-        "regnet_y_128gf",
-    ),
-    ("resnext", "mobilenet_v3_large resnet18 resnet34 resnext50_32x4d resnext101_64x4d resnext101_32x8d"),
-    ("resnet", "mobilenet_v3_small mobilenet_v3_large resnet18 resnet34 resnet50 resnet101 resnet152"),
-    ("shufflenet", "shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0"),
-    ("swin_v2", "mobilenet_v3_large resnet18 resnet34 swin_v2_t swin_v2_s swin_v2_b"),
-    ("swin", "mobilenet_v3_large resnet18 resnet34 swin_t swin_s swin_b"),
-    ("vgg", "mobilenet_v3_large resnet18 vgg11 vgg13 vgg16 vgg19"),
-    ("vit", "resnet18 resnet34 resnet50 vit_b_16 vit_l_16 vit_h_14"),
-    ("wide_resnet", "resnet18 resnet34 resnet50 wide_resnet50_2 wide_resnet101_2"),
+    ("mnasnet", "shufflenet_v2_x0_5 mnasnet*"),
+    ("mobilenet", "shufflenet_v2_x0_5 mobilenet_*"),
+    ("regnet_x", "regnet_x_*"),
+    ("regnet_y", "regnet_y_*"),
+    ("resnext", "mobilenet_v3_large resnet18 resnet34 resnext*"),
+    ("resnet", "mobilenet_v3_small mobilenet_v3_large resnet*"),
+    ("shufflenet", "shufflenet_*"),
+    ("swin_v2", "mobilenet_v3_large resnet18 resnet34 swin_v2_*"),
+    ("swin", "mobilenet_v3_large resnet18 resnet34 swin_?"),
+    ("vgg", "mobilenet_v3_large resnet18 vgg??"),
+    ("vit", "resnet18 resnet34 resnet50 vit_?_1?"),
+    ("wide_resnet", "resnet18 resnet34 resnet50 wide_resnet*"),
 )
-"""(beginning of the teacher's name, candidates from small to large); the first row that fits is used."""
+"""(beginning of the teacher's name, candidates from small to large); the first row that fits is used.
+
+{a,b} stands for each of a and b in turn; a pattern with * or ? for what the library has of such names, so that it knows
+its families itself. Written out are nets of other families, which go before a family's own smallest, and families whose
+names hold variants beside the plain sizes.
+"""
 
 _TIMM = (
     ("convnextv2", "mobilenetv3_small_075 convnextv2_{atto,femto,pico,nano,tiny,base,large,huge}"),
@@ -70,26 +64,26 @@ _TIMM = (
     ("deit", "mobilenetv3_small_100 deit_{tiny,small,base}_patch16_224"),
     ("densenet", "mobilenetv3_small_100 mobilenetv3_large_100 densenet{121,169,201,161}"),
     ("efficientnetv2", "efficientnet_{b0,b2} efficientnetv2_{s,m,l}"),
-    ("efficientnet", "mobilenetv3_small_100 efficientnet_{b0,b1,b2,b3,b4,b5,b6,b7}"),
-    ("ghostnet", "ghostnet_{050,100,130}"),
+    ("efficientnet", "mobilenetv3_small_100 efficientnet_b?"),
+    ("ghostnet", "ghostnet_*"),
     ("mixer", "mobilenetv3_large_100 mixer_{s16,b16,l16}_224"),
-    ("mobilenetv1", "mobilenetv2_{035,050,075} mobilenetv1_{100,125}"),
-    ("mobilenetv2", "mobilenetv2_{035,050,075,100,140}"),
-    ("mobilenetv3", "mobilenetv3_small_{050,075,100} mobilenetv3_large_{075,100}"),
+    ("mobilenetv1", "mobilenetv2_{035,050,075} mobilenetv1_???"),
+    ("mobilenetv2", "mobilenetv2_???"),
+    ("mobilenetv3", "mobilenetv3_small_??? mobilenetv3_large_???"),
     ("mobilenetv4", "mobilenetv4_conv_{small_035,small_050,small,medium,large}"),
-    ("regnetx", "regnetx_{002,004,006,008,016,032,040,064,080,120,160,320}"),
-    ("regnet", "regnety_{002,004,006,008,016,032,040,064,080,120,160,320}"),
-    ("repvgg", "repvgg_{a0,a1,a2,b0,b1,b2,b3}"),
+    ("regnetx", "regnetx_???"),
+    ("regnet", "regnety_???"),
+    ("repvgg", "repvgg_??"),
     ("resnetv2", "resnetv2_{18,34,50,101,152}"),
     ("resne", "mobilenetv3_small_100 resnet{10t,18,34,50,101,152,200}"),
     ("seresne", "mobilenetv3_small_100 seresnet{18,34,50,101,152}"),
     ("swin", "mobilenetv3_large_100 resnet{18,34} swin_{tiny,small,base,large}_patch4_window7_224"),
-    ("tf_efficientnet", "mobilenetv3_small_100 tf_efficientnet_{b0,b1,b2,b3,b4,b5,b6,b7}"),
-    ("vgg", "mobilenetv3_large_100 resnet18 vgg{11,13,16,19}_bn"),
+    ("tf_efficientnet", "mobilenetv3_small_100 tf_efficientnet_b?"),
+    ("vgg", "mobilenetv3_large_100 resnet18 vgg??_bn"),
     ("vit", "mobilenetv3_small_100 vit_{tiny,small,base,large}_patch16_224"),
-    ("wide_resnet", "resnet{18,34,50} wide_resnet50_2 wide_resnet101_2"),
+    ("wide_resnet", "resnet{18,34,50} wide_resnet*_2"),
 )
-"""Like the table above; {a,b} stands for each of a and b in turn."""
+"""Like the table above."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +143,7 @@ def _siblings(spec: Spec, side: int) -> Iterator[str]:
     table = {"torchvision": _TORCHVISION, "timm": _TIMM}.get(spec.source, ())
     for beginning, candidates in table:
         if name.startswith(beginning):
-            names = [other for pattern in candidates.split() for other in _expand(pattern)]
+            names = [other for pattern in candidates.split() for other in _expand(spec.source, pattern)]
             smaller = names[: names.index(name)] if name in names else names
             strides = side < _SMALL and not name.startswith(_MOBILE)
             fitting = [other for other in reversed(smaller) if not (strides and other.startswith(_MOBILE))]
@@ -157,13 +151,22 @@ def _siblings(spec: Spec, side: int) -> Iterator[str]:
             return
 
 
-def _expand(pattern: str) -> list[str]:
-    """Return the names that a pattern such as "vgg{11,13}_bn" stands for."""
+def _expand(source: str, pattern: str) -> list[str]:
+    """Return the names that a pattern such as "vgg{11,13}_bn" or "vgg??_bn" stands for, from small to large."""
     head, opened, rest = pattern.partition("{")
-    if not opened:
+    if opened:
+        middle, _, tail = rest.partition("}")
+        return [f"{head}{part}{tail}" for part in middle.split(",")]
+    if not {*"*?"} & {*pattern}:
         return [pattern]
-    middle, _, tail = rest.partition("}")
-    return [f"{head}{part}{tail}" for part in middle.split(",")]
+    if source == "timm":
+        import timm
+
+        return list(timm.list_models(pattern))  # by the numbers in their names, which in these families rise
+    from torchvision import models
+
+    names = models.list_models(module=models, include=pattern)
+    return sorted(names, key=lambda name: int(models.get_model_weights(name).DEFAULT.meta["num_params"]))
 
 
 def _size_of(spec: str, wanted: Wanted) -> int | None:

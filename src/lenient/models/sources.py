@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import torch
 from torch import nn
@@ -173,7 +174,8 @@ def _torchvision(spec: Spec, wanted: Wanted, pretrained: bool, new_head: bool, l
         _refuse_other_shape(spec, wanted, len(weights.meta["categories"]))
         module: nn.Module = models.get_model(name, weights=weights, progress=False)
     else:
-        module = models.get_model(name, weights=None, **_torchvision_options(name, wanted))
+        options = _torchvision_options(name, get_type_hints(models.get_model_builder(name))["return"], wanted)
+        module = models.get_model(name, weights=None, **options)
         _take_channels(module, wanted.channels)
     if pretrained and new_head:
         _load_what_fits(module, weights.get_state_dict(progress=False))
@@ -204,17 +206,19 @@ def _refuse_classes(spec: Spec, wanted: Wanted, own: object) -> NoReturn:
     raise TeacherError(f"--num-classes: {spec} was trained on {own} classes, not {wanted.num_classes}; leave it out")
 
 
-def _torchvision_options(name: str, wanted: Wanted) -> dict[str, Any]:
+def _torchvision_options(name: str, kind: type[nn.Module], wanted: Wanted) -> dict[str, Any]:
+    """Return what the builder of a network is told, of what its class takes."""
+    takes = inspect.signature(kind).parameters
     options: dict[str, Any] = {}
     if wanted.num_classes is not None:
         options["num_classes"] = wanted.num_classes
-    if wanted.size is not None and name.startswith("vit_"):
+    if wanted.size is not None and "image_size" in takes:
         if wanted.size[0] != wanted.size[1]:
             raise TeacherError(f"--input-size: torchvision:{name} takes square images only, not {wanted.size}")
         options["image_size"] = wanted.size[0]
-    if wanted.size is not None and name.startswith("maxvit"):
+    if wanted.size is not None and "input_size" in takes:
         options["input_size"] = wanted.size
-    if name in ("googlenet", "inception_v3"):
+    if "aux_logits" in takes:
         options |= {"aux_logits": False, "init_weights": True}
     return options
 
