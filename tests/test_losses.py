@@ -453,12 +453,12 @@ def test_the_first_batch_stands_for_itself_and_later_ones_join_an_average():
     first, second = statistics(0), statistics(1)
     assert torch.equal(term(first), plain(first))
     term.remember(first, GOOD)
-    assert torch.equal(term.averages[0], moments(first)), "the averages begin with the first batch's values"
+    assert torch.equal(term.averages.moments[0], moments(first)), "the averages begin with the first batch's values"
     mean, variance = 0.1 * moments(second) + 0.9 * moments(first)
     torch.testing.assert_close(term(second), mean.norm() + (variance - 1).norm())
     term.remember(second, GOOD)
-    torch.testing.assert_close(term.averages[0], torch.stack([mean, variance]))
-    assert not term.averages[0].requires_grad
+    torch.testing.assert_close(term.averages.moments[0], torch.stack([mean, variance]))
+    assert not term.averages.moments[0].requires_grad
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0, 0.5])
@@ -479,7 +479,7 @@ def test_a_skipped_update_leaves_no_average():
     assert torch.equal(term(statistics(1)), plain(statistics(1))), "there is no average yet"
     term.remember(statistics(1), GOOD)
     term.remember(broken, BAD)
-    assert torch.equal(term.averages[0], moments(statistics(1)))
+    assert torch.equal(term.averages.moments[0], moments(statistics(1)))
 
 
 def test_a_later_weight_is_none_before_its_round():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lenient.core.reductions import batch_mean, batch_size_of, full
 from lenient.losses.objective import Needs
+from lenient.losses.representation import AveragedMoments
 from lenient.teacher.batch import Batch
 from lenient.teacher.probes import BatchNormInputs, Features
 
@@ -29,28 +30,17 @@ class FeatureCoupling:
     label = "coupling"
 
     def __init__(self, probe: BatchNormInputs, momentum: float, view: str) -> None:
-        self.probe, self.momentum, self.view = probe, momentum, view
+        self.probe, self.view, self.averages = probe, view, AveragedMoments(momentum)
         self.needs = Needs(view, probes=(probe,))
-        self.averages: list[Tensor] = []
-        """(2, channels) for each cut: mean and variance."""
-        self.filled: Tensor | None = None
-        """Scalar: 1 once a batch has come into them."""
 
     def _maps(self, batch: Batch) -> list[Tensor]:
         return [full(maps).detach() for maps in batch.answers[self.view]["teacher"].of(BatchNormInputs)]
 
-    def _averaged(self, maps: list[Tensor]) -> list[Tensor]:
-        """Return mean and variance of each cut's maps, (2, channels), averaged with those before."""
-        now = [_moments(own) for own in maps]
-        if self.filled is None:
-            return now
-        share = self.momentum * self.filled
-        return [(1 - share) * own + share * old for own, old in zip(now, self.averages, strict=True)]
-
     def targets(self, batch: Batch) -> list[Tensor]:
         """Return the teacher's maps at each cut (N, C, H, W), standardised anew."""
         found, maps = [], self._maps(batch)
-        for own, (mean, variance), layer in zip(maps, self._averaged(maps), self.probe.layers, strict=True):
+        averaged = self.averages.joined([_moments(own) for own in maps])
+        for own, (mean, variance), layer in zip(maps, averaged, self.probe.layers, strict=True):
             stored = [full(value) for value in (layer.running_mean, layer.running_var) if isinstance(value, Tensor)]
             scale = (stored[1] / (variance + EPSILON)).sqrt()
             found.append((own - _placed(mean)) * _placed(scale) + _placed(stored[0]))
@@ -65,18 +55,15 @@ class FeatureCoupling:
     @torch.no_grad()
     def remember(self, batch: Batch, bad: Tensor) -> None:
         """Move the averages on by a finished batch, from the teacher's answers at its last step."""
-        now = self._averaged(self._maps(batch))
-        before = self.averages or [torch.zeros_like(moments) for moments in now]
-        self.averages = [torch.where(bad > 0, old, moments) for moments, old in zip(now, before, strict=True)]
-        self.filled = 1 - bad if self.filled is None else torch.maximum(self.filled, 1 - bad)
+        self.averages.move([_moments(own) for own in self._maps(batch)], bad)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages."""
-        return {"averages": self.averages, "filled": self.filled}
+        return self.averages.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from them."""
-        self.averages, self.filled = list(state["averages"]), state["filled"]
+        self.averages.load_state_dict(state)
 
 
 def _moments(maps: Tensor) -> Tensor:

@@ -52,6 +52,43 @@ class SquaredStatistics(BatchNormStatistics):
         super().__init__(view, SQUARES)
 
 
+class AveragedMoments:
+    """Means and variances, (2, channels) for each layer, averaged over batches; they carry no gradient.
+
+    The first batch has no average yet and stands for itself.
+    """
+
+    def __init__(self, momentum: float) -> None:
+        self.momentum = momentum
+        """Share of the batches before, in [0, 1)."""
+        self.moments: list[Tensor] = []
+        self.filled: Tensor | None = None
+        """Scalar: 1 once a batch has come into them."""
+
+    def joined(self, now: list[Tensor]) -> list[Tensor]:
+        """Return a batch's own moments averaged with those before."""
+        if self.filled is None:
+            return now
+        share = self.momentum * self.filled
+        return [(1 - share) * own + share * old for own, old in zip(now, self.moments, strict=True)]
+
+    @torch.no_grad()
+    def move(self, now: list[Tensor], bad: Tensor) -> None:
+        """Move on by a finished batch's own moments, unless its update was skipped (`bad` is 1)."""
+        joined = self.joined(now)
+        before = self.moments or [torch.zeros_like(moments) for moments in joined]
+        self.moments = [torch.where(bad > 0, old, moments) for moments, old in zip(joined, before, strict=True)]
+        self.filled = 1 - bad if self.filled is None else torch.maximum(self.filled, 1 - bad)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averages."""
+        return {"averages": self.moments, "filled": self.filled}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from them."""
+        self.moments, self.filled = list(state["averages"]), state["filled"]
+
+
 class AveragedStatistics(BatchNormStatistics):
     """The same sum, of (1 - m) times the batch's moments plus m times their averages over batches before (FastDFKD).
 
@@ -64,41 +101,31 @@ class AveragedStatistics(BatchNormStatistics):
 
     def __init__(self, momentum: float, view: str = "clean", gap: Gap = NORMS) -> None:
         super().__init__(view, gap)
-        self.momentum = momentum
-        self.averages: list[Tensor] = []
-        """(2, channels) for each layer: mean and variance."""
-        self.filled: Tensor | None = None
-        """Scalar: 1 once a batch has come into them."""
-
-    def _averaged(self, layers: Sequence[LayerStatistics]) -> list[Tensor]:
-        """Return mean and variance of each layer's input, (2, channels), averaged with those before."""
-        now = [torch.stack([layer.mean, layer.variance]) for layer in layers]
-        if self.filled is None:
-            return now
-        share = self.momentum * self.filled
-        return [(1 - share) * moments + share * old for moments, old in zip(now, self.averages, strict=True)]
+        self.averages = AveragedMoments(momentum)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the term from the statistics in the teacher's response."""
         layers = self.layers(batch)
-        averaged = zip(layers, self._averaged(layers), strict=True)
+        averaged = zip(layers, self.averages.joined(_moments(layers)), strict=True)
         return self.gap([replace(layer, mean=mean, variance=variance) for layer, (mean, variance) in averaged])
 
     @torch.no_grad()
     def remember(self, batch: Batch, bad: Tensor) -> None:
         """Move the averages on by a finished batch, from the teacher's answers at its last step."""
-        now = self._averaged(self.layers(batch))
-        before = self.averages or [torch.zeros_like(moments) for moments in now]
-        self.averages = [torch.where(bad > 0, old, moments) for moments, old in zip(now, before, strict=True)]
-        self.filled = 1 - bad if self.filled is None else torch.maximum(self.filled, 1 - bad)
+        self.averages.move(_moments(self.layers(batch)), bad)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages."""
-        return {"averages": self.averages, "filled": self.filled}
+        return self.averages.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from them."""
-        self.averages, self.filled = list(state["averages"]), state["filled"]
+        self.averages.load_state_dict(state)
+
+
+def _moments(layers: Sequence[LayerStatistics]) -> list[Tensor]:
+    """Return mean and variance of each layer's input, (2, channels)."""
+    return [torch.stack([layer.mean, layer.variance]) for layer in layers]
 
 
 class ImageNorm:
