@@ -19,13 +19,13 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from lenient.api import reopen
 from lenient.bench.report.features import run_folder
 from lenient.bench.report.records import Grid, read_grid
 from lenient.data import ImageSet, load_data
 from lenient.evaluation import evaluate
 from lenient.models import Network
 from lenient.runs.folder import environment
+from lenient.runs.reopen import reopen
 from lenient.teacher.probes import BatchNorms
 from lenient.training.probe import bn_shift
 from lenient.training.verdict import HealthSettings

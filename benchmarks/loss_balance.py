@@ -21,12 +21,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from lenient.api import reopen
 from lenient.bench.report.features import run_folder
 from lenient.bench.report.records import NO_GENERATOR, read_grid
 from lenient.losses.objective import Objective
 from lenient.methods.steps import GeneratorStep
 from lenient.runs.folder import environment
+from lenient.runs.reopen import reopen
 from lenient.teacher.batch import Clock
 
 BATCHES = 2

@@ -25,7 +25,6 @@ import torch
 import typer
 from scipy.stats import spearmanr
 
-from lenient.api import reopen
 from lenient.bench.report.features import run_folder
 from lenient.bench.report.records import read_grid
 from lenient.core.numbers import plain, significant
@@ -33,6 +32,7 @@ from lenient.data import load_data
 from lenient.evaluation import evaluate
 from lenient.models import Network
 from lenient.runs.folder import RunFolder, environment
+from lenient.runs.reopen import reopen
 from lenient.training.answers import compared
 from lenient.training.inverted import IMAGES, inverted
 from lenient.training.prediction import features, logit

@@ -23,7 +23,7 @@ from lenient.models.card import PixelClassifier
 from lenient.runs import formats
 from lenient.runs.crops import Cropping
 from lenient.runs.formats.pictures import class_folders
-from lenient.runs.synthesis import Gathered
+from lenient.runs.gathered import Gathered
 from toys import QUICK, digits_like, tiny_student, tiny_teacher
 
 pytestmark = pytest.mark.usefixtures("bare_module")

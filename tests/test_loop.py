@@ -17,7 +17,7 @@ import yaml
 from torch import nn
 
 from commands import python
-from lenient.api import distill, reopen
+from lenient.api import distill
 from lenient.cli import main
 from lenient.core.config import flatten, merge
 from lenient.core.errors import DamagedError, HealthError, MachineError, TeacherError, UsageError
@@ -33,6 +33,7 @@ from lenient.models.card import Network
 from lenient.runs.export import export_pt2
 from lenient.runs.folder import RunFolder, fingerprint
 from lenient.runs.job import Job, last_and_best
+from lenient.runs.reopen import reopen
 from lenient.runs.request import BUDGET_SHARE, PRESETS, Request, parse_budget, pick_student, resolve
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher

@@ -27,6 +27,7 @@ from lenient.models.trust import UntrustedError, effect, require
 from lenient.reporting import write_report
 from lenient.runs.export import export
 from lenient.runs.job import load_teacher
+from lenient.runs.reopen import reopen
 
 FACTORY = """
 open({mark!r}, "a").write("import ")
@@ -201,12 +202,12 @@ WAYS: dict[str, Callable[[Place, str], Any]] = {
     "a run's student: distill": lambda p, n: api.distill(_run_of(p, n), "lenient:lenet5", steps=1),
     "a run's student: export": lambda p, n: export(_run_of(p, n), "safetensors", p.folder / "out.safetensors"),
     "a run's student/: load": lambda p, n: api.load(_run_of(p, n) / "student"),
-    "config.yaml, teacher.source: sample": lambda p, n: api.reopen(p.run(_teacher("source", p.named(n)))),
-    "config.yaml, facts.arch: sample": lambda p, n: api.reopen(_bare(p, "arch", p.named(n))),
-    "config.yaml, facts.arch beside a teacher named again": lambda p, n: api.reopen(
+    "config.yaml, teacher.source: sample": lambda p, n: reopen(p.run(_teacher("source", p.named(n)))),
+    "config.yaml, facts.arch: sample": lambda p, n: reopen(_bare(p, "arch", p.named(n))),
+    "config.yaml, facts.arch beside a teacher named again": lambda p, n: reopen(
         _bare(p, "arch", p.named(n)), teacher="t.pt"
     ),
-    "config.yaml, student.arch: sample": lambda p, n: api.reopen(p.run(_student(p.named(n)))),
+    "config.yaml, student.arch: sample": lambda p, n: reopen(p.run(_student(p.named(n)))),
     "config.yaml, student.arch: resume": lambda p, n: api.distill(
         p.folder / "t.safetensors", output=p.run(_student(p.named(n))), resume=True
     ),
@@ -247,14 +248,14 @@ def test_so_many_ways_are_tried() -> None:
 
 def test_a_run_cannot_say_itself_that_it_is_trusted(place: Place) -> None:
     with pytest.raises(LenientError, match=r"config.yaml is damaged \(run.teacher.facts.trust_code"):
-        api.reopen(_trusting(place, "planted"))
+        reopen(_trusting(place, "planted"))
     assert not place.mark.exists()
 
 
 @pytest.mark.parametrize("source", ["timm:resnet18", "torchvision:resnet18"])
 def test_weights_that_a_run_names_are_not_fetched(place: Place, source: str) -> None:
     with pytest.raises(UntrustedError, match=f"would download resnet18: .*--teacher {source}, or --trust-code"):
-        api.reopen(place.run(_teacher("source", source)))
+        reopen(place.run(_teacher("source", source)))
 
 
 # what is trusted
@@ -279,16 +280,16 @@ def test_a_file_that_the_user_trusts_runs(place: Place, way: str) -> None:
 def test_a_run_with_a_student_of_own_code_is_sampled_from(place: Place, typed: dict[str, Any]) -> None:
     run = place.run(_student(place.planted))
     more = {"student": place.planted} if "student" in typed else typed
-    with api.reopen(run, **more)[1]:
+    with reopen(run, **more)[1]:
         assert place.mark.exists()
     with pytest.raises(UsageError, match="leave the flag out"):
-        api.reopen(run, student="lenient:lenet5", trust_code=True)
+        reopen(run, student="lenient:lenet5", trust_code=True)
 
 
 def test_a_run_with_a_teacher_of_own_code_is_sampled_from(place: Place) -> None:
     run = _bare(place, "arch", place.planted)
     for typed in ({"arch": place.planted}, {"trust_code": True}):
-        with api.reopen(run, **typed)[1]:
+        with reopen(run, **typed)[1]:
             assert place.mark.exists()
         place.mark.unlink()
 
@@ -308,7 +309,7 @@ def test_trust_is_not_written_down(place: Place) -> None:
     api.distill(place.file("planted"), "lenient:lenet5", method="dfad", output=run, settings=QUICK, trust_code=True)
     assert "trust_code" not in (run / "config.yaml").read_text()
     with pytest.raises(UntrustedError):
-        api.reopen(run)
+        reopen(run)
 
 
 def test_an_export_of_own_code_is_read_back(place: Place) -> None:

@@ -2,56 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-import torch
 from torch import Tensor, nn
 
 from lenient.core import ranks
-from lenient.core.errors import TeacherError, UsageError
-from lenient.core.memory import memory_errors
 from lenient.core.runtime import resolve_device
-from lenient.core.text import VALUE, visible
-from lenient.evaluation import Measures, num_bytes, parameters
+from lenient.evaluation import Measures
 from lenient.evaluation import evaluate as measure
 from lenient.generators.own import GeneratorFactory
 from lenient.methods import METHODS
 from lenient.methods.anatomy import MethodInfo, method_info
-from lenient.methods.choice import choose, obstacles
 from lenient.methods.contract import Method
-from lenient.models import choose_student, load_network
+from lenient.models import load_network
 from lenient.models.card import Network, PixelClassifier
-from lenient.models.checking import advice, readable_batch_norms
-from lenient.models.loading import outline
-from lenient.models.low_bit import LowBit
-from lenient.models.trust import Trusted, UntrustedError, require
 from lenient.reporting import write_report
-from lenient.runs import formats
 from lenient.runs.crops import Cropping
 from lenient.runs.export import export as write_format
-from lenient.runs.folder import RunFolder, fingerprint
-from lenient.runs.formats.columns import FILE
+from lenient.runs.gathered import Order, Origin
 from lenient.runs.images import SyntheticImages
-from lenient.runs.job import Job, TeacherFacts, check_pictures, load_teacher
-from lenient.runs.request import Request, decide, parse_budget, pick_student, resolve, settings_of
-from lenient.runs.synthesis import Origin, Written, from_run, from_teacher, to_folder
-from lenient.teacher.frozen import FrozenTeacher
+from lenient.runs.inspection import inspection
+from lenient.runs.job import Job, TeacherFacts, load_teacher
+from lenient.runs.reopen import reopen
+from lenient.runs.request import Request
+from lenient.runs.statistics import statistics_images
+from lenient.runs.synthesis import INVERSION, Written, data_set, to_folder
 from lenient.training.result import Result
-from lenient.training.trainer import Distillation, Observer
+from lenient.training.trainer import Observer
 
 if TYPE_CHECKING:
     from lenient.data import ImageSet
     from lenient.supervised import Epoch, Progress, TrainingResult
-
-INVERSION = "deepinversion"
-"""Makes the images of `synthesize` unless another method is named."""
-MOST = 10_000_000
-"""Images of a data set: more are no use in one folder."""
 
 
 def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]) -> PixelClassifier:
@@ -87,30 +70,7 @@ def inspect(
         >>> found["input_size"], found["num_classes"], found["method"]
         ([1, 8, 8], 10, 'ta-dfkd')
     """
-    try:
-        network = load_teacher(teacher, trust_code=trust_code, **facts)
-    except UntrustedError as error:
-        if not isinstance(teacher, (str, Path)) or not Path(teacher).is_dir():
-            raise
-        network = outline(teacher)
-        network.card = replace(network.card, notes=(*network.card.notes, f"as its files say, nothing was run: {error}"))
-    kept = obstacles(network)
-    method, method_reason = choose(network)
-    spec, reason = choose_student(network)
-    return {
-        **network.card.to_dict(),
-        "params": parameters(network.module),
-        "bytes": num_bytes(network.module),
-        "bits": network.module.bits if isinstance(network.module, LowBit) else None,
-        "batch_norm_layers": len(readable_batch_norms(network)),
-        "method": None if kept[method] else method,
-        "method_reason": kept[method] or method_reason,
-        "methods": [name for name, obstacle in kept.items() if not obstacle],
-        "obstacles": {name: obstacle for name, obstacle in kept.items() if obstacle},
-        "advice": advice(network.behaviour),
-        "student": spec,
-        "student_reason": reason,
-    }
+    return inspection(teacher, trust_code, facts)
 
 
 def distill(
@@ -194,12 +154,10 @@ def distill(
         False
     """
     network = load_teacher(teacher, trust_code=trust_code, **facts)
-    own = None if isinstance(method, str) else method
     request = Request(
-        method=method if isinstance(method, str) else None,
         preset=preset,
-        recipes=(recipe,) if isinstance(recipe, str) else tuple(recipe),
-        settings=settings or {},
+        recipes=recipe,
+        settings=settings,
         steps=steps,
         epochs=epochs,
         budget=budget,
@@ -208,24 +166,23 @@ def distill(
         device=device,
         precision=precision,
         select=select,
-        proxy_images=None if proxy_images is None else str(proxy_images),
+        proxy_images=proxy_images,
         compile=compile,
     )
-    source = str(teacher) if isinstance(teacher, (str, Path)) else None
     with ranks.joined():
         job = Job(
             network,
             student,
             request,
-            method=own,
-            source=source,
+            method=method,
+            source=str(teacher) if isinstance(teacher, (str, Path)) else None,
             facts=facts,
             eval_data=eval_data,
             data_root=data_root,
             trust_code=trust_code,
             generator=generator,
         )
-        job.open(Path(output) if output is not None else None, resume=resume, overwrite=overwrite)
+        job.open(output, resume=resume, overwrite=overwrite)
         return job.run(observers if ranks.is_main() else ())
 
 
@@ -281,46 +238,6 @@ def evaluate(
     )
     place = resolve_device(device)
     return measure(network, data, teacher=other, device=place, statistics=statistics, images=images)
-
-
-def statistics_images(
-    model: nn.Module | Network | str | Path,
-    network: Network,
-    statistics: str,
-    adapt_to: str | ImageSet | Tensor | None,
-    adapt_images: int,
-    *,
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    trust_code: bool = False,
-) -> ImageSet | Tensor | None:
-    """Return the images that a network's statistics are estimated on, None where they are not; as `evaluate`.
-
-    Raises:
-        UsageError: images and `statistics` do not go together, or there are none.
-    """
-    from lenient.data import load_data
-
-    if (adapt_to is None) == (statistics == "adapted"):
-        raise UsageError("--adapt-to: goes with --statistics adapted, which needs it")
-    if adapt_images < 2:
-        raise UsageError(f"--adapt-images {adapt_images}: at least 2")
-    if statistics == "synthetic":
-        if not _is_run(model):
-            raise UsageError("--statistics synthetic: name a run folder, whose source draws the images")
-        run, teacher = reopen(Path(model), device, trust_code=trust_code)
-        with teacher, memory_errors():
-            return torch.cat([images.cpu() for images in run.statistics_batches()])
-    if adapt_to is None:
-        return None
-    images = adapt_to
-    if isinstance(images, str):
-        try:
-            images = load_data(images, split="train", root=data_root, input_size=network.card.input_size)
-        except UsageError as error:
-            raise UsageError(re.sub("--data(?!-root)", "--adapt-to", str(error))) from None
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:adapt_images]
-    return images[order] if isinstance(images, Tensor) else images.subset(order)
 
 
 def export(
@@ -461,10 +378,8 @@ def sample(
         >>> written.images, 0 <= written.clipped <= 1
         (4, True)
     """
-    folder = Path(output)
-    formats.check_place(folder, overwrite)
-    _check_count(count)
     cropping = Cropping(crops, crop_area, crop_flip) if crops else None
+    order = Order(count, cropping, folder=Path(output), format=format, overwrite=overwrite)
     distillation, _ = reopen(
         Path(run),
         device,
@@ -474,13 +389,7 @@ def sample(
         student=student,
         trust_code=trust_code,
     )
-    origin = Origin.of(distillation)
-    return to_folder(distillation.draws, origin, count, seed, folder, format, cropping, on_progress)
-
-
-def _check_count(count: int) -> None:
-    if not 1 <= count <= MOST:
-        raise UsageError(f"-n {visible(count, VALUE)}: give a number from 1 to {MOST}")
+    return to_folder(distillation.draws, Origin.of(distillation), order, seed, on_progress)
 
 
 def synthesize(
@@ -554,74 +463,19 @@ def synthesize(
         >>> image.shape, soft_labels.shape
         (torch.Size([1, 8, 8]), torch.Size([10]))
     """
-    folder = None if output is None else Path(output)
-    if folder is not None:
-        formats.check_place(folder)
-        formats.check(format)
     cropping = Cropping(crops, crop_area, crop_flip) if crops else None
-    _check_count(n)
-    if budget is not None:
-        parse_budget(budget)
-    making = {
-        "method": None if method == INVERSION else method,
-        "student": None if isinstance(student, str) and student == "auto" else student,
-        "recipe": recipe or None,
-        "settings": settings or None,
-        "proxy_images": proxy_images,
-        **{"steps": steps, "batch_size": batch_size, "generator": generator, "precision": precision},
-        **facts,
-    }
-    with ranks.joined():
-        if isinstance(teacher, Result) or _is_run(teacher):
-            for name in (name for name, value in making.items() if value is not None):
-                raise UsageError(f"{name}: a run has its own; leave it out to draw from a run")
-            made = _of_run(teacher, n, seed or 0, budget, cropping, device, trust_code)
-        else:
-            request = Request(
-                method=method if isinstance(method, str) else None,
-                recipes=(recipe,) if isinstance(recipe, str) else tuple(recipe),
-                settings=settings or {},
-                steps=steps,
-                batch_size=batch_size,
-                seed=seed,
-                device=device,
-                precision=precision,
-                proxy_images=None if proxy_images is None else str(proxy_images),
-            )
-            own = None if isinstance(method, str) else method
-            network = load_teacher(teacher, trust_code=trust_code, **facts)
-            if folder is not None:  # before the work of hours
-                formats.check(format, formats.Shape(network.card.input_size, (), crops))
-            made = from_teacher(Job(network, student, request, method=own, generator=generator), n, budget, cropping)
-        if folder is None:
-            return made
-        if ranks.is_main():
-            made.save(folder, format)
-        ranks.agree(None)  # nobody goes on before it is written
-        return SyntheticImages.open(folder) if (folder / FILE).is_file() else made
-
-
-def _is_run(teacher: object) -> TypeGuard[str | Path]:
-    return isinstance(teacher, (str, Path)) and os.path.isfile(os.path.join(teacher, "config.yaml"))
-
-
-def _of_run(
-    run: Result | str | Path,
-    count: int,
-    seed: int,
-    budget: str | None,
-    cropping: Cropping | None,
-    device: str | None,
-    trust_code: bool,
-) -> SyntheticImages:
-    if not isinstance(run, Result):
-        distillation, _ = reopen(Path(run), device, trust_code=trust_code)
-        return from_run(distillation.draws, Origin.of(distillation), count, seed, budget, cropping)
-    if device is not None:
-        raise UsageError("device: a result draws where its run was; leave it out")
-    if run.draws is None:
-        raise UsageError("this result was copied or read back, and draws nothing; name its run folder")
-    return from_run(run.draws, Origin.of_result(run), count, seed, budget, cropping)
+    order = Order(n, cropping, budget, None if output is None else Path(output), format)
+    request = Request(
+        recipes=recipe,
+        settings=settings,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        precision=precision,
+        proxy_images=proxy_images,
+    )
+    return data_set(teacher, order, request, method, student, generator, trust_code, facts)
 
 
 def train_teacher(
@@ -706,84 +560,3 @@ def list_methods() -> dict[str, MethodInfo]:
         True
     """
     return {name: method_info(name) for name in METHODS}
-
-
-def reopen(
-    run: Path,
-    device: str | None = None,
-    *,
-    teacher: str | None = None,
-    arch: str | None = None,
-    checkpoint_key: str | None = None,
-    student: str | None = None,
-    trust_code: Trusted = False,
-) -> tuple[Distillation, FrozenTeacher]:
-    """Rebuild a run's networks and parts from its folder, to draw more samples; enter the teacher before use.
-
-    Args:
-        run: its folder.
-        device: where; by default that of the run.
-        teacher: where the teacher is now, `arch` which network, and `checkpoint_key` which one of its file; by
-            default as the run says.
-        student: which network; it must be the run's.
-        trust_code: lets the run name code to run and places to visit; what is named here needs no trust.
-
-    Raises:
-        UsageError: not a run, or nothing to rebuild it from.
-        DamagedError: a file of the run is.
-        TeacherError: the teacher is no longer where it was, or is another one; UntrustedError: the run names code to
-            run, or a place to visit.
-    """
-    folder = RunFolder(run)
-    config = folder.read_config()
-    if config is None:
-        raise UsageError(f"{run}: not a run folder; it has no config.yaml of a run")
-    identity = config.pop("run")
-    said = folder.path / "config.yaml"
-    source = teacher or identity["teacher"]["source"]
-    objects = {
-        "teacher": source is None,
-        "student": identity["student"]["arch"] is None,
-        "generator": "generator" in identity,
-    }
-    for what in (name for name, given in objects.items() if given):
-        raise UsageError(f"{run}: its {what} was given as a Python object, which cannot be loaded again from here")
-    if teacher is None:
-        require(source, trust_code, where=said, what="its teacher", again="--teacher NAME", weights=True)
-    network = _load_again(source, identity["teacher"]["facts"], arch, checkpoint_key, said, trust_code)
-    if fingerprint(network.module) != identity["teacher"]["sha256"]:
-        raise TeacherError(f"{source}: is not the teacher that {run} was made with")
-    if device is not None:
-        config["device"] = device
-    config["compile"] = False  # a few images are drawn before a compiler, if there is one here, has begun
-    if student is None:
-        require(identity["student"]["arch"], trust_code, where=said, what="its student", again="--student NAME")
-    elif student != identity["student"]["arch"]:
-        raise UsageError(f"--student {student}: it is {identity['student']['arch']} in {run}; leave the flag out")
-    with settings_of(said):
-        request = Request(settings=config, trust=trust_code, where=str(said))
-        settings = resolve(request)
-    check_pictures(settings, network, identity, str(run))
-    with settings_of(said):
-        settings = decide(settings, Request(), network, network)
-        built, _ = pick_student(identity["student"]["arch"], network, settings.seed)
-    frozen = FrozenTeacher(network, settings.runtime())
-    with frozen, memory_errors():
-        distillation = Distillation(frozen, built, settings, frozen.runtime)
-        if distillation.resume(folder) is None:
-            raise UsageError(f"{run}: has no checkpoint yet; wait for the run to write one")
-    return distillation, frozen
-
-
-def _load_again(
-    source: str, facts: Mapping[str, Any], arch: str | None, checkpoint_key: str | None, said: Path, trust: Trusted
-) -> Network:
-    """Load a run's teacher with the facts that its settings, in the file `said`, have."""
-    if arch is None and facts.get("arch") is not None:
-        arch = str(facts["arch"])
-        require(arch, trust, where=said, what="its teacher", again="--teacher-arch NAME")
-    names = ("input_size", "num_classes", "mean", "std", "checkpoint_key")
-    told = {name: facts[name] for name in names if name in facts}
-    if checkpoint_key is not None:
-        told["checkpoint_key"] = checkpoint_key
-    return load_teacher(source, arch=arch, trust_code=trust, **told)

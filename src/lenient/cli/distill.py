@@ -102,30 +102,29 @@ def distill(
     if print_config:
         _print_config(job)
         return
-    say: Any = _say if progress != "none" else _silent  # on the way
-    tell: Any = _say  # what came of it
     if devices > 1 and not ranks.launched():
         if not resume and "batch size" not in job.undecided:
             job.share(devices)  # refused here rather than by each of them
         raise typer.Exit(launch(devices))
+    folder = None if dry_run else Path(output) if output else _default_folder(teacher)
     with ranks.joined():
-        if not ranks.is_main():
-            progress, say, tell = "none", _silent, _silent
-        describe(job, say)
-        if dry_run or not resume:
-            describe_method(job, say)
-        if dry_run:
-            _dry_run(job, say, tell)
-        else:
-            folder = Path(output) if output else _default_folder(teacher)
-            _run(job, folder, progress, tracked, say, tell, resume=resume, overwrite=overwrite)
+        _run(job, folder, progress if ranks.is_main() else "none", tracked, resume=resume, overwrite=overwrite)
 
 
 def _run(
-    job: Job, folder: Path, progress: str, tracked: Sequence[str], say: Any, tell: Any, *, resume: bool, overwrite: bool
+    job: Job, folder: Path | None, progress: str, tracked: Sequence[str], *, resume: bool, overwrite: bool
 ) -> None:
+    """Say what will be done, and do it; without a folder only measure what it would take."""
     from lenient.core import ranks
 
+    say: Any = _say if progress != "none" else _silent  # on the way
+    tell: Any = _say if ranks.is_main() else _silent  # what came of it
+    describe(job, say)
+    if folder is None or not resume:
+        describe_method(job, say)
+    if folder is None:
+        _dry_run(job, say, tell)
+        return
     _announce_trials(job, say, resume)
     job.open(folder, resume=resume, overwrite=overwrite)
     if resume:  # the folder has said by now which

@@ -32,12 +32,12 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure MODEL on labelled images: accuracy, calibration, agreement with a teacher, latency."""
-    from lenient.api import statistics_images
     from lenient.core.runtime import resolve_device
     from lenient.data import load_data
     from lenient.evaluation import evaluate as measure
     from lenient.evaluation import latency
     from lenient.runs.job import load_teacher
+    from lenient.runs.statistics import statistics_images
 
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
     network = load_teacher(model, trust_code=trust_code, **facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -37,6 +38,15 @@ def in_eval_mode(module: nn.Module, device: torch.device) -> Iterator[nn.Module]
         for tensor in chain(module.parameters(), module.buffers()):
             tensor.data = tensor.data.to(device)
         yield module
+
+
+@contextmanager
+def named_by(flag: str) -> Iterator[None]:
+    """Say of data that another flag names what is said of `--data`."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(re.sub("--data(?!-root)", flag, str(error))) from None
 
 
 def check_fits(network: Network | nn.Module, data: ImageSet) -> None:

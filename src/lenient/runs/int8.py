@@ -7,7 +7,6 @@ its own (`runs/low_bit.py`).
 from __future__ import annotations
 
 import logging
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from lenient.core import files
 from lenient.core.errors import UsageError
 from lenient.evaluation import accuracy
-from lenient.evaluation.running import check_fits
+from lenient.evaluation.running import check_fits, named_by
 from lenient.models.card import Network, Size
 from lenient.models.names import one_line
 from lenient.pictures.folders import images_below
@@ -118,11 +117,9 @@ def accuracies(network: Network, other: nn.Module, data: str, root: str | Path |
     """Return the shares of the test images of `data` that a network and an `other` of pixels get right."""
     from lenient.data import load_data
 
-    try:
+    with named_by("--eval-data"):
         found = load_data(data, split="test", root=root, input_size=network.card.input_size)
         check_fits(network, found)
-    except UsageError as error:
-        raise UsageError(re.sub("--data(?!-root)", "--eval-data", str(error))) from None
     return accuracy(network, found), accuracy(other, found)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from lenient.core.seeding import untouched_global_rng
 from lenient.core.text import NOT_DATA_FREE, VALUE, estimated_anew, visible
 from lenient.defenses import defense_of
 from lenient.evaluation import Measures, latency
-from lenient.evaluation.running import check_fits
+from lenient.evaluation.running import check_fits, named_by
 from lenient.generators.own import GeneratorFactory
 from lenient.methods import method_class
 from lenient.methods.choice import choose
@@ -117,7 +116,10 @@ def load_teacher(
 
 
 class Job:
-    """One distillation from request to report: what the command and `distill` share."""
+    """One distillation from request to report: what the command and `distill` share.
+
+    `method` is an object, or a name that the request does not say.
+    """
 
     def __init__(
         self,
@@ -125,7 +127,7 @@ class Job:
         student: nn.Module | Network | str,
         request: Request,
         *,
-        method: Method | None = None,
+        method: Method | str | None = None,
         source: str | None = None,
         facts: Mapping[str, Any] | None = None,
         eval_data: str | None = None,
@@ -133,7 +135,9 @@ class Job:
         trust_code: Trusted = False,
         generator: GeneratorFactory | None = None,
     ) -> None:
-        if method is not None:
+        if isinstance(method, str):
+            request, method = replace(request, method=method), None
+        elif method is not None:
             request = replace(request, own=method.settings)
         choice = choose(teacher)
         request = replace(request, auto=choice.name)
@@ -155,7 +159,7 @@ class Job:
             student, teacher, self.settings.seed, self.settings.student.init
         )
 
-    def open(self, path: Path | None, *, resume: bool = False, overwrite: bool = False) -> None:
+    def open(self, path: str | Path | None, *, resume: bool = False, overwrite: bool = False) -> None:
         """Open the run folder: a new one with the settings decided here, or an old one with the settings it has.
 
         Of several ranks the first one writes; the others read its checkpoint.
@@ -168,6 +172,7 @@ class Job:
             self.settings = self._decide()
             self.load_data()
             return
+        path = Path(path)
         if ranks.is_main():
             self.folder = RunFolder.create(path, overwrite=overwrite, resume=resume)
         try:
@@ -480,11 +485,9 @@ class Job:
         from lenient.data import load_data
 
         size = self.teacher.card.input_size
-        try:
+        with named_by("--eval-data"):
             self.data = load_data(self.eval_data, split="test", root=self.data_root, input_size=size)
             check_fits(self.teacher, self.data)
-        except UsageError as error:
-            raise UsageError(re.sub("--data(?!-root)", "--eval-data", str(error))) from None
         for note in self.data.notes:
             log.warning("--eval-data %s", note)
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,9 +54,9 @@ class Request:
 
     method: str | None = None
     preset: str | None = None
-    recipes: Sequence[str] = ()
+    recipes: str | Sequence[str] = ()
     overrides: Sequence[str] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None
     steps: int | None = None
     epochs: int | None = None
     budget: str | None = None
@@ -65,7 +65,7 @@ class Request:
     device: str | None = None
     precision: str | None = None
     select: str | None = None
-    proxy_images: str | None = None
+    proxy_images: str | Path | None = None
     compile: bool = False
     trust: Trusted = True
     """Which methods, of those that are somebody's code, may be named: all, where the user typed the name."""
@@ -76,6 +76,10 @@ class Request:
     own: MethodSettings | None = None
     """Settings of a method that was given as an object: its defaults, and those that it asks for elsewhere, count."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.recipes, str):
+            self.recipes = (self.recipes,)
+
     def layers(self) -> list[dict[str, Any]]:
         """Return the settings asked for, weakest first: preset, recipes, flags, `-s`."""
         if self.preset is not None and self.preset not in PRESETS:
@@ -85,7 +89,7 @@ class Request:
         named = None if self.method in (None, "auto") else self.method
         if self.own is not None and self.own.name in METHODS:
             named = self.own.name
-        spoken = [*map(_named, (self.settings, parse_overrides(self.overrides)))]
+        spoken = [*map(_named, (self.settings or {}, parse_overrides(self.overrides)))]
         # a setting of a method that nobody names is the default's
         looked = named or (DEFAULT if any("method" in values for values in spoken) else self.auto)
         names = self._with_paper(looked) if self.preset == PAPER else self.recipes
@@ -103,7 +107,7 @@ class Request:
         if named:
             flags["method"] = {"name": named}
         if self.proxy_images is not None:
-            flags["source"] = {"proxy_images": self.proxy_images}
+            flags["source"] = {"proxy_images": str(self.proxy_images)}
         return [PRESETS.get(self.preset or "standard", {}), *files, flags, *spoken]
 
     @property

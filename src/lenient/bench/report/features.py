@@ -141,9 +141,9 @@ def _one(
     folder: Path, cell: Cell, options: Options, real: dict[tuple[str, str], Sample], extractor: Extractor | None
 ) -> tuple[Sample, Sample]:
     """The real and the synthetic images of one cell as its teacher sees them."""
-    from lenient.api import reopen
     from lenient.core.runtime import Runtime
     from lenient.models import Network
+    from lenient.runs.reopen import reopen
     from lenient.teacher.frozen import FrozenTeacher
 
     distillation, own = reopen(run_folder(folder, cell), options.device, trust_code=options.trust_code)
