@@ -52,12 +52,17 @@ def circles(pairs: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
     return sorted((one, two) for one in reach for two in reach[one] if one < two and one in reach.get(two, set()))
 
 
-def functions(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield lines and name of every function in a file."""
+def functions(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield lines, those of the docstring among them, and name of every function in a file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None, "parsed from a file"
-            yield node.end_lineno - node.lineno + 1, f"{path.relative_to(SOURCE)}: {node.name}"
+            described = ast.get_docstring(node) is not None
+            yield _lines(node), _lines(node.body[0]) if described else 0, f"{path.relative_to(SOURCE)}: {node.name}"
+
+
+def _lines(node: ast.stmt) -> int:
+    assert node.end_lineno is not None, "parsed from a file"
+    return node.end_lineno - node.lineno + 1
 
 
 def files_of(method: str) -> tuple[set[Path], set[Path]]:
@@ -92,14 +97,17 @@ def main() -> None:
     pairs = arrows()
     rooms = {room for pair in pairs for room in pair}
     largest = max(lines, key=lambda path: lines[path])
-    longest = max(entry for path in paths for entry in functions(path))
+    every = [entry for path in paths for entry in functions(path)]
+    whole, told, name = max(every)
+    bare, place = max((lines - docstring, name) for lines, docstring, name in every)
     print("# How the house stands\n\n`python benchmarks/structure.py > results/structure.md`\n")
     print("| what | figure |\n|---|---|")
     print(f"| files, lines | {len(paths)}, {sum(lines.values()):,} |")
     print(f"| packages and root modules, arrows between them | {len(rooms)}, {len(pairs)} |")
     print(f"| pairs in a circle | {len(circles(pairs))} |")
     print(f"| largest file | `{largest.relative_to(SOURCE)}`, {lines[largest]} lines |")
-    print(f"| largest function | `{longest[1]}`, {longest[0]} lines |")
+    print(f"| largest function | `{name}`, {whole} lines, {told} of them its docstring |")
+    print(f"| largest function without its docstring | `{place}`, {bare} lines |")
     print("\nThat no arrow runs up is import-linter's word: `lint-imports`, in `make check`.\n")
     print("| method | files that its updates pass through | lines | and of `core/` | its own file |")
     print("|---|---|---|---|---|")
