@@ -77,7 +77,7 @@ def _run(place: Path, capacity: int) -> Distillation:
     card = Card(None, SIZE, 10, (0.5,) * 3, (0.25,) * 3, None)
     teacher, student = (build_student("lenient:resnet20", card, seed=seed, role="teacher") for seed in (0, 1))
     method = {"pool_size": capacity}
-    plan = {"device": "cpu", "precision": "32", "overlap": False, "batch_size": BATCH, "method": method}
+    plan = {"device": "cpu", "precision": "32", "batch_size": BATCH, "method": method}
     settings = resolve(Request(method="deepinversion", settings=plan))
     frozen = FrozenTeacher(teacher, Runtime(torch.device("cpu")))
     frozen.__enter__()

@@ -21,10 +21,10 @@ import lenient
 from lenient.core import ranks
 from lenient.runs import synthesis
 from lenient.synthesis import drawing
-from toys import QUICK, TA_QUICK, tiny_student, tiny_teacher
+from toys import QUICK, TA_QUICK, quick, tiny_student, tiny_teacher
 
 PLAN = {key: value for key, value in QUICK.items() if key != "steps"} | {"precision": "64"}
-POOL = PLAN | {"method": {"iterations": 3, "first_batches": 1, "student_steps": 2}}
+POOL = quick("adi", PLAN) | {"method": {"iterations": 3, "first_batches": 1, "student_steps": 2}}
 DRAWN = PLAN | {"method": TA_QUICK}
 
 

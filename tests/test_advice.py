@@ -25,10 +25,9 @@ from lenient.models import save_network
 from test_fuzz_runs import make_runs
 from toys import TinyNet, digits_like
 
-DISTILL = (
-    "distill t.safetensors --preset smoke --steps 2 --batch-size 8 --device cpu --precision 32 -s overlap=false "
-    "-s generator.width=4 -s generator.latent_dim=8 --student lenient:lenet5-half --progress none"
-)
+SHORT = "distill t.safetensors --preset smoke --steps 2 --batch-size 8 --device cpu --precision 32"
+STUDENT = "--student lenient:lenet5-half --progress none"
+DISTILL = f"{SHORT} -s overlap=false -s generator.width=4 -s generator.latent_dim=8 {STUDENT}"
 AGAIN = "distill t.safetensors --progress plain --resume -o finished"
 """Goes on with a run as it is."""
 TOYS = Path(__file__).with_name("toys.py")
@@ -85,7 +84,7 @@ GRID = {
 
 STRANGE = f"{DISTILL.replace('lenient:lenet5-half', 'py:nets.py:ten')} --method zskt -o new"
 """A student that has no maps."""
-MULTIPLIED = f"distill py:nets.py:Multiplied {FACTS} {DISTILL.partition(' t.safetensors ')[2]} --method dafl -o new"
+MULTIPLIED = f"{SHORT.replace('t.safetensors', 'py:nets.py:Multiplied')} {FACTS} {STUDENT} --method dafl -o new"
 """A teacher whose logits come from no layer."""
 STIFF = MULTIPLIED.replace("Multiplied", "Stiff").replace("dafl", "dfad")
 """A teacher that does not run in bfloat16."""
@@ -335,6 +334,12 @@ HINTS = {
         f"inspect lenient:resnet8 {FACTS} --mean 0.502 --std 0.251",
     ),
     "no batch norm": Hint(UNGUIDED, "-s method.bn_weight=0", f"{UNGUIDED} -s method.bn_weight=0"),
+    "a setting of another method": Hint(
+        f"{DISTILL} --method noise -o new", "leave it out", f"{SHORT} {STUDENT} --method noise -o new"
+    ),
+    "a method of another setting": Hint(
+        f"{DISTILL} --method noise -o new", "take another --method", f"{DISTILL} --method dfad -o new"
+    ),
     "another method": Hint(UNGUIDED, "take --method auto", UNGUIDED.replace("--method ta-dfkd", "--method auto")),
     "head": Hint(
         "inspect py:nets.py:Tiny --input-size 1,8,8 --num-classes 7",

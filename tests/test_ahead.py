@@ -21,7 +21,7 @@ from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
 from ranks_worker import FORMS
-from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
+from toys import CPU, QUICK, quick, settings, tiny_student, tiny_teacher
 
 POOLED = ("adi", "deepinversion", "fastdfkd", "nayer", "cmi", "cpnet", "zskd", "kegnet")
 STREAMS = [form for form in FORMS if not form.startswith(("noise", "photo", "stable", *POOLED))]
@@ -157,11 +157,11 @@ def test_auto_overlaps_where_a_trial_shows_a_gain(
 ) -> None:
     torch.set_num_threads(threads)
     monkeypatch.setattr(autotune, "seconds_of", trial := Trial(2.0 if faster else 0.95))
-    request = Request(method=method, settings=QUICK | {"overlap": "auto"})
+    request = Request(method=method, settings=quick(method, QUICK | {"overlap": "auto"}))
     assert decide(resolve(request), request, tiny_teacher(), tiny_student()).overlap is taken
     assert torch.get_num_threads() == threads
     assert len(trial.threads) in (0, 2)
-    written = resolve(Request(method=method, settings=QUICK))
+    written = resolve(Request(method=method, settings=quick(method)))
     assert decide(written, request, tiny_teacher(), tiny_student()).overlap is False
 
 

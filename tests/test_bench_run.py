@@ -67,7 +67,6 @@ TINY: dict[str, Any] = {
         "batch_size": 8,
         "log_every": 2,
         "steps_per_epoch": 2,
-        "generator.width": 4,
         "precision": 32,
         "device": "cpu",
     },
@@ -470,7 +469,7 @@ def test_a_killed_worker_is_taken_up_again_from_its_checkpoint(tmp_path):
         process.send(signal.SIGINT)
         assert process.end().returncode == 130
     # what is no part of its id may change on the way: it goes on as it was begun
-    others = ["-s", "settings.health.patience=3", "-s", "settings.checkpoint_every=7", "-s", "settings.overlap=off"]
+    others = ["-s", "settings.health.patience=3", "-s", "settings.checkpoint_every=7"]
     run(*KILLED, *others, cwd=tmp_path)
     assert len(records(home)) == 1
     assert "going on from step" in (cell / "run" / "train.log").read_text()

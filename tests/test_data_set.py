@@ -24,12 +24,15 @@ from lenient.runs import formats
 from lenient.runs.crops import Cropping
 from lenient.runs.formats.pictures import class_folders
 from lenient.runs.gathered import Gathered
-from toys import QUICK, digits_like, tiny_student, tiny_teacher
+from toys import QUICK, digits_like, quick, tiny_student, tiny_teacher
 
 pytestmark = pytest.mark.usefixtures("bare_module")
 
 PLAN = {key: value for key, value in QUICK.items() if key not in ("seed", "generator")}
-POOL = PLAN | {"batch_size": 8, "method": {"iterations": 3, "first_batches": 1, "student_steps": 2}}
+POOL = quick("deepinversion", PLAN) | {
+    "batch_size": 8,
+    "method": {"iterations": 3, "first_batches": 1, "student_steps": 2},
+}
 PAGE = (Path(__file__).parents[1] / "docs" / "data-set.md").read_text(encoding="utf-8")
 KINDS = ["png", "imagefolder", "webdataset", "npz", "safetensors"]
 

@@ -20,7 +20,7 @@ from lenient.runs.autotune import trial
 from lenient.runs.folder import RunFolder
 from lenient.runs.request import Request, resolve
 from lenient.student.unlearn import Unlearning
-from toys import QUICK, TA_QUICK, digits_like, settings, tiny_card, tiny_student, tiny_teacher
+from toys import QUICK, TA_QUICK, digits_like, quick, settings, tiny_card, tiny_student, tiny_teacher
 
 pytestmark = pytest.mark.usefixtures("bare_module")
 
@@ -133,7 +133,11 @@ def test_a_perturbation_of_the_teacher_needs_its_gradient_whatever_the_method():
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.head(images.detach().flatten(1))
 
-    plan = {**QUICK, "method": {"name": "noise"}, "defense": {"name": "abd", "unlearn": {"share": 0.5, "rounds": 1}}}
+    plan = {
+        **quick("noise"),
+        "method": {"name": "noise"},
+        "defense": {"name": "abd", "unlearn": {"share": 0.5, "rounds": 1}},
+    }
     student = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     deaf = Network(Deaf().eval(), tiny_card())
     with pytest.raises(TeacherError, match="gradient"):

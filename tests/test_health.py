@@ -29,7 +29,7 @@ from lenient.training.model_selection import Delivery
 from lenient.training.probe import ProbeSet, bn_shift, duplicate_rate, pixel_span
 from lenient.training.trainer import Distillation
 from lenient.training.verdict import DISCLAIMER, Health, HealthSettings
-from toys import CPU, batch_of, settings, tiny_teacher
+from toys import CPU, batch_of, quick, settings, tiny_teacher
 
 pytestmark = pytest.mark.usefixtures("bare_module")
 
@@ -357,7 +357,10 @@ def test_real_images_are_not_shifted_and_noise_is(digits_teacher):
 
 def test_images_unlike_the_training_data_are_a_warning_whatever_the_method(digits_teacher):
     health = distill(
-        digits_teacher, "lenient:resnet8", method="noise", settings={k: v for k, v in SHORT.items() if k != "method"}
+        digits_teacher,
+        "lenient:resnet8",
+        method="noise",
+        settings={k: v for k, v in quick("noise", SHORT).items() if k != "method"},
     ).health
     assert "batch-norm shift" in failing(health)
     assert any("standard deviations away from the training data's" in reason for reason in health.reasons)

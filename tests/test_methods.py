@@ -37,6 +37,7 @@ from toys import (
     TA_QUICK,
     distillation,
     pictures_folder,
+    quick,
     settings,
     stored,
     tiny_card,
@@ -324,7 +325,7 @@ NO_DATA = """
     import torch
     from lenient.api import distill
     sys.path.append({tests!r})
-    from toys import pictures_folder, tiny_teacher, tiny_student, QUICK
+    from toys import pictures_folder, quick, tiny_teacher, tiny_student, QUICK
     class Block:
         def find_spec(self, name, path=None, target=None):
             if name.startswith(("lenient.data", "sklearn.datasets", "torchvision.datasets")):
@@ -342,7 +343,7 @@ NO_DATA = """
     sys.addaudithook(audit)
     for name in {names!r}:
         output = os.path.join(mine, name) if name in {written!r} else None
-        plan = QUICK | {{"method": {plans!r}[name]}}
+        plan = quick(name) | {{"method": {plans!r}[name]}}
         pictures = pictures_folder() if name in ("proxy", "noise") else None
         result = distill(tiny_teacher(), tiny_student(), method=name, output=output, settings=plan,
                          proxy_images=pictures)
@@ -863,7 +864,7 @@ def test_a_teacher_without_batch_norm_is_refused_with_the_way_out():
 @pytest.mark.parametrize("name", [name for name in ALL if name != "noise"])
 def test_a_method_given_as_an_object_is_the_one_given_by_name(name):
     kind = method_class(name)
-    plan = {key: value for key, value in QUICK.items() if key != "generator"}
+    plan = {key: value for key, value in quick(name).items() if key != "generator"}
     own, named = (
         resolve(request)
         for request in (Request(settings=plan, own=kind.settings_type()), Request(settings=plan, method=name))
@@ -917,7 +918,7 @@ def test_a_method_object_of_ones_own(tmp_path):
     from lenient.api import distill
 
     method = Grey(GreySettings())
-    result = distill(tiny_teacher(), tiny_student(), method=method, settings=QUICK, output=tmp_path / "r")
+    result = distill(tiny_teacher(), tiny_student(), method=method, settings=quick("noise"), output=tmp_path / "r")
     assert result.summary.method == "grey"
     assert method.drawn >= QUICK["steps"] * QUICK["batch_size"]
     images = torch.full((1, 1, 6, 5), (0.5 - 0.4) / 0.3)
@@ -927,9 +928,8 @@ def test_a_method_object_of_ones_own(tmp_path):
         distance = [float((net(images) - teacher(images)).abs().mean()) for net in nets]
     assert distance[0] < distance[1]
     again = Grey(GreySettings())
-    longer = distill(
-        tiny_teacher(), tiny_student(), method=again, settings=QUICK | {"steps": 8}, output=tmp_path / "r", resume=True
-    )
+    plan = quick("noise") | {"steps": 8}
+    longer = distill(tiny_teacher(), tiny_student(), method=again, settings=plan, output=tmp_path / "r", resume=True)
     assert longer.summary.steps == 8
 
 

@@ -28,7 +28,7 @@ from lenient.models.names import with_whole_path
 from lenient.runs.request import Request, resolve
 from lenient.synthesis.selection import Selected, check_selection
 from lenient.teacher.batch import Batch
-from toys import QUICK, digits_like
+from toys import QUICK, digits_like, quick
 
 pytestmark = pytest.mark.usefixtures("bare_module")
 
@@ -55,7 +55,7 @@ def test_it_is_a_method_like_the_others(written: dict[str, Any], name: str, tmp_
     """Settings by name, exact resume, images, and a line in the list."""
     save_network(tmp_path / "t.safetensors", digits_like())
     run = {"teacher": tmp_path / "t.safetensors", "student": "lenient:lenet5-half", "method": name}
-    plan = {**PLAN, "steps": 10} if name == "patient" else PLAN
+    plan = quick(name, {**PLAN, "steps": 10} if name == "patient" else PLAN)
     whole = lenient.distill(**run, settings={**plan, "steps": plan["steps"] + 3})
     lenient.distill(**run, settings=plan, output=tmp_path / "r")
     longer = lenient.distill(**run, steps=plan["steps"] + 3, output=tmp_path / "r", resume=True)
@@ -108,10 +108,12 @@ def test_the_method_of_the_page_selects_its_own_way(written: dict[str, Any]) -> 
 def test_any_method_with_a_generator_draws_with_it(written: dict[str, Any], method: str, tmp_path: Path) -> None:
     """To the same bits over a resume from Python; the command and `sample` refuse, each in one line."""
     save_network(tmp_path / "t.safetensors", digits_like())
-    plan = PLAN | {"fastdfkd": {"method.reset_after": None, "method.first_batches": 1, "method.student_steps": 3},
-                   "kegnet": {"method.generators": 2, "method.iterations": 2, "method.images": 9,
-                              "generator.latent_dim": 100},
-                   "mad": {"method.conditional": "sum"}}.get(method, {})  # fmt: skip
+    own: dict[str, dict[str, Any]] = {
+        "fastdfkd": {"method.reset_after": None, "method.first_batches": 1, "method.student_steps": 3},
+        "kegnet": {"method.generators": 2, "method.iterations": 2, "method.images": 9, "generator.latent_dim": 100},
+        "mad": {"method.conditional": "sum"},
+    }
+    plan = quick(method, PLAN) | own.get(method, {})
     run: dict[str, Any] = {"teacher": tmp_path / "t.safetensors", "student": "lenient:lenet5-half", "method": method}
     make = written["sheet"]
     if method in ("mad", "kegnet"):
@@ -280,7 +282,7 @@ def test_a_grid_runs_no_generator_that_the_user_did_not_type(drawn_by_file: Path
         ({"generator.factory": "py:none.py:sheet"}, r"^-s generator\.factory py:.*none\.py:sheet: no file"),
         ({"generator.factory": "py:sheet.py:shet"}, r"'shet' is not there .*did you mean 'sheet'"),
         ({"generator.factory": "py:sheet.py:SurerHalf"}, r"^generator: the factory raised TypeError"),
-        (FACTORY | {"method": "noise"}, r"^generator: noise draws its images without one"),
+        (FACTORY | {"method": "noise", "overlap": "auto"}, r"^-s (generator\.factory|overlap): noise does not use it"),
     ],
 )
 def test_what_names_no_generator_is_one_line(drawn_by_file: Path, more: dict[str, Any], message: str) -> None:
@@ -297,14 +299,14 @@ def test_there_is_one_generator(written: dict[str, Any], drawn_by_file: Path) ->
 @pytest.mark.parametrize("method", ["deepinversion", "noise"])
 def test_a_method_without_a_generator_takes_none(written: dict[str, Any], method: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"^generator: {method} draws its images without one; leave it out"):
-        lenient.distill(digits_like(), "lenient:lenet5-half", method=method, settings=PLAN, generator=written["sheet"],
-                        output=tmp_path / "r")  # fmt: skip
+        lenient.distill(digits_like(), "lenient:lenet5-half", method=method, settings=quick(method, PLAN),
+                        generator=written["sheet"], output=tmp_path / "r")  # fmt: skip
     assert not (tmp_path / "r" / "config.yaml").exists()
 
 
 def test_layers_that_another_generator_lacks_are_not_drawn_again(written: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"^-s method\.reset_after: .*give null with another one$"):
-        lenient.distill(digits_like(), "lenient:lenet5-half", method="fastdfkd", settings=PLAN,
+        lenient.distill(digits_like(), "lenient:lenet5-half", method="fastdfkd", settings=quick("fastdfkd", PLAN),
                         generator=written["sheet"])  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from lenient.api import distill
 from lenient.core.config import flatten
 from lenient.methods import METHODS, recipes
 from lenient.runs.request import Request, resolve
-from toys import digits_like
+from toys import digits_like, quick
 
 NATURAL = 1 / math.log(10)
 """Turns a weight of an entropy in base 10 into one in nats."""
@@ -593,6 +593,7 @@ SHORT: dict[str, dict[str, Any]] = {
 def test_a_recipe_runs(method: str, recipe: str) -> None:
     """Its losses, rates and schedule, on little generators and batches."""
     small: dict[str, Any] = {"generator": {"latent_dim": 4, "width": 4}, "precision": "32", "overlap": False}
+    small = quick(method, small)
     small["method"] = SHORT.get(method, {})
     more = {"method": method, "recipe": recipe, "device": "cpu", "settings": small}
     result = distill(digits_like(), "lenient:resnet8", steps=12, batch_size=8, **more)

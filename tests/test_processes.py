@@ -64,7 +64,7 @@ def test_the_package_is_found_where_it_was_found(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("how", ["bench run", "distill --devices 2"])
 def test_no_process_of_a_command_looks_in_the_working_folder(planted: Path, tmp_path: Path, how: str) -> None:
     save_network(tmp_path / "t.safetensors", digits_like())
-    settings = {"steps": 2, "batch_size": 4, "precision": "32", "device": "cpu", "overlap": False, "generator.width": 4}
+    settings = {"steps": 2, "batch_size": 4, "precision": "32", "device": "cpu"}
     grid = {"name": "g", "data": "digits", "teachers": [{"file": "t.safetensors"}], "students": "lenient:lenet5-half"}
     (tmp_path / "g.yaml").write_text(yaml.safe_dump(grid | {"rows": {"noise": "noise"}, "settings": settings}))
     words = ["bench", "run", "g.yaml"]

@@ -33,7 +33,7 @@ from lenient.synthesis.views import CutMix
 from test_kill import start
 from test_methods import BASE, STABLE, take
 from test_pictures import HOSTILE
-from toys import QUICK, digits_like, distillation, pictures_folder, tiny_student, tiny_teacher, write_pictures
+from toys import QUICK, digits_like, distillation, pictures_folder, quick, tiny_student, tiny_teacher, write_pictures
 
 SIZE = (3, 6, 5)
 
@@ -330,12 +330,12 @@ def test_samples_hold_both_and_data_sets_the_methods_own() -> None:
 @pytest.mark.parametrize(("method", "source", "words"), [
     ({"name": "proxy"}, {}, r"^--method proxy: it shows pictures of yours; name a folder with --proxy-images DIR$"),
     ({"name": "noise"}, {"proxy_share": 0.5}, r"^-s source\.proxy_share: there are no pictures; .*--proxy-images$"),
-    ({"name": "proxy"}, {"proxy_images": "x", "proxy_share": 0.5}, r"^-s source\.proxy_share: proxy itself shows"),
+    ({"name": "proxy"}, {"proxy_images": "x", "proxy_share": 0.5}, r"^-s source\.proxy_share: proxy does not use it"),
     ({"name": "stable", "pictures": 0.5}, {}, r"^--method stable: it shows pictures of yours"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other_are_one_line(method: Any, source: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        distill(tiny_teacher(), tiny_student(), settings={**QUICK, "method": method, "source": source})
+        distill(tiny_teacher(), tiny_student(), settings={**quick(method["name"]), "method": method, "source": source})
 
 
 def test_ranks_have_to_divide_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +394,7 @@ def test_stable_says_whose_pictures_it_takes_and_none_stand_beside_its_own() -> 
 
 
 def plan(**more: Any) -> dict[str, Any]:
-    return {**QUICK, "method": {"name": "noise", "student_lr": 0.05}, **more}
+    return {**quick("noise"), "method": {"name": "noise", "student_lr": 0.05}, **more}
 
 
 @pytest.mark.usefixtures("bare")
@@ -497,8 +497,8 @@ def test_a_data_set_of_the_pictures_that_the_teacher_vouches_for() -> None:
 
 def test_pictures_do_not_change_a_data_set_of_the_methods_own() -> None:
     def of(**more: Any) -> Tensor:
-        quick = {**plan(), "method": {**BASE["ta-dfkd"], "beta": 0.0}, "steps": 2}
-        return synthesize(tiny_teacher(), 6, "ta-dfkd", student=tiny_student(), settings=quick, **more).images
+        short = {**QUICK, "method": {**BASE["ta-dfkd"], "beta": 0.0}, "steps": 2}
+        return synthesize(tiny_teacher(), 6, "ta-dfkd", student=tiny_student(), settings=short, **more).images
 
     assert torch.equal(of(), of(proxy_images=pictures_folder()))
 

@@ -197,7 +197,7 @@ def test_all_ranks_go_on_from_what_lies_beside_the_checkpoint(teacher: Path, tmp
     """
     method = {"name": "deepinversion", "iterations": 2, "first_batches": 2, "student_steps": 3}
     method |= {"student_schedule": "constant"}  # which a run that is lengthened follows from its start
-    settings = {"batch_size": 16, "steps_per_epoch": 4, "overlap": False, "report": {"images": False}, "method": method}
+    settings = {"batch_size": 16, "steps_per_epoch": 4, "report": {"images": False}, "method": method}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
     base = ["lenient", "distill", str(teacher), "--student", "lenient:lenet5-half", "-c", "recipe.yaml", "--device",
             "cpu", "--precision", "64", "--progress", "none", "--resume"]  # fmt: skip

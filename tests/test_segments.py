@@ -394,7 +394,7 @@ def test_a_kill_while_a_checkpoint_is_written_loses_no_more_than_that_one(tmp_pa
 
 
 PLAN = {
-    "overlap": False, "log_every": 4, "checkpoint_every": 2, "steps": 12, "batch_size": 8, "device": "cpu",
+    "log_every": 4, "checkpoint_every": 2, "steps": 12, "batch_size": 8, "device": "cpu",
     "precision": "32", "report": {"images": False},
     "method": {"name": "deepinversion", "iterations": 2, "first_batches": 3, "student_steps": 2, "pool_size": 37},
 }  # fmt: skip

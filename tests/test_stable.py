@@ -25,7 +25,7 @@ from lenient.synthesis.quota import Quota
 from lenient.synthesis.stability import Lasting, Shaken, lasting, margin
 from lenient.teacher.frozen import FrozenTeacher
 from test_methods import STABLE, take
-from toys import CPU, QUICK, digits_like, distillation, tiny_card, tiny_student, tiny_teacher
+from toys import CPU, digits_like, distillation, quick, tiny_card, tiny_student, tiny_teacher
 
 pytestmark = pytest.mark.usefixtures("bare_module")
 
@@ -357,7 +357,7 @@ def test_a_teacher_without_batch_norm_and_without_gradient_will_do() -> None:
 
 
 def test_its_data_set_holds_each_image_once() -> None:
-    plan = {**QUICK, "steps": 12, "method": {**STABLE, "grow": 16}}
+    plan = {**quick("stable"), "steps": 12, "method": {**STABLE, "grow": 16}}
     made = synthesize(tiny_teacher(), 30, student=tiny_student(), method="stable", settings=plan)
     assert len(made) > 4
     assert len(made.images.flatten(1).unique(dim=0)) == len(made)
@@ -373,7 +373,9 @@ def test_ranks_have_to_divide_what_is_looked_at(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_student_of_foreign_images_is_not_called_data_free(tmp_path: Path) -> None:
     student = build_student("lenient:resnet8-half", tiny_card(size=(8, 8), classes=10), seed=0)
-    distill(digits_like(), student, method="stable", settings={**QUICK, "method": STABLE}, output=tmp_path / "run")
+    distill(
+        digits_like(), student, method="stable", settings={**quick("stable"), "method": STABLE}, output=tmp_path / "run"
+    )
     export(tmp_path / "run", tmp_path / "hub", "hub")
     readme = (tmp_path / "hub" / "README.md").read_text()
     assert "on images of procedural, photo china.jpg, photo flower.jpg: not data-free in the strict sense" in readme

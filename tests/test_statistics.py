@@ -23,7 +23,7 @@ from lenient.models.card import Network
 from lenient.models.lending import copied_module
 from lenient.runs.request import Request, resolve
 from lenient.training import trainer
-from toys import QUICK, TinyNet, digits_like, distillation, tiny_card, tiny_student, tiny_teacher
+from toys import TinyNet, digits_like, distillation, quick, tiny_card, tiny_student, tiny_teacher
 
 
 def of_noise(count: int = 40, seed: int = 0) -> ImageSet:
@@ -190,11 +190,11 @@ def test_a_defence_asks_the_teacher_by_the_same_statistics(monkeypatch):
 def test_the_teacher_is_as_it_was_and_one_without_batch_norm_is_refused():
     teacher = tiny_teacher()
     before = {key: value.clone() for key, value in teacher.module.state_dict().items()}
-    lenient.distill(teacher, tiny_student(), settings=QUICK | {"method": NOISE})
+    lenient.distill(teacher, tiny_student(), settings=quick("noise") | {"method": NOISE})
     assert all(torch.equal(before[key], value) for key, value in teacher.module.state_dict().items())
     plain = Network(nn.Sequential(nn.Flatten(), nn.Linear(30, 4)).eval(), tiny_card())
     with pytest.raises(TeacherError, match=r"0 batch-norm layers.*-s method\.statistics=running"):
-        lenient.distill(plain, tiny_student(), settings=QUICK | {"method": NOISE})
+        lenient.distill(plain, tiny_student(), settings=quick("noise") | {"method": NOISE})
 
 
 def test_the_student_is_delivered_with_statistics_estimated_anew(monkeypatch):
@@ -242,7 +242,7 @@ def test_a_student_without_batch_norm_has_nothing_to_estimate():
 
 def test_a_run_says_in_report_card_and_log_what_its_numbers_are_by(tmp_path: Path, caplog):
     save_network(tmp_path / "teacher.safetensors", digits_like())
-    settings = {key: value for key, value in QUICK.items() if key != "generator"}
+    settings = quick("noise")
     settings |= {"method": NOISE, "batch_size": 256}
     student = build_student("lenient:resnet8-half", digits_like().card, seed=0)
     with caplog.at_level(logging.WARNING, "lenient"):

@@ -28,12 +28,12 @@ from lenient.models.trust import UntrustedError
 from lenient.runs import synthesis
 from lenient.synthesis.drawing import PATIENCE, Draws
 from lenient.synthesis.selection import Selected
-from toys import QUICK, digits_like, tiny_student, tiny_teacher
+from toys import QUICK, digits_like, quick, tiny_student, tiny_teacher
 
 pytestmark = pytest.mark.usefixtures("bare_module")
 
 PLAN = {key: value for key, value in QUICK.items() if key not in ("seed", "steps", "batch_size", "generator")}
-PIXELS = PLAN | {"method": {"iterations": 3, "first_batches": 1, "student_steps": 2}}
+PIXELS = quick("deepinversion", PLAN) | {"method": {"iterations": 3, "first_batches": 1, "student_steps": 2}}
 SHAPE = {"generator": QUICK["generator"]}
 
 
@@ -103,10 +103,10 @@ def test_rates_fall_over_the_steps_that_it_takes(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("method", ["ta-dfkd", "dfad", "noise"])
 def test_a_generator_learns_first_and_then_draws(method: str) -> None:
-    made = pixels(method=method, settings=PLAN | SHAPE, steps=5)
+    made = pixels(method=method, settings=quick(method, PLAN | SHAPE), steps=5)
     assert (len(made), made.steps, distinct(made.images)) == (20, 5, 20)
     torch.testing.assert_close(made.soft_labels, answers(tiny_teacher(), made.images.float() / 255), atol=1e-5, rtol=0)
-    assert torch.equal(made.images, pixels(method=method, settings=PLAN | SHAPE, steps=5).images)
+    assert torch.equal(made.images, pixels(method=method, settings=quick(method, PLAN | SHAPE), steps=5).images)
 
 
 class Few:
@@ -249,8 +249,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a generator and one with a pool of 16 images."""
     home = tmp_path_factory.mktemp("runs")
     save_network(home / "t.safetensors", digits_like())
-    plan = PLAN | {"steps": 3, "batch_size": 8}
-    for name, settings in (("dfad", plan | SHAPE), ("deepinversion", plan | PIXELS)):
+    plan = {"steps": 3, "batch_size": 8}
+    for name, settings in (("dfad", PLAN | SHAPE | plan), ("deepinversion", PIXELS | plan)):
         lenient.distill(
             home / "t.safetensors", "lenient:lenet5-half", method=name, settings=settings, output=home / name
         )

@@ -6,6 +6,7 @@ import atexit
 import copy
 import shutil
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lenient.runs.folder import RunFolder
 from lenient.teacher.batch import Batch, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import BatchNorms, LayerStatistics
-from lenient.training.settings import DistillSettings
+from lenient.training.settings import DistillSettings, method_settings
 from lenient.training.trainer import Distillation
 
 CPU = Runtime(torch.device("cpu"))
@@ -115,10 +116,16 @@ def settings(**changes: Any) -> DistillSettings:
     method = changes.get("method", {})
     if "source" not in changes and (method.get("name") == "proxy" or method.get("pictures")):
         changes["source"] = {"proxy_images": pictures_folder()}
-    base = merge(QUICK, {"method": {"name": changes.get("method", {}).get("name", "ta-dfkd")}})
+    name = changes.get("method", {}).get("name", "ta-dfkd")
+    base = {**quick(name), "method": {"name": name}}
     if base["method"]["name"] == "ta-dfkd":
         base = merge(base, {"method": TA_QUICK})
     return parse(DistillSettings, merge(base, changes))
+
+
+def quick(method: str, plan: Mapping[str, Any] = QUICK) -> dict[str, Any]:
+    """Quick settings, or a plan, without what a method has no use for."""
+    return method_settings({"name": method}).taken(plan)
 
 
 def distillation(teacher: Network | None = None, student: Network | None = None, **changes: Any) -> Distillation:

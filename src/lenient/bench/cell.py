@@ -118,7 +118,7 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
     job = Job(
         network,
         spec["student"],
-        Request(settings=settings, trust=trust, where=str(folder / "spec.json")),
+        Request(shared=settings, trust=trust, where=str(folder / "spec.json")),
         method=method,
         source=str(path),
         eval_data=spec["data"],

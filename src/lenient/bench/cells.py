@@ -12,6 +12,7 @@ from typing import Any
 from lenient.bench.grid import Grid, pictures_of, settings_of
 from lenient.bench.open_rows import each
 from lenient.bench.tasks import Task, locked, read_json, state, write_json
+from lenient.core.config import merge
 from lenient.core.errors import UsageError
 from lenient.core.schemas import CellRecord
 from lenient.losses.together import StatisticsSettings
@@ -52,8 +53,29 @@ SINCE_OF: Mapping[str, Mapping[str, Any]] = {
 }
 """Settings that came later, of any method and of one, and the value that does what was done before there were any: left
 out at that, so that a cell is known by the id that it had."""
+EVERY: Mapping[str, Any] = {
+    "generator": {
+        "latent_dim": 100,
+        "width": 32,
+        "bn_eps": 1e-5,
+        "stages": None,
+        "output": "sigmoid",
+        "stem_activation": True,
+        "halve_each_stage": False,
+        "spectral_norm": False,
+    },
+    "source": {
+        "proxy_share": None,
+        "proxy_augmentation": "crop-flip",
+        "proxy_cutmix": 0.25,
+        "proxy_selection": {"name": "none"},
+    },
+}
+"""What every cell was told when methods also had settings that they do not use: put back, for the same reason."""
+EVERY_OF: Mapping[str, Mapping[str, Any]] = {"real": {"generator": {"output": "tanh-bn"}}}
+"""The same of one method, where it was other."""
 KNOWN = ("label", "file", "sha256", "accuracy", "arch", "recipe", "epoch", "path")
-"""What a cell knows of its teacher."""
+"""What a cell is told about its teacher."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +141,8 @@ def cell_id(
     """
 
     def lasting(own: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in own.items() if key not in LEFT_OUT}
+        told = merge(EVERY, EVERY_OF.get(own["method"]["name"], {}), own)
+        kept = {key: value for key, value in told.items() if key not in LEFT_OUT}
         if pictures is not None:  # wherever they lie
             kept["source"] = kept["source"] | {"proxy_images": pictures}
         return without_later(kept, {**SINCE, **SINCE_OF.get(own["method"]["name"], {})})

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from lenient.bench.open_rows import AUTO, any_of, open_settings
-from lenient.core.config import Settings, merge, nested, parse, parse_overrides, read_yaml
+from lenient.bench.open_rows import AUTO, all_of, open_settings
+from lenient.core.config import Settings, flatten, merge, nested, parse, parse_overrides, read_yaml
 from lenient.core.errors import UsageError
 from lenient.core.text import shown
 from lenient.methods import METHODS
 from lenient.methods.baselines import REAL, RealSettings
+from lenient.methods.contract import of_some
 from lenient.models.card import MAX_CLASSES, MAX_INPUT
 from lenient.models.facts import LARGEST_CONSTANT
 from lenient.models.names import OWN, with_whole_path
@@ -214,9 +215,14 @@ def load_grid(path: Path, overrides: Sequence[str] = (), trust_code: bool = Fals
     try:
         grid = parse(Grid, merge(read_yaml(path), parse_overrides(overrides)), "")
         grid = _placed(grid, path.parent)
+        used = set[str]()
         for label in grid.rows:
-            settings_of(grid, label, 0, trust_code or _typed(overrides))
+            for own in all_of(settings_of(grid, label, 0, trust_code or _typed(overrides))):
+                used |= flatten(own).keys()
             pictures_of(grid, label)
+        for key in flatten(grid.settings):
+            if of_some(key) and key not in used:
+                raise UsageError(f"settings.{key}: no row has a method that uses it; leave it out")
     except UsageError as error:
         raise UsageError(f"{path}: {str(error).removeprefix(f'-c {path}: ')}") from None
     return grid
@@ -283,7 +289,7 @@ def pictures_of(grid: Grid, label: str) -> str | None:
     Raises:
         UsageError: there are none in the folder; the message names the row.
     """
-    folder = any_of(settings_of(grid, label, 0))["source"]["proxy_images"]
+    folder = all_of(settings_of(grid, label, 0))[0]["source"]["proxy_images"]
     try:
         return None if folder is None else listed(folder).sha256()
     except UsageError as error:
@@ -302,12 +308,14 @@ def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dic
     """
     row = grid.rows[label]
     asked = merge(grid.settings, row.settings)
+    several = row.method == AUTO  # settings of the row are for every method that it may come to
 
     def resolved(method: str) -> dict[str, Any]:
         request = Request(
             method=method,
             recipes=row.recipe,
-            settings=asked,
+            shared=asked if several else grid.settings,
+            settings={} if several else row.settings,
             proxy_images=row.proxy_images,
             seed=seed,
             trust=trust,
@@ -318,7 +326,7 @@ def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dic
         return found.model_dump(mode="json")
 
     try:
-        if row.method == AUTO:
+        if several:
             return open_settings(asked, resolved)
         if row.method != REAL:
             if row.method not in METHODS and not row.method.startswith(OWN):
@@ -331,8 +339,9 @@ def settings_of(grid: Grid, label: str, seed: int, trust: Trusted = True) -> dic
             raise UsageError(f"recipe={row.recipe[0]!r}: the row {REAL} has no recipes; give settings")
         own = parse(RealSettings, asked.pop("method", {}), "settings.method.")
         # its images are real ones: a run folder shows and keeps none of them
-        rest = merge({"report": {"images": False}}, asked)
-        found = resolve(Request(settings=rest, seed=seed, trust=trust, where="the grid")).model_dump(mode="json")
-        return found | {"method": own.model_dump()}
+        shared, settings = ({**values, "method": {}} for values in (grid.settings, row.settings))
+        shared = merge({"report": {"images": False}}, shared)
+        request = Request(own=own, shared=shared, settings=settings, seed=seed, trust=trust, where="the grid")
+        return resolve(request).model_dump(mode="json")
     except UsageError as error:
         raise UsageError(f"rows.{label}: {str(error).removeprefix('-s ').removeprefix('-c ')}") from None

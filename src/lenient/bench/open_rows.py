@@ -40,9 +40,9 @@ def open_settings(asked: Mapping[str, Any], resolved: Callable[[str], dict[str, 
     return {"method": {"name": AUTO}, CHOICES_KEY: found}
 
 
-def any_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return resolved settings of a row, or of one method that may be taken where it is open: for what they share."""
-    return next(iter(settings[CHOICES_KEY].values())) if CHOICES_KEY in settings else settings
+def all_of(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return resolved settings of a row, or those of each method that may be taken where it is open."""
+    return [*settings[CHOICES_KEY].values()] if CHOICES_KEY in settings else [settings]
 
 
 def each(settings: Mapping[str, Any], change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def cell_record(
         "batch_size": config["batch_size"],
         "steps_per_epoch": config["steps_per_epoch"],
         "settings": config["method"],
-        "generator": config["generator"],
+        **({"generator": config["generator"]} if "generator" in config else {}),
         "verdict": health["verdict"],
         "reasons": health["reasons"],
         "checks": {check["name"]: check["value"] for check in health["checks"]},

@@ -22,6 +22,7 @@ def methods(
     """List the methods, or describe one: paper, settings with their defaults, recipes."""
     from lenient.methods import METHODS
     from lenient.methods.anatomy import joined, method_info
+    from lenient.training.settings import general_settings
 
     if as_markdown:
         if name or as_json:
@@ -39,19 +40,23 @@ def methods(
         print("\nWhat each is made of (defaults; numbers are weights):\n")
         _table({key: joined(info.anatomy) for key, info in known.items()})
         return
-    info = method_info(name)
+    info, general = method_info(name), general_settings(name)
     if as_json:
-        fields = {key: {"default": str(default), "text": text} for key, (default, text) in info.settings.items()}
-        row = {"name": name, "paper": info.paper, "anatomy": info.anatomy, "settings": fields}
+        fields, others = (
+            {key: {"default": str(default), "text": text} for key, (default, text) in settings.items()}
+            for settings in (info.settings, general)
+        )
+        row = {"name": name, "paper": info.paper, "anatomy": info.anatomy, "settings": fields, "general": others}
         print(json.dumps(row | {"recipes": list(info.recipes)}, indent=2))
         return
     print(info.paper)
     print("\nMade of:")
     for column, text in info.anatomy.items():
         print(f"  {column:12} {text or 'none'}")
-    print("\nSettings (-s method.NAME=VALUE):")
-    for key, (default, text) in info.settings.items():
-        print(f"  {key:25} {str(default)[:40]:10} {text}")
+    for title, settings in (("Settings (-s method.NAME=VALUE)", info.settings), ("Around it (-s NAME=VALUE)", general)):
+        print(f"\n{title}:")
+        for key, (default, text) in settings.items():
+            print(f"  {key:25} {str(default)[:40]:10} {text}")
     print("\nRecipes (-c NAME):", ", ".join(info.recipes) or "none")
 
 

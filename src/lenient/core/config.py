@@ -72,6 +72,11 @@ class Settings(BaseModel):
             raise ValueError("write a name, or settings as key: value")
         return _merged(default.model_dump(), value)
 
+    @classmethod
+    def known(cls, values: Mapping[str, Any]) -> Iterable[str]:
+        """Yield the dotted keys that there are beside such values, of which an error names the nearest."""
+        return keys_of(cls)
+
 
 class Part(Settings):
     """One of several ways to do a thing: `selection: {name: mixture, tau: 0.6}`. `name` tells which, and the other keys
@@ -118,16 +123,16 @@ def parse(model: type[S], values: Mapping[str, Any], where: str = "-s ") -> S:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_explain(model, error, where)) from None
+        raise UsageError(_explain(model, values, error, where)) from None
 
 
-def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
+def _explain(model: type[Settings], values: Mapping[str, Any], error: ValidationError, where: str) -> str:
     errors = error.errors()
     # a key that is mistyped is often another that is missing
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     key, kind = _place(model, first["loc"])
     if first["type"] == "extra_forbidden":
-        return _unknown(model, kind, ".".join(filter(None, (key, str(first["loc"][-1])))), where)
+        return _unknown(model, values, kind, ".".join(filter(None, (key, str(first["loc"][-1])))), where)
     if first["type"] == "union_tag_invalid":
         return f"{where}{key}={shown(first['ctx']['tag'])}: write one of {', '.join(parts_of(kind))}"
     if first["type"] == "missing" and key:
@@ -140,7 +145,7 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     return f"{where}{visible(key, VALUE)}={shown(first['input'])}: {text}"
 
 
-def _unknown(model: type[BaseModel], kind: Any, key: str, where: str) -> str:
+def _unknown(model: type[Settings], values: Mapping[str, Any], kind: Any, key: str, where: str) -> str:
     """Explain a key that is no setting: of another part than the one chosen, or the nearest one is meant."""
     place, _, name = key.rpartition(".")
     if isinstance(kind, type) and issubclass(kind, Part):
@@ -149,7 +154,7 @@ def _unknown(model: type[BaseModel], kind: Any, key: str, where: str) -> str:
         if others:
             chosen, parent = kind.model_fields["name"].default, f"{where}{place}"
             return f"{parent}.{name}: {place} is {chosen}; give {parent}={' or '.join(others)} too, or leave it out"
-    known = list(keys_of(model))
+    known = list(model.known(values))
     texts = {text: whole for whole in reversed(known) for text in (whole.rpartition(".")[2], whole)}
     hint = f"; the nearest is {where.removeprefix('-s ')}{texts[nearest(key[:100], texts)]}" if known else ""
     return f"{where}{visible(key, VALUE)}: no such setting{hint}"

@@ -74,13 +74,13 @@ def method_info(name: str) -> MethodInfo:
     """Return what there is to know of a method; raises UsageError where there is none of that name."""
     name, kind = with_whole_path(name), method_class(name)
     module = inspect.getmodule(kind)
-    settings = dict(_settings(kind.settings_type(name=name)))
+    settings = dict(told(kind.settings_type(name=name)))
     own = name in registered() or name.startswith(OWN)
     paper = (module.__doc__ if module and not own else None) or kind.__doc__ or name
     return MethodInfo(inspect.cleandoc(paper).strip(), anatomy(name), settings, tuple(recipes(name)))
 
 
-def _settings(defaults: Settings, prefix: str = "") -> Iterator[tuple[str, tuple[Any, str]]]:
+def told(defaults: Settings, prefix: str = "") -> Iterator[tuple[str, tuple[Any, str]]]:
     """Yield every dotted key with its default and what it means; of parts also those that are not the default, which
     their text begins with."""
     kind = type(defaults)
@@ -92,9 +92,9 @@ def _settings(defaults: Settings, prefix: str = "") -> Iterator[tuple[str, tuple
         if isinstance(value, Settings):
             if isinstance(value, Part):
                 yield prefix + key, (value.name, f"{text.removesuffix('.')}: one of {', '.join(others)}.")
-            found = dict(_settings(value, f"{prefix}{key}."))
+            found = dict(told(value, f"{prefix}{key}."))
             for name, part in others.items():
-                for own, (default, meaning) in _settings(part(name=name), f"{prefix}{key}."):
+                for own, (default, meaning) in told(part(name=name), f"{prefix}{key}."):
                     found.setdefault(own, (default, f"({name}) {meaning}"))
             yield from found.items()
         else:

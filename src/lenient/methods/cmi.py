@@ -40,6 +40,7 @@ class CMISettings(InversionSettings):
     """Settings of CMI: L = label CE + bn R + adv (-KL where both agree) + cr InfoNCE; the student minimises KL."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"latent_dim": 256, "stem_activation": False, "conv_bias": False}}
+    uses: ClassVar[tuple[str, ...]] = ("generator", "defense.shuffle")
 
     name: Literal["cmi"] = "cmi"
     iterations: int = Field(200, ge=1, le=10**6)

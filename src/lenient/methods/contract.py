@@ -18,6 +18,7 @@ from lenient.core.errors import UsageError
 from lenient.core.rates import Curve, one_cycle, rate_factor
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import Streams
+from lenient.core.text import shown
 from lenient.generators.own import GeneratorFactory
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.losses.objective import Objective
@@ -39,18 +40,59 @@ STUDENT = "student"
 """The update that counts the steps of a run."""
 
 
+GENERAL = ("generator", "overlap", "health.kept", "defense.shuffle")
+"""Settings outside of a method's own, by dots, that not every method makes use of: the generator and its images made
+ahead, the share that a selection keeps, what drives the images away from a backdoor."""
+AMONG = tuple(f"source.proxy_{name}" for name in ("share", "augmentation", "cutmix", "selection"))
+"""Those about pictures of the user's among a method's own images."""
+
+
 class MethodSettings(Settings):
     """Base of a method's settings; `name` tells which method they belong to."""
 
     general: ClassVar[Mapping[str, Any]] = {}
     """Defaults that the method asks for outside of its own settings: the shape of its generator."""
+    uses: ClassVar[Sequence[str]] = GENERAL
+    """Which of `GENERAL` the method makes use of, whole or by single keys ("generator.latent_dim"); the others are
+    neither shown nor taken. One that says nothing may use them all."""
 
     name: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for key in cls.uses:
+            if not of_some(key):
+                raise UsageError(
+                    f"{cls.__name__}: uses: {shown(key)}: write some of {', '.join(GENERAL)}, or keys in them"
+                )
 
     @property
     def shows_pictures(self) -> bool:
         """Whether the method itself shows the pictures of the user's, so that none are put among its images."""
         return False
+
+    def takes(self, key: str) -> bool:
+        """Whether a general setting, by dots, does anything where the method has these settings; of a section, whether
+        any setting in it does."""
+        used = self.uses if self.shows_pictures else (*self.uses, *AMONG)
+        return not of_some(key) or any(_within(key, (own,)) or _within(own, (key,)) for own in used)
+
+    def taken(self, values: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+        """Return general settings, or those of a section (`"generator."`), without what the method does not take."""
+        return {
+            key: self.taken(value, f"{section}{key}.") if isinstance(value, Mapping) else value
+            for key, value in values.items()
+            if self.takes(section + key)
+        }
+
+
+def of_some(key: str) -> bool:
+    """Whether a general setting, by dots, is one that not every method makes use of."""
+    return _within(key, (*GENERAL, *AMONG))
+
+
+def _within(key: str, places: Sequence[str]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 @dataclass(frozen=True)

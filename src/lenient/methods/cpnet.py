@@ -36,6 +36,7 @@ class CPNetSettings(LabelledSettings):
     minimises KL."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"latent_dim": 256}}
+    uses: ClassVar[tuple[str, ...]] = ("generator.latent_dim", "defense.shuffle")
 
     name: Literal["cpnet"] = "cpnet"
     cuts: Annotated[tuple[str, ...], Field(max_length=100)] | None = None

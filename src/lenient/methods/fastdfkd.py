@@ -38,6 +38,7 @@ class FastDFKDSettings(InversionSettings):
     """Settings of FastDFKD: L = label CE + bn R_m + adv (-KL where both agree); the student minimises KL."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"latent_dim": 256, "stem_activation": False, "conv_bias": False}}
+    uses: ClassVar[tuple[str, ...]] = ("generator", "defense.shuffle")
 
     name: Literal["fastdfkd"] = "fastdfkd"
     iterations: int = Field(5, ge=1, le=10**6)

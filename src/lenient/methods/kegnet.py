@@ -49,6 +49,12 @@ class KegNetSettings(PooledSettings):
     """
 
     general: ClassVar[dict[str, Any]] = {"generator": {"latent_dim": 10, "width": 64}}
+    uses: ClassVar[tuple[str, ...]] = (
+        "generator.latent_dim",
+        "generator.width",
+        "generator.factory",
+        "defense.shuffle",
+    )
 
     name: Literal["kegnet"] = "kegnet"
     generators: int = Field(5, ge=1, le=1000)

@@ -55,6 +55,7 @@ class LabelledSettings(InversionSettings):
     """Settings that these methods share; the constants are NAYER's, whose scripts CPNet's follow."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"latent_dim": 256, "stem_activation": False, "conv_bias": False}}
+    uses: ClassVar[tuple[str, ...]] = ("generator", "defense.shuffle")
 
     iterations: int = Field(30, ge=1, le=10**6)
     """Steps on a batch (scripts: 30, CIFAR-100 40, Tiny-ImageNet 60)."""

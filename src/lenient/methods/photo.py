@@ -25,6 +25,8 @@ from lenient.synthesis.views import Augmentation, CutMix, Viewer
 class PhotoSettings(MethodSettings):
     """Settings of the student of photographs."""
 
+    uses: ClassVar[tuple[str, ...]] = ()
+
     name: Literal["photo"] = "photo"
     cutmix: float = Field(0.25, ge=0, le=1e3)
     """Both parameters of the beta distribution of how much of an image is its own; the rest is a box of another one

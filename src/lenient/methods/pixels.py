@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 class PixelSettings(InversionSettings):
     """Settings of the pixels."""
+
+    uses: ClassVar[tuple[str, ...]] = ("defense.shuffle",)
 
     pixels_lr: float = Field(0.05, ge=0, le=1e3)
     """Learning rate of the pixels' Adam, which starts anew with each batch (CIFAR code: 0.05)."""

@@ -28,6 +28,8 @@ from lenient.synthesis.views import Augmentation, CutMix, Viewer
 class ProxySettings(MethodSettings):
     """Settings of the student of the user's pictures."""
 
+    uses: ClassVar[tuple[str, ...]] = ()
+
     name: Literal["proxy"] = "proxy"
     selection: PictureSelection = Nothing()
     """Which pictures the student learns from: all, or those that the teacher is sure of."""

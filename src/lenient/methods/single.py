@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -32,6 +33,8 @@ from lenient.synthesis.views import Augmentation, Viewer
 
 class SingleStudentSettings(MethodSettings):
     """Settings of TA-DFKD's student."""
+
+    uses: ClassVar[tuple[str, ...]] = ()
 
     student_lr: float = Field(0.2, ge=0, le=1e3)
     """Learning rate of the student."""

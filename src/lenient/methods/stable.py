@@ -34,6 +34,8 @@ from lenient.synthesis.views import Viewer
 class StableSettings(MethodSettings):
     """Settings of the pool of stable images, and of the student that learns from it."""
 
+    uses: ClassVar[tuple[str, ...]] = ("health.kept",)
+
     name: Literal["stable"] = "stable"
     grow: int = Field(64, ge=1, le=2**20)
     """Images that the teacher looks at with each student step, until every class has its quota of fresh ones."""

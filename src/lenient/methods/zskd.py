@@ -34,6 +34,8 @@ Concentrations = Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], Fi
 class ZSKDSettings(InversionSettings):
     """Settings of ZSKD: L = CE(y, softmax(T(x) / temperature)), y drawn from Dirichlet distributions."""
 
+    uses: ClassVar[tuple[str, ...]] = ("defense.shuffle",)
+
     name: Literal["zskd"] = "zskd"
     iterations: int = Field(1500, ge=1, le=10**6)
     """Steps on the pixels of a batch (released code: 1500)."""

@@ -48,6 +48,7 @@ from lenient.runs.request import (
     decide,
     generator_factory,
     method_name,
+    narrowed,
     pick_student,
     resolve,
     settings_of,
@@ -140,7 +141,7 @@ class Job:
         elif method is not None:
             request = replace(request, own=method.settings)
         choice = choose(teacher)
-        request = replace(request, auto=choice.name)
+        request = narrowed(replace(request, auto=choice.name))
         self.method_reason = choice.reason if request.leaves_the_method_open else ""
         self.trust_code = trust_code
         self.teacher, self.request, self.method, self.generator = teacher, request, method, generator
@@ -234,7 +235,8 @@ class Job:
     @property
     def undecided(self) -> list[str]:
         """What short trials will decide when the job is opened."""
-        own = [name for name in ("precision", "overlap") if getattr(self.settings, name) == "auto"]
+        s = self.settings
+        own = [name for name in ("precision", "overlap") if getattr(s, name) == "auto" and s.method.takes(name)]
         asked = {"batch size": self.request.batch_size == "auto", "steps": self.request.budget is not None}
         return own + [name for name, wanted in asked.items() if wanted]
 
@@ -306,7 +308,7 @@ class Job:
         self._require_stored(old, path)
         moved = nested({PICTURES: asked[PICTURES]} if PICTURES in said else {})
         going_on = merge({**old, "steps": steps, "device": device}, moved)
-        again = Request(settings=going_on, own=self.request.own)
+        again = Request(shared=going_on, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
         check_pictures(self.settings, self.teacher, identity, f"--resume: {path}")

@@ -76,7 +76,7 @@ def reopen(
     elif student != identity["student"]["arch"]:
         raise UsageError(f"--student {student}: it is {identity['student']['arch']} in {run}; leave the flag out")
     with settings_of(said):
-        request = Request(settings=config, trust=trust_code, where=str(said))
+        request = Request(shared=config, trust=trust_code, where=str(said))
         settings = resolve(request)
     check_pictures(settings, network, identity, str(run))
     with settings_of(said):

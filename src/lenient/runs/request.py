@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from lenient.models.names import OWN, parse_spec
 from lenient.models.students import LABEL, Init, copy_student
 from lenient.models.trust import Trusted, UntrustedError, UntrustedSettingError, require
 from lenient.runs.autotune import check_precision, fastest_precision, largest_batch, overlap_pays, trial
-from lenient.training.settings import MOST_STEPS, DistillSettings
+from lenient.training.settings import MOST_STEPS, DistillSettings, method_settings
 from lenient.training.settings import method_name as section_name
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -57,6 +57,8 @@ class Request:
     recipes: str | Sequence[str] = ()
     overrides: Sequence[str] = ()
     settings: Mapping[str, Any] | None = None
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    """Settings below those, of several methods or of an earlier version: what the method has no use for is left out."""
     steps: int | None = None
     epochs: int | None = None
     budget: str | None = None
@@ -89,7 +91,7 @@ class Request:
         named = None if self.method in (None, "auto") else self.method
         if self.own is not None and self.own.name in METHODS:
             named = self.own.name
-        spoken = [*map(_named, (self.settings or {}, parse_overrides(self.overrides)))]
+        spoken = [*map(_named, (self.shared, self.settings or {}, parse_overrides(self.overrides)))]
         # a setting of a method that nobody names is the default's
         looked = named or (DEFAULT if any("method" in values for values in spoken) else self.auto)
         names = self._with_paper(looked) if self.preset == PAPER else self.recipes
@@ -197,6 +199,28 @@ def resolve(request: Request) -> DistillSettings:
     Raises:
         UsageError: unknown names, bad values.
     """
+    settings = parse(DistillSettings, _merged(narrowed(request)))
+    if request.budget is not None:
+        parse_budget(request.budget)  # refused here rather than after the trials
+    if request.epochs is not None:
+        settings = settings.model_copy(update={"steps": _steps(request.epochs, settings.steps_per_epoch)})
+    return settings
+
+
+def narrowed(request: Request) -> Request:
+    """Return a request with its `shared` settings among the others, but for those that its method has no use for.
+
+    Raises:
+        UsageError: the method cannot be told.
+    """
+    if not request.shared:
+        return request
+    shared = method_settings(_merged(request).get("method", {})).taken(_named(request.shared))
+    return replace(request, settings=merge(shared, _named(request.settings or {})), shared={})
+
+
+def _merged(request: Request) -> dict[str, Any]:
+    """Return the settings of a request in one, the code that they name allowed."""
     merged = merge(*request.layers())
     if request.own is None:
         merged.setdefault("method", {"name": request.auto})
@@ -209,12 +233,7 @@ def resolve(request: Request) -> DistillSettings:
     if request.own is not None:
         _refuse_for_an_object(merged.get("method", {}), request.own)
         merged["method"] = request.own
-    settings = parse(DistillSettings, merged)
-    if request.budget is not None:
-        parse_budget(request.budget)  # refused here rather than after the trials
-    if request.epochs is not None:
-        settings = settings.model_copy(update={"steps": _steps(request.epochs, settings.steps_per_epoch)})
-    return settings
+    return merged
 
 
 @contextmanager
@@ -266,7 +285,8 @@ def decide(
         size = ranks.agree(largest_batch(settings, teacher, student, method))
         settings = settings.model_copy(update={"batch_size": size})
     if settings.overlap == "auto":
-        settings = settings.model_copy(update={"overlap": overlap_pays(settings, teacher, student, method)})
+        pays = settings.method.takes("overlap") and overlap_pays(settings, teacher, student, method)
+        settings = settings.model_copy(update={"overlap": pays})
     if request.budget is not None:
         steps = steps_within(request.budget, settings, teacher, student, method)
         settings = settings.model_copy(update={"steps": steps})

@@ -54,8 +54,7 @@ class SourceSettings(Settings):
     proxy_images: str | None = None
     """Folder of pictures, walked whole, whatever its sub-folders are called; null: none."""
     proxy_share: float | None = Field(None, ge=0, le=1)
-    """Share of each student batch that is pictures, beside the method's own images: by default 0.5, and 0 where the
-    method itself shows the pictures."""
+    """Share of each student batch that is pictures, beside the method's own images: by default 0.5."""
     proxy_memory: int = Field(1024, ge=1, le=2**20)
     """MiB that the pictures take at most, in the teacher's size and a byte for each value; of more the seed draws."""
     proxy_augmentation: Augmentation = "crop-flip"
@@ -84,11 +83,9 @@ class SourceSettings(Settings):
                     f"--method {method}: it shows pictures of yours; name a folder with --proxy-images DIR"
                 )
             return 0.0
-        if shows_pictures and self.proxy_share:
-            raise UsageError(f"-s source.proxy_share: {method} itself shows the pictures; leave it out")
-        if self.proxy_share is None:
-            return 0.0 if shows_pictures else SHARE
-        return self.proxy_share
+        if shows_pictures:
+            return 0.0
+        return SHARE if self.proxy_share is None else self.proxy_share
 
 
 def chosen(scores: Tensor, classes: Tensor, num_classes: int, settings: SurestSettings) -> Selected:

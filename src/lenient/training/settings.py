@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from lenient.core.config import BY_NAME, Nothing, Settings, merge, parse
+from lenient.core.config import BY_NAME, Nothing, Settings, flatten, keys_of, merge, parse
 from lenient.core.errors import UsageError
 from lenient.core.runtime import Runtime
-from lenient.core.text import shown
+from lenient.core.text import VALUE, shown, visible
 from lenient.defenses.abd import ABDSettings
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.methods import DEFAULT, method_class
+from lenient.methods.anatomy import told
 from lenient.methods.contract import MethodSettings
 from lenient.models.names import with_whole_path
 from lenient.models.students import Init
@@ -25,7 +33,8 @@ from lenient.training.verdict import HealthSettings
 MOST_STEPS = 10**9
 
 
-def _method_settings(value: Any) -> MethodSettings:
+def method_settings(value: Any) -> MethodSettings:
+    """Return the settings of a method from what the section `method` holds; raises UsageError."""
     if isinstance(value, MethodSettings):
         return value
     name = with_whole_path(method_name(value))
@@ -66,21 +75,34 @@ class ReportSettings(Settings):
 
 
 class DistillSettings(Settings):
-    """All settings of one distillation; `config.yaml` holds them resolved."""
+    """All settings of one distillation; `config.yaml` holds those that the method makes use of, resolved."""
 
     @model_validator(mode="before")
     @classmethod
     def _with_what_the_method_asks_for(cls, values: Any) -> Any:
-        """Put the method's own defaults of general settings under the values given."""
+        """Put the method's own defaults of general settings under the values given; refuse what it has no use for."""
         if not isinstance(values, dict):
             return values
-        method = values.get("method", {})
-        if not isinstance(method, MethodSettings):
-            method = method_class(method_name(method)).settings_type
-        return merge(method.general, values)
+        method = method_settings(values.get("method", {}))
+        for key in flatten(values):
+            if not method.takes(key):
+                name = visible(method.name, VALUE)
+                raise UsageError(
+                    f"-s {visible(key, VALUE)}: {name} does not use it; leave it out, or take another --method"
+                )
+        return {**merge(method.general, values), "method": method}
 
-    method: Annotated[SerializeAsAny[MethodSettings], BeforeValidator(_method_settings)] = Field(
-        default_factory=lambda: _method_settings({})
+    @model_serializer(mode="wrap")
+    def _taken(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self.method.taken(handler(self))
+
+    @classmethod
+    def known(cls, values: Mapping[str, Any]) -> Iterable[str]:
+        """Yield the dotted keys that the method of such values takes."""
+        return filter(method_settings(values.get("method", {})).takes, keys_of(cls))
+
+    method: Annotated[SerializeAsAny[MethodSettings], BeforeValidator(method_settings)] = Field(
+        default_factory=lambda: method_settings({})
     )
     defense: Annotated[Nothing | ABDSettings, BY_NAME] = Nothing()
     """What protects the student from a teacher that may carry a backdoor."""
@@ -89,6 +111,7 @@ class DistillSettings(Settings):
     batch_size: int = Field(128, ge=2, le=2**20)
     """Images per student step (paper: 1024)."""
     seed: int = Field(0, ge=0, le=2**63 - 1)
+    """All randomness comes from it."""
     steps_per_epoch: int = Field(100, ge=1, le=10**9)
     """Student steps in one epoch (paper: 360): learning rates, evaluation, the memory bank's writes and CuDFKD's climb
     count in epochs."""
@@ -98,7 +121,9 @@ class DistillSettings(Settings):
     health: HealthSettings = HealthSettings()
     report: ReportSettings = ReportSettings()
     device: str = "auto"
+    """Where networks run: auto, cpu, cuda, cuda:N or mps."""
     precision: Annotated[Literal["auto", "32", "64", "bf16"], BeforeValidator(_text)] = "auto"
+    """How precisely: auto, 32, bf16, or 64, everything in float64, for checks."""
     compile: bool = False
     """Whether the plain forwards of all networks are compiled; those with probes and the virtual step never are."""
     overlap: Literal["auto"] | bool = "auto"
@@ -136,3 +161,10 @@ class DistillSettings(Settings):
     def runtime(self) -> Runtime:
         """Return where and how networks run, once nothing is `auto` any more."""
         return Runtime(torch.device(self.device), self.precision, self.compile, self.overlap is True)
+
+
+def general_settings(name: str) -> dict[str, tuple[Any, str]]:
+    """Return of the settings outside of a method's own, by dots, those that it takes: the default and what it means."""
+    defaults = DistillSettings(method=method_settings({"name": name}))
+    takes = defaults.method.takes
+    return {key: value for key, value in told(defaults) if takes(key) and not key.startswith("method.")}
