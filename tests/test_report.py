@@ -143,7 +143,7 @@ def test_bare_summary_still_makes_a_page(tmp_path: Path) -> None:
     run.mkdir()
     write_metrics(run, [{"event": "end", "health": {"verdict": "ok"}}])
     html = page(run)
-    assert "There is no student here" in html
+    assert "There is no student yet" in html
     assert "holds no synthetic images" in html
     stored = json.loads((run / "report.json").read_text())
     assert stored["student"]["params"] is None
@@ -172,7 +172,7 @@ def test_unfinished_run(tmp_path: Path, tail: str) -> None:
     html = page(run)
     stored = json.loads((run / "report.json").read_text())
     assert "<h2>Unfinished</h2>" in html
-    assert "There is no student here" in html
+    assert "There is no student yet" in html
     assert "Agreement" in html
     assert stored["health"]["verdict"] == "unfinished"
     assert (stored["method"], stored["seed"], stored["steps"]) == ("ta-dfkd", 0, 800)

@@ -275,7 +275,7 @@ def test_a_run_says_in_report_card_and_log_what_its_numbers_are_by(tmp_path: Pat
     assert said in page.replace("&#39;", "'")
     assert said in json.loads(card)["notes"][-1]
     assert said in caplog.text
-    assert "by statistics of the test batch: transductive" in page
+    assert "with batch-norm statistics of the test batch: transductive" in page
 
 
 def test_published_settings_are_those_of_the_released_code():

@@ -597,7 +597,7 @@ def read_samples(path: Path) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    cure = "the report goes without it"
+    cure = "the report leaves it out"
     try:
         tensors = load(content(path, cure, SAMPLES_LIMIT))
     except (SafetensorError, ValueError, KeyError, TypeError, FileNotFoundError) as error:
