@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def distil(
             "seconds": summary.seconds,
             "images_per_second": steps * settings.batch_size / summary.seconds,
             "verdict": summary.health.verdict,
-            "curve": result.history,
+            "curve": [asdict(entry) for entry in result.history],
         }
         keep()
     found["done"] = True

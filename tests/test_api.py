@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 import lenient
-from lenient.core.errors import UsageError
+from lenient.core.errors import DamagedError, UsageError
+from lenient.core.numbers import plain
 from lenient.data import load_data
 from lenient.methods import _REGISTERED, METHODS
 from lenient.methods.contract import MethodSettings
@@ -43,7 +45,11 @@ def test_a_run_is_measured_exported_reported_and_sampled(run: Path, tmp_path: Pa
     assert difference < 1e-5
     student = lenient.load(tmp_path / "s.safetensors")
     assert student(torch.rand(2, 1, 8, 8)).shape == (2, 10)
-    assert lenient.report(run) == json.loads((run / "report.json").read_text(encoding="utf-8"))
+    told = lenient.report(run)
+    assert plain(told.to_dict()) == json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert isinstance(told.health, lenient.Health)
+    assert told.latency is not None
+    assert told.latency.student[64] > 0, "by number of images, as numbers"
     drawn = lenient.sample(run, tmp_path / "drawn", 3, seed=1)
     assert drawn.images == 3
     assert 0 <= drawn.clipped <= 1
@@ -52,6 +58,29 @@ def test_a_run_is_measured_exported_reported_and_sampled(run: Path, tmp_path: Pa
         lenient.sample(run, tmp_path / "drawn", 3)
     with pytest.raises(UsageError, match="give a number from 1"):
         lenient.sample(run, tmp_path / "more", 0)
+
+
+def test_the_report_of_a_run_that_has_not_ended_says_what_is_known(run: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.mkdir()
+    shutil.copy(run / "config.yaml", part)
+    told = lenient.report(part)
+    assert (told.health.verdict, told.steps, told.images_synthesized, told.seconds) == ("unfinished", 0, 0, 0.0)
+    assert (told.input_size, told.num_classes, told.student.params) == ((1, 8, 8), 10, None)
+    (part / "config.yaml").unlink()
+    (part / "metrics.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(DamagedError, match=r"report\.json is damaged \(method: .* --overwrite") as caught:
+        lenient.report(part)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_was_found_of_a_teacher_is_typed_and_goes_to_json(run: Path) -> None:
+    found = lenient.inspect(run.parent / "teacher.safetensors")
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["input_size"] == list(found.card.input_size) == [1, 8, 8]
+    assert told["methods"] == list(found.methods)
+    assert {"arch", "notes", "params", "bits", "method_reason", "student_reason"} <= set(told)
+    assert "card" not in told
 
 
 def test_a_resume_of_nothing_says_that_it_begins(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

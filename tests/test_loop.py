@@ -38,7 +38,7 @@ from lenient.runs.request import BUDGET_SHARE, PRESETS, Request, parse_budget, p
 from lenient.teacher.batch import Clock
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.model_selection import Delivery
-from lenient.training.result import NetworkSummary
+from lenient.training.result import Evaluation, NetworkSummary
 from lenient.training.trainer import Distillation, run_loop
 from lenient.training.verdict import Health
 from toys import CPU, QUICK, TinyNet, digits_like, distillation, settings, tiny_student, tiny_teacher
@@ -714,14 +714,13 @@ def test_evaluation_leaves_each_part_in_its_own_mode():
 
 
 def test_the_headline_is_the_last_and_the_oracle_is_named():
-    history = [{"accuracy": value / 100} for value in range(100)]
+    history = [Evaluation(value, 1.0, value / 100) for value in range(100)]
     student = NetworkSummary(None, 1, 4)
-    last_and_best([], student)
+    assert last_and_best([], student) == student
     assert (student.k, student.acc_last_k, student.acc_max) == (None, None, None)
-    last_and_best(history, student)
-    assert (student.k, student.acc_last_k, student.acc_max) == (10, pytest.approx(0.945), 0.99)
-    last_and_best(history[:3], student)
-    assert student.k == 1
+    found = last_and_best(history, student)
+    assert (found.k, found.acc_last_k, found.acc_max) == (10, pytest.approx(0.945), 0.99)
+    assert last_and_best(history[:3], student).k == 1
 
 
 # delivery

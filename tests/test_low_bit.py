@@ -291,8 +291,8 @@ def test_a_runs_student_loads_anywhere(finished: Path) -> None:
     assert isinstance(network.module, LowBit)
     assert [int(grid.seen) for _, _, grid in low_bit_layers(network.module)][1:3] == [QUICK["steps"]] * 2
     assert load(finished)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
-    assert inspect(finished)["bits"] == 4
-    assert inspect(finished.parent / "teacher.safetensors")["bits"] is None
+    assert inspect(finished).bits == 4
+    assert inspect(finished.parent / "teacher.safetensors").bits is None
 
 
 def test_it_goes_on_exactly_from_its_ranges(finished: Path, tmp_path: Path) -> None:

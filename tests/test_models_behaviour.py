@@ -225,9 +225,9 @@ def test_answers_without_gradient_are_refused_before_the_run(kind: type[nn.Modul
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 300
     inspected = lenient.inspect(Network(kind(), tiny_card()))
-    assert (inspected["method"], inspected["methods"]) == ("stable", ["stable"])
-    assert inspected["obstacles"]["dfad"] == "no gradient to the images"
-    assert "no gradient reaches the images" in inspected["advice"][0]
+    assert (inspected.method, inspected.methods) == ("stable", ("stable",))
+    assert inspected.obstacles["dfad"] == "no gradient to the images"
+    assert "no gradient reaches the images" in inspected.advice[0]
 
 
 def test_a_last_layer_of_zeros_blocks_nothing():

@@ -322,10 +322,11 @@ def test_looking_at_a_run_needs_no_trust(place: Place) -> None:
     run = _run_of(place, "planted")
     found = api.inspect(run)
     plain = api.inspect(place.folder / "t.safetensors")
-    for key in ("params", "bytes", "input_size", "num_classes", "batch_norm_layers", "student"):
-        assert found[key] == plain[key]
-    assert found["arch"] == place.planted
-    assert any("nothing was run" in note and "--trust-code" in note for note in found["notes"])
+    for key in ("params", "bytes", "batch_norm_layers", "student"):
+        assert getattr(found, key) == getattr(plain, key)
+    assert (found.card.input_size, found.card.num_classes) == (plain.card.input_size, plain.card.num_classes)
+    assert found.card.arch == place.planted
+    assert any("nothing was run" in note and "--trust-code" in note for note in found.card.notes)
     write_report(run)
     assert not place.mark.exists()
 

@@ -172,7 +172,7 @@ def test_a_teacher_is_trained_from_python(tmp_path: Path) -> None:
     assert [epoch.epoch for epoch in made.history] == [1, 2]
     assert [kept.path for kept in made.kept] == [tmp_path / f"t-e{number:03d}.safetensors" for number in (1, 2)]
     assert {path.name for path in tmp_path.iterdir()} == {"t.safetensors", *(kept.path.name for kept in made.kept)}
-    assert lenient.inspect(tmp_path / "t.safetensors")["num_classes"] == 10
+    assert lenient.inspect(tmp_path / "t.safetensors").card.num_classes == 10
     with pytest.raises(UsageError, match="exists; choose another name"):
         lenient.train_teacher("digits", "lenient:lenet5", tmp_path / "t.safetensors")
     with pytest.raises(UsageError, match=r"^--keep-above 0.9: give one accuracy"):

@@ -266,7 +266,7 @@ def test_a_run_says_in_report_card_and_log_what_its_numbers_are_by(tmp_path: Pat
     record = cell_record(spec, tmp_path / "run", {}, None, "digits")
     assert record["estimated_on"] == 1024
     curve = [value for _, value in record["transductive"]["curve"]]
-    assert curve == pytest.approx([entry["transductive"] for entry in result.history], abs=1e-5)
+    assert curve == pytest.approx([entry.transductive for entry in result.history], abs=1e-5)
     assert record["transductive"]["last"] == curve[-1] == pytest.approx(other["accuracy"], abs=1e-5)
     assert record["last"] == pytest.approx(found["running"].accuracy, abs=1e-5)
     said = "estimated anew on 1,024 images of the method's source, so they do not describe real ones"

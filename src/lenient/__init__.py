@@ -25,16 +25,21 @@ if TYPE_CHECKING:
     from lenient.methods import register_method
     from lenient.methods.contract import Algorithm, Method, Schedule, Update
     from lenient.runs.images import SyntheticImages
+    from lenient.runs.inspection import Inspection
     from lenient.synthesis.source import Source
-    from lenient.training.result import Result
+    from lenient.training.result import Result, Summary
+    from lenient.training.verdict import Health
 
 __version__ = "0.1.0"
 __all__ = [
     "Algorithm",
+    "Health",
+    "Inspection",
     "Method",
     "Result",
     "Schedule",
     "Source",
+    "Summary",
     "SyntheticImages",
     "Term",
     "Update",
@@ -61,8 +66,11 @@ _HOMES = {
         "lenient.api",
     ),
     **dict.fromkeys(("Algorithm", "Method", "Schedule", "Update"), "lenient.methods.contract"),
+    "Health": "lenient.training.verdict",
+    "Inspection": "lenient.runs.inspection",
     "Result": "lenient.training.result",
     "Source": "lenient.synthesis.source",
+    "Summary": "lenient.training.result",
     "SyntheticImages": "lenient.runs.images",
     "Term": "lenient.losses.objective",
     "register_method": "lenient.methods",

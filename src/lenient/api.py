@@ -23,13 +23,13 @@ from lenient.runs.crops import Cropping
 from lenient.runs.export import export as write_format
 from lenient.runs.gathered import Order, Origin
 from lenient.runs.images import SyntheticImages
-from lenient.runs.inspection import inspection
+from lenient.runs.inspection import Inspection, inspection
 from lenient.runs.job import Job, TeacherFacts, load_teacher
 from lenient.runs.reopen import reopen
 from lenient.runs.request import Request
 from lenient.runs.statistics import statistics_images
 from lenient.runs.synthesis import INVERSION, Written, data_set, to_folder
-from lenient.training.result import Result
+from lenient.training.result import Result, Summary
 from lenient.training.trainer import Observer
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherF
 
 def inspect(
     teacher: nn.Module | Network | str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]
-) -> dict[str, Any]:
+) -> Inspection:
     """Say what was found of a teacher, what can be done with it and what was assumed.
 
     Args:
@@ -67,8 +67,8 @@ def inspect(
 
     Example:
         >>> found = lenient.inspect("teacher.safetensors")
-        >>> found["input_size"], found["num_classes"], found["method"]
-        ([1, 8, 8], 10, 'ta-dfkd')
+        >>> found.card.input_size, found.card.num_classes, found.method
+        ((1, 8, 8), 10, 'ta-dfkd')
     """
     return inspection(teacher, trust_code, facts)
 
@@ -304,19 +304,23 @@ def export(
     )
 
 
-def report(run: str | Path) -> dict[str, Any]:
+def report(run: str | Path) -> Summary:
     """(Re)write `report.html` and `report.json` of a run, and return what `report.json` holds.
 
     Args:
         run: a run folder.
 
-    Raises what `lenient.reporting.write_report` does.
+    Returns:
+        The summary that `distill` returned with its result; of a run that has not ended what is known so far, with the
+        verdict `unfinished`.
+
+    Raises what `lenient.reporting.write_report` does, and DamagedError where the end of the run is no summary.
 
     Example:
-        >>> lenient.report("runs/mine")["steps"]
+        >>> lenient.report("runs/mine").steps
         10
     """
-    return write_report(Path(run))
+    return Summary.read(write_report(Path(run)), Path(run) / "report.json")
 
 
 def sample(

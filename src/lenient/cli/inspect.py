@@ -28,26 +28,27 @@ def inspect(
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
     found = look(teacher, trust_code=trust_code, **facts)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(found.to_dict(), indent=2))
         return
+    card = found.card
     rows = {
-        "architecture": found["arch"] or "unknown: the module alone was given",
-        "parameters": f"{found['params']:,} ({found['bytes'] / 2**20:.1f} MiB)",
-        **({"bits": f"{found['bits']} for weights and for the inputs of layers"} if found["bits"] else {}),
-        "input": "x".join(map(str, found["input_size"])) + " (channels x height x width)",
-        "classes": str(found["num_classes"]) + (f": {', '.join(found['classes'][:10])}" if found["classes"] else ""),
-        "mean": ", ".join(f"{v:.4g}" for v in found["mean"]),
-        "std": ", ".join(f"{v:.4g}" for v in found["std"]),
-        "outputs": found["outputs"],
-        "batch norm": f"{found['batch_norm_layers']} layers with statistics",
-        "method": f"{found['method'] or 'none'} ({found['method_reason']})",
-        "methods": ", ".join(found["methods"]) or "none fits this teacher as it is",
-        **({"unfit": _unfit(found["obstacles"])} if found["obstacles"] else {}),
-        "student": f"{found['student']} ({found['student_reason']})",
+        "architecture": card.arch or "unknown: the module alone was given",
+        "parameters": f"{found.params:,} ({found.bytes / 2**20:.1f} MiB)",
+        **({"bits": f"{found.bits} for weights and for the inputs of layers"} if found.bits else {}),
+        "input": "x".join(map(str, card.input_size)) + " (channels x height x width)",
+        "classes": str(card.num_classes) + (f": {', '.join(card.classes[:10])}" if card.classes else ""),
+        "mean": ", ".join(f"{v:.4g}" for v in card.mean),
+        "std": ", ".join(f"{v:.4g}" for v in card.std),
+        "outputs": card.outputs,
+        "batch norm": f"{found.batch_norm_layers} layers with statistics",
+        "method": f"{found.method or 'none'} ({found.method_reason})",
+        "methods": ", ".join(found.methods) or "none fits this teacher as it is",
+        **({"unfit": _unfit(found.obstacles)} if found.obstacles else {}),
+        "student": f"{found.student} ({found.student_reason})",
     }
     for name, value in rows.items():
         print(f"{name:13} {visible(value, NOTE)}")
-    for note in [*found["notes"], *found["advice"]]:
+    for note in [*card.notes, *found.advice]:
         print(f"  - {visible(note, NOTE)}")
 
 

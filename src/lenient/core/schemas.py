@@ -464,14 +464,19 @@ def check(model: type[BaseModel], values: Any, path: Path, cure: str) -> Any:
     try:
         model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        key = ".".join(map(str, first["loc"]))[:80]
-        said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-        value = f"; it is {shown(first['input'])}" if first["type"] != "missing" else ""
-        raise damaged(path, f"{key}: {said}{value}" if key else f"{said}{value}", cure) from None
+        raise misfit(error, path, cure) from None
     except RecursionError:
         raise damaged(path, "it is nested too deeply", cure) from None
     return values
+
+
+def misfit(error: ValidationError, path: Path, cure: str) -> DamagedError:
+    """Return the error for a file whose values do not fit, by the first of them."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    key = ".".join(map(str, first["loc"]))[:80]
+    said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    value = f"; it is {shown(first['input'])}" if first["type"] != "missing" else ""
+    return damaged(path, f"{key}: {said}{value}" if key else f"{said}{value}", cure)
 
 
 def content(path: Path, cure: str, limit: int = TEXT_LIMIT) -> bytes:

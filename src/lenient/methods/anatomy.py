@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -57,6 +57,14 @@ LAST_LAYER = frozenset({"features", "last layer"})
 """Needs that a teacher without a linear layer at its end cannot meet."""
 
 
+class Setting(NamedTuple):
+    """One setting of a method."""
+
+    default: Any
+    text: str
+    """What it means."""
+
+
 @dataclass(frozen=True)
 class MethodInfo:
     """What there is to know of a method."""
@@ -65,8 +73,8 @@ class MethodInfo:
     """What it is and where it was published, in a few lines."""
     anatomy: Mapping[str, str]
     """What it is made of with its defaults, by the columns of the table."""
-    settings: Mapping[str, tuple[Any, str]]
-    """Dotted key below `method.` to the default and what it means."""
+    settings: Mapping[str, Setting]
+    """By dotted key below `method.`."""
     recipes: tuple[str, ...]
 
 
@@ -74,13 +82,13 @@ def method_info(name: str) -> MethodInfo:
     """Return what there is to know of a method; raises UsageError where there is none of that name."""
     name, kind = with_whole_path(name), method_class(name)
     module = inspect.getmodule(kind)
-    settings = dict(told(kind.settings_type(name=name)))
+    settings = dict(documented(kind.settings_type(name=name)))
     own = name in registered() or name.startswith(OWN)
     paper = (module.__doc__ if module and not own else None) or kind.__doc__ or name
     return MethodInfo(inspect.cleandoc(paper).strip(), anatomy(name), settings, tuple(recipes(name)))
 
 
-def told(defaults: Settings, prefix: str = "") -> Iterator[tuple[str, tuple[Any, str]]]:
+def documented(defaults: Settings, prefix: str = "") -> Iterator[tuple[str, Setting]]:
     """Yield every dotted key with its default and what it means; of parts also those that are not the default, which
     their text begins with."""
     kind = type(defaults)
@@ -91,14 +99,14 @@ def told(defaults: Settings, prefix: str = "") -> Iterator[tuple[str, tuple[Any,
             continue
         if isinstance(value, Settings):
             if isinstance(value, Part):
-                yield prefix + key, (value.name, f"{text.removesuffix('.')}: one of {', '.join(others)}.")
-            found = dict(told(value, f"{prefix}{key}."))
+                yield prefix + key, Setting(value.name, f"{text.removesuffix('.')}: one of {', '.join(others)}.")
+            found = dict(documented(value, f"{prefix}{key}."))
             for name, part in others.items():
-                for own, (default, meaning) in told(part(name=name), f"{prefix}{key}."):
-                    found.setdefault(own, (default, f"({name}) {meaning}"))
+                for own, (default, meaning) in documented(part(name=name), f"{prefix}{key}."):
+                    found.setdefault(own, Setting(default, f"({name}) {meaning}"))
             yield from found.items()
         else:
-            yield prefix + key, (value, text)
+            yield prefix + key, Setting(value, text)
 
 
 def _text(kind: type[Settings], key: str) -> str:

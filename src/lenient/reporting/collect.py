@@ -129,7 +129,9 @@ def _complete(end: Event, config: Event, student_card: Event, events: dict[str, 
         "reasons": ["The run was interrupted or is still going; these are its results so far. --resume continues it."],
         "checks": [],
     }
+    card = _mapping(_mapping(_mapping(config.get("run")).get("teacher")).get("card"))
     summary: dict[str, Any] = {
+        **{key: card.get(key) for key in ("input_size", "num_classes", "classes") if not end},
         "method": method.get("name") if isinstance(method, dict) else method,
         "seed": config.get("seed"),
         "steps": max(steps, default=0),

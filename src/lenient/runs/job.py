@@ -56,7 +56,7 @@ from lenient.runs.request import (
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.answers import answers, forecast
 from lenient.training.prediction import predicted
-from lenient.training.result import NetworkSummary, Result, Summary
+from lenient.training.result import Evaluation, Latency, NetworkSummary, Result, Summary
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation, Evaluate, Observer, check_batch_norms, run_loop
 from lenient.training.verdict import informed, shift_of
@@ -424,17 +424,17 @@ class Job:
                     return result
                 images = self._images(run)
                 with _optional("numbers to judge the student by"):
-                    result.summary.answers = answers(run)
+                    result.summary = own = replace(result.summary, answers=answers(run))
                     if not self._real_data:
-                        own = result.summary
-                        own.prediction = predicted(own.answers, shift_of(own.health), own.num_classes)
-                        own.health = informed(own.health, own.prediction, self.settings.health)
+                        prediction = predicted(own.answers, shift_of(own.health), own.num_classes)
+                        health = informed(own.health, prediction, self.settings.health)
+                        result.summary = replace(own, prediction=prediction, health=health)
             self.student.module.to("cpu", torch.float32 if runtime.precision == "64" else None).eval()
             if not ranks.is_main():
                 return result
             self._deliver(result, images)
-            self._complete(result.summary, runtime)
-            last_and_best(result.history, result.summary.student)
+            summary = self._measured(result.summary, runtime)
+            result.summary = replace(summary, student=last_and_best(result.history, summary.student))
             self._report(result.summary)
             return result
         finally:
@@ -544,31 +544,30 @@ class Job:
             "confidence": confidence[chosen].cpu(),
         }
 
-    def _complete(self, summary: Summary, runtime: Runtime) -> None:
-        """Add what is measured once the student is delivered."""
+    def _measured(self, summary: Summary, runtime: Runtime) -> Summary:
+        """Return the summary with what is measured once the student is delivered."""
         with _optional("latency"):
-            summary.latency = self._latency(runtime)
-        if self.data is not None:
-            summary.eval_data = self.eval_data
-            summary.teacher.accuracy = self._measure(self.teacher, runtime).accuracy
-            found = self._measure(self.student, runtime, self.teacher)
-            of_student = summary.student
-            of_student.accuracy, of_student.agreement = found.accuracy, found.agreement
-            of_student.ece, of_student.nll = found.ece, found.nll
-            if summary.estimated_on is not None:
-                other = self._measure(self.student, runtime, self.teacher, "batch")
-                of_student.transductive = {name: getattr(other, name) for name in TRANSDUCTIVE}
+            summary = replace(summary, latency=self._latency(runtime))
+        if self.data is None:
+            return summary
+        teacher = replace(summary.teacher, accuracy=self._measure(self.teacher, runtime).accuracy)
+        found = self._measure(self.student, runtime, self.teacher)
+        measures = {name: getattr(found, name) for name in TRANSDUCTIVE}
+        other = None
+        if summary.estimated_on is not None:
+            by_batch = self._measure(self.student, runtime, self.teacher, "batch")
+            other = {name: getattr(by_batch, name) for name in TRANSDUCTIVE}
+        student = replace(summary.student, **measures, transductive=other)
+        return replace(summary, eval_data=self.eval_data, teacher=teacher, student=student)
 
-    def _latency(self, runtime: Runtime) -> dict[str, Any]:
-        timed = {
-            name: latency(network.module, network.card.input_size, device=runtime.device, repeats=10)
-            for name, network in (("teacher", self.teacher), ("student", self.student))
-        }
-        return {
-            **{name: {str(k): v for k, v in t["milliseconds"].items()} for name, t in timed.items()},
-            "device": timed["student"]["device"],
-            "threads": timed["student"]["threads"],
-        }
+    def _latency(self, runtime: Runtime) -> Latency:
+        teacher, student = (
+            latency(network.module, network.card.input_size, device=runtime.device, repeats=10)
+            for network in (self.teacher, self.student)
+        )
+        return Latency(
+            teacher["milliseconds"], student["milliseconds"], device=student["device"], threads=student["threads"]
+        )
 
     def _measure(
         self, network: Network, runtime: Runtime, teacher: Network | None = None, statistics: str = "running"
@@ -671,16 +670,19 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def last_and_best(history: Sequence[Mapping[str, Any]], student: NetworkSummary) -> None:
-    """Note the mean of the last `k` evaluations, and the best one, an oracle that saw the test set."""
-    if history:
-        student.k = min(LAST_K, -(-len(history) // 5))
-        student.acc_last_k, student.acc_max = _last_and_best(history, "accuracy", student.k)
-    if student.transductive is not None and student.k is not None:
-        last, best = _last_and_best(history, "transductive", student.k)
-        student.transductive |= {"acc_last_k": last, "acc_max": best}
+def last_and_best(history: Sequence[Evaluation], student: NetworkSummary) -> NetworkSummary:
+    """Return it with the mean of the last `k` evaluations, and the best one, an oracle that saw the test set."""
+    if not history:
+        return student
+    k = min(LAST_K, -(-len(history) // 5))
+    last, best = _last_and_best([entry.accuracy for entry in history], k)
+    other, curve = student.transductive, [value for entry in history if (value := entry.transductive) is not None]
+    if other is not None and curve:
+        other_last, other_best = _last_and_best(curve, k)
+        other = {**other, "acc_last_k": other_last, "acc_max": other_best}
+    return replace(student, k=k, acc_last_k=last, acc_max=best, transductive=other)
 
 
-def _last_and_best(history: Sequence[Mapping[str, Any]], key: str, k: int) -> tuple[float, float]:
-    values = [float(entry[key]) for entry in history]
-    return sum(values[-k:]) / k, max(values)
+def _last_and_best(values: Sequence[float], k: int) -> tuple[float, float]:
+    latest = values[-k:]
+    return sum(latest) / len(latest), max(values)

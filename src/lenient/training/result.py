@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from lenient.core.schemas import misfit
 from lenient.synthesis.drawing import Draws
 from lenient.training.prediction import Prediction
 from lenient.training.verdict import Health
@@ -17,14 +20,27 @@ PROMISED = ("arch", "params", "classes")
 """Keys that the stored summary has even where there is nothing to say."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of a forward pass, the median of several, by batch size."""
+
+    teacher: Mapping[int, float]
+    student: Mapping[int, float]
+    device: str
+    """Where they were measured, as all that is told of the machine."""
+    threads: int
+    """Of torch on the CPU."""
+
+
+@dataclass(frozen=True)
 class NetworkSummary:
     """Teacher or student in numbers; what was not measured is None. Accuracies are fractions in [0, 1]."""
 
     arch: str | None
     """The SPEC that builds it, None for a module of one's own."""
-    params: int
-    bytes: int
+    params: int | None
+    """None in the report of a run that has not ended."""
+    bytes: int | None = None
     """Of parameters and buffers."""
     accuracy: float | None = None
     """On the evaluation data, like all that follows."""
@@ -39,14 +55,14 @@ class NetworkSummary:
     k: int | None = None
     acc_max: float | None = None
     """The best evaluation: an oracle, for it saw the test set."""
-    transductive: dict[str, float | None] | None = None
+    transductive: Mapping[str, float | None] | None = None
     """The same measures by statistics of the test batch, of a student that learned by those of the batch: each answer
     depends on the other test images."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Summary:
-    """A run in numbers; what was not measured is None."""
+    """A run in numbers, so far where it has not ended; what was not measured is None."""
 
     method: str
     seed: int
@@ -68,15 +84,14 @@ class Summary:
     estimated_on: int | None = None
     """Images of the source on which the delivered student's batch-norm statistics were estimated anew; None where they
     are as training left them."""
-    answers: dict[str, dict[str, float]] | None = None
+    answers: Mapping[str, Mapping[str, float]] | None = None
     """How the student answers beside its teacher on several kinds of images; see `training.answers`."""
     prediction: Prediction | None = None
     """On what share of real images to expect the teacher's answer of the student, judged without any."""
-    latency: dict[str, Any] | None = None
-    """Milliseconds of teacher and student by batch size, and where they were measured."""
+    latency: Latency | None = None
     eval_data: str | None = None
     """DATA that accuracies are measured on."""
-    noise_student: dict[str, float] | None = None
+    noise_student: Mapping[str, float] | None = None
     """Accuracy of a student of noise in the same steps, in the demo."""
     demo: bool | None = None
 
@@ -84,10 +99,23 @@ class Summary:
         """Return plain values, as `report.json` holds them; what was not measured is left out."""
         return _known(asdict(self)) | {"health": asdict(self.health)}
 
+    @classmethod
+    def read(cls, values: Mapping[str, Any], path: Path) -> Summary:
+        """Return what `report.json` holds, at `path`; raises DamagedError where these are no such values."""
+        try:
+            return _adapter().validate_python({"images_synthesized": 0, "seconds": 0.0} | _known(values))
+        except ValidationError as error:
+            raise misfit(error, path, "start again with --overwrite") from None
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+
+@cache
+def _adapter() -> TypeAdapter[Summary]:
+    return TypeAdapter(Summary)
+
+
+def _known(values: Mapping[Any, Any]) -> dict[str, Any]:
     return {
-        key: _known(value) if isinstance(value, Mapping) else value
+        str(key): _known(value) if isinstance(value, Mapping) else value
         for key, value in values.items()
         if value is not None or key in PROMISED
     }
@@ -99,14 +127,31 @@ class Place(Protocol):
     path: Path
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A measurement of the student on the way, on the evaluation data. Accuracies are fractions in [0, 1]."""
+
+    step: int
+    """Student updates made."""
+    seconds: float
+    accuracy: float
+    transductive: float | None = None
+    """Accuracy by statistics of the test batch; see `NetworkSummary.transductive`."""
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Evaluation:
+        """Return an entry of a run's state, of which other keys are ignored."""
+        return cls(entry["step"], entry["seconds"], entry["accuracy"], entry.get("transductive"))
+
+
 @dataclass
 class Result:
     """What a distillation came to; of an interrupted one, what it had come to by then."""
 
     student: nn.Module
     """In eval mode; takes what the teacher takes."""
-    history: list[dict[str, Any]]
-    """One entry per evaluation: step, accuracy, agreement; empty without evaluation data."""
+    history: list[Evaluation]
+    """In order; empty without evaluation data."""
     summary: Summary
     run: Place | None = None
     interrupted: bool = False

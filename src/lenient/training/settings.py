@@ -22,7 +22,7 @@ from lenient.core.text import VALUE, shown, visible
 from lenient.defenses.abd import ABDSettings
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.methods import DEFAULT, method_class
-from lenient.methods.anatomy import told
+from lenient.methods.anatomy import documented
 from lenient.methods.contract import MethodSettings
 from lenient.models.names import with_whole_path
 from lenient.models.students import Init
@@ -167,4 +167,4 @@ def general_settings(name: str) -> dict[str, tuple[Any, str]]:
     """Return of the settings outside of a method's own, by dots, those that it takes: the default and what it means."""
     defaults = DistillSettings(method=method_settings({"name": name}))
     takes = defaults.method.takes
-    return {key: value for key, value in told(defaults) if takes(key) and not key.startswith("method.")}
+    return {key: value for key, value in documented(defaults) if takes(key) and not key.startswith("method.")}

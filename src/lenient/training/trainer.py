@@ -42,7 +42,7 @@ from lenient.teacher.probes import BatchNorms
 from lenient.training.guard import Guard, check_optimizer
 from lenient.training.health import HealthMonitor
 from lenient.training.model_selection import Delivery
-from lenient.training.result import NetworkSummary, Result, Summary
+from lenient.training.result import Evaluation, NetworkSummary, Result, Summary
 from lenient.training.settings import DistillSettings
 
 log = logging.getLogger("lenient")
@@ -535,7 +535,8 @@ class Distillation:
             foreign=tuple(self.algorithm.foreign) or None,
             estimated_on=self.estimated_on,
         )
-        return Result(self.student, self.history, summary, self.folder, interrupted)
+        history = [Evaluation.read(entry) for entry in self.history]
+        return Result(self.student, history, summary, self.folder, interrupted)
 
 
 def _in_numbers(network: Network) -> NetworkSummary:

@@ -14,6 +14,7 @@ from lenient.training.metrics import spread
 from lenient.training.prediction import Prediction
 
 Status = Literal["ok", "warning", "failed"]
+Verdict = Status | Literal["unfinished"]
 
 FEW = 5
 """Images a class, on average, below which the histogram of one log line says little."""
@@ -184,7 +185,8 @@ def _movement(stuck: Sequence[str]) -> Check:
 class Health:
     """Did the run work, as far as can be told without real data?"""
 
-    verdict: Status
+    verdict: Verdict
+    """`unfinished` in the report of a run that has not ended."""
     reasons: list[str]
     """Why it is not `ok`, in words."""
     checks: list[Check]
