@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import lenient
+import lenient.losses
+from lenient.core.config import resolve_dotted
 from lenient.methods import _REGISTERED, METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 NAMES = re.findall(r"^\.\. auto\w+:: lenient\.(\w+)$", PAGE, re.MULTILINE)
 """In the order of the page: the first ones leave behind what the others take, a teacher's file and a run."""
+LOSSES = re.findall(r"^\.\. autofunction:: (lenient\.losses\.[\w.]+)$", PAGE, re.MULTILINE)
 FINDER = doctest.DocTestFinder(recurse=False)
 
 
@@ -43,3 +49,34 @@ def test_every_function_has_an_example() -> None:
 
 def test_the_page_shows_every_public_name() -> None:
     assert sorted(NAMES) == sorted(set(lenient.__all__) - {"__version__"})
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_has_an_example_that_runs(name: str) -> None:
+    place, _, own = name.rpartition(".")
+    function = resolve_dotted(f"{place}:{own}")
+    given = {"torch": torch, own: function, "kl_divergence": resolve_dotted("lenient.losses.distances:kl_divergence")}
+    (found,) = FINDER.find(function, name, globs=given)
+    assert found.examples
+    told: list[str] = []
+    doctest.DocTestRunner().run(found, out=told.append)
+    assert not told, "".join(told)
+
+
+def test_the_page_shows_every_loss() -> None:
+    found = set()
+    for module in pkgutil.iter_modules(lenient.losses.__path__, "lenient.losses."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if inspect.isfunction(value) and value.__module__ == module.name and not name.startswith("_"):
+                found.add(f"{module.name}.{name}")
+    assert sorted(LOSSES) == sorted(found)
+
+
+def test_the_loop_of_the_page_teaches_its_student(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(program, "api.md", "exec", dont_inherit=True), {})
+    value, unit = capsys.readouterr().out.split()
+    assert unit == "nats"
+    assert float(value) < 0.01, "begins near 0.5"

@@ -17,7 +17,12 @@ LEAST = 1e-6
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return the entropy of the softmax of logits (N, K), in nats, (N,)."""
+    """Return the entropy of the softmax of logits (N, K), in nats, (N,).
+
+    Example:
+        >>> entropy(torch.zeros(1, 4))  # ln 4, the most there is
+        tensor([1.3863])
+    """
     logs = F.log_softmax(logits, dim=1)
     return -(logs.exp() * logs).sum(dim=1)
 

@@ -112,7 +112,12 @@ class Disagreement(_Adversary):
 def adversary(
     form: AdversarialForm, temperature: float, *, bound: float | None = None, detach_teacher: bool = False
 ) -> JensenShannon | CodedJensenShannon | Disagreement:
-    """Return the adversarial term of a form; the L1 forms have no temperature, the JS forms are bounded already."""
+    """Return the adversarial term of a form; the L1 forms have no temperature, the JS forms are bounded already.
+
+    Example:
+        >>> adversary("kl-agreeing", temperature=4.0).label
+        'KL, agreeing'
+    """
     if form == "js":
         return JensenShannon(temperature, detach_teacher=detach_teacher)
     if form in ("js-coded", "js-coded-mean"):

@@ -26,6 +26,11 @@ def info_nce(anchors: Tensor, others: Tensor, own: Tensor, temperature: float) -
         others: (m, d), rows of length 1.
         own: (n,) int64, the row of `others` that belongs to each anchor.
         temperature: of the softmax over the rows.
+
+    Example:
+        >>> rows = torch.eye(2)
+        >>> info_nce(rows, rows, own=torch.arange(2), temperature=1.0)  # ln(1 + 1 / e)
+        tensor([0.3133, 0.3133])
     """
     return F.cross_entropy(anchors @ others.T / temperature, own, reduction="none")
 

@@ -80,14 +80,27 @@ def _placed(values: Tensor) -> Tensor:
 
 def pseudo_inverse(weight: Tensor, least: float = 0.1) -> Tensor:
     """Return (C, d): from logits back to features, for the weight (C, d) of a linear layer; singular values count as
-    `least` at least, so that small ones are bounded."""
+    `least` at least, so that small ones are bounded.
+
+    Example:
+        >>> weight, logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 4.0, 1.0]]), torch.tensor([[3.0, -1.0]])
+        >>> features = logits @ pseudo_inverse(weight)
+        >>> features.shape, torch.allclose(features @ weight.T, logits, atol=1e-5)
+        (torch.Size([1, 3]), True)
+    """
     left, values, right = torch.linalg.svd(weight.T, full_matrices=False)
     inverse: Tensor = right.T @ torch.diag(1 / values.clamp_min(least)) @ left.T
     return inverse
 
 
 def target_gap(classes: int, smoothing: float = 0.1) -> float:
-    """Return by how much a class's logit has to exceed all others, for its probability to be 1 - `smoothing`."""
+    """Return by how much a class's logit has to exceed all others, for its probability to be 1 - `smoothing`.
+
+    Example:
+        >>> gap = target_gap(10)
+        >>> torch.tensor([gap] + [0.0] * 9).softmax(dim=0)[0]
+        tensor(0.9000)
+    """
     return math.log((1 - smoothing) * (classes - 1) / smoothing)
 
 

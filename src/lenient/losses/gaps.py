@@ -56,6 +56,13 @@ SQUARES = Gap("squares", layers="mean")
 
 
 def root(square: Tensor) -> Tensor:
-    """Return the square root with a gradient at 0 that is 0 instead of infinite."""
+    """Return the square root with a gradient at 0 that is 0 instead of infinite.
+
+    Example:
+        >>> square = torch.tensor([0.0, 9.0], requires_grad=True)
+        >>> root(square).sum().backward()
+        >>> square.grad
+        tensor([0.0000, 0.1667])
+    """
     found: Tensor = torch.where(square > 0, square, torch.ones_like(square)).sqrt() * (square > 0)
     return found

@@ -65,7 +65,12 @@ class SelfPaced(Imitation):
 
 def self_paced_weight(losses: Tensor, pace: float, form: SelfPacedForm = "log") -> Tensor:
     """Weights in [0, 1] of per-sample losses >= 0: `log` (1 + e^-pace) / (1 + e^(l - pace)), 1 at 0, about 1/2 at pace;
-    `soft` 1 - l / pace and `hard` 1 below the pace, both 0 above it."""
+    `soft` 1 - l / pace and `hard` 1 below the pace, both 0 above it.
+
+    Example:
+        >>> self_paced_weight(torch.tensor([0.0, 1.0, 5.0]), pace=1.0)
+        tensor([1.0000, 0.6839, 0.0246])
+    """
     if form == "log":
         return (1 + math.exp(-pace)) * torch.sigmoid(pace - losses)
     inside = (losses < pace).float()
@@ -96,5 +101,10 @@ class AttentionTransfer:
 
 
 def attention_map(activations: Tensor) -> Tensor:
-    """(N, channels, H, W) to (N, H W), each row of length 1."""
+    """(N, channels, H, W) to (N, H W), each row of length 1.
+
+    Example:
+        >>> attention_map(torch.tensor([[[[3.0, 0.0]], [[1.0, 0.0]]]]))  # all attention is on the left
+        tensor([[1., 0.]])
+    """
     return F.normalize(full(activations).square().mean(dim=1).flatten(1), dim=1)

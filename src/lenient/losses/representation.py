@@ -151,7 +151,13 @@ class ImageNorm:
 
 
 def differences(images: Tensor) -> list[Tensor]:
-    """Differences of (N, C, H, W) to the neighbours right, below and on both diagonals (total variation)."""
+    """Differences of (N, C, H, W) to the neighbours right, below and on both diagonals (total variation).
+
+    Example:
+        >>> image = torch.tensor([[[[1.0, 2.0], [3.0, 5.0]]]])
+        >>> [part.flatten().tolist() for part in differences(image)]
+        [[-1.0, -2.0], [-2.0, -3.0], [-4.0], [1.0]]
+    """
     return [
         images[:, :, :, :-1] - images[:, :, :, 1:],
         images[:, :, :-1, :] - images[:, :, 1:, :],
@@ -161,5 +167,10 @@ def differences(images: Tensor) -> list[Tensor]:
 
 
 def itself(images: Tensor) -> list[Tensor]:
-    """The images, for their plain L2 norm."""
+    """The images, for their plain L2 norm.
+
+    Example:
+        >>> [part.square().sum() for part in itself(torch.ones(1, 3, 2, 2))]
+        [tensor(12.)]
+    """
     return [images]

@@ -13,12 +13,22 @@ from lenient.teacher.batch import Batch
 
 
 def suspicious(teacher: Tensor, shuffled: Tensor) -> Tensor:
-    """Return 1 where both logits (N, C) name the same class, else 0: (N,), in the type of the logits."""
+    """Return 1 where both logits (N, C) name the same class, else 0: (N,), in the type of the logits.
+
+    Example:
+        >>> suspicious(torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([1., 0.])
+    """
     return (teacher.argmax(dim=1) == shuffled.argmax(dim=1)).to(teacher.dtype)
 
 
 def departure(teacher: Tensor, shuffled: Tensor, over_classes: bool = True) -> Tensor:
-    """Return KL(P_teacher || P_shuffled) of each row of logits (N, C) in nats, (N,); `over_classes` divides it by C."""
+    """Return KL(P_teacher || P_shuffled) of each row of logits (N, C) in nats, (N,); `over_classes` divides it by C.
+
+    Example:
+        >>> departure(torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log())  # ln(4 / 3) / 4
+        tensor([0.0719])
+    """
     divergence = kl_divergence(teacher, shuffled)
     return divergence / teacher.shape[1] if over_classes else divergence
 

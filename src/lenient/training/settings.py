@@ -22,7 +22,7 @@ from lenient.core.text import VALUE, shown, visible
 from lenient.defenses.abd import ABDSettings
 from lenient.generators.upsampling import GeneratorSettings
 from lenient.methods import DEFAULT, method_class
-from lenient.methods.anatomy import documented
+from lenient.methods.anatomy import Setting, documented
 from lenient.methods.contract import MethodSettings
 from lenient.models.names import with_whole_path
 from lenient.models.students import Init
@@ -163,7 +163,7 @@ class DistillSettings(Settings):
         return Runtime(torch.device(self.device), self.precision, self.compile, self.overlap is True)
 
 
-def general_settings(name: str) -> dict[str, tuple[Any, str]]:
+def general_settings(name: str) -> dict[str, Setting]:
     """Return of the settings outside of a method's own, by dots, those that it takes: the default and what it means."""
     defaults = DistillSettings(method=method_settings({"name": name}))
     takes = defaults.method.takes
