@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lenient.methods.contract import Algorithm, Method, Schedule, Update
     from lenient.runs.images import SyntheticImages
     from lenient.runs.inspection import Inspection
+    from lenient.runs.student import Student
     from lenient.synthesis.source import Source
     from lenient.training.result import Result, Summary
     from lenient.training.verdict import Health
@@ -39,6 +40,7 @@ __all__ = [
     "Result",
     "Schedule",
     "Source",
+    "Student",
     "Summary",
     "SyntheticImages",
     "Term",
@@ -70,6 +72,7 @@ _HOMES = {
     "Inspection": "lenient.runs.inspection",
     "Result": "lenient.training.result",
     "Source": "lenient.synthesis.source",
+    "Student": "lenient.runs.student",
     "Summary": "lenient.training.result",
     "SyntheticImages": "lenient.runs.images",
     "Term": "lenient.losses.objective",

@@ -17,7 +17,7 @@ from lenient.methods import METHODS
 from lenient.methods.anatomy import MethodInfo, method_info
 from lenient.methods.contract import Method
 from lenient.models import load_network
-from lenient.models.card import Network, PixelClassifier
+from lenient.models.card import Network
 from lenient.reporting import write_report
 from lenient.runs.crops import Cropping
 from lenient.runs.export import export as write_format
@@ -28,6 +28,7 @@ from lenient.runs.job import Job, TeacherFacts, load_teacher
 from lenient.runs.reopen import reopen
 from lenient.runs.request import Request
 from lenient.runs.statistics import statistics_images
+from lenient.runs.student import Student
 from lenient.runs.synthesis import INVERSION, Written, data_set, to_folder
 from lenient.training.result import Result, Summary
 from lenient.training.trainer import Observer
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from lenient.supervised import Epoch, Progress, TrainingResult
 
 
-def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]) -> PixelClassifier:
-    """Load a student (or any classifier that `lenient distill` takes) as a module that takes pixels in [0, 1].
+def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]) -> Student:
+    """Load a student (or any classifier that `lenient distill` takes) as a module that takes pixels in [0, 1], and that
+    says by `predict` what pictures show.
 
     `facts` are those of `load_teacher`; `trust_code` lets the file name code to run and places to visit.
     Raises TeacherError where it cannot be loaded.
@@ -49,8 +51,7 @@ def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherF
         >>> student(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
-    network = load_network(str(path), trust_code=trust_code, **facts)
-    return PixelClassifier(network.module, network.card).eval()
+    return Student.of(load_network(str(path), trust_code=trust_code, **facts))
 
 
 def inspect(

@@ -190,11 +190,15 @@ def _check_output(source: Path, kind: str, output: Path, overwrite: bool) -> Non
     own, place = source.resolve(), output.resolve()
     if place == own or any(own / folder in (place, *place.parents) for folder in FOLDERS):
         raise UsageError(f"-o {output}: belongs to {source} itself; choose another name")
-    if kind != "hub":
-        names = [output, _external(output)] if kind == "onnx" else [output]
-        for name in names:
-            files.check_new(name, overwrite)
+    if kind == "hub":
+        _check_folder(output, overwrite)
         return
+    names = [output, _external(output)] if kind == "onnx" else [output]
+    for name in names:
+        files.check_new(name, overwrite)
+
+
+def _check_folder(output: Path, overwrite: bool) -> None:
     files.check_folder(output)
     if not overwrite and output.exists() and any(output.iterdir()):
         raise UsageError(f"-o {output}: holds files; choose a new folder, or replace its files with --overwrite")
@@ -320,8 +324,16 @@ def _convertible(opset: int) -> Iterator[None]:
         ) from error
 
 
-def export_hub(source: Path, network: Network, folder: Path) -> None:
-    """Write a folder ready for a model hub: weights, config, program, and a model card."""
+def save_hub(network: Network, folder: Path, *, overwrite: bool = False) -> None:
+    """Write a network at hand as a folder for a model hub; raises UsageError where the folder holds files."""
+    with disk_errors(folder):
+        _check_folder(folder, overwrite)
+        export_hub(None, network, folder)
+
+
+def export_hub(source: Path | None, network: Network, folder: Path) -> None:
+    """Write a folder ready for a model hub: weights, config, program, a model card, and the report of `source`, where
+    that is a run."""
     write_student(folder, network)
     card = network.card
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -331,8 +343,8 @@ def export_hub(source: Path, network: Network, folder: Path) -> None:
     about = f"A classifier of {card.num_classes} classes for images of {height}x{width} pixels, {channels} channel(s)"
     about += "".join(f"; {note}" for note in card.notes) + ".\n\n"
     files.write(folder / "README.md", front + text.replace("\n\n", f"\n\n{about}", 1))
-    report = source / "report.json"
-    if report.is_file():
+    report = None if source is None else source / "report.json"
+    if report is not None and report.is_file():
         files.write(folder / "report.json", files.read_bytes(report))
 
 

@@ -1,0 +1,257 @@
+"""A student as an object: a module of pixels that also names the classes of pictures, and that a folder brings back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lenient.core.errors import UsageError
+from lenient.core.modes import mode
+from lenient.core.text import VALUE, visible
+from lenient.models import load_network
+from lenient.models.card import Network, PixelClassifier
+from lenient.models.names import one_line
+from lenient.models.trust import Trusted
+from lenient.pictures.folders import LeftOut, images_below
+from lenient.pictures.reading import converted, cover, read_picture, readable, to_tensor
+from lenient.runs.export import save_hub
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Place: TypeAlias = str | os.PathLike[str]
+BATCH = 64
+"""Images of a forward pass."""
+LOW, HIGH = -0.5, 1.5
+"""Values beyond are no pixels in [0, 1], however they were resampled."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a classifier says of one image."""
+
+    label: int
+    """The class that it is surest of, counted from 0."""
+    probability: float
+    """How sure, in [0, 1]."""
+    probabilities: tuple[float, ...]
+    """Of each class, in order; they sum to 1."""
+    classes: tuple[str, ...]
+    """The classes' names; their numbers where the card has none."""
+    source: str | None = None
+    """The file that the image was read from."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the class that it is surest of."""
+        return self.classes[self.label]
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """Return the names of the `count` classes that it is surest of, with their probabilities, the surest first."""
+        order = sorted(range(len(self.classes)), key=lambda label: -self.probabilities[label])
+        return [(self.classes[label], self.probabilities[label]) for label in order[:count]]
+
+
+class Student(PixelClassifier):
+    """A classifier that takes images in pixel units (N, C, H, W) and returns logits (N, K), as any module does; in eval
+    mode when it is loaded. `card` says what it takes, and `module` is the network itself, without its normalisation.
+
+    Example:
+        >>> import torch
+        >>> student = lenient.load("runs/mine")
+        >>> found = student.predict(torch.zeros(1, 8, 8))
+        >>> found.name in student.card.classes, round(sum(found.probabilities), 3)
+        (True, 1.0)
+    """
+
+    @overload
+    def predict(self, images: list[Any] | tuple[Any, ...]) -> list[Predicted]: ...
+
+    @overload
+    def predict(self, images: Image) -> Predicted: ...
+
+    @overload
+    def predict(self, images: Place | NDArray[Any] | Tensor) -> Predicted | list[Predicted]: ...
+
+    def predict(
+        self, images: list[Any] | tuple[Any, ...] | Image | Place | NDArray[Any] | Tensor
+    ) -> Predicted | list[Predicted]:
+        """Say what class an image is of: one answer for one image, a list for several.
+
+        Args:
+            images: what is scaled until it just covers the height and width that the student takes, cropped at the
+                centre and normalised by the student's card:
+
+                - a picture file, or an image of Pillow: grey or RGB as the student takes it;
+                - an array (H, W), (H, W, C) or, for several, (N, H, W, C): uint8, or floating point in [0, 1];
+                - a tensor (C, H, W) or, for several, (N, C, H, W), of the same values;
+                - several of these in a list;
+                - a folder: all pictures below it, by the order of their names.
+
+        Raises:
+            UsageError: a file is not there or no picture, a folder holds none, or an array or a tensor has another
+                number of channels or other values; the message names it.
+        """
+        return _answers(self, images)
+
+    def save_pretrained(self, folder: Place, *, overwrite: bool = False) -> None:
+        """Write a folder for a model hub, as `lenient export --format hub` does: `model.safetensors`, `config.json`,
+        `student.pt2` where torch can trace the network, and a `README.md` that is the model card.
+
+        Nothing is sent anywhere: `hf upload ORG/NAME FOLDER` does that, as whoever is logged in there.
+
+        Args:
+            folder: new or empty.
+            overwrite: replace its files of these names.
+
+        Raises:
+            UsageError: the folder holds files.
+            MachineError: the disk refuses.
+
+        Example:
+            >>> lenient.load("runs/mine").save_pretrained("my-student")
+            >>> lenient.Student.from_pretrained("my-student").card.num_classes
+            10
+        """
+        save_hub(Network(self.module, self.card), Path(folder), overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: Place,
+        *,
+        arch: str | None = None,
+        revision: str | None = None,
+        trust_code: Trusted = False,
+    ) -> Student:
+        """Load what `save_pretrained` wrote: from a folder, else from a repository of the Hugging Face Hub.
+
+        Args:
+            name: a folder, or ORG/NAME, which is fetched into the Hub's own cache with the user's own credentials.
+            arch: SPEC of the architecture, for a student of your own code.
+            revision: branch, tag or commit of the repository; by default its main branch.
+            trust_code: run code and visit places that the files name.
+
+        Raises:
+            UsageError: the library of the Hub is missing, or `name` is neither.
+            TeacherError: what is there is no classifier that can be loaded.
+        """
+        folder = os.fspath(name)
+        if not os.path.isdir(folder):
+            folder = _fetched(folder, revision)
+        elif revision is not None:
+            raise UsageError(f"revision {visible(revision, VALUE)}: is of a repository, and {folder} is a folder")
+        return cls.of(load_network(folder, arch=arch, trust_code=trust_code))
+
+    @classmethod
+    def of(cls, network: Network) -> Student:
+        """Return the student of a network, in eval mode."""
+        return cls(network.module, network.card).eval()
+
+
+def _fetched(name: str, revision: str | None) -> str:
+    """Return the folder of the Hub's cache in which a repository's files lie."""
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+        raise UsageError(f"{visible(name, VALUE)}: there is no such folder, and a repository is called ORG/NAME")
+    if find_spec("huggingface_hub") is None:
+        raise UsageError(f"{visible(name, VALUE)}: needs huggingface_hub; pip install 'lenient[hub]'")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(name, revision=revision, allow_patterns=["config.json", "model.safetensors"]))
+    except Exception as error:  # of the network, of names, of rights: a dozen kinds
+        raise UsageError(
+            f"{visible(name, VALUE)}: no such folder, and the Hub does not give it ({one_line(error)}); check the "
+            "name, the network and `hf auth login`"
+        ) from error
+
+
+def _answers(student: Student, images: Any) -> Predicted | list[Predicted]:
+    several = isinstance(images, list | tuple)
+    several |= isinstance(images, np.ndarray | Tensor) and images.ndim == 4
+    if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+        left_out = LeftOut()
+        several, folder = True, Path(images)
+        images = sorted(images_below(folder, left_out))
+        if not images:
+            raise UsageError(f"{folder}: holds no pictures")
+    found = list(_said(student, iter(images if several else [images])))
+    return found if several else found[0]
+
+
+@torch.no_grad()
+def _said(student: Student, images: Iterator[Any]) -> Iterator[Predicted]:
+    card, place = student.card, student.mean
+    names = card.classes or tuple(map(str, range(card.num_classes)))
+    with mode(student, "eval"):
+        while batch := list(islice(images, BATCH)):
+            pixels = torch.stack([_pixels(image, card.input_size) for image in batch])
+            logits = student(pixels.to(place.device))
+            rows = logits.double().softmax(dim=1).cpu()
+            for image, row in zip(batch, rows, strict=True):
+                source = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+                label = int(row.argmax())
+                yield Predicted(label, float(row[label]), tuple(row.tolist()), names, source)
+
+
+def _pixels(image: Any, size: tuple[int, int, int]) -> Tensor:
+    """Return an image as float32 in [0, 1], (C, H, W) of `size`."""
+    channels, height, width = size
+    if isinstance(image, np.ndarray):
+        planes = image[:, :, None] if image.ndim == 2 else image
+        return _resized(torch.from_numpy(np.moveaxis(planes, -1, 0).copy()), size, "an array (H, W, C)")
+    if isinstance(image, Tensor):
+        return _resized(image.detach().cpu(), size, "a tensor (C, H, W)")
+    if channels not in (1, 3):
+        raise UsageError(f"pictures have 1 or 3 channels, this student takes {channels}: give tensors (C, H, W)")
+    if isinstance(image, str | os.PathLike):
+        return read_picture(Path(image), size).float() / 255
+    if not hasattr(image, "convert"):
+        raise UsageError(f"{type(image).__name__}: is no image; give a path, an image of Pillow, an array or a tensor")
+    with readable("image of Pillow"):
+        return to_tensor(cover(converted(image.copy(), channels), height, width)).float() / 255
+
+
+def _resized(image: Tensor, size: tuple[int, int, int], kind: str) -> Tensor:
+    """Return pixels (C, h, w) as `cover` does a picture, without rounding them to 8 bits."""
+    channels, height, width = size
+    if image.ndim != 3 or image.shape[0] != channels or not image.numel():
+        raise UsageError(f"{kind} of shape {_order(image, kind)}: this student takes {channels} channel(s)")
+    if image.dtype == torch.uint8:
+        pixels = image.float() / 255
+    elif image.is_floating_point():
+        pixels = image.float()
+    else:
+        raise UsageError(
+            f"{kind} of {str(image.dtype).removeprefix('torch.')}: give uint8, or floating point in [0, 1]"
+        )
+    low, high = float(pixels.amin()), float(pixels.amax())
+    if not (low >= LOW and high <= HIGH):
+        raise UsageError(
+            f"{kind} with values from {low:.3g} to {high:.3g}: give pixels in [0, 1], not normalised; divide 0..255 by "
+            "255"
+        )
+    scale = max(height / pixels.shape[1], width / pixels.shape[2])
+    if pixels.shape[1:] != (height, width):
+        whole = (max(height, round(pixels.shape[1] * scale)), max(width, round(pixels.shape[2] * scale)))
+        pixels = F.interpolate(pixels[None], whole, mode="bilinear", antialias=True)[0]
+        top, left = (whole[0] - height) // 2, (whole[1] - width) // 2
+        pixels = pixels[:, top : top + height, left : left + width]
+    return pixels
+
+
+def _order(image: Tensor, kind: str) -> tuple[int, ...]:
+    """The shape in the order in which it was given."""
+    shape = tuple(image.shape)
+    return (*shape[1:], shape[0]) if "array" in kind and len(shape) > 1 else shape
