@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +130,26 @@ FIT = {
     "teachers": 2,
     "data": ["digits"],
 }
+
+
+def test_the_page_counts_alarms_by_what_came_of_the_runs(tmp_path):
+    made = [(0.3, 0.2, "a"), (0.3, 0.6, "b"), (0.7, 0.4, "c"), (0.9, 0.9, "d"), (1.0, 0.45, "e"), (0.95, None, "f")]
+    runs = [
+        {
+            "id": name,
+            "source": "digits",
+            "share": share,
+            "told": expected and {"step": 200, "low": 0.1, "expected": expected, "high": 0.95},
+            "alarms": ["coverage"] if name in "ad" else [],
+        }
+        for share, expected, name in made
+    ]
+    written = {"runs": runs, "machine": {"device_name": "a machine"}}
+    (tmp_path / "found.json").write_text(json.dumps(written), encoding="utf-8")
+    script = Path(__file__).parents[1] / "benchmarks" / "forecast.py"
+    command = [sys.executable, str(script), "-o", "found.json", "--table", "page.md"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "| digits, expected below 0.5 | 1 of 2 | 1 of 1 | 1 of 2 |" in page
+    assert "| coverage | 1 of 2 | 0 of 1 | 1 of 2 |" in page
+    assert "5 runs in `found.json`; 1 more were told nothing" in page
