@@ -108,8 +108,8 @@ def page(written: Mapping[str, Any], output: str) -> str:
     lines += [row(f"all, expected below {value:g}", runs, below(value)) for value in (0.4, limit, 0.6)]
     lines += [
         "",
-        "The limit is the verdict's, and was not fitted to these runs. Other alarms within a third of the steps, of the",
-        "runs of grids:",
+        "The limit is the verdict's, and was not fitted to these runs. Other alarms within a third of the steps, of",
+        "the runs of grids:",
         "",
         *head,
     ]
