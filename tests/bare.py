@@ -17,7 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from lenient.models.card import Network
-from lenient.reporting import page, svg
+from lenient.reporting import compare, page, svg
 from lenient.reporting.templates import template
 from lenient.runs import export, job
 from lenient.runs.job import Job
@@ -65,4 +65,5 @@ replace(svg, "draw", drawing)
 replace(export, "export_pt2", program)
 for each in ("curves", "mixture", "class_bars"):
     replace(page, each, figure)
+replace(compare, "curves", figure)
 template("template.html.j2", Path(page.__file__).parent)  # once for all that the server forks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,25 @@ SUMMARY: dict[str, Any] = {
     "classes": list(DIGITS),
     "noise_student": {"accuracy": 0.7014},
 }  # fmt: skip
+
+
+class Links(HTMLParser):
+    """Collects what a browser would fetch, and the ids of the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+        self.unnamed: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.ids += [values["id"] or ""] if "id" in values else []
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            self.fetched += [values[name] or ""] if name in values else []
+        if (tag == "img" and not values.get("alt")) or (tag == "svg" and not values.get("aria-label")):
+            self.unnamed.append(tag)
+        assert tag not in {"script", "iframe", "object", "embed"}
 
 
 def summary_with(**changes: Any) -> dict[str, Any]:

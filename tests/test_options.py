@@ -81,7 +81,7 @@ def test_every_command_has_its_function_or_a_reason() -> None:
     assert {*PAIRS, *WITHOUT} == set(COMMANDS.commands)
     functions = {name for name in lenient.__all__ if inspect.isfunction(getattr(lenient, name))}
     assert functions - {name.replace("-", "_") for name in PAIRS} == {
-        "list_methods", "load", "register_method", "synthesize",
+        "compare", "list_methods", "load", "register_method", "synthesize",
     }  # fmt: skip
 
 

@@ -66,7 +66,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
         entry = wheel.read(f"{about}/entry_points.txt").decode()
     package = {name.removeprefix("lenient/") for name in names if name.startswith("lenient/")}
     assert package == files_below(ROOT / "src" / "lenient")
-    assert {"py.typed", "reporting/template.html.j2", "training/prediction.json"} <= package
+    assert {
+        "py.typed",
+        "reporting/template.html.j2",
+        "reporting/compare.html.j2",
+        "training/prediction.json",
+    } <= package
     assert {name.split("/")[0] for name in names} == {"lenient", about}
     assert f"{about}/licenses/LICENSE" in names
     assert metadata["Version"] == lenient.__version__

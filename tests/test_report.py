@@ -7,7 +7,6 @@ import re
 import shutil
 import stat
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ import yaml
 
 from lenient.core.errors import DamagedError, LenientError, UsageError
 from lenient.core.manifest import MARKER
+from lenient.core.numbers import THIN
 from lenient.reporting import write_report
 from lenient.reporting.cards import NOT_ACCURACY
-from report_fixtures import DIGITS, SUMMARY, events, logs, make_images, make_run, summary_with, write_metrics
+from report_fixtures import DIGITS, SUMMARY, Links, events, logs, make_images, make_run, summary_with, write_metrics
 
 
 def page(run: Path) -> str:
@@ -32,23 +32,22 @@ def drawn(made_once: Callable[..., Path]) -> Path:
     return made_once("drawn-report", lambda folder: write_report(make_run(folder / "run"))) / "run"
 
 
-class Links(HTMLParser):
-    """Collects what a browser would fetch, and the ids of the page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.ids: list[str] = []
-        self.unnamed: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.ids += [values["id"] or ""] if "id" in values else []
-        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
-            self.fetched += [values[name] or ""] if name in values else []
-        if (tag == "img" and not values.get("alt")) or (tag == "svg" and not values.get("aria-label")):
-            self.unnamed.append(tag)
-        assert tag not in {"script", "iframe", "object", "embed"}
+@pytest.mark.usefixtures("bare")
+def test_size_and_latency_stand_teacher_beside_student(tmp_path: Path) -> None:
+    text = page(make_run(tmp_path / "run"))
+    found = re.search(r'aria-label="Size and latency">(.*?)</table>', text, re.DOTALL)
+    assert found
+    rows = re.findall(r"<tr>(.*?)</tr>", found[1])
+    cells = [[cell.replace(THIN, " ") for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows]
+    assert cells[1:] == [
+        ["Parameters", "271 682", "77 562", "28.5 %"],
+        ["Size in memory", "1.1 MB", "0.318 MB", "28.9 %"],
+        ["One image", "2.6 ms", "1.2 ms", "44.8 %"],
+        ["64 images", "31 ms", "9.8 ms", "31.2 %"],
+    ]
+    assert "measured on cpu, 2 threads.</p>" in text
+    without = page(make_run(tmp_path / "bare", summary={}))
+    assert "Size and latency" not in without
 
 
 @pytest.mark.usefixtures("bare")
@@ -101,7 +100,7 @@ def test_sections_stand_in_order(tmp_path: Path) -> None:
     titles = [re.sub(r"<.*?>", "", title) for title in re.findall(r"<h2>(.*?)</h2>", html)]
     assert titles == [
         "OK", "Does the student learn?", "Losses", "Synthetic images", "What the teacher vouches for", "Health checks",
-        "Use the student", "How it was made", "Alarms",
+        "Size and latency", "Use the student", "How it was made", "Alarms",
     ]  # fmt: skip
     assert "The images look alike." in html
     assert "torch.rand(1, 1, 8, 8)" in html

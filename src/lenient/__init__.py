@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lenient.api import (
+        compare,
         distill,
         evaluate,
         export,
@@ -46,6 +47,7 @@ __all__ = [
     "Term",
     "Update",
     "__version__",
+    "compare",
     "distill",
     "evaluate",
     "export",
@@ -62,7 +64,18 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(
         (
-            *("distill", "evaluate", "export", "inspect", "list_methods", "load", "report", "sample", "synthesize"),
+            *(
+                "compare",
+                "distill",
+                "evaluate",
+                "export",
+                "inspect",
+                "list_methods",
+                "load",
+                "report",
+                "sample",
+                "synthesize",
+            ),
             "train_teacher",
         ),
         "lenient.api",

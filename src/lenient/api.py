@@ -19,6 +19,7 @@ from lenient.methods.contract import Method
 from lenient.models import load_network
 from lenient.models.card import Network
 from lenient.reporting import write_report
+from lenient.reporting.compare import write_comparison
 from lenient.runs.crops import Cropping
 from lenient.runs.export import export as write_format
 from lenient.runs.gathered import Order, Origin
@@ -322,6 +323,31 @@ def report(run: str | Path) -> Summary:
         10
     """
     return Summary.read(write_report(Path(run)), Path(run) / "report.json")
+
+
+def compare(runs: Sequence[str | Path], output: str | Path) -> list[Summary]:
+    """Write a page that compares several runs: what came of each, the settings that differ, images side by side.
+
+    Args:
+        runs: run folders, two at least. They stay as they are.
+        output: a folder that is new or empty, or holds another comparison, for `report.html`, which needs nothing else,
+            and `report.json`, the same for programs.
+
+    Returns:
+        What `report` returns of each run.
+
+    Raises what `lenient.reporting.compare.write_comparison` does, and DamagedError where a run's end is no summary.
+
+    Example:
+        >>> plan = {"steps": 10, "batch_size": 16, "seed": 1}
+        >>> other = lenient.distill("teacher.safetensors", "lenient:resnet8-half", output="runs/other", **plan)
+        >>> first, second = lenient.compare(["runs/mine", "runs/other"], "compared")
+        >>> first.seed, second.seed
+        (0, 1)
+    """
+    paths = [Path(run) for run in runs]
+    told = write_comparison(paths, Path(output))
+    return [Summary.read(values, path / "metrics.jsonl") for path, values in zip(paths, told, strict=True)]
 
 
 def sample(

@@ -216,7 +216,14 @@ EXPORT = {
     "overwrite": OVERWRITE,
 }
 INSPECT = {"teacher": TEACHER, **FACTS, "trust_code": TRUST_CODE, "as_json": AS_JSON}
-REPORT = {"run": RUN}
+REPORT = {
+    "runs": replace(
+        RUN, more="Of several, -o names where the page goes that compares them.", argument="run", parsed=True
+    ),
+    "output": Option(
+        "Folder for the page that compares several runs.", metavar="DIR", short="-o", alone="`compare` takes it"
+    ),
+}
 SAMPLE = {
     "run": RUN,
     "output": Option("A new folder.", metavar="DIR", default=REQUIRED, short="-o"),

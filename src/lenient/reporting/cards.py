@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lenient.core.numbers import duration, exact, known, milliseconds, number, percent, ratio, scaled
+from lenient.core.numbers import (
+    THIN,
+    UNKNOWN,
+    duration,
+    exact,
+    figures,
+    known,
+    milliseconds,
+    number,
+    percent,
+    ratio,
+    scaled,
+)
 from lenient.reporting.collect import RunRecord
 
 NOT_ACCURACY = "Agreement on synthetic images is not accuracy: without a test set, accuracy is unknown."
@@ -74,12 +87,47 @@ def _latency(summary: dict[str, Any]) -> Card | None:
     for size in sizes[1:]:
         beside = f", teacher {milliseconds(teacher[size])}" if known(teacher.get(size)) else ""
         notes.append(f"batch of {size}: {milliseconds(student[size])}{beside}")
+    where = measured_on(summary)
+    notes.append(f"measured on {where}" if where else "")
+    unit = "for one image" if first == "1" else f"for a batch of {first}"
+    return Card("Latency", milliseconds(student[first]), unit, bars, _present(notes))
+
+
+def measured_on(summary: dict[str, Any]) -> str:
+    """Where the latency was measured, in words; empty where nobody says."""
+    latency = _mapping(summary.get("latency"))
     threads = latency.get("threads")
     where = [str(latency["device"])] if latency.get("device") else []
     where += [f"{exact(threads)} thread{'s' if threads != 1 else ''}"] if known(threads) else []
-    notes.append(f"measured on {', '.join(where)}" if where else "")
-    unit = "for one image" if first == "1" else f"for a batch of {first}"
-    return Card("Latency", milliseconds(student[first]), unit, bars, _present(notes))
+    return ", ".join(where)
+
+
+def costs(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """What teacher and student cost, side by side: parameters, megabytes, milliseconds by number of images; a row where
+    the student's is known."""
+    latency, networks = _mapping(summary.get("latency")), ("teacher", "student")
+
+    def megabytes(value: Any) -> str:
+        return f"{figures(number(value) / 1e6)}{THIN}MB"
+
+    asked: list[tuple[str, Callable[[Any], str], list[Any]]] = [
+        ("Parameters", exact, [summary[name].get("params") for name in networks]),
+        ("Size in memory", megabytes, [summary[name].get("bytes") for name in networks]),
+        *(
+            (title, milliseconds, [_mapping(latency.get(name)).get(size) for name in networks])
+            for title, size in (("One image", "1"), ("64 images", "64"))
+        ),
+    ]
+    return [
+        {
+            "name": title,
+            "teacher": show(teacher) if known(teacher) else UNKNOWN,
+            "student": show(student),
+            "share": percent(student / teacher) if known(teacher) and teacher > 0 else "",
+        }
+        for title, show, (teacher, student) in asked
+        if known(student)
+    ]
 
 
 def _agreement(record: RunRecord) -> Card:

@@ -15,7 +15,7 @@ from lenient.core.config import flatten
 from lenient.core.numbers import exact, figures, known, number, percent
 from lenient.core.text import NOT_DATA_FREE, estimated_anew, expected
 from lenient.models.names import OWN, own_code
-from lenient.reporting.cards import cards
+from lenient.reporting.cards import cards, costs, measured_on
 from lenient.reporting.collect import Event, RunRecord
 from lenient.reporting.figures import Series, class_bars, curves, mixture, series
 from lenient.reporting.pictures import MAX_CLASSES, class_name, strips
@@ -63,6 +63,8 @@ def render(record: RunRecord) -> str:
         checks=[_check(check) for check in health["checks"] or () if isinstance(check, dict)],
         answers=_answers(summary),
         expected=expected(summary.get("prediction")),
+        costs=costs(summary),
+        measured_on=measured_on(summary),
         settings=record.settings,
         environment=[(key, _listed(value)) for key, value in sorted(flatten(record.environment).items())],
         code=_code(record),
