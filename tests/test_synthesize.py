@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import pickle
 import signal
 from pathlib import Path
@@ -26,6 +27,7 @@ from lenient.models import save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.trust import UntrustedError
 from lenient.runs import synthesis
+from lenient.runs.job import warn
 from lenient.synthesis.drawing import PATIENCE, Draws
 from lenient.synthesis.selection import Selected
 from toys import QUICK, digits_like, quick, tiny_student, tiny_teacher
@@ -230,6 +232,14 @@ def test_a_verdict_that_is_not_ok_is_a_line(capsys: pytest.CaptureFixture[str]) 
     healthy = {"bn_shift": 1e6, "excess": 1e6, "contrast": 0, "overshoot": 1e6, "duplicates": 1} | classes
     assert pixels(settings=PIXELS | {"health": healthy}).health.verdict == "ok"
     assert capsys.readouterr().err == ""
+
+
+def test_a_warning_is_said_once_where_nobody_keeps_the_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("lenient"), "propagate", False)  # else pytest does
+    warn("a line")
+    assert capsys.readouterr().err == "warning: a line\n"
 
 
 def test_the_verdict_looks_at_the_images_as_they_were_made() -> None:

@@ -666,7 +666,8 @@ def _optional(what: str) -> Iterator[None]:
 
 def warn(text: str) -> None:
     """Say one line in the log and to whoever sits there."""
-    log.warning("%s", text)
+    if log.hasHandlers():  # where nobody keeps the log, Python's last resort would say the line to them, too
+        log.warning("%s", text)
     print(f"warning: {text}", file=sys.stderr)
 
 
