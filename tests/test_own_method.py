@@ -66,6 +66,10 @@ def test_it_is_a_method_like_the_others(written: dict[str, Any], name: str, tmp_
     assert lenient.list_methods()[name].paper.startswith(("DFAD w", "A student", "Pixels that"))
 
 
+def test_the_anatomy_of_a_method_names_its_own_terms(written: dict[str, Any]) -> None:
+    assert method_info("calm").anatomy["image"] == "0.1 calm"
+
+
 def test_an_object_runs_with_its_own_settings(written: dict[str, Any]) -> None:
     def trained(weight: float) -> torch.Tensor:
         method = written["Calm"](written["Settings"](calm_weight=weight, student_steps=1))

@@ -40,7 +40,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "teacher": ("needs",),
 }
 """Columns of the table (the first of TA-DFKD's paper, extended), and the pieces in each; the last ones give the updates
-of generator, student and memory in a round, after those that come first, and what the teacher must have."""
+of generator, student and memory in a round, after those that come first, and what the teacher must have. Terms that no
+column names, as those of one's own, are of the image."""
+PIECES = frozenset(piece for pieces in COLUMNS.values() for piece in pieces)
 JOINED: dict[str, tuple[str, ...]] = {
     "images come from": ("images",),
     "asked for": ("labels",),
@@ -176,7 +178,7 @@ def needs_of(method: Method, algorithm: Algorithm) -> tuple[str, ...]:
 def describe(algorithm: Algorithm) -> dict[str, str]:
     """Say in a word or two what each part of an algorithm is."""
     found = {} if algorithm.objective is None else _terms(algorithm.objective)
-    image = " + ".join(found.pop(name) for name in ("tv", "l2") if name in found)
+    image = " + ".join(found.pop(name) for name in [*found] if name == "image" or name not in PIECES)
     return {
         **found,
         **({"image": image} if image else {}),
