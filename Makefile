@@ -25,8 +25,8 @@ test: $(VENV)/.installed-dev  ## Run the fast tests (ARGS="-k name" is handed to
 test-portable: $(VENV)/.installed-dev  ## Run the fast tests as on other processors, users, paths and Pythons: five times
 	tests/portable.sh $(BIN)/python $(ARGS)
 
-test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Ray, submitit, W&B and MLflow
-	$(PIP) -e '.[dev,ray,slurm,wandb,mlflow]'
+test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Jupyter, Ray, submitit, W&B, MLflow
+	$(PIP) -e '.[dev,docs,ray,slurm,wandb,mlflow]'
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-versions:  ## Run the fast tests with the lowest versions that pyproject.toml allows, and with the newest
@@ -47,7 +47,7 @@ results: $(VENV)/.installed-dev  ## Draw the grids in results again from the rec
 	$(BIN)/python benchmarks/claims.py results grids
 	$(BIN)/python benchmarks/choosing.py
 
-docs: $(VENV)/.installed-docs  ## Build the pages into build/docs, offline; a warning is an error
+docs: $(VENV)/.installed-docs  ## Run the tutorials and build the pages into build/docs, offline; a warning is an error
 	rm -rf build/docs
 	$(BIN)/sphinx-build -q -E -W --keep-going -c docs . build/docs
 	@echo "Open build/docs/index.html."

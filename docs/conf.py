@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,20 @@ log = getLogger(__name__)
 
 project = "lenient"
 version = release = lenient.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 root_doc = "README"
 include_patterns = ["*.md", "docs/**.md", "results/**.md"]
 myst_heading_anchors = 4
+
+# Tutorials are notebooks in MyST's text form: each is run as the pages are built, in an empty folder.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = -1
+nb_merge_streams = True
+os.environ.setdefault("LENIENT_SMOKE", "1")  # LENIENT_SMOKE= make docs: at whole size
+os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # where `lenient` lies
 
 default_role = "code"  # docstrings write names as `name`
 autodoc_default_options = {"members": True, "member-order": "bysource"}
@@ -38,6 +49,14 @@ html_copy_source = False
 
 NAVIGATION = {
     "README": {
+        "Tutorials": [
+            "docs/tutorials/digits",
+            "docs/tutorials/timm-teacher",
+            "docs/tutorials/no-batch-norm",
+            "docs/tutorials/int8",
+            "docs/tutorials/compare",
+            "docs/tutorials/own-method",
+        ],
         "Use": [
             "docs/choosing",
             "docs/teachers",
@@ -55,6 +74,14 @@ NAVIGATION = {
 }
 """What stands below which page: captions with patterns of pages. Code hosts would show it as text: no page has it."""
 
+RUN = """
+```{{note}}
+{{nb-download}}`{name}.ipynb` is this page as a notebook, of whole size wherever `LENIENT_SMOKE` is not set. What is
+shown here comes of {size}.
+```
+"""
+"""What stands below a tutorial's title."""
+
 EXTERNAL = re.compile(
     r"""<(?:script|link|img|iframe|source)\b[^>]*?\s(?:src|href)="(?:https?:)?//|@import|url\(["']?h"""
 )
@@ -68,6 +95,14 @@ def complete(app: Sphinx, page: str, text: list[str]) -> None:
         text[0] += "\n".join(("", "```{toctree}", ":hidden:", ":glob:", options, "", *below, "```", ""))
     if "/tables/" in page:
         text[0] = f"---\norphan: true\nnosearch: true\n---\n{text[0].replace('### ', '# ', 1)}"
+
+
+def told(app: Sphinx, page: str, text: list[str]) -> None:
+    """Say of a tutorial at what size it was run, and where to have it."""
+    if page.startswith("docs/tutorials/"):
+        size = "a few steps, which show the way and teach little" if os.environ["LENIENT_SMOKE"] else "that size"
+        note = RUN.format(name=page.rpartition("/")[2], size=size)
+        text[0] = re.sub(r"^# .*\n", lambda title: title[0] + note, text[0], count=1, flags=re.MULTILINE)
 
 
 def figures(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -103,6 +138,7 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Join these to the build."""
     app.connect("source-read", complete)
+    app.connect("source-read", told)
     app.connect("html-collect-pages", figures)
     app.connect("doctree-read", lead)
     app.connect("build-finished", finish)

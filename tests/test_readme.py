@@ -21,7 +21,7 @@ def options_of(command: str) -> str:
     return lenient(command, "--help", cwd=README.parent).stdout
 
 
-FOLDERS = (".", "docs", "docs/methods", "docs/defenses", "docs/verdict", "results")
+FOLDERS = (".", "docs", "docs/methods", "docs/defenses", "docs/tutorials", "docs/verdict", "results")
 PAGES = [path for folder in FOLDERS for path in (README.parent / folder).glob("*.md")]
 
 
