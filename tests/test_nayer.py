@@ -207,7 +207,7 @@ def test_codes_are_what_was_asked_for_and_that_is_said(tmp_path: Path):
     for kind in ("npy", "safetensors"):
         run = run_of(embeddings=str(tmp_path / f"e.{kind}"))
         assert torch.equal(generator_of(run).codes, torch.from_numpy(codes).float())
-        assert f"given classes as the rows of e.{kind}:" in run.algorithm.notes[0]
+        assert f"given classes as the rows of e.{kind};" in run.algorithm.notes[0]
     run = run_of()
     assert torch.equal(generator_of(run).codes, run.teacher.module.head.weight)
     assert "given classes as the rows of the teacher's last layer" in run.algorithm.notes[0]
