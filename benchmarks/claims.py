@@ -23,7 +23,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from lenient.bench.grid import load_grid, settings_of
-from lenient.bench.open_rows import any_of
+from lenient.bench.open_rows import all_of
 from lenient.bench.report.records import NO_GENERATOR, Cell, Grid, look_up, read_grid
 from lenient.bench.report.results import (
     ablations,
@@ -851,7 +851,7 @@ def waiting(folder: Path, run: Collection[str]) -> list[str]:
         if path.stem in run or path.stem.endswith("-quick"):
             continue
         grid = load_grid(path)
-        settings = any_of(settings_of(grid, next(iter(grid.rows)), 0))
+        settings = all_of(settings_of(grid, next(iter(grid.rows)), 0))[0]
         plans = trainings(grid)
         teachers = sum(len(training.expected) for training in plans)
         count = len(grid.rows) * teachers * len(grid.students) * len(grid.seeds)

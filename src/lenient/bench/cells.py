@@ -64,12 +64,7 @@ EVERY: Mapping[str, Any] = {
         "halve_each_stage": False,
         "spectral_norm": False,
     },
-    "source": {
-        "proxy_share": None,
-        "proxy_augmentation": "crop-flip",
-        "proxy_cutmix": 0.25,
-        "proxy_selection": {"name": "none"},
-    },
+    "source": SINCE["source"],
 }
 """What every cell was told when methods also had settings that they do not use: put back, for the same reason."""
 EVERY_OF: Mapping[str, Mapping[str, Any]] = {"real": {"generator": {"output": "tanh-bn"}}}
