@@ -400,7 +400,10 @@ ELSEWHERE = {
     "`lenient distill`": "no message",
     **dict.fromkeys(
         ["pip install timm", "pip install torchvision"]
-        + [f"pip install 'lenient[{extra}" for extra in ("ray", "slurm", "inception", "onnx", "transformers", "")],
+        + [
+            f"pip install 'lenient[{extra}"
+            for extra in ("ray", "slurm", "inception", "onnx", "transformers", "hub", "")
+        ],
         "fetches packages",
     ),
 }

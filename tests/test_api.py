@@ -18,7 +18,7 @@ from lenient.methods import _REGISTERED, METHODS
 from lenient.methods.contract import MethodSettings
 from lenient.methods.single import SingleStudentSettings, single_student
 from lenient.models import save_network
-from toys import QUICK, digits_like, tiny_student, tiny_teacher
+from toys import QUICK, digits_like, quick, tiny_student, tiny_teacher
 
 pytestmark = pytest.mark.usefixtures("bare_module")
 
@@ -141,7 +141,7 @@ def test_a_registered_method_is_one_by_name(grey: type, tmp_path: Path) -> None:
     """Settings, `config.yaml`, exact resume, `sample`, and the table of methods."""
     teacher = tmp_path / "t.safetensors"
     save_network(teacher, digits_like())
-    plan = FEW | {"method.shade": 0.25}
+    plan = quick("grey", FEW) | {"method.shade": 0.25}
     whole = lenient.distill(teacher, "lenient:lenet5-half", method="grey", settings=plan | {"steps": 8})
     lenient.distill(teacher, "lenient:lenet5-half", method="grey", settings=plan, output=tmp_path / "run")
     longer = lenient.distill(

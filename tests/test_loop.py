@@ -898,7 +898,7 @@ def test_the_first_ranks_own_gpu_is_not_that_of_all(tmp_path, monkeypatch):
     recipe = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())
     (tmp_path / "r" / "config.yaml").write_text(yaml.safe_dump(recipe | {"device": "cuda:0"}))
     monkeypatch.setattr("lenient.core.ranks.count", lambda: 2)
-    monkeypatch.setattr("lenient.runs.job.resolve", lambda request: pytest.fail(str(request.settings["device"])))
+    monkeypatch.setattr("lenient.runs.job.resolve", lambda request: pytest.fail(str(request.shared["device"])))
     job = Job.__new__(Job)
     vars(job).update(teacher=tiny_teacher(), hash=fingerprint(tiny_teacher().module), eval_data=None)
     vars(job).update(method=None, generator=None, trust_code=False)

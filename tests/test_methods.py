@@ -30,6 +30,7 @@ from lenient.runs.request import Request, resolve
 from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import BatchNorms
+from lenient.training.settings import method_settings
 from lenient.training.trainer import Distillation
 from toys import (
     CPU,
@@ -122,7 +123,9 @@ def form(name: str) -> dict[str, Any]:
     if name in MIXED:
         return {"method": BASE[MIXED[name]], "source": {"proxy_images": pictures_folder(), "proxy_share": 0.25}}
     method, defense = DEFENDED.get(name, (name, None))
-    return {"method": BASE[method], **({} if defense is None else {"defense": defense})}
+    if defense is None:
+        return {"method": BASE[method]}
+    return {"method": BASE[method], **method_settings({"name": method}).taken({"defense": defense})}
 
 
 def weights(run: Distillation) -> dict[str, torch.Tensor]:
