@@ -7,10 +7,12 @@ import re
 import shutil
 import sysconfig
 from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from nbclient import NotebookClient
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util.logging import getLogger
@@ -33,6 +35,8 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = -1
 nb_merge_streams = True
+# A command's output comes in pieces of 100 bytes, between which MyST would put line breaks.
+NotebookClient.__init__ = partialmethod(NotebookClient.__init__, coalesce_streams=True)
 os.environ.setdefault("LENIENT_SMOKE", "1")  # LENIENT_SMOKE= make docs: at whole size
 os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # where `lenient` lies
 
