@@ -184,3 +184,14 @@ def test_errors_are_caught_by_public_names(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
     kinds = {name for name, kind in vars(own).items() if isinstance(kind, type) and issubclass(kind, own.LenientError)}
     assert kinds == set(lenient.errors.__all__)
+
+
+def test_what_is_returned_is_read_by_key_as_the_json_that_holds_it() -> None:
+    found = lenient.inspect(tiny_teacher())
+    assert found["notes"] == list(found.card.notes)
+    assert found["methods"] == list(found.methods)
+    with pytest.raises(KeyError, match="nothing"):
+        found["nothing"]
+    result = lenient.distill(tiny_teacher(), tiny_student(), settings=QUICK)
+    assert result.summary["student"]["params"] == result.summary.student.params
+    assert result.health["reasons"] == result.health.reasons

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from lenient.core.numbers import plain
+from lenient.core.keyed import Keyed
 from lenient.evaluation import num_bytes, parameters
 from lenient.methods.choice import choose, obstacles
 from lenient.models import choose_student
@@ -22,7 +22,7 @@ from lenient.runs.job import TeacherFacts, load_teacher
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Keyed):
     """What `lenient.inspect` found of a teacher."""
 
     card: Card
@@ -71,7 +71,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, the card's among the others, as `lenient inspect --json` prints them."""
-        values: dict[str, Any] = plain(asdict(self))
+        values = super().to_dict()
         del values["card"]
         return self.card.to_dict() | values
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from lenient.core.keyed import Keyed
 from lenient.core.schemas import misfit
 from lenient.synthesis.drawing import Draws
 from lenient.training.prediction import Prediction
@@ -61,7 +62,7 @@ class NetworkSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Keyed):
     """A run in numbers, so far where it has not ended; what was not measured is None."""
 
     method: str

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from lenient.core.config import Settings
+from lenient.core.keyed import Keyed
 from lenient.training.metrics import spread
 from lenient.training.prediction import Prediction
 
@@ -182,7 +183,7 @@ def _movement(stuck: Sequence[str]) -> Check:
 
 
 @dataclass(frozen=True)
-class Health:
+class Health(Keyed):
     """Did the run work, as far as can be told without real data?"""
 
     verdict: Verdict
