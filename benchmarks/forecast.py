@@ -108,6 +108,10 @@ def page(written: Mapping[str, Any], output: str) -> str:
     lines += [row(f"all, expected below {value:g}", runs, below(value)) for value in (0.4, limit, 0.6)]
     lines += [
         "",
+        "Of the sabotaged runs most failed for constants of the teacher that are wrong: the student answers as a",
+        "teacher that is itself wrong, as it is described, and no forecast of their agreement can tell; the verdict's",
+        "checks of the pixels do, at the end.",
+        "",
         "The limit is the verdict's, and was not fitted to these runs. Other alarms within a third of the steps, of",
         "the runs of grids:",
         "",
