@@ -20,7 +20,9 @@ from commands import python
 from conftest import Once
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT = (".git", ".venv*", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "build", "dist", "runs", "data-*")
+LEFT = (".git", ".venv*", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+AT_THE_ROOT = ("build", "dist", "runs", "data-*")
+"""Left out there alone: `src/lenient/runs` is code."""
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2])"
 
 
@@ -38,7 +40,7 @@ def dist(made_once: Once) -> Path:
     pytest.importorskip("setuptools", "77")
 
     def make(folder: Path) -> None:
-        shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(*LEFT))
+        shutil.copytree(ROOT, folder / "tree", ignore=left_out)
         call(sys.executable, "-c", BUILD, "sdist", folder, cwd=folder / "tree")
         with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
             archive.extractall(folder / "unpacked", filter="data")
@@ -47,12 +49,17 @@ def dist(made_once: Once) -> Path:
     return made_once("dist", make)
 
 
+def left_out(place: str, names: list[str]) -> set[str]:
+    """Which of the names in a folder of a tree belong to no distribution."""
+    root = (Path(place) / "pyproject.toml").exists()
+    return shutil.ignore_patterns(*LEFT, "*.pyc", ".DS_Store", *(AT_THE_ROOT if root else ()))(place, names)
+
+
 def files_below(folder: Path) -> set[str]:
-    left = shutil.ignore_patterns(*LEFT, "*.pyc", ".DS_Store")
     found = set()
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(set(folders) - left(place, folders))
-        found |= {(Path(place) / name).relative_to(folder).as_posix() for name in set(names) - left(place, names)}
+        folders[:] = sorted(set(folders) - left_out(place, folders))
+        found |= {(Path(place) / name).relative_to(folder).as_posix() for name in set(names) - left_out(place, names)}
     return found
 
 
@@ -71,6 +78,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
         "reporting/template.html.j2",
         "reporting/compare.html.j2",
         "training/prediction.json",
+        "runs/job.py",
     } <= package
     assert {name.split("/")[0] for name in names} == {"lenient", about}
     assert f"{about}/licenses/LICENSE" in names
