@@ -9,7 +9,8 @@ read. Every cell is one (variant, teacher, seed); a cell that the output file ha
 `--table PAGE` it writes the table and runs nothing.
 
 Variants whose steps cost differently are compared at equal seconds: `-s steps=N` that no run reaches, `--read 30 --read
-90`, and constant rates, so that what is read after 30 seconds is what a run of 30 seconds comes to.
+90`, and constant rates, so that what is read after 30 seconds is what a run of 30 seconds comes to. They are seconds
+of a processor, so that what else the machine does is not counted.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def trained(arch: str, data: str, images: ImageSet, changes: Mapping[str, Any], 
 
 
 class Readings:
-    """An observer that measures a student after so many seconds of its run, and ends it at the last of them."""
+    """An observer that measures a student after so many processor seconds of its run, and ends it at the last."""
 
     def __init__(
         self, student: Network | str, teacher: Network, holdout: ImageSet, train: ImageSet, seconds: Sequence[float]
@@ -64,11 +65,11 @@ class Readings:
 
     def start(self, total_steps: int, step: int) -> None:
         """Begin to count."""
-        self.began = time.monotonic()
+        self.began = time.process_time()
 
     def step(self, step: int, images: int) -> None:
         """Measure, where it is time; what that takes is not counted."""
-        now = time.monotonic()
+        now = time.process_time()
         if len(self.taken) == len(self.seconds) or now - self.began < self.seconds[len(self.taken)]:
             return
         assert isinstance(self.student, Network), "built here where there are readings"
@@ -76,7 +77,7 @@ class Readings:
         measures = measured(self.student, self.teacher, *self.images)
         self.taken.append({"seconds": round(now - self.began, 1), "step": step, **measures})
         self.student.module.train(training)
-        self.began += time.monotonic() - now
+        self.began += time.process_time() - now
         if len(self.taken) == len(self.seconds):
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -2,9 +2,9 @@
 
     --teachers py:benchmarks/plain_networks.py:plain_cnn,py:benchmarks/plain_networks.py:vit
 
-Each takes images of 28 or 32 pixels. What normalises, where anything does: `plain_cnn`, `loud_cnn` and `plain_vgg`
-nothing, `group_norm` groups of channels, `vit`, `mixer` and `convnext` each image or place by itself (layer norm),
-`depthwise` batches.
+Each takes images of 28 or 32 pixels, `flat_*` of 8 too. What normalises, where anything does: `plain_cnn`, `loud_cnn`
+and `plain_vgg` nothing, `group_norm` groups of channels, `vit`, `mixer` and `convnext` each image or place by itself
+(layer norm), `depthwise` and `flat_*` batches; the latter flatten their last maps instead of averaging them.
 """
 
 from __future__ import annotations
@@ -58,6 +58,34 @@ def depthwise(num_classes: int, in_chans: int) -> nn.Module:
                       nn.Conv2d(before, after, 1, bias=False)):  # fmt: skip
             layers += [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, num_classes))
+
+
+def flat_cnn(num_classes: int, in_chans: int) -> nn.Module:
+    """Three convolutions with batch norm, and one linear layer that sees where in the image its features are."""
+    return nn.Sequential(*_normalised(in_chans, (16, 32, 32)), nn.AdaptiveMaxPool2d(4), nn.Flatten(),
+                         nn.Linear(32 * 16, num_classes))  # fmt: skip
+
+
+def flat_vgg(num_classes: int, in_chans: int) -> nn.Module:
+    """Four convolutions with batch norm, pooled after two, and two linear layers on the flattened maps, as in VGG."""
+    return nn.Sequential(*_normalised(in_chans, (24, 24)), nn.MaxPool2d(2), *_normalised(24, (48, 48)),
+                         nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(48 * 4, 64), nn.ReLU(),
+                         nn.Linear(64, num_classes))  # fmt: skip
+
+
+def flat_wide(num_classes: int, in_chans: int) -> nn.Module:
+    """Two wide convolutions with batch norm and 8x8 maps flattened, the linear layers normalised as well."""
+    return nn.Sequential(*_normalised(in_chans, (32, 64)), nn.AdaptiveAvgPool2d(8), nn.Flatten(),
+                         nn.Linear(64 * 64, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(),
+                         nn.Linear(64, num_classes))  # fmt: skip
+
+
+def _normalised(before: int, widths: tuple[int, ...]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        before = width
+    return layers
 
 
 def group_norm(num_classes: int, in_chans: int) -> nn.Module:
