@@ -53,6 +53,27 @@ def test_settings_are_compared_at_equal_seconds(tmp_path):
     assert "| variant | settings | after" in (tmp_path / "page.md").read_text()
 
 
+def test_both_orders_of_a_virtual_step_are_compared_along_a_run(tmp_path):
+    common = [BENCHMARKS / "virtual_step.py", "-o", "seen.json"]
+    measured = [
+        *common,
+        "--teachers",
+        "lenient:lenet5",
+        "--teacher-set",
+        "epochs=1",
+        "--students",
+        "lenient:resnet8-half",
+    ]
+    run(*measured, "--students", "lenient:resnet8-half", "--steps", 121, "--every", 60, cwd=tmp_path)
+    (point,) = json.loads((tmp_path / "seen.json").read_text())["runs"][0]["seen"]
+    orders, replay = (list(point[name].values()) for name in ("orders", "replay"))
+    assert orders == sorted(orders, reverse=True), "the longer the step, the less alike"
+    assert orders[0] > 0.999
+    assert replay[0] > replay[-1]
+    run(*common, "--table", "page.md", cwd=tmp_path)
+    assert "| `lenient:resnet8-half` | 0.9 | " in (tmp_path / "page.md").read_text()
+
+
 def test_students_of_poisoned_teachers_are_measured_with_and_without_a_defence(tmp_path):
     common = [BENCHMARKS / "abd.py", "-o", "runs.json", "--teacher-epochs", 1, "--steps", 10, "--seed", 7]
     run(*common, "--row", "none", cwd=tmp_path)
