@@ -1,5 +1,5 @@
-"""Does a run tell in time that it fails? What runs were told of their students after a quarter of their steps, and what
-came of them.
+"""Does a run tell in time that it fails? What runs were told of their students after a quarter of their steps, what
+their pixels showed then, and what came of them.
 
     python benchmarks/forecast.py runs/digits --sabotage sabotage.json -o benchmarks/results/forecast.json
     python benchmarks/forecast.py -o benchmarks/results/forecast.json --table results/forecast.md
@@ -23,7 +23,8 @@ from lenient.bench.report.records import read_grid
 from lenient.core.numbers import plain, significant
 from lenient.core.schemas import read_metrics
 from lenient.runs.folder import environment
-from lenient.training.verdict import FORECAST, HealthSettings
+from lenient.training.health import SETTLED
+from lenient.training.verdict import AGREEMENT, FORECAST, HealthSettings
 
 FAILED, SOUND = 0.5, 0.85
 """Shares of the teacher's accuracy below and from which a student counts as one or the other."""
@@ -40,6 +41,7 @@ def of_grid(folder: Path) -> Iterator[dict[str, Any]]:
         events = read_metrics(run_folder(folder, cell) / "metrics.jsonl")
         steps = max(event["step"] for event in events if event["event"] == "log")
         early = [event for event in events if event["event"] == "alarm" and 3 * event["step"] <= steps]
+        logs = [{k.removeprefix("health/"): v for k, v in event.items()} for event in events if event["event"] == "log"]
         yield {
             "id": cell.wanted.id,
             "source": grid.name,
@@ -48,7 +50,8 @@ def of_grid(folder: Path) -> Iterator[dict[str, Any]]:
             "verdict": cell.raw["verdict"],
             "share": cell.number("last") / cell.number("teacher_accuracy"),
             "told": told(next((event for event in events if event["event"] == "forecast"), None)),
-            "alarms": sorted({event["name"] for event in early}),
+            "alarms": sorted({event["name"] for event in early} - {AGREEMENT} | disagreeing(logs, steps)),
+            "pixels": pixels(logs, steps),
         }
 
 
@@ -67,12 +70,38 @@ def of_sabotage(file: Path) -> Iterator[dict[str, Any]]:
             "share": run["student"] / run["right_teacher"],
             "told": told(run["forecast"]),
             "alarms": None,
+            "pixels": pixels(run["early"], run["steps"]),
         }
 
 
 def told(event: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return what the page reads of a forecast."""
     return None if event is None else {name: event[name] for name in TOLD}
+
+
+def pixels(lines: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float] | None:
+    """Return the least contrast and the most overshoot between a quarter and a third of a run, where they were seen."""
+    seen = [line for line in telling(lines, steps) if "contrast" in line]
+    if not seen:
+        return None
+    beyond = max(max(-line["dark"], line["bright"] - 1, 0.0) for line in seen)
+    return {"contrast": min(line["contrast"] for line in seen), "overshoot": beyond}
+
+
+def disagreeing(lines: Sequence[Mapping[str, Any]], steps: int) -> set[str]:
+    """Return the alarm of a student that does not agree with its teacher, where it rang; in runs of today it waits."""
+    limit = HealthSettings().agreement / 3
+    gains = [
+        (line["probe_agreement"] - line["probe_chance"]) / max(1 - line["probe_chance"], 1e-9)
+        for line in telling(lines, steps)
+        if "probe_agreement" in line
+    ]
+    return {AGREEMENT} if any(gain < limit for gain in gains) else set()
+
+
+def telling(lines: Sequence[Mapping[str, Any]], steps: int) -> list[Mapping[str, Any]]:
+    """Return the lines between the share of a run from which alarms ring and a third of it."""
+    return [line for line in lines if steps * SETTLED <= line["step"] <= steps / 3]
 
 
 def row(label: str, runs: Runs, rings: Callable[[Mapping[str, Any]], bool]) -> str:
@@ -86,7 +115,8 @@ def row(label: str, runs: Runs, rings: Callable[[Mapping[str, Any]], bool]) -> s
 
 def page(written: Mapping[str, Any], output: str) -> str:
     """Return the page."""
-    limit = HealthSettings().expected
+    limits = HealthSettings()
+    limit = limits.expected
     runs = [run for run in written["runs"] if run["told"] is not None]
     untold = len(written["runs"]) - len(runs)
     others = [run for run in runs if run["alarms"] is not None]
@@ -109,11 +139,21 @@ def page(written: Mapping[str, Any], output: str) -> str:
     lines += [
         "",
         "Of the sabotaged runs most failed for constants of the teacher that are wrong: the student answers as a",
-        "teacher that is itself wrong, as it is described, and no forecast of their agreement can tell; the verdict's",
-        "checks of the pixels do, at the end.",
+        "teacher that is itself wrong, as it is described, and no forecast of their agreement can tell. The pixels",
+        f"can: a contrast below {limits.contrast:g} or an overshoot above {limits.overshoot:g} is an alarm from a",
+        "quarter of a run on. The same runs, where pixels were seen between it and a third (or at three tenths):",
         "",
-        "The limit is the verdict's, and was not fitted to these runs. Other alarms within a third of the steps, of",
-        "the runs of grids:",
+        *head,
+    ]
+    seen = [run for run in runs if run["pixels"] is not None]
+    for source in sorted({run["source"] for run in seen}):
+        lines.append(row(f"{source}, pixels", [run for run in seen if run["source"] == source], clipped(limits)))
+    lines += [
+        row("all, pixels", seen, clipped(limits)),
+        row("all, either", seen, lambda run: below(limits.expected)(run) or clipped(limits)(run)),
+        "",
+        "The limits are the verdict's, which were chosen on the ends of the sabotaged runs and on no other. Other",
+        "alarms within a third of the steps, of the runs of grids:",
         "",
         *head,
     ]
@@ -131,6 +171,11 @@ def page(written: Mapping[str, Any], output: str) -> str:
 def below(limit: float) -> Callable[[Mapping[str, Any]], bool]:
     """Return whether less than so much was expected of a run."""
     return lambda run: run["told"]["expected"] < limit
+
+
+def clipped(limits: HealthSettings) -> Callable[[Mapping[str, Any]], bool]:
+    """Return whether a run's pixels spanned too little, or reached too far."""
+    return lambda run: run["pixels"]["contrast"] < limits.contrast or run["pixels"]["overshoot"] > limits.overshoot
 
 
 def main(

@@ -141,6 +141,9 @@ def test_the_page_counts_alarms_by_what_came_of_the_runs(tmp_path):
             "share": share,
             "told": expected and {"step": 200, "low": 0.1, "expected": expected, "high": 0.95},
             "alarms": ["coverage"] if name in "ad" else [],
+            "pixels": None
+            if name == "e"
+            else {"contrast": 0.5 if name == "b" else 1.2, "overshoot": 0.4 * (name == "d")},
         }
         for share, expected, name in made
     ]
@@ -151,5 +154,7 @@ def test_the_page_counts_alarms_by_what_came_of_the_runs(tmp_path):
     subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| digits, expected below 0.5 | 1 of 2 | 1 of 1 | 1 of 2 |" in page
+    assert "| all, pixels | 1 of 2 | 0 of 1 | 1 of 1 |" in page
+    assert "| all, either | 2 of 2 | 1 of 1 | 1 of 1 |" in page
     assert "| coverage | 1 of 2 | 0 of 1 | 1 of 2 |" in page
     assert "5 runs in `found.json`; 1 more were told nothing" in page

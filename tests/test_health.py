@@ -285,6 +285,26 @@ def test_alarms_sound_once_while_it_runs(digits_teacher, steps):
     assert names.count("networks move") == 1
 
 
+def test_pixels_and_agreement_ring_from_a_quarter_of_a_run_and_what_collapses_sooner():
+    monitor = HealthMonitor(2, HealthSettings(), CPU.device)
+    monitor.seen = [10.0, 0.0]
+    monitor.latest = {"health/dark": -0.5, "health/bright": 1.2, "health/contrast": 1.7}
+    monitor.latest |= {"health/probe_agreement": 0.5, "health/probe_chance": 0.5, "health/entropy": 0.0}
+    rung = [sorted(monitor.raise_alarms(progress)) for progress in (0.1, 0.2, 0.24, 0.25, 0.3)]
+    assert rung == [[], ["class entropy"], [], ["overshoot", "probe agreement"], []]
+    assert "check --mean and --std" in monitor.alarms["overshoot"]
+
+
+def test_a_teacher_of_a_wrong_std_is_told_while_its_run_goes_on(tmp_path):
+    teacher = tiny_teacher()
+    teacher.card = replace(teacher.card, std=tuple(4.0 for _ in teacher.card.std))
+    plan = merge(SHORT, {"steps": 20, "log_every": 1})
+    distill(teacher, "lenient:lenet5-half", settings=plan, output=tmp_path / "r")
+    lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    (alarm,) = [line for line in lines if line["event"] == "alarm" and line["name"] == "overshoot"]
+    assert 5 <= alarm["step"] <= 6
+
+
 # pieces
 
 

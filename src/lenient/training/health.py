@@ -18,6 +18,8 @@ from lenient.teacher.probes import BatchNorms
 from lenient.training.metrics import STATISTICS, class_counts, spread
 from lenient.training.probe import ProbeSet, bn_shift, duplicate_rate, pixel_span
 from lenient.training.verdict import (
+    AGREEMENT,
+    CONSTANTS,
     FORECAST,
     Check,
     Evidence,
@@ -27,6 +29,10 @@ from lenient.training.verdict import (
     foreseen,
     judged,
 )
+
+SETTLED = 0.25
+"""Share of the updates after which pixels and the student's agreement say what will come of a run, and no sooner
+(`results/forecast.md`)."""
 
 
 class HealthMonitor:
@@ -159,10 +165,15 @@ class HealthMonitor:
             self._fingerprints[name] = norms
 
     def raise_alarms(self, progress: float) -> dict[str, str]:
-        """Return alarms that are new at this line; `progress` is the share of all updates that is done, in [0, 1]."""
+        """Return alarms that are new at this line; `progress` is the share of all updates that is done, in [0, 1].
+
+        What fails is an alarm, and so is a warning of the pixels: where --mean or --std are wrong, all else looks well.
+        """
         fresh: dict[str, str] = {}
         for check in self.checks(progress):
-            if check.status == "failed" and check.name not in self.alarms and progress > 0.1:
+            bad = check.status == "failed" or (check.status == "warning" and check.name in CONSTANTS)
+            late = progress >= SETTLED if check.name in (*CONSTANTS, AGREEMENT) else progress > 0.1
+            if bad and late and check.name not in self.alarms:
                 fresh[check.name] = check.text
         self.alarms.update(fresh)
         return fresh

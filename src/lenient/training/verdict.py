@@ -125,7 +125,7 @@ def checks(evidence: Evidence, settings: HealthSettings, progress: float = 1.0) 
         text = f"the student agrees with the teacher on {agreement}"
         if chance > 1 - 1e-6:
             text = "all probe images are of one class, so they say nothing about the student"
-        found.append(_at_least(STUDENT, gain, s.agreement, text, floor=s.agreement / 3))
+        found.append(_at_least(AGREEMENT, gain, s.agreement, text, floor=s.agreement / 3))
     updates = max(now.get("health/updates", 0.0), 1.0)
     found.append(
         _at_most(
@@ -143,8 +143,8 @@ def _constants(settings: HealthSettings, dark: float, bright: float, contrast: f
     wrong: then the student copies the teacher where no real image lies."""
     beyond = max(-dark, bright - 1, 0.0)
     checks = [
-        _at_least("contrast", contrast, settings.contrast, "", floor=-math.inf),
-        _at_most("overshoot", beyond, settings.overshoot, ""),
+        _at_least(CONSTANTS[0], contrast, settings.contrast, "", floor=-math.inf),
+        _at_most(CONSTANTS[1], beyond, settings.overshoot, ""),
     ]
     cures = ("check --mean and --std, unless the training images have as little contrast", "check --mean and --std")
     text = f"synthetic pixels span {dark:.2f} to {bright:.2f} (black is 0, white is 1)"
@@ -195,12 +195,14 @@ class Health(Keyed):
     """What a verdict cannot say."""
 
 
-STUDENT = "probe agreement"
+AGREEMENT = "probe agreement"
 """The check that asks about the student on images of the run."""
 EXPECTED = "expected agreement"
 """The check of what is expected of the student on real images."""
 FORECAST = "forecast"
 """The alarm of what is expected of the student in the midst of its run."""
+CONSTANTS = ("contrast", "overshoot")
+"""The checks of the pixels, which tell of a wrong mean or std."""
 SHIFT = "batch-norm shift"
 RELAXED = 3.0
 """Times its threshold up to which a shift warns no more where enough is expected of the student: of runs that had
@@ -213,7 +215,7 @@ def of_images(health: Health) -> Health:
         [
             replace(check, status="warning") if check.name == SHIFT and not _within(check) else check
             for check in health.checks
-            if check.name not in (STUDENT, EXPECTED)
+            if check.name not in (AGREEMENT, EXPECTED)
         ]
     )
 
