@@ -66,7 +66,7 @@ class Watched:
         found: dict[str, Any] = {"seconds": {"replay": plain}, "orders": {}, "replay": {}}
         for alpha in ALPHAS:
             first, found["seconds"]["first"] = self._gradient(RetainSettings(order="first", alpha=alpha), new, old)
-            second, found["seconds"]["second"] = self._gradient(RetainSettings(alpha=alpha), new, old)
+            second, found["seconds"]["second"] = self._gradient(RetainSettings(order="second", alpha=alpha), new, old)
             found["orders"][str(alpha)], found["replay"][str(alpha)] = cosine(first, second), cosine(first, replayed)
         return found
 

@@ -131,7 +131,7 @@ def retaining_loss(module: nn.Module, new: Batch, old: Batch, alpha: float) -> t
 
 def test_the_gradient_is_that_of_finite_differences():
     module, new, old = smooth(), batch(0, dtype=torch.float64), batch(1, dtype=torch.float64)
-    retain(module)(new, old)
+    retain(module, order="second")(new, old)
     found = torch.cat([p.grad.flatten() for p in module.parameters()])
     values = [p for p in module.parameters()]
     slow = []
@@ -183,7 +183,7 @@ def test_for_small_steps_the_gradient_aligns_the_two():
 
     def gradient(alpha: float) -> list[torch.Tensor]:
         fresh = smooth()
-        retain(fresh, alpha=alpha)(batch(0, dtype=torch.float64), batch(1, dtype=torch.float64))
+        retain(fresh, order="second", alpha=alpha)(batch(0, dtype=torch.float64), batch(1, dtype=torch.float64))
         return gradients(fresh)
 
     zero = gradient(0.0)
@@ -224,7 +224,7 @@ def test_the_live_buffers_see_the_new_images_once(order):
 def test_jointly_the_old_images_come_twice():
     module = smooth()
     new, old = batch(0, dtype=torch.float64), batch(1, dtype=torch.float64)
-    retain(module, joint=True)(new, old)
+    retain(module, order="second", joint=True)(new, old)
     found = gradients(module)
     module = smooth()
     PlainUpdate(KL, LiveStudent(module, CPU))(batch(0, dtype=torch.float64), batch(1, dtype=torch.float64))

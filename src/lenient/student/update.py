@@ -63,8 +63,9 @@ class RetainSettings(Part):
     """Acquire and retain through a virtual step (META-DFKD)."""
 
     name: Literal["retain"] = "retain"
-    order: Literal["second", "first"] = "second"
-    """Differentiate through the virtual step (paper), or take the gradient after it as it is."""
+    order: Literal["second", "first"] = "first"
+    """Differentiate through the virtual step (paper), or take the gradient after it as it is, at a third of the cost:
+    for steps of usual length they are the same (`results/virtual-step.md`)."""
     alpha: float | None = Field(None, ge=0, le=1e6)
     """Length of the virtual step (released code: 0.9, without effect). By default the student's learning rate now:
     where a schedule takes that to 0, the two points are one, and old images are replayed and no more."""
