@@ -53,6 +53,24 @@ def test_settings_are_compared_at_equal_seconds(tmp_path):
     assert "| variant | settings | after" in (tmp_path / "page.md").read_text()
 
 
+def test_every_method_has_the_same_trials(tmp_path):
+    common = [BENCHMARKS / "trials.py", "-o", "cells.json", "--teacher", "lenient:lenet5", "--teacher-set", "epochs=1"]
+    common += ["--student", "lenient:lenet5-half", "--seeds", 1, "--steps", 2]
+    run(*common, "--methods", "noise", cwd=tmp_path)
+    run(*common, "--methods", "noise,dfad", cwd=tmp_path)
+    cells = json.loads((tmp_path / "cells.json").read_text())["cells"]
+    noise = [cell for cell in cells if cell["method"] == "noise"]
+    assert [cell["trial"] for cell in noise] == ["as it is", "student / 3", "student x 3"]
+    *_, slow, fast = [cell["settings"] for cell in cells if cell["method"] == "dfad"]
+    assert fast["generator_lr"] == pytest.approx(9 * slow["generator_lr"], rel=0.02)
+    assert {*fast} == {*slow} == {"generator_lr"}
+    assert len(cells) == 3 + 5
+    run(*common, "--table", "page.md", cwd=tmp_path)
+    page = (tmp_path / "page.md").read_text()
+    assert "| noise | " in page
+    assert "8 runs in `cells.json`" in page
+
+
 def test_both_orders_of_a_virtual_step_are_compared_along_a_run(tmp_path):
     common = [BENCHMARKS / "virtual_step.py", "-o", "seen.json"]
     measured = [
