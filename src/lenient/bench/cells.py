@@ -20,6 +20,7 @@ from lenient.models.trust import Trusted
 from lenient.runs.folder import discard
 from lenient.synthesis.pixel_views import ViewSettings
 from lenient.synthesis.proxy import SourceSettings
+from lenient.training.settings import TeacherSettings
 
 LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
@@ -30,6 +31,7 @@ SINCE: Mapping[str, Any] = {
     "method.batch_images": None,
     "method.round_batches": 1,
     "student.init": "as-is",
+    "teacher": TeacherSettings().model_dump(mode="json"),
     "defense": {"name": "none"},
     "source": SourceSettings().model_dump(mode="json"),
 }

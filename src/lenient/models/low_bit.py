@@ -49,7 +49,7 @@ class LowBit(nn.Module):
             parametrize.register_parametrization(layer, "weight", WeightGrid(bits))
             layer.input_grid = InputGrid(bits if number else IMAGE_BITS)
             layer.register_forward_pre_hook(_on_grid)
-        self.network, self.bits = network, bits
+        self.network, self.bits, self.fixed = network, bits, fixed
         self._fixed = tuple(part for _, part in batch_norm_layers(network)) if fixed else ()
 
     def forward(self, images: Tensor) -> Any:

@@ -71,6 +71,11 @@ def build_student(
         return network
 
 
+def is_copy(student: Network) -> bool:
+    """Whether a student began as its teacher, see `copy_student`."""
+    return isinstance(student.module, LowBit) and student.module.fixed
+
+
 def copy_student(spec: str, teacher: Network) -> Network:
     """Build `intN:copy`: the teacher in few bits, from its weights on; its batch norms keep their statistics.
 

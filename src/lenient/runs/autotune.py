@@ -15,12 +15,13 @@ from lenient.core.conv_cpu import SmallMaps
 from lenient.core.errors import MachineError, TeacherError, UsageError
 from lenient.core.memory import memory_errors
 from lenient.core.runtime import Runtime
-from lenient.core.seeding import untouched_global_rng
+from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.core.timing import seconds_of
 from lenient.methods.contract import STUDENT, Method, Phase
 from lenient.models.behaviour import failure
 from lenient.models.card import Network
 from lenient.models.lending import copied_module
+from lenient.synthesis.figures import drawings
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.settings import DistillSettings
 from lenient.training.trainer import Distillation
@@ -37,6 +38,28 @@ SMALL = (16, 64)
 """Images on each device in the two trials that the memory of larger batches is worked out from."""
 MEMORY_SHARE = 0.8
 """Share of the memory left that a batch may take."""
+LOUD = 15.0
+"""Deviation of logits from which they are divided: a class prior has no gradient left where the softmax is a corner."""
+USUAL = 5.0
+"""Deviation that they are brought to: that of classifiers of small images here."""
+HEARD = 64
+"""Images of noise, and as many of figures, on which it is measured."""
+
+
+def fitting_temperature(teacher: Network, runtime: Runtime) -> float:
+    """Return what to divide a teacher's logits by: 1, unless they deviate by more than `LOUD` from an image's mean on
+    images that are not its own."""
+    size = teacher.card.input_size
+    noise = torch.rand(HEARD, *size, generator=torch.Generator().manual_seed(0)).to(runtime.device)
+    images = torch.cat([noise, drawings(range(HEARD), size, Streams(0, runtime.device), "loudness")])
+    with untouched_global_rng(), FrozenTeacher(teacher, runtime) as frozen, torch.no_grad():
+        logits = frozen.respond(frozen.normalize(runtime.images(images))).logits.float()
+    spread = float((logits - logits.mean(dim=1, keepdim=True)).std())
+    if not spread > LOUD:
+        return 1.0
+    found = float(f"{spread / USUAL:.2g}")
+    log.info("teacher.temperature %g: its logits deviate by %.0f on images of chance", found, spread)
+    return found
 
 
 def fastest_precision(teacher: Network, student: Network, device: torch.device, batch_size: int) -> str:

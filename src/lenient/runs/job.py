@@ -37,6 +37,7 @@ from lenient.models.card import Network
 from lenient.models.checking import check_distillable, readable_batch_norms
 from lenient.models.lending import copied_module
 from lenient.models.names import one_line, parse_spec
+from lenient.models.students import is_copy
 from lenient.models.trust import Trusted, UntrustedSettingError, require
 from lenient.pictures.holding import listed
 from lenient.reporting import write_report
@@ -211,6 +212,11 @@ class Job:
         if self.settings.pictures_folder is not None:
             listed(self.settings.pictures_folder)  # refused here rather than after trials
         check_batch_norms(method, self.settings, readable_batch_norms(self.teacher))
+        temperature = self.settings.teacher.temperature
+        if temperature not in (1, "auto") and is_copy(self.student):
+            raise UsageError(
+                f"-s teacher.temperature={temperature:g}: a copy of the teacher begins with its logits; leave it at 1"
+            )
         if size_known:
             self.share(ranks.count())
 
@@ -237,6 +243,7 @@ class Job:
         """What short trials will decide when the job is opened."""
         s = self.settings
         own = [name for name in ("precision", "overlap") if getattr(s, name) == "auto" and s.method.takes(name)]
+        own += ["temperature"] if s.teacher.temperature == "auto" else []
         asked = {"batch size": self.request.batch_size == "auto", "steps": self.request.budget is not None}
         return own + [name for name, wanted in asked.items() if wanted]
 

@@ -23,9 +23,16 @@ from lenient.methods.contract import Method, MethodSettings
 from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network
 from lenient.models.names import OWN, parse_spec
-from lenient.models.students import LABEL, Init, copy_student
+from lenient.models.students import LABEL, Init, copy_student, is_copy
 from lenient.models.trust import Trusted, UntrustedError, UntrustedSettingError, require
-from lenient.runs.autotune import check_precision, fastest_precision, largest_batch, overlap_pays, trial
+from lenient.runs.autotune import (
+    check_precision,
+    fastest_precision,
+    fitting_temperature,
+    largest_batch,
+    overlap_pays,
+    trial,
+)
 from lenient.training.settings import MOST_STEPS, DistillSettings, method_settings
 from lenient.training.settings import method_name as section_name
 
@@ -276,6 +283,9 @@ def decide(
     runtime = settings.model_copy(update=changes).runtime()
     learning = None if student is teacher else student  # only its images are drawn
     check_precision(teacher, learning, runtime, settings.batch_size)
+    if settings.teacher.temperature == "auto":
+        found = 1.0 if is_copy(student) else ranks.agree(fitting_temperature(teacher, runtime))
+        changes["teacher"] = settings.teacher.model_copy(update={"temperature": found})
     if settings.compile:
         if ranks.count() > 1:
             raise UsageError("--compile: works on one device so far; leave it out, or --devices")

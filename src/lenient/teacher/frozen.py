@@ -43,6 +43,8 @@ class FrozenTeacher:
 
     statistics: Statistics = "running"
     """What its batch norms normalise by."""
+    temperature: float = 1.0
+    """What its logits are divided by."""
 
     def __init__(self, network: Network, runtime: Runtime) -> None:
         self.network = network
@@ -83,6 +85,12 @@ class FrozenTeacher:
             )
         view = copy.copy(self)
         view.statistics = statistics
+        return view
+
+    def softened(self, temperature: float) -> FrozenTeacher:
+        """Return a view of the same teacher, with the same count, whose logits are divided by `temperature`."""
+        view = copy.copy(self)
+        view.temperature = temperature
         return view
 
     @property
@@ -173,16 +181,16 @@ class FrozenTeacher:
 
     @property
     def head(self) -> tuple[Tensor, Tensor] | None:
-        """Weight (C, d) and bias (C,) of the layer that turns features into logits, copies in full precision; None
-        where no linear layer puts the logits out."""
+        """Weight (C, d) and bias (C,) of the layer that turns features into logits, copies in full precision over the
+        temperature; None where no linear layer puts the logits out."""
         found = self._find_classifier()
         if found is None:
             return None
         with self._in_full_precision():
             weight, bias = found.weight, found.bias
             assert isinstance(weight, Tensor), "a linear layer or a convolution has one"
-            rows = weight.detach().flatten(1).clone()
-            return rows, bias.detach().clone() if isinstance(bias, Tensor) else torch.zeros_like(rows[:, 0])
+            rows = weight.detach().flatten(1) / self.temperature
+            return rows, bias.detach() / self.temperature if isinstance(bias, Tensor) else torch.zeros_like(rows[:, 0])
 
     def blocks(self) -> dict[tuple[int, int], nn.Module]:
         """Return the last block of each map size, see `last_block_by_size`."""
@@ -220,7 +228,8 @@ class FrozenTeacher:
             module = copied_module(self.module)
         drop_hooks(module)
         change(module)
-        return FrozenTeacher(Network(module, self.card, self._behaviour), self.runtime).__enter__().by(self.statistics)
+        other = FrozenTeacher(Network(module, self.card, self._behaviour), self.runtime).__enter__()
+        return other.by(self.statistics).softened(self.temperature)
 
     def _example(self, count: int = 2) -> Tensor:
         return self.runtime.images(torch.zeros(count, *self.card.input_size))
@@ -258,4 +267,5 @@ class FrozenTeacher:
     def _logits(self, output: object) -> Tensor:
         """Return the logits, of no more precision than the run's: the losses hold them against the student's."""
         logits = to_logits(output, self.card.outputs)
-        return logits.to(self.runtime.dtype) if logits.dtype == torch.float64 else logits
+        logits = logits.to(self.runtime.dtype) if logits.dtype == torch.float64 else logits
+        return logits if self.temperature == 1 else logits / self.temperature

@@ -67,6 +67,14 @@ class StudentSettings(Settings):
     they are."""
 
 
+class TeacherSettings(Settings):
+    """How the teacher's answers are read."""
+
+    temperature: Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"] = 1.0
+    """Divides the teacher's logits before any loss sees them, and so those that the student learns; `auto`: 1, or what
+    brings logits that spread too far for losses back to the usual."""
+
+
 class ReportSettings(Settings):
     """What the report shows."""
 
@@ -118,6 +126,7 @@ class DistillSettings(Settings):
     generator: GeneratorSettings = GeneratorSettings()
     source: SourceSettings = SourceSettings()
     student: StudentSettings = StudentSettings()
+    teacher: TeacherSettings = TeacherSettings()
     health: HealthSettings = HealthSettings()
     report: ReportSettings = ReportSettings()
     device: str = "auto"
