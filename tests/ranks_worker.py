@@ -36,6 +36,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "dafl": {},
     "dfad": {},
     "zskt": {},
+    "dafl-adv": {},
     "cudfkd": {},
     "adadfq": {"warm_up": 2},
     "noise": {},

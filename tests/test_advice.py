@@ -392,7 +392,7 @@ HINTS = {
     ),
 }
 ELSEWHERE = {
-    "use --method stable": "test_models_onnx.py: test_our_own_export_comes_back_with_its_constants",
+    "use --method dafl-adv": "test_models_onnx.py: test_our_own_export_comes_back_with_its_constants",
     "-s generator.factory=NAME": "test_own_method.py: test_a_run_folder_runs_no_generator_that_the_user_did_not_type",
     "`lenient bench status`": "test_bench_run.py: test_a_cell_that_cannot_be_fails_with_its_reason_until_retry",
     "`lenient train-teacher -s`": "no message",

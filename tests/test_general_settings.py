@@ -232,7 +232,7 @@ def test_settings_of_a_whole_grid_are_those_of_the_rows_that_use_them(tmp_path: 
     assert settings_of(grid, "ours", 0)["generator"]["width"] == 5
     for label in ("noise", "real"):
         assert not {"generator", "overlap"} & settings_of(grid, label, 0).keys()
-    ours, stable = settings_of(grid, "open", 0)["choices"].values()
+    ours, _, stable = settings_of(grid, "open", 0)["choices"].values()
     assert (ours["generator"]["width"], ours["overlap"]) == (5, True)
     assert not {"generator", "overlap"} & stable.keys()
 

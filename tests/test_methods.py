@@ -70,6 +70,7 @@ STABLE: dict[str, Any] = {"name": "stable", "grow": 6, "views": 2, "shift": 0.2,
 BASE: dict[str, dict[str, Any]] = {
     "ta-dfkd": TA_QUICK,
     "dafl": {"name": "dafl", "student_lr": 0.05, "generator_lr": 0.01},
+    "dafl-adv": {"name": "dafl-adv", **QUICK_STREAM},
     "dfad": {"name": "dfad", **QUICK_STREAM},
     "zskt": {"name": "zskt", **QUICK_STREAM},
     "mb-dfkd": {"name": "mb-dfkd", **QUICK_STREAM, "replay": QUICK_BANK},
@@ -587,6 +588,15 @@ OWN_CHANGES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "activation_weight": (1.0, {}),
         "temperature": (4.0, {}),
         "batch": ("fresh", {}),
+    },
+    "dafl-adv": {
+        "class_prior_weight": (100.0, {}),
+        "entropy_weight": (0.0, {}),
+        "adversarial_weight": (0.0, {}),
+        "adversarial": ("js-coded", {}),
+        "temperature": (1.0, {}),
+        "tv_weight": (1e-1, {}),
+        "l2_weight": (1.0, {}),
     },
     "dfad": {"adversarial": ("kl", {}), "temperature": (4.0, {"adversarial": "kl"})},
     "zskt": {

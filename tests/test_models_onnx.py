@@ -136,7 +136,7 @@ def test_a_file_answers_as_the_network_that_was_exported(tmp_path: Path, name: s
     found = same(exported(net(name), tmp_path / "net.onnx", free=free, kept=True), net(name))
     norms = [type(part) for part in net(name).modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert [type(part) for _, part in batch_norm_layers(found.module)] == norms
-    assert choose(found).name == ("ta-dfkd" if norms else "stable")
+    assert choose(found).name == ("ta-dfkd" if norms else "dafl-adv")
     assert free or any("written for batches of 1" in note for note in found.card.notes)
 
 
@@ -152,9 +152,9 @@ def test_our_own_export_comes_back_with_its_constants(tmp_path: Path) -> None:
     assert found.card.mean == pytest.approx(card.mean, abs=1e-3)
     assert found.card.std == pytest.approx(card.std, abs=1e-3)
     torch.testing.assert_close(found.module(images()), network.module(images()), rtol=1e-3, atol=1e-3)
-    assert any("convolutions have their batch norms folded in: no statistics; use --method stable" in note
+    assert any("convolutions have their batch norms folded in: no statistics; use --method dafl-adv" in note
                for note in found.card.notes)  # fmt: skip
-    assert choose(found).name == "stable"
+    assert choose(found).name == "dafl-adv"
     assert choose_student(found)[0].startswith("lenient:")
 
 

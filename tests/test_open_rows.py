@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def test_a_cell_of_such_a_row_is_known_by_the_settings_of_all_that_may_come_of_i
 @pytest.mark.parametrize(("row", "words"), [
     ({"method": "auto", "settings": {"method.student_lr": 0.1}}, "rows.ours: settings.method.student_lr: the row's "),
     ({"method": "auto", "settings": {"method": "dafl"}}, "rows.ours: settings.method: the row's method is auto, which"),
-    ({"method": "auto", "recipe": "published"}, "rows.ours: published: no such file, nor a recipe of stable (digits, "
-     "mnist) (method auto may come to stable)"),
+    ({"method": "auto", "recipe": "published"}, "rows.ours: published: no such file, nor a recipe of dafl-adv "
+     "(digits, mnist) (method auto may come to dafl-adv)"),
     ({"method": "auto", "settings": {"step": 3}}, "rows.ours: step: no such setting"),
     ({"method": "autos"}, "rows.ours: method='autos': no such method; there are ta-dfkd,"),
 ])  # fmt: skip
@@ -99,7 +100,12 @@ def without_batch_norm() -> Network:
     return build_student("lenient:lenet5", tiny_card(size=(8, 8), classes=10), seed=0, role="teacher")
 
 
-@pytest.mark.parametrize(("teacher", "method"), [(digits_like, "ta-dfkd"), (without_batch_norm, "stable")])
+def without_gradient() -> Network:
+    network = digits_like()
+    return replace(network, behaviour=replace(network.behaviour, blocked="a detach"))
+
+
+@pytest.mark.parametrize(("teacher", "method"), [(digits_like, "ta-dfkd"), (without_batch_norm, "dafl-adv")])
 def test_a_cell_takes_what_suits_its_teacher_and_says_which(teacher: Any, method: str, tmp_path: Path) -> None:
     folder, cell = planned(tmp_path, teacher())
     assert work(folder, cell.spec)
@@ -108,7 +114,7 @@ def test_a_cell_takes_what_suits_its_teacher_and_says_which(teacher: Any, method
     config = RunFolder(folder / "run").read_config()
     assert config is not None
     assert config["method"]["name"] == found["settings"]["name"] == method
-    assert bool(found.get("foreign")) == (method == "stable")
+    assert not found.get("foreign")
     assert found["last"] is not None
 
 
@@ -152,7 +158,8 @@ def test_settings_of_a_named_method_are_taken_as_they_are() -> None:
 
 
 def test_every_method_that_may_be_chosen_has_settings() -> None:
-    assert {choose(teacher).name for teacher in (digits_like(), without_batch_norm())} == {*CHOICES}
+    teachers = (digits_like(), without_batch_norm(), without_gradient())
+    assert [choose(teacher).name for teacher in teachers] == [*CHOICES]
 
 
 def test_tables_say_which_method_it_was_for_each_teacher(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "ta-dfkd": "lenient.methods.ta_dfkd:TADFKD",
     "dafl": "lenient.methods.dafl:DAFL",
+    "dafl-adv": "lenient.methods.dafl_adv:DAFLAdv",
     "dfad": "lenient.methods.dfad:DFAD",
     "zskt": "lenient.methods.zskt:ZSKT",
     "mb-dfkd": "lenient.methods.mb_dfkd:MBDFKD",

@@ -17,11 +17,13 @@ from lenient.teacher.frozen import FrozenTeacher
 if TYPE_CHECKING:
     from lenient.methods.contract import Method
 
+WITHOUT_STATISTICS = "dafl-adv"
+"""Goes by answers and their gradients."""
 STURDY = "stable"
 """Asks the teacher for nothing but its answers."""
 
 
-CHOICES = (DEFAULT, STURDY)
+CHOICES = (DEFAULT, WITHOUT_STATISTICS, STURDY)
 """What `choose` may return."""
 
 
@@ -33,12 +35,12 @@ class Choice(NamedTuple):
 
 
 def choose(teacher: Network) -> Choice:
-    """Return the method for a checked teacher: one guided by its batch norms, where it has any and lets gradients
-    through; else one that needs its answers alone."""
-    if not readable_batch_norms(teacher):
-        return Choice(STURDY, "the teacher has no batch norm that stores statistics of its images")
+    """Return the method for a checked teacher: one that needs its answers alone, where it lets no gradient through;
+    else one guided by its batch norms, or, where it has none, by what it thinks of the images."""
     if without_gradient(teacher.behaviour):
         return Choice(STURDY, "the teacher gives its images no gradient")
+    if not readable_batch_norms(teacher):
+        return Choice(WITHOUT_STATISTICS, "the teacher has no batch norm that stores statistics of its images")
     return Choice(DEFAULT, "the teacher's batch norms store statistics of its images")
 
 

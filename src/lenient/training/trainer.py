@@ -126,8 +126,8 @@ class Distillation:
         forecast: Forecast | None = None,
     ) -> None:
         runtime = student.behaviour.applied(runtime)
-        assert settings.teacher.temperature != "auto", "decided before"
-        teacher = teacher.softened(settings.teacher.temperature)
+        decided = settings.teacher.temperature
+        teacher = teacher.softened(1.0 if decided == "auto" else decided)
         self.teacher, self.settings, self.runtime = teacher, settings, runtime
         self.folder, self.evaluate, self.observers, self.forecast = folder, evaluate, observers, forecast
         self.streams = Streams(settings.seed, runtime.device)

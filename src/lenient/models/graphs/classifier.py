@@ -85,7 +85,7 @@ def _notes(made: GraphNetwork, graph: Graph) -> list[str]:
             if hidden
             else "convolutions with biases and without a batch norm: if it had any, they have"
         )
-        left = "no statistics; use --method stable" if not norms else "their statistics are lost"
+        left = "no statistics; use --method dafl-adv" if not norms else "their statistics are lost"
         notes.append(f"{sure} their batch norms folded in: {left}, or export it with "
                      "training=TrainingMode.PRESERVE, dynamo=False, which keeps them")  # fmt: skip
     if graph.images.shape and graph.images.shape[0]:
