@@ -27,6 +27,17 @@ LONGEST = ("test_ranks", "test_bench_run", "test_cli", "test_health", "test_benc
 """Files with tests of many seconds; they begin, so that no process is left with one of them at the end."""
 
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # as `make test` has it: no run tries how many are best
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Take as many processes as there are processors for us: a quota is not seen otherwise."""
+    from lenient.core.processors import available
+
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else available()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run the files in a random order")
 

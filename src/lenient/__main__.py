@@ -9,9 +9,11 @@ if __name__ == "__main__" and not sys.flags.safe_path:
         if os.path.samefile(sys.path[0] or os.curdir, os.curdir):
             del sys.path[0]
 
+from lenient.core import processors
 from lenient.core.signals import outlive_warnings
 
 outlive_warnings()  # a scheduler's may come while the commands are imported
+processors.prepare()
 
 from lenient.cli import main  # noqa: E402
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lenient.bench.tasks import Outcome, Task, conclude, fork, run_task, settled
-from lenient.core import processes
+from lenient.core import processes, processors
 from lenient.core.errors import MachineError, UsageError
 from lenient.core.signals import passed_on
 
@@ -30,14 +30,6 @@ class Launcher(Protocol):
     def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
         """Run all tasks and call `finished` after each; once `stop` is set, start none and stop those that run."""
         ...
-
-
-def cores() -> int:
-    """Return the CPU cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 PLAIN = {
@@ -93,7 +85,7 @@ def make_launcher(kind: str, jobs: int | None, options: Mapping[str, Any], folde
     """
     if kind == "local":
         jobs = jobs or 1
-        return Local(jobs, max(cores() // jobs, 1))
+        return Local(jobs, max(processors.available() // jobs, 1))
     if kind == "ray":
         return Ray(jobs, options)
     if kind == "slurm":

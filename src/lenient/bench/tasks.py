@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from lenient.core import files, processes, schemas
+from lenient.core import files, processes, processors, schemas
 from lenient.core.errors import DamagedError, LenientError, MachineError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import Manifest
@@ -260,7 +260,7 @@ def _follow_parent() -> None:
 
 def start(task: Task, threads: int) -> subprocess.Popen[bytes]:
     """Start a task in a session of its own, its words appended to OUTPUT."""
-    environment = processes.safely(os.environ | {"OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())})
+    environment = _environment(threads) | {PARENT: str(os.getpid())}
     with disk_errors(task.folder), files.append(task.folder / OUTPUT) as words:
         return subprocess.Popen(
             [sys.executable, "-m", task.module, str(task.spec), *_trust_words(task.trust)],
@@ -270,6 +270,11 @@ def start(task: Task, threads: int) -> subprocess.Popen[bytes]:
             env=environment,
             start_new_session=True,  # a terminal's Ctrl-C is the launcher's to pass on, once
         )
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Return that of a task with so many threads, whoever started this process."""
+    return processors.waiting(processes.safely(os.environ | {processors.THREADS: str(threads)}))
 
 
 def _trust_words(trust: Trusted) -> list[str]:
@@ -291,7 +296,7 @@ def fork(task: Task, threads: int) -> BaseProcess:
     context.set_forkserver_preload(list(IMPORTED))
     with disk_errors(task.folder):
         files.append(task.folder / OUTPUT).close()
-    environment = processes.safely(os.environ | {"OMP_NUM_THREADS": str(threads)})
+    environment = _environment(threads)
     process: BaseProcess = context.Process(target=_forked, args=(task, environment), name=task.name)
     before = dict(os.environ)
     os.environ.update(environment)  # the server's libraries read it once

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from lenient.core import processes
+from lenient.core import processes, processors
 
 
 def launch(devices: int) -> int:
@@ -24,7 +24,8 @@ def launch(devices: int) -> int:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
         os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // devices, 1)))
+    if not processors.given():
+        os.environ[processors.THREADS] = str(max(processors.available() // devices, 1))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

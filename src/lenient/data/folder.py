@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lenient.core import processors
 from lenient.core.errors import UsageError
 from lenient.pictures.folders import LeftOut, images_below, sub_folders
 from lenient.pictures.reading import read_picture
@@ -33,7 +33,7 @@ class FolderImages:
     def __getitem__(self, index: Tensor) -> Tensor:
         """Decode the images at `index` (int64 (B,)) into uint8 (B, C, H, W), on a few threads."""
         paths = [self.paths[position] for position in index.tolist()]
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(8, processors.available())) as pool:
             return torch.stack(list(pool.map(lambda path: read_picture(path, self.input_size), paths)))
 
     def subset(self, index: Tensor) -> FolderImages:

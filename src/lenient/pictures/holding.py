@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lenient.core import ranks
+from lenient.core import processors, ranks
 from lenient.core.errors import UsageError
 from lenient.core.seeding import derive
 from lenient.core.text import VALUE, visible
@@ -181,6 +181,6 @@ def _decoded(top: Path, files: Sequence[str], size: tuple[int, int, int]) -> tup
 
 
 def _on_threads(read: Callable[[str], Tensor | str], files: Sequence[str]) -> Iterator[Tensor | str]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, processors.available())) as pool:
         for start in range(0, len(files), CHUNK):
             yield from pool.map(read, files[start : start + CHUNK])
