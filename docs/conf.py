@@ -68,6 +68,7 @@ NAVIGATION = {
             "docs/data-set",
             "docs/own-method",
             "docs/benchmark",
+            "docs/machines",
         ],
         "Reference": ["docs/api", "results/README", "CHANGELOG"],
         "Methods": ["docs/methods/*", "docs/defenses/*"],

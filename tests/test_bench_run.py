@@ -232,7 +232,10 @@ def test_a_cell_is_known_by_what_determines_it_and_by_nothing_else(tmp_path):
     assert len(before) == len(settings["method"]) - 3
     same = [
         cell_id(
-            settings | {"device": "cuda", "checkpoint_every": 5, "overlap": True}, TEACHER, "lenient:lenet5", "digits"
+            settings | {"device": "cuda", "checkpoint_every": 5, "overlap": True, "threads": 3},
+            TEACHER,
+            "lenient:lenet5",
+            "digits",
         ),
         cell_id(settings | {"health": {"coverage": 0.5}}, TEACHER, "lenient:lenet5", "digits"),
         cell_id(

@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
+from lenient.api import distill
 from lenient.bench.launchers import make_launcher
 from lenient.bench.tasks import _environment
 from lenient.core import processors
+from lenient.core.config import merge
+from lenient.core.errors import UsageError
 from lenient.core.processors import SAID, THREADS, WAITING, Others, available, given, prepare, quota, waiting
+from lenient.runs import autotune, job, request
+from lenient.runs.request import Request, decide, resolve
+from test_loop import StopAt
+from toys import QUICK, tiny_student, tiny_teacher
+
+pytestmark = pytest.mark.usefixtures("bare")
+
+
+@pytest.fixture(autouse=True)
+def torchs_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def open_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has said how many threads there are; torch has four, and this process as many processors."""
+    monkeypatch.delenv(THREADS, raising=False)
+    monkeypatch.setattr(processors, "available", lambda: 4)
+    torch.set_num_threads(4)
+
 
 # how threads wait
 
@@ -115,7 +147,76 @@ def test_a_quota_becomes_the_number_of_threads_but_is_nobodys_word(monkeypatch: 
         assert make_launcher("local", jobs, {}, Path()).threads == each  # type: ignore[attr-defined]
 
 
+# how many threads a run has
+
+
+@pytest.mark.parametrize(("fastest", "given_by", "device", "expected"), [
+    (4, None, "cpu", 4),
+    (2, None, "cpu", 2),
+    (1, None, "cpu", 1),
+    (1, "4", "cpu", 4),  # the user's word
+    (1, None, "meta", 4),
+])  # fmt: skip
+def test_a_trial_takes_fewer_threads_where_they_are_faster(
+    monkeypatch: pytest.MonkeyPatch, open_threads: None, fastest: int, given_by: str | None, device: str, expected: int
+) -> None:
+    tried = []
+
+    def ratio(seconds: Any, first: int, second: int) -> float:
+        tried.append((first, second))
+        assert seconds(second) > 0
+        assert torch.get_num_threads() == 4, "the caller's number comes back"
+        return 1.5 if second >= fastest else 1.05
+
+    monkeypatch.setattr(autotune, "_median_ratio", ratio)
+    if given_by:
+        monkeypatch.setenv(THREADS, given_by)
+    if device == "meta":
+        monkeypatch.setattr(request, "threads_are_tried", lambda _: autotune.threads_are_tried(torch.device("meta")))
+    plan = resolve(Request(settings=QUICK))
+    assert decide(plan, Request(), tiny_teacher(), tiny_student()).threads == expected
+    assert len(tried) == (0 if given_by or device == "meta" else min(3 - fastest.bit_length() + 1, 2))
+
+
+def test_no_more_threads_are_taken_than_a_quota_allows(monkeypatch: pytest.MonkeyPatch, open_threads: None) -> None:
+    monkeypatch.setattr(autotune, "_median_ratio", lambda *_: 1.0)
+    monkeypatch.setattr(processors, "available", lambda: 3)
+    assert decide(resolve(Request(settings=QUICK)), Request(), tiny_teacher(), tiny_student()).threads == 3
+
+
+def test_two_numbers_of_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autotune, "THREADS_SECONDS", 0.05)
+    asked = []
+    assert autotune._median_ratio(lambda count: asked.append(count) or float(count), 4, 2) == 2.0  # type: ignore[func-returns-value]
+    assert len(asked) > 4
+    assert asked == [4, 2] * (len(asked) // 2)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1025, True, "many", 1.5])
+def test_a_number_of_threads_that_cannot_be_is_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="threads"):
+        resolve(Request(settings={"threads": value}))
+
+
 # what is said
+
+
+@pytest.mark.parametrize(("busy", "said"), [(1.0, True), (0.1, False), (None, False)])
+def test_a_crowded_machine_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    open_threads: None,
+    caplog: pytest.LogCaptureFixture,
+    busy: float | None,
+    said: bool,
+) -> None:
+    monkeypatch.setattr(autotune, "_median_ratio", lambda *_: 1.0)
+    monkeypatch.setattr(Others, "processors", lambda _: busy)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    with caplog.at_level(logging.WARNING, "lenient"):
+        job.Job(tiny_teacher(), tiny_student(), Request(settings=QUICK)).open(None)
+    notes = [record.getMessage() for record in caplog.records if "crowded" in record.getMessage()]
+    line = "the machine is crowded: other processes keep 1.0 of 4 processors busy, so steps take longer"
+    assert notes == ([line] if said else [])
 
 
 def test_others_are_counted_without_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -135,3 +236,65 @@ def test_others_are_counted_without_this_process(monkeypatch: pytest.MonkeyPatch
     stat(1004, 500)  # four seconds, one of them ours, in two
     assert others.processors() == pytest.approx(1.5)
     assert Others(tmp_path / "elsewhere").processors() is None
+
+
+# what goes on
+
+
+@pytest.fixture
+def begun(tmp_path: Path, open_threads: None) -> Path:
+    """A run that began with two threads, at step 3 of 6."""
+    plan = merge(QUICK, {"threads": 2})
+    assert distill(
+        tiny_teacher(), tiny_student(), output=tmp_path / "cut", settings=plan, observers=[StopAt(3)]
+    ).interrupted
+    assert torch.get_num_threads() == 4, "a run leaves the caller's number"
+    return tmp_path / "cut"
+
+
+def threads_of(folder: Path) -> tuple[int, int]:
+    """Return how many threads a run's settings and its environment name."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    return config["threads"], json.loads((folder / "env.json").read_text())["threads"]
+
+
+def differences(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "not to the bit" in record.getMessage()]
+
+
+def test_a_run_goes_on_with_the_threads_that_it_began_with(
+    tmp_path: Path, begun: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.set_num_threads(1)
+    distill(tiny_teacher(), tiny_student(), output=begun, resume=True)
+    assert threads_of(begun) == (2, 2)
+    assert differences(caplog) == []
+    assert torch.get_num_threads() == 1
+    distill(tiny_teacher(), tiny_student(), output=tmp_path / "whole", settings=merge(QUICK, {"threads": 2}))
+    whole, cut = (load_file(folder / "student" / "model.safetensors") for folder in (tmp_path / "whole", begun))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_those_of_its_environment(
+    begun: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = begun / "config.yaml"
+    config.write_text("".join(line for line in config.open() if not line.startswith("threads:")))
+    distill(tiny_teacher(), tiny_student(), output=begun, resume=True)
+    assert threads_of(begun) == (2, 2)
+    assert differences(caplog) == []
+
+
+@pytest.mark.parametrize("by", ["environment", "setting"])
+def test_other_threads_that_are_asked_for_are_taken_and_said(
+    monkeypatch: pytest.MonkeyPatch, begun: Path, caplog: pytest.LogCaptureFixture, by: str
+) -> None:
+    torch.set_num_threads(1)
+    more: dict[str, Any] = {}
+    if by == "environment":
+        monkeypatch.setenv(THREADS, "1")
+    else:
+        more["settings"] = {"threads": 1}
+    distill(tiny_teacher(), tiny_student(), output=begun, resume=True, **more)
+    assert threads_of(begun) == (1, 1)
+    assert differences(caplog) == ["--resume: threads was 2, is 1: not to the bit"]

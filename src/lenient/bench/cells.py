@@ -22,7 +22,7 @@ from lenient.synthesis.pixel_views import ViewSettings
 from lenient.synthesis.proxy import SourceSettings
 from lenient.training.settings import TeacherSettings
 
-LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health")
+LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health", "threads")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
 SINCE: Mapping[str, Any] = {
     "generator.conv_bias": True,

@@ -181,7 +181,8 @@ def _announce_trials(job: Job, say: Any, resume: bool = False) -> None:
 
 def _machine(job: Job) -> str:
     s = job.settings
-    ways = [s.precision, *(["compiled"] if s.compile else []), *(["overlap"] if s.overlap is True else [])]
+    threads = [f"{s.threads} thread{'s' if s.threads != 1 else ''}"] if s.device == "cpu" else []
+    ways = [s.precision, *threads, *(["compiled"] if s.compile else []), *(["overlap"] if s.overlap is True else [])]
     return f"{s.device}, {', '.join(ways)}, batches of {s.batch_size} images"
 
 

@@ -156,7 +156,7 @@ DISTILL = {
     "resume": Option("Continue the run in the run folder.", default=False),
     "overwrite": OVERWRITE,
     "select": Option("Student to deliver: last, ema or proxy.", metavar="RULE"),
-    "device": DEVICE,
+    "device": replace(DEVICE, more="Threads of a CPU: -s threads=N."),
     "devices": Option(
         "Processes that share each batch, one for each GPU.",
         metavar="N",

@@ -124,6 +124,17 @@ def check_compiler(device: torch.device) -> None:
 
 
 @contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch share operators out among so many threads; the caller's number comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def cudnn_algorithms(*, tried: bool) -> Iterator[None]:
     """Take cuDNN's fastest algorithm by a trial for each shape, or only those that give the same bits each time, chosen
     by shape."""

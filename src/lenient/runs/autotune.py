@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 import torch
 
-from lenient.core import memory, ranks
+from lenient.core import memory, processors, ranks
 from lenient.core.conv_cpu import SmallMaps
 from lenient.core.errors import MachineError, TeacherError, UsageError
 from lenient.core.memory import memory_errors
-from lenient.core.runtime import Runtime
+from lenient.core.runtime import Runtime, threads
 from lenient.core.seeding import Streams, untouched_global_rng
 from lenient.core.timing import seconds_of
 from lenient.methods.contract import STUDENT, Method, Phase
@@ -30,6 +32,10 @@ log = logging.getLogger("lenient")
 
 BF16_GAIN = 1.15
 """How much faster bfloat16 must be for `--precision auto` to take it."""
+THREADS_GAIN = 1.1
+"""How much faster updates must be on half of the threads for `threads: auto` to take that."""
+THREADS_SECONDS = 1.0
+"""How long two numbers of threads take turns: long beside the time for which a processor is lent to a process."""
 OVERLAP_GAIN = 1.1
 """How much faster steps must be for `overlap: auto` to take it."""
 LARGEST = 1024
@@ -131,6 +137,52 @@ def _failing(
 
 def _copied(network: Network) -> Network:
     return replace(network, module=copied_module(network.module))
+
+
+def threads_are_tried(device: torch.device) -> bool:
+    """Whether a trial says how many threads a run has: on a CPU, by one process, where nobody else has said it."""
+    return device.type == "cpu" and ranks.count() == 1 and not processors.given() and most_threads() > 1
+
+
+def most_threads() -> int:
+    """Return the most that a run takes by itself: torch's, but no more than processors that this process may use."""
+    return min(torch.get_num_threads(), processors.available())
+
+
+def fastest_threads(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> int:
+    """Return the number of threads on which the first updates are fastest here: all, or fewer by halves.
+
+    With fewer they are clearly faster where other processes hold the processors, so that each operator waits for the
+    thread that has none, or where a quota does, and for small networks on many processors.
+    """
+    plan = settings.model_copy(update={"overlap": False})
+    runtime = plan.runtime()
+    with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
+        run = Distillation(frozen, _copied(student), plan, runtime, method=copy.deepcopy(method))
+
+        def seconds(count: int) -> float:
+            run.updates = 0
+            with threads(count):
+                start = time.perf_counter()
+                run.take_update()
+                run.take_update()
+                return time.perf_counter() - start
+
+        best = most_threads()
+        while best > 1 and _median_ratio(seconds, best, best // 2) > THREADS_GAIN:
+            best //= 2
+        run.algorithm.source.close()
+    return best
+
+
+def _median_ratio(seconds: Callable[[int], float], first: int, second: int) -> float:
+    """Return how many times as long one takes as the other, each in turn, after one that does not count."""
+    seconds(first), seconds(second)
+    ratios: list[float] = []
+    end = time.monotonic() + THREADS_SECONDS
+    while not ratios or time.monotonic() < end:
+        ratios.append(seconds(first) / seconds(second))
+    return statistics.median(ratios)
 
 
 def overlap_pays(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -15,12 +16,12 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from lenient.core import files, ranks
+from lenient.core import files, processors, ranks
 from lenient.core.config import flatten, merge, nested
 from lenient.core.errors import DamagedError, HealthError, MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.memory import memory_errors
-from lenient.core.runtime import Runtime, resolve_device
+from lenient.core.runtime import Runtime, resolve_device, threads
 from lenient.core.schemas import Report, read_json
 from lenient.core.seeding import untouched_global_rng
 from lenient.core.text import NOT_DATA_FREE, VALUE, estimated_anew, visible
@@ -41,7 +42,7 @@ from lenient.models.students import is_copy
 from lenient.models.trust import Trusted, UntrustedSettingError, require
 from lenient.pictures.holding import listed
 from lenient.reporting import write_report
-from lenient.runs.autotune import trial
+from lenient.runs.autotune import threads_are_tried, trial
 from lenient.runs.export import write_student
 from lenient.runs.folder import RESUME, RunFolder, environment, fingerprint
 from lenient.runs.request import (
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lenient")
 
+CROWDED = 0.3
+"""Processors' time that others take from which on a run says so."""
 SAMPLES, PER_CLASS, CLASSES_SHOWN = 512, 8, 20
 PICTURES = "source.proxy_images"
 TRANSDUCTIVE = ("accuracy", "agreement", "ece", "nll")
@@ -244,11 +247,21 @@ class Job:
         s = self.settings
         own = [name for name in ("precision", "overlap") if getattr(s, name) == "auto" and s.method.takes(name)]
         own += ["temperature"] if s.teacher.temperature == "auto" else []
-        asked = {"batch size": self.request.batch_size == "auto", "steps": self.request.budget is not None}
+        asked = {
+            "batch size": self.request.batch_size == "auto",
+            "threads": s.threads == "auto" and threads_are_tried(resolve_device(s.device)),
+            "steps": self.request.budget is not None,
+        }
         return own + [name for name, wanted in asked.items() if wanted]
 
     def _decide(self) -> DistillSettings:
-        return decide(self.settings, self.request, self.teacher, self.student, self.builder())
+        others, tried = processors.Others(), "threads" in self.undecided
+        settings = decide(self.settings, self.request, self.teacher, self.student, self.builder())
+        busy = others.processors()
+        if tried and busy is not None and busy > CROWDED:
+            where = f"{busy:.1f} of {os.cpu_count()} processors busy"
+            log.warning("the machine is crowded: other processes keep %s, so steps take longer", where)
+        return settings
 
     def builder(self) -> Method | None:
         """Return what builds the algorithm, None where the settings' method does without more."""
@@ -314,7 +327,7 @@ class Job:
             del old["method"]
         self._require_stored(old, path)
         moved = nested({PICTURES: asked[PICTURES]} if PICTURES in said else {})
-        going_on = merge({**old, "steps": steps, "device": device}, moved)
+        going_on = merge({**old, "steps": steps, "device": device, "threads": self._threads(old, said)}, moved)
         again = Request(shared=going_on, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
@@ -367,6 +380,19 @@ class Job:
             )
         return arch
 
+    def _threads(self, old: Mapping[str, Any], said: Set[str]) -> int | str:
+        """Return the threads of a run that goes on: those that it began with, unless others are asked for now."""
+        asked = self.settings.threads
+        began: int | str = old.get("threads", "auto")
+        if "threads" in said and asked != "auto":
+            return asked
+        if processors.given():
+            return torch.get_num_threads()
+        if began == "auto" and self.folder is not None:  # of an earlier version
+            began = self._environment_before().get("threads", "auto")
+        began = ranks.agree(began)
+        return began
+
     def _longer(self, old: dict[str, Any], path: Path) -> int:
         """Steps of a run that goes on: those planned, or more if a flag says so."""
         planned: int = old["steps"]
@@ -401,10 +427,20 @@ class Job:
 
     def trial(self) -> dict[str, float]:
         """Make a few updates on copies; see `autotune.trial`."""
-        return trial(self.settings, self.teacher, self.student, self.builder())
+        with self.threaded():
+            return trial(self.settings, self.teacher, self.student, self.builder())
+
+    def threaded(self) -> AbstractContextManager[None]:
+        """Give torch the run's number of threads for a while, once that is decided."""
+        count = self.settings.threads
+        return nullcontext() if count == "auto" else threads(count)
 
     def run(self, observers: Sequence[Observer] = ()) -> Result:
         """Run to the end (or an interruption), then write student, samples, summary and report."""
+        with self.threaded():
+            return self._run(observers)
+
+    def _run(self, observers: Sequence[Observer]) -> Result:
         runtime = self.settings.runtime()
         try:
             with FrozenTeacher(self.teacher, runtime) as frozen:
@@ -634,7 +670,7 @@ def _refuse_others(said: Set[str], asked: Mapping[str, Any], stored: Mapping[str
     """Refuse settings of which the user `said` other things than a run's are; raises OtherSettingsError."""
     for key in sorted(said):
         moved = key == PICTURES and stored.get(key) is not None  # whether these are the same is another question
-        if moved or key in ("device", "steps") or asked[key] in (stored.get(key), "auto"):
+        if moved or key in ("device", "steps", "threads") or asked[key] in (stored.get(key), "auto"):
             continue
         raise OtherSettingsError(path, key, stored.get(key), asked[key])
 

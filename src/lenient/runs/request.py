@@ -15,7 +15,7 @@ import torch
 from lenient.core import ranks
 from lenient.core.config import flatten, merge, nested, parse, parse_overrides, read_yaml
 from lenient.core.errors import TeacherError, UsageError
-from lenient.core.runtime import check_compiler, resolve_device
+from lenient.core.runtime import check_compiler, resolve_device, threads
 from lenient.core.schemas import ANEW, damaged
 from lenient.core.text import VALUE, shown, visible
 from lenient.methods import DEFAULT, METHODS, method_class, recipes
@@ -28,9 +28,11 @@ from lenient.models.trust import Trusted, UntrustedError, UntrustedSettingError,
 from lenient.runs.autotune import (
     check_precision,
     fastest_precision,
+    fastest_threads,
     fitting_temperature,
     largest_batch,
     overlap_pays,
+    threads_are_tried,
     trial,
 )
 from lenient.training.settings import MOST_STEPS, DistillSettings, method_settings
@@ -272,7 +274,8 @@ def _steps(epochs: int, steps_per_epoch: int) -> int:
 def decide(
     settings: DistillSettings, request: Request, teacher: Network, student: Network, method: Method | None = None
 ) -> DistillSettings:
-    """Replace what is `auto` by what was measured here: device, precision, batch size, overlap, the steps in a budget.
+    """Replace what is `auto` by what was measured here: device, precision, batch size, threads, overlap, the steps in a
+    budget.
 
     All ranks take the measurements together, and rank 0's word for them.
     """
@@ -294,12 +297,18 @@ def decide(
     if request.batch_size == "auto":
         size = ranks.agree(largest_batch(settings, teacher, student, method))
         settings = settings.model_copy(update={"batch_size": size})
-    if settings.overlap == "auto":
-        pays = settings.method.takes("overlap") and overlap_pays(settings, teacher, student, method)
-        settings = settings.model_copy(update={"overlap": pays})
-    if request.budget is not None:
-        steps = steps_within(request.budget, settings, teacher, student, method)
-        settings = settings.model_copy(update={"steps": steps})
+    count = settings.threads
+    if count == "auto":
+        tried = learning is not None and threads_are_tried(device)
+        count = fastest_threads(settings, teacher, student, method) if tried else torch.get_num_threads()
+        settings = settings.model_copy(update={"threads": count})
+    with threads(count):
+        if settings.overlap == "auto":
+            pays = settings.method.takes("overlap") and overlap_pays(settings, teacher, student, method)
+            settings = settings.model_copy(update={"overlap": pays})
+        if request.budget is not None:
+            steps = steps_within(request.budget, settings, teacher, student, method)
+            settings = settings.model_copy(update={"steps": steps})
     return settings
 
 

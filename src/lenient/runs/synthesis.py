@@ -88,6 +88,11 @@ def from_teacher(job: Job, order: Order) -> SyntheticImages:
     """
     time_left = Budget(order.budget)
     job.open(None)
+    with job.threaded():
+        return _from_open(job, order, time_left)
+
+
+def _from_open(job: Job, order: Order, time_left: Budget) -> SyntheticImages:
     student = _copied(job.student)
     settings = _planned(job, student, order)
     runtime = settings.runtime()

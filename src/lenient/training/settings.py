@@ -133,6 +133,8 @@ class DistillSettings(Settings):
     """Where networks run: auto, cpu, cuda, cuda:N or mps."""
     precision: Annotated[Literal["auto", "32", "64", "bf16"], BeforeValidator(_text)] = "auto"
     """How precisely: auto, 32, bf16, or 64, everything in float64, for checks."""
+    threads: Literal["auto"] | Annotated[int, Field(strict=True, ge=1, le=1024)] = "auto"
+    """Threads of torch on the CPU: `auto` takes all that torch has, or fewer where a trial finds that faster."""
     compile: bool = False
     """Whether the plain forwards of all networks are compiled; those with probes and the virtual step never are."""
     overlap: Literal["auto"] | bool = "auto"
