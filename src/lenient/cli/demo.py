@@ -12,6 +12,8 @@ import typer
 from lenient.cli import flags
 
 TEACHER, STUDENT = "lenient:wrn-10-2", "lenient:resnet8-half"
+EPOCHS, STEPS = 12, 1200
+"""Of the teacher and of both students: fewer than the recipes `digits` have, for what comes after adds little here."""
 FOLDER = Path("runs/demo")
 """The demo's folder by default; there, and only there, it replaces an earlier demo unasked."""
 
@@ -43,13 +45,15 @@ def demo(
     images = load_data("digits", split="train")
     teacher = untrained(TEACHER, images, seed)
     with working("   training", progress):
-        train_classifier(teacher, images, TeacherRecipe(**default_recipe("digits"), seed=seed))
+        train_classifier(teacher, images, TeacherRecipe(**default_recipe("digits") | {"epochs": EPOCHS, "seed": seed}))
     save_network(teacher_file, teacher)
     del images
     print(f"   {teacher_file} ({duration(time.monotonic() - started)}). The training images are gone now.")
 
     print("2. The noise student: the same steps on noise images, to see what the method adds")
-    noise = Job(teacher, STUDENT, Request(method="noise", recipes=["digits"], seed=seed), eval_data="digits")
+    noise = Job(
+        teacher, STUDENT, Request(method="noise", recipes=["digits"], steps=STEPS, seed=seed), eval_data="digits"
+    )
     noise.open(None)
     logging.getLogger("lenient").setLevel(logging.ERROR)  # its alarms are what it is there for
     with working("   learning from noise", progress):
@@ -60,7 +64,9 @@ def demo(
     print(f"   it reaches {noise_accuracy:.1%} on held-out digits")
 
     print("3. Distillation without data")
-    job = Job(teacher, STUDENT, Request(recipes=["digits"], seed=seed), source=str(teacher_file), eval_data="digits")
+    found = {name: getattr(noise.settings, name) for name in ("precision", "threads")}  # one trial is enough
+    request = Request(recipes=["digits"], steps=STEPS, seed=seed, settings=found)
+    job = Job(teacher, STUDENT, request, source=str(teacher_file), eval_data="digits")
     describe(job, print)
     describe_method(job, print)
     job.extra = {"noise_student": {"accuracy": noise_accuracy}, "demo": True}
