@@ -121,7 +121,9 @@ def command(words: Sequence[str], variables: Mapping[str, str], home: Path) -> N
     """Run `lenient WORDS` with these variables and none besides that say something of threads."""
     left = {name: value for name, value in os.environ.items() if name not in (*processors.SAID, processors.THREADS)}
     full = [sys.executable, "-m", "lenient", *words]
-    done = subprocess.run(full, cwd=home, env=processes.safely({**left, **variables}), capture_output=True, encoding="utf-8")
+    done = subprocess.run(
+        full, cwd=home, env=processes.safely({**left, **variables}), capture_output=True, encoding="utf-8"
+    )
     if done.returncode not in (0, 4):  # so short a run may well be judged as failed
         raise SystemExit(done.stderr)
 
@@ -180,19 +182,21 @@ def _columns(rows: Sequence[Mapping[str, Any]], busy: int) -> tuple[list[str], l
         return [row[key] for row in rows if (row["way"], row["busy"]) == (way, crowded) and key in row]
 
     stepping = "steps_seconds" in rows[0]
-    usual = statistics.median(of("before", 0, "seconds") or [float("nan")])
-    heads = ["way", "quiet", "crowded", "times", "processor, quiet", "processor, crowded"]
-    heads += ["steps alone, quiet", "steps alone, crowded", "threads, quiet", "threads, crowded"] if stepping else []
+    usual = of("before", 0, "seconds")
+    heads = ["way", "quiet", "crowded", "times"]
+    if stepping:  # of cells, whose processes others start, their processors' seconds are not known
+        heads += [f"{name}, {when}" for name in ("processor", "steps alone", "threads") for when in heads[1:3]]
     lines = []
     for way in dict.fromkeys(row["way"] for row in rows):
         quiet, full = of(way, 0, "seconds"), of(way, busy, "seconds")
         if not quiet or not full:  # it was interrupted
             continue
-        times = figures(statistics.median(full) / usual)
-        keys = ("cpu_seconds", "steps_seconds") if stepping else ("cpu_seconds",)
-        more = [spread(of(way, each, key)) for key in keys for each in (0, busy)]
-        counts = [", ".join(sorted({str(value) for value in of(way, each, "threads")})) for each in (0, busy)]
-        lines.append([way, spread(quiet), spread(full), times, *more, *(counts if stepping else [])])
+        times = figures(statistics.median(full) / statistics.median(usual)) if usual else ""
+        line = [way, spread(quiet), spread(full), times]
+        if stepping:
+            line += [spread(of(way, each, key)) for key in ("cpu_seconds", "steps_seconds") for each in (0, busy)]
+            line += [", ".join(sorted({str(value) for value in of(way, each, "threads")})) for each in (0, busy)]
+        lines.append(line)
     return heads, lines
 
 

@@ -90,6 +90,29 @@ def test_both_orders_of_a_virtual_step_are_compared_along_a_run(tmp_path):
     assert replay[0] > replay[-1]
     run(*common, "--table", "page.md", cwd=tmp_path)
     assert "| `lenient:resnet8-half` | 0.9 | " in (tmp_path / "page.md").read_text()
+def test_the_page_of_a_shared_machine_says_how_busy_it_was(tmp_path):
+    def row(way, busy, seconds, **more):
+        return {"command": "bench run", "way": way, "busy": busy, "seconds": seconds, "others": 0.25, **more}
+
+    rows = [
+        row("before", 0, 10.0),
+        row("now", 0, 8.0),
+        row("before", 1, 70.0),
+        row("now", 1, 15.0),
+        row("now", 1, 17.0),
+    ]
+    steps = {"cpu_seconds": 5.0, "steps_seconds": 2.5, "threads": 2, "command": "distill"}
+    rows += [row("now", busy, 8.0 + busy, **steps) for busy in (0, 1)]
+    found = {"machine": {"device_name": "a toy", "threads": 1, "torch": "2"}, "processors": 2, "load": [1.5, 1, 1]}
+    found |= {"rounds": 1, "steps": 3, "busy": 1, "rows": rows}
+    (tmp_path / "crowded.json").write_text(json.dumps(found))
+    run(BENCHMARKS / "crowded.py", "-o", "crowded.json", "--table", "page.md", "--rounds", 0, cwd=tmp_path)
+    page = (tmp_path / "page.md").read_text()
+    for words in ("fair share of 2 processors beside 1 is 2.00", "processors busy: 0.2 at most", "average 1.5 at the"):
+        assert words in " ".join(page.split()), words
+    assert "| before | 10.0 | 70.0 | 7.00 |" in page
+    assert "| now | 8.00 | 16.0 (15.0 to 17.0) | 1.60 |" in page
+    assert "| now | 8.00 | 9.00 |  | 5.00 | 5.00 | 2.50 | 2.50 | 2 | 2 |" in page
 
 
 def test_students_of_poisoned_teachers_are_measured_with_and_without_a_defence(tmp_path):
