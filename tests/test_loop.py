@@ -445,6 +445,14 @@ def test_overwriting_waits_until_all_is_checked(tmp_path, wrong):
     RunFolder.create(out, resume=True).close()  # the lock is free again
 
 
+@pytest.mark.parametrize("place", [None, "r"])
+def test_data_that_are_not_there_are_said_so_before_trials(tmp_path, monkeypatch, place):
+    monkeypatch.setattr("lenient.runs.job.decide", lambda *_: pytest.fail("it took a while"))
+    job = Job(tiny_teacher(), tiny_student(), Request(budget="30m"), eval_data="imagefolder:nowhere")
+    with pytest.raises(UsageError, match=r"^--eval-data imagefolder:nowhere: no such folder"):
+        job.open(place and tmp_path / place)
+
+
 def test_metrics_are_counted_from_where_they_were_cut(tmp_path):
     folder = RunFolder.create(tmp_path / "r")
     (folder.path / "metrics.jsonl").write_text("0123456789")

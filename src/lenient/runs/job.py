@@ -174,8 +174,8 @@ class Job:
         if path is None:
             if resume:
                 raise UsageError("--resume: name the run with -o DIR")
-            self.settings = self._decide()
             self.load_data()
+            self.settings = self._decide()
             return
         path = Path(path)
         if ranks.is_main():
@@ -186,6 +186,7 @@ class Job:
             if resume and old is None:
                 log.warning("--resume: %s holds no run to go on with; this one begins anew", path)
             if old is None:
+                self.load_data()  # refused before trials, which take a while
                 self.settings = self._decide()
             else:
                 self._take_over(old, path)
