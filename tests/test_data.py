@@ -63,6 +63,11 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_given_as_a_name_is_answered_with_how_it_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"the nearest is imagefolder:{tmp_path} "):
+        load_data(str(tmp_path), split="test")
+
+
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
 def test_missing_files_are_named_with_the_flag(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--data-root") as caught:

@@ -403,8 +403,8 @@ def test_readback_returns_what_was_put_last():
 
 def test_devices():
     assert resolve_device("cpu").type == "cpu"
-    for name in ("cuda:99", "toaster"):
-        with pytest.raises(UsageError, match=f"--device {name}: not available here"):
+    for name, why in {"cuda:99": "not available here", "gpu": "unknown, or not available here"}.items():
+        with pytest.raises(UsageError, match=f"^--device {name}: {why}; use --device auto or cpu$"):
             resolve_device(name)
 
 

@@ -106,7 +106,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: not available here; use --device auto or cpu") from error
+        what = "not available here" if name.partition(":")[0] in ("cuda", "mps") else "unknown, or not available here"
+        raise UsageError(f"--device {name}: {what}; use --device auto or cpu") from error
     return device
 
 

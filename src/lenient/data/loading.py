@@ -58,7 +58,7 @@ def load_data(name: str, *, split: str, root: str | Path | None = None, input_si
     if name.startswith("imagefolder:"):
         return _image_folder(name, split, input_size or (3, 224, 224))
     if name not in READERS:
-        near = nearest(name, DATA_NAMES)
+        near = f"imagefolder:{name}" if os.path.isdir(name) else nearest(name, DATA_NAMES)
         raise UsageError(f"--data {name}: unknown; the nearest is {near} (known: {', '.join(DATA_NAMES)})")
     folder = Path(root if root is not None else os.environ.get("LENIENT_DATA") or "data")
     raw = READERS[name](folder, split != "test")

@@ -376,7 +376,10 @@ def _fit(
         label: what has named `arch`.
     """
     if arch.source == "path":
-        raise UsageError(f"{label} {arch}: names no network; for example lenient:resnet18 or py:my_net.py:build")
+        raise UsageError(
+            f"{label} {arch}: names no network; write its source before it, for example timm:resnet18 or "
+            "py:my_net.py:build"
+        )
     known = [flags] if card is None else [flags, facts_of_card(card, METADATA)]
     built = draft(arch, wanted_of(known), label=label)
     chosen = choose(weights, list(built.module.state_dict()), where, key)

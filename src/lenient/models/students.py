@@ -49,7 +49,10 @@ def build_student(
     """
     parsed = parse_spec(spec, LABEL)
     if parsed.source == "path":
-        raise UsageError(f"{LABEL} {spec}: names no network; for example lenient:resnet8, timm:resnet18 or auto")
+        raise UsageError(
+            f"{LABEL} {spec}: names no network; write its source before it, for example lenient:resnet8 or "
+            "timm:resnet18, or auto"
+        )
     whole = parsed.whole
     published = whole.source in ("timm", "torchvision", "hf-hub", "local-dir")
     if pretrained and not published:
