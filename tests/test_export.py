@@ -13,7 +13,7 @@ import torch
 from lenient.core import files
 from lenient.core.errors import MachineError, UsageError
 from lenient.models import load_network, save_network
-from lenient.runs.export import HUB, OPSETS, export, opset_of, write_student
+from lenient.runs.export import HUB, OPSETS, _convertible, export, opset_of, write_student
 from lenient.runs.folder import fingerprint
 from toys import digits_like
 
@@ -35,12 +35,26 @@ def written(student: Path, opset: int | None) -> int:
 
 def test_an_older_opset_gives_the_same_outputs(student: Path) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx", "1.23")
     assert written(student, 13) == 13
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"), [("1.22.0", "install onnx 1.23 or newer, for 1.22.0 "), ("1.23.0rc1", "")]
+)
+def test_an_onnx_that_cannot_convert_is_named(version: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    with pytest.raises(UsageError, match=r"^--opset 13: .* No Adapter") as caught, _convertible(13):
+        raise RuntimeError("No Adapter From Version $15 for Shape")
+    assert ("onnx 1.23" in str(caught.value)) == bool(advice)
+    assert advice in str(caught.value)
+    assert str(caught.value).endswith("give 18 or leave it out")
 
 
 @pytest.mark.slow
 def test_every_opset_gives_the_same_outputs_or_a_line(student: Path) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx", "1.23")
     refused = []
     for opset in range(OPSETS[0], OPSETS[1] + 1):
         words = ""

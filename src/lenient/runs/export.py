@@ -6,11 +6,13 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,9 @@ TORCH_OPSET = 18
 """The least that torch writes by itself."""
 ARITHMETIC_OPSET = 14
 """Where arithmetic came to take more types."""
+CONVERTS = (1, 23)
+"""The version of onnx from which its converter knows all that torch writes of a classifier: `ReduceMean` below opset 18
+since 1.22, `Shape` below 15 since 1.23."""
 
 
 def write_student(folder: Path, network: Network, warn: Callable[[str], None] = log.warning) -> None:
@@ -318,10 +323,11 @@ def _convertible(opset: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise UsageError(
-            f"--opset {opset}: this network cannot be written so ({one_line(error, 120)}); give {TORCH_OPSET} or leave "
-            "it out"
-        ) from error
+        known = metadata.version("onnx")
+        old = tuple(map(int, re.findall(r"\d+", known)[:2])) < CONVERTS
+        newer = f"install onnx {'.'.join(map(str, CONVERTS))} or newer, for {known} converts less, or " if old else ""
+        why, other = one_line(error, 100), f"{newer}give {TORCH_OPSET} or leave it out"
+        raise UsageError(f"--opset {opset}: this network cannot be written so ({why}); {other}") from error
 
 
 def save_hub(network: Network, folder: Path, *, overwrite: bool = False) -> None:
