@@ -160,7 +160,7 @@ def test_where_the_system_does_not_say_it_memory_is_unknown(tmp_path: Path) -> N
     assert memory.peak(CPU.device) is None
     job = Job(tiny_teacher(), tiny_student(), Request(settings=QUICK))
     said: list[str] = []
-    _dry_run(job, said.append, said.append)
+    _dry_run(job, "none", said.append, said.append)
     assert "memory    unknown" in said
     with pytest.raises(UsageError, match="--batch-size auto: this system does not say"):
         autotune.largest_batch(settings(), tiny_teacher(), tiny_student())

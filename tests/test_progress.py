@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from fuzzing import command as run
 from lenient.cli import progress
 from lenient.cli.progress import Afterwards, PlainProgress, working
+from lenient.models import save_network
+from toys import digits_like
 
 
 def wait_for(what: Callable[[], bool]) -> None:
@@ -66,6 +71,26 @@ def test_alarms_and_evaluations_have_a_line_each(capsys: pytest.CaptureFixture[s
     ):
         shown.line(event, values)
     assert capsys.readouterr().err == "alarm at step 4: too dark\nstep 5: accuracy 50.00%\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "doing"),
+    [
+        ("inspect t", "looking at t"),
+        ("evaluate t --data digits --device cpu", "measuring t"),
+        ("distill t --print-config", "loading t"),
+        ("distill t --dry-run --preset smoke --batch-size 4 --precision 32 --device cpu", "measuring"),
+    ],
+)
+def test_a_command_that_may_take_long_says_what_it_does(
+    words: str, doing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_network(Path("t.safetensors"), digits_like())
+    monkeypatch.setattr(progress, "AFTER", 0.0)
+    ended = run(*re.sub(r"\bt\b", "t.safetensors", words, count=1).split())
+    assert ended.code == 0, ended
+    assert re.search(rf"^{doing}\S*, \d+ s so far$", ended.said, re.MULTILINE), ended
 
 
 def test_an_error_ends_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,15 +64,16 @@ def distill(
     """Distil TEACHER into a smaller student without data; the run folder gets the student, a report and the log."""
     from lenient.cli import trackers
     from lenient.cli.launch import launch
-    from lenient.cli.progress import known
-    from lenient.core import ranks
+    from lenient.cli.progress import known, working
+    from lenient.core import processes, ranks
     from lenient.runs.job import Job, load_teacher
     from lenient.runs.request import Request
 
     known(progress)
     tracked = trackers.known(track)
     found = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
-    network = load_teacher(teacher, trust_code=trust_code, **found)
+    with working(f"loading {visible(teacher)}", progress if processes.speaks() else "none"):
+        network = load_teacher(teacher, trust_code=trust_code, **found)
     request = Request(
         method=method,
         preset=preset,
@@ -115,6 +116,7 @@ def _run(
     job: Job, folder: Path | None, progress: str, tracked: Sequence[str], *, resume: bool, overwrite: bool
 ) -> None:
     """Say what will be done, and do it; without a folder only measure what it would take."""
+    from lenient.cli.progress import working
     from lenient.core import ranks
 
     say: Any = _say if progress != "none" else _silent  # on the way
@@ -123,10 +125,11 @@ def _run(
     if folder is None or not resume:
         describe_method(job, say)
     if folder is None:
-        _dry_run(job, say, tell)
+        _dry_run(job, progress, say, tell)
         return
     _announce_trials(job, say, resume)
-    job.open(folder, resume=resume, overwrite=overwrite)
+    with working("measuring" if job.undecided and not resume else "preparing", progress):
+        job.open(folder, resume=resume, overwrite=overwrite)
     if resume:  # the folder has said by now which
         describe_method(job, say)
     if ranks.agree(job.complete):
@@ -204,10 +207,13 @@ def _print_config(job: Job) -> None:
     print(dump_yaml(job.settings.model_dump(mode="json")), end="")
 
 
-def _dry_run(job: Job, say: Any, tell: Any) -> None:
+def _dry_run(job: Job, progress: str, say: Any, tell: Any) -> None:
+    from lenient.cli.progress import working
+
     _announce_trials(job, say)
-    job.open(None)
-    measured = job.trial()
+    with working("measuring", progress):
+        job.open(None)
+        measured = job.trial()
     seconds = measured["seconds_before"] + measured["seconds_per_step"] * job.settings.steps
     tell(f"machine   {_machine(job)}")
     pace = f"{measured['seconds_per_step'] * 1000:.1f} ms a step"

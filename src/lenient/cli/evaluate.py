@@ -8,6 +8,7 @@ from typing import Any
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
+from lenient.cli.progress import working
 from lenient.core.text import NOTE, visible
 
 
@@ -40,16 +41,24 @@ def evaluate(
     from lenient.runs.statistics import statistics_images
 
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
-    network = load_teacher(model, trust_code=trust_code, **facts)
-    other = load_teacher(teacher, trust_code=trust_code) if teacher else None
-    place = resolve_device(device)
-    images = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
-    to_estimate_on = statistics_images(
-        model, network, statistics, adapt_to, adapt_images, data_root=data_root, device=device, trust_code=trust_code
-    )
-    measured = measure(network, images, teacher=other, device=place, statistics=statistics, images=to_estimate_on)
-    found: dict[str, Any] = measured.to_dict()
-    found["latency"] = latency(network.module, network.card.input_size, device=place)
+    with working(f"measuring {visible(model)}"):
+        network = load_teacher(model, trust_code=trust_code, **facts)
+        other = load_teacher(teacher, trust_code=trust_code) if teacher else None
+        place = resolve_device(device)
+        images = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
+        to_estimate_on = statistics_images(
+            model,
+            network,
+            statistics,
+            adapt_to,
+            adapt_images,
+            data_root=data_root,
+            device=device,
+            trust_code=trust_code,
+        )
+        measured = measure(network, images, teacher=other, device=place, statistics=statistics, images=to_estimate_on)
+        found: dict[str, Any] = measured.to_dict()
+        found["latency"] = latency(network.module, network.card.input_size, device=place)
     for note in [*network.card.notes, *images.notes, *filter(None, [found["note"]])]:
         print(f"note         {visible(note, NOTE)}", file=sys.stderr)
     if as_json:

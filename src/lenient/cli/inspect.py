@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
+from lenient.cli.progress import working
 from lenient.core.text import NOTE, visible
 
 
@@ -26,7 +27,8 @@ def inspect(
     from lenient.api import inspect as look
 
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
-    found = look(teacher, trust_code=trust_code, **facts)
+    with working(f"looking at {visible(teacher)}"):
+        found = look(teacher, trust_code=trust_code, **facts)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
         return
