@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -139,11 +140,39 @@ def test_forms_and_citation_can_be_read() -> None:
         assert len(fields) == len(set(fields)) > 0
 
 
-def test_the_image_is_given_what_it_copies() -> None:
-    """A context that lacks a file of the package's metadata builds nothing."""
+def test_the_steps_of_the_image_work(tmp_path: Path) -> None:
+    """Those of the Dockerfile, on what .dockerignore lets through: pip builds the wheel with the tools that are here,
+    and says what it would install of it alone. No image is made."""
+    pytest.importorskip("setuptools", "77")
     let = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}
     assert let == {"LICENSE", "README.md", "constraints.txt", "pyproject.toml", "src"}
-    assert all((ROOT / name).exists() for name in let)
+    (source := tmp_path / "source").mkdir()
+    shutil.copytree(ROOT / "src", source / "src", ignore=left_out)
+    for name in let - {"src"}:  # a context that lacks a file of the package's metadata builds nothing
+        shutil.copy(ROOT / name, source / name)
+    here = {"pip wheel": "pip wheel --no-build-isolation", "pip install": "pip install --no-deps --dry-run"}
+    steps = [
+        line.split(None, 1) for line in (ROOT / "Dockerfile").read_text("utf-8").splitlines() if line[:1] not in "#"
+    ]
+    said = ""
+    for kind, words in steps:
+        if kind == "COPY":
+            *stage, origin, target = words.split()
+            assert not stage or ["FROM", f"python:3.12-slim AS {stage[0].partition('=')[2]}"] in steps
+            assert (tmp_path / origin[1:] if stage else source / origin).exists(), words
+            if origin == "constraints.txt":
+                shutil.copy(source / origin, tmp_path / target[1:])
+        elif kind == "RUN":
+            for name, command in here.items():
+                words = words.replace(name, f"'{sys.executable}' -m {command}")
+            said += call("sh", "-ec", re.sub(r"(?<=\s)/(?=wheels|files)", f"{tmp_path}/", words), cwd=source)
+    import lenient
+
+    assert f"Would install lenient-{lenient.__version__}" in said
+    assert (tmp_path / "files").stat().st_mode & 0o1777 == 0o1777
+    last = dict(steps)  # of each kind
+    assert last["USER"] not in ("0", "root")
+    assert json.loads(last["ENTRYPOINT"]) == ["lenient"]
 
 
 @pytest.mark.slow
