@@ -275,7 +275,7 @@ def test_a_full_disk_leaves_the_one_before(
 
 def test_another_data_set_is_replaced_as_a_whole(made: lenient.SyntheticImages, tmp_path: Path) -> None:
     made.save(tmp_path / "s", "imagefolder")
-    with pytest.raises(UsageError, match="no empty folder; choose another"):
+    with pytest.raises(UsageError, match="no empty folder; choose another, or --overwrite a data set there"):
         made.save(tmp_path / "s", "npz")
     made.save(tmp_path / "s", "npz", overwrite=True)
     assert set(tree(tmp_path)) == {f"s/{name}" for name in ("README.md", "dataset.json", "images.npz")}

@@ -112,6 +112,8 @@ def test_what_is_no_image_for_it_is_refused_in_a_line(student: Student, tmp_path
     many = Student(nn.Flatten(), replace(student.card, input_size=(13, 1, 1), mean=(0.5,) * 13, std=(0.5,) * 13))
     cases: dict[str, tuple[Student, Any]] = {
         r"a tensor \(C, H, W\) of shape \(1, 4, 6\): this student takes 3 channel": (student, torch.rand(1, 4, 6)),
+        r"of shape \(3, 4, 6\): .* 3 channel\(s\); channels come last in an": (student, np.zeros((3, 4, 6), np.uint8)),
+        r"of shape \(4, 6, 3\): .*; channels come last in an array and first in": (student, torch.rand(4, 6, 3)),
         r"an array \(H, W, C\) of shape \(4, 6, 1\)": (student, np.zeros((4, 6), np.uint8)),
         r"of shape \(4, 6, 4\)": (student, np.zeros((4, 6, 4))),
         r"of int64: give uint8": (student, torch.zeros(3, 4, 6, dtype=torch.int64)),

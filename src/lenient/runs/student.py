@@ -227,7 +227,10 @@ def _resized(image: Tensor, size: tuple[int, int, int], kind: str) -> Tensor:
     """Return pixels (C, h, w) as `cover` does a picture, without rounding them to 8 bits."""
     channels, height, width = size
     if image.ndim != 3 or image.shape[0] != channels or not image.numel():
-        raise UsageError(f"{kind} of shape {_order(image, kind)}: this student takes {channels} channel(s)")
+        shape = _order(image, kind)
+        turned = len(shape) == 3 and channels in (shape[0], shape[-1])
+        hint = "; channels come last in an array and first in a tensor" if turned else ""
+        raise UsageError(f"{kind} of shape {shape}: this student takes {channels} channel(s){hint}")
     if image.dtype == torch.uint8:
         pixels = image.float() / 255
     elif image.is_floating_point():

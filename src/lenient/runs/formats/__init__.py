@@ -80,7 +80,7 @@ def check_place(folder: Path, overwrite: bool = False) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not overwrite:
-        raise UsageError(f"-o {folder}: is there and no empty folder; choose another")
+        raise UsageError(f"-o {folder}: is there and no empty folder; choose another, or --overwrite a data set there")
     told = read_json(folder / card.FILE, StoredDataSet, "choose another folder")
     if told is None:
         raise UsageError(f"-o {folder}: is no data set of lenient's, for {card.FILE} is missing; choose another folder")
