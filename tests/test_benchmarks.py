@@ -73,15 +73,7 @@ def test_every_method_has_the_same_trials(tmp_path):
 
 def test_both_orders_of_a_virtual_step_are_compared_along_a_run(tmp_path):
     common = [BENCHMARKS / "virtual_step.py", "-o", "seen.json"]
-    measured = [
-        *common,
-        "--teachers",
-        "lenient:lenet5",
-        "--teacher-set",
-        "epochs=1",
-        "--students",
-        "lenient:resnet8-half",
-    ]
+    measured = [*common, "--teachers", "lenient:lenet5", "--teacher-set", "epochs=1"]
     run(*measured, "--students", "lenient:resnet8-half", "--steps", 121, "--every", 60, cwd=tmp_path)
     (point,) = json.loads((tmp_path / "seen.json").read_text())["runs"][0]["seen"]
     orders, replay = (list(point[name].values()) for name in ("orders", "replay"))
@@ -90,6 +82,8 @@ def test_both_orders_of_a_virtual_step_are_compared_along_a_run(tmp_path):
     assert replay[0] > replay[-1]
     run(*common, "--table", "page.md", cwd=tmp_path)
     assert "| `lenient:resnet8-half` | 0.9 | " in (tmp_path / "page.md").read_text()
+
+
 def test_the_page_of_a_shared_machine_says_how_busy_it_was(tmp_path):
     def row(way, busy, seconds, **more):
         return {"command": "bench run", "way": way, "busy": busy, "seconds": seconds, "others": 0.25, **more}
