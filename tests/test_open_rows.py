@@ -50,6 +50,10 @@ def test_a_cell_of_such_a_row_is_known_by_the_settings_of_all_that_may_come_of_i
     assert ids("ours", {"settings": {"steps": 5}})["ours"] != plain["ours"]
     assert ids("ours", {"settings": {"device": "auto", "checkpoint_every": 7}})["ours"] == plain["ours"]
     assert ids("theirs")["theirs"] == plain["ours"], "labels are no part of it"
+    kept = ids("ours", {"settings": {"fallback": False}})["ours"]
+    assert kept != plain["ours"], "it does not fall back"
+    assert ids("ours", {"settings": {"health.expected": 0.3}})["ours"] not in (kept, plain["ours"])
+    assert ids("ours", {"settings": {"health.expected": 0.3, "fallback": False}})["ours"] == kept
 
 
 @pytest.mark.parametrize(("row", "words"), [
@@ -118,6 +122,38 @@ def test_a_cell_takes_what_suits_its_teacher_and_says_which(teacher: Any, method
     assert found["last"] is not None
 
 
+def interrupt_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    run = cells_process.Job.run
+
+    class Stop:
+        def start(self, *_: Any) -> None: ...
+        def line(self, *_: Any) -> None: ...
+        def stop(self) -> None: ...
+        def step(self, now: int, images: int) -> None:
+            if now == step:
+                signal.raise_signal(signal.SIGINT)
+
+    patch.setattr(cells_process.Job, "run", lambda job, observers: run(job, [*observers, Stop()]))
+
+
+def test_a_cell_whose_run_fell_back_goes_on_and_says_from_which_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = {"expected": 0.1, "low": 0.05, "high": 0.3}
+    monkeypatch.setattr("lenient.runs.job.forecast", lambda run, progress: bad)
+    plan = {"steps": 8, "checkpoint_every": 1, "overlap": False, "generator.width": 6}
+    folder, cell = planned(tmp_path, digits_like(), {"settings": plan})
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        assert not work(folder, cell.spec)
+    assert work(folder, cell.spec)
+    found = json.loads((folder / "cell.json").read_text())
+    assert (found["method"], found["asked"]) == ("stable", "auto")
+    assert found["fell_back"] == {"before": "ta-dfkd", "step": 2}
+    assert found["settings"] == cell.spec["settings"]["choices"]["stable"]["method"]
+    assert found["steps"] == 8
+
+
 def test_a_cell_that_goes_on_keeps_its_method_and_ends_as_if_it_had_not_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,23 +162,9 @@ def test_a_cell_that_goes_on_keeps_its_method_and_ends_as_if_it_had_not_stopped(
     assert work(straight, cell.spec)
     cut, again = planned(tmp_path / "cut", digits_like(), {"settings": {"checkpoint_every": 1}})
     assert again.id == cell.id
-    run = cells_process.Job.run
-
-    def stopping(job: Any, observers: Any) -> Any:
-        class Stop:
-            def start(self, *_: Any) -> None: ...
-            def line(self, *_: Any) -> None: ...
-            def stop(self) -> None: ...
-            def step(self, step: int, images: int) -> None:
-                if step == 2:
-                    signal.raise_signal(signal.SIGINT)
-
-        return run(job, [*observers, Stop()])
-
-    monkeypatch.setattr(cells_process.Job, "run", stopping)
-    assert not work(cut, again.spec)
-    monkeypatch.undo()
-    monkeypatch.setenv("BARE", "1")
+    with monkeypatch.context() as patch:
+        interrupt_at(2, patch)
+        assert not work(cut, again.spec)
     monkeypatch.setattr(open_rows, "choose", lambda teacher: Choice("stable", "another rule"))
     assert work(cut, again.spec)
     records = [json.loads((folder / "cell.json").read_text()) for folder in (straight, cut)]
@@ -168,9 +190,10 @@ def test_tables_say_which_method_it_was_for_each_teacher(tmp_path: Path) -> None
         return record("dfad", teacher, 0, id=f"ours-{teacher}") | own
 
     cells = [record("noise images", "T1", 0), ours("T1", "ta-dfkd"), ours("T2", "stable"), ours("T3", "ta-dfkd")]
+    cells.append(ours("T3", "stable") | {"id": "later", "seed": 1, "fell_back": {"before": "ta-dfkd", "step": 40}})
     (tmp_path / "cells.json").write_text(json.dumps({"name": "g", "data": "digits", "cells": cells}))
     write_bench_report(tmp_path / "cells.json", tmp_path / "out")
-    said = "What suits the teacher in ours: ta-dfkd with T1, T3; stable with T2."
+    said = "What suits the teacher in ours: ta-dfkd with T1, T3; stable with T2; stable after ta-dfkd with T3."
     tables = {path.name: path.read_text() for path in (tmp_path / "out" / "tables").iterdir()}
     assert said in tables["table-3.md"]
     assert "| ours |" in tables["table-3.md"]

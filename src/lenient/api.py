@@ -110,7 +110,8 @@ def distill(
             Or any module that maps images to logits; it comes back untouched.
         student: SOURCE:NAME, or auto. int8:copy (2 to 8) is the teacher in 8 bits, int8:SOURCE:NAME another network.
             Or a module to train in place.
-        method: a name, auto, or py:FILE.py:CLASS. Or a method object of your own.
+        method: a name, auto, or py:FILE.py:CLASS. Or a method object of your own. What auto took is left for another,
+            once, where the run is told that it is likely to fail; `fallback=false` keeps it.
         output: run folder. None keeps everything in memory.
         steps: student steps.
         epochs: epochs of steps_per_epoch steps.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lenient.bench.cells import LEFT_OUT
-from lenient.bench.open_rows import taken
+from lenient.bench.open_rows import fallback, taken
 from lenient.bench.record import cell_record, commit
 from lenient.bench.tasks import main, read_json, write_json
 from lenient.core import files
@@ -124,6 +124,7 @@ def work(folder: Path, spec: Mapping[str, Any], trust: Trusted = False) -> bool:
         eval_data=spec["data"],
         data_root=spec["data_root"],
         trust_code=trust,
+        fallback=fallback(spec["settings"], network),
     )
     with inputs():
         job.load_data()

@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from lenient.bench.grid import Grid, pictures_of, settings_of
-from lenient.bench.open_rows import each
+from lenient.bench.open_rows import CHOICES_KEY, each
 from lenient.bench.tasks import Task, locked, read_json, state, write_json
 from lenient.core.config import merge
 from lenient.core.errors import UsageError
 from lenient.core.schemas import CellRecord
 from lenient.losses.together import StatisticsSettings
+from lenient.methods import DEFAULT
 from lenient.models.trust import Trusted
 from lenient.runs.folder import discard
 from lenient.synthesis.pixel_views import ViewSettings
 from lenient.synthesis.proxy import SourceSettings
 from lenient.training.settings import TeacherSettings
 
-LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health", "threads")
-"""Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to."""
+LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health", "threads", "fallback")
+"""Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to, but for
+open rows, which may fall back."""
 SINCE: Mapping[str, Any] = {
     "generator.conv_bias": True,
     "generator.factory": None,
@@ -144,11 +146,14 @@ def cell_id(
             kept["source"] = kept["source"] | {"proxy_images": pictures}
         return without_later(kept, {**SINCE, **SINCE_OF.get(own["method"]["name"], {})})
 
+    open_to = settings.get(CHOICES_KEY, {}).get(DEFAULT)  # whose run may fall back, by what is expected of it
+    falls_back = open_to is not None and open_to["fallback"]
     known = {
         "settings": each(settings, lasting),
         "teacher": [teacher["sha256"], teacher["card"]],
         "student": student,
         "data": data,
+        **({"fallback": open_to["health"]["expected"]} if falls_back else {}),
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 

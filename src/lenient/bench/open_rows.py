@@ -56,10 +56,19 @@ def each(settings: Mapping[str, Any], change: Callable[[Mapping[str, Any]], dict
 def taken(settings: Mapping[str, Any], teacher: Network, before: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings that a cell runs with: its own, or of those for each method the teacher's.
 
-    A run that goes on, with the settings `before`, keeps the method that it has.
+    A run that goes on, with the settings `before`, keeps the method that it has; one that fell back has that alone of
+    its settings.
     """
     if CHOICES_KEY not in settings:
         return settings
+    choices: Mapping[str, Mapping[str, Any]] = settings[CHOICES_KEY]
     name = before["method"]["name"] if before else choose(teacher).name
-    found: Mapping[str, Any] = settings[CHOICES_KEY][name]
+    fell_back = before.get("run", {}).get("fell_back")
+    return choices[name] if fell_back is None else {**choices[fell_back["before"]], "method": choices[name]["method"]}
+
+
+def fallback(settings: Mapping[str, Any], teacher: Network) -> Mapping[str, Any] | None:
+    """Return the section `method` that a cell of an open row may fall back to, None where there is none."""
+    name = choose(teacher).fallback if CHOICES_KEY in settings else None
+    found: Mapping[str, Any] | None = None if name is None else settings[CHOICES_KEY][name]["method"]
     return found

@@ -26,9 +26,9 @@ def cell_record(
 ) -> dict[str, Any]:
     """Return the record of a finished cell. Fractions lie in [0, 1], numbers have six significant digits.
 
-    `method` is the one that ran; `asked` is `auto` where the teacher chose it. `commit` is that of the code when the
-    cell, or its last attempt, was started; `data_title` says what the copy of the data on this machine is ("CIFAR-10
-    (JPEG)").
+    `method` is the one that ran; `asked` is `auto` where the teacher chose it, and `fell_back` says which one it had
+    chosen, and for how many steps, where the run left that. `commit` is that of the code when the cell, or its last
+    attempt, was started; `data_title` says what the copy of the data on this machine is ("CIFAR-10 (JPEG)").
 
     `checks` are the values that the verdict came of; `prediction` is what the run expected of the student's agreement,
     where it said so.
@@ -90,6 +90,8 @@ def cell_record(
         "machine": {key: machine.get(key) for key in MACHINE},
         "commit": commit,
     }
+    if end.get("fell_back"):
+        record["fell_back"] = end["fell_back"]
     if end.get("prediction"):
         record["prediction"] = {key: end["prediction"][key] for key in EXPECTED}
     if end.get("foreign"):

@@ -15,7 +15,7 @@ from lenient.cli import flags, options
 from lenient.cli.options import takes
 from lenient.core import numbers
 from lenient.core.errors import HealthError
-from lenient.core.text import NOT_DATA_FREE, estimated_anew, expected, visible
+from lenient.core.text import NOT_DATA_FREE, estimated_anew, expected, fallen_back, visible
 
 WIDE = 4096
 """Characters of the longest line that is printed: one may hold a path."""
@@ -167,6 +167,11 @@ def describe_method(job: Job, say: Any) -> None:
     say(f"method    {s.method.name}, {s.steps} steps of {s.batch_size} images, seed {s.seed}")
     if job.method_reason:
         say(f"          {s.method.name}, because {job.method_reason}; choose another with --method NAME")
+    if job.fallback is not None:
+        other = job.fallback["name"]
+        say(f"          {other} instead, once, if its forecast is bad; -s fallback=false keeps {s.method.name}")
+    if job.fell_back is not None:
+        say(f"          {fallen_back(asdict(job.fell_back))}")
     if s.source.proxy_images is not None and s.pictures_folder is not None:  # a run that goes on has its own
         part = f"{s.pictures_share:.0%} of each batch" if s.pictures_share else "the method shows them"
         hint = " (-s source.proxy_share)" if s.pictures_share else ""
@@ -260,6 +265,8 @@ def finish(result: Result, folder: Path, say: Any) -> None:
         say(f"          {health.note}")
     if result.summary.prediction is not None:
         say(f"expected  {expected(asdict(result.summary.prediction))}")
+    if result.summary.fell_back is not None:
+        say(f"method    {result.summary.method}, {fallen_back(asdict(result.summary.fell_back))}")
     if result.summary.foreign is not None:
         say(f"images    of {', '.join(result.summary.foreign)}: {NOT_DATA_FREE}")
     if result.summary.estimated_on is not None:

@@ -59,9 +59,11 @@ def summary(values: Mapping[str, Any]) -> str:
 
 
 def news(event: str, values: Mapping[str, Any]) -> str:
-    """Say an alarm or an evaluation in a line; "" of any other event."""
+    """Say an alarm, a fallback or an evaluation in a line; "" of any other event."""
     if event == "alarm":
         return f"alarm at step {values['step']}: {values['message']}"
+    if event == "fallback":
+        return f"step {values['step']}: going on with {values['method']} instead of {values['before']}, student anew"
     return f"step {values['step']}: accuracy {values['accuracy']:.2%}" if event == "eval" else ""
 
 

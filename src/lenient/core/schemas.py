@@ -100,6 +100,13 @@ class StoredPictures(Stored):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class StoredFellBack(_Closed):
+    """That a run left the method it began with."""
+
+    before: Text
+    step: Count
+
+
 class Identity(Stored):
     """Of what and on what a run was made."""
 
@@ -110,6 +117,9 @@ class Identity(Stored):
     pictures: StoredPictures | None = None
     """There where any are shown."""
     eval_data: Text | None = None
+    fallback: dict[str, Any] | None = None
+    """The section `method` that it goes on with where its forecast raises the alarm."""
+    fell_back: StoredFellBack | None = None
 
 
 class RunConfig(Stored):
@@ -229,6 +239,7 @@ class Summary(Stored):
     teacher_forwards: Count | None = None
     foreign: Annotated[list[Text], Field(max_length=100)] | None = None
     estimated_on: Count | None = None
+    fell_back: StoredFellBack | None = None
     seconds: Amount | None = None
     health: Health | None = None
     answers: Annotated[dict[Text, Answers], Field(max_length=100)] | None = None
@@ -285,12 +296,21 @@ class Alarm(Line):
     message: Text = ""
 
 
+class ChangedMethod(Line):
+    """A run that fell back."""
+
+    step: Count
+    before: Text
+    method: Text
+
+
 EVENTS: Mapping[str, type[BaseModel]] = {
     "log": LogLine,
     "classes": Classes,
     "eval": Evaluation,
     "forecast": LogLine,
     "alarm": Alarm,
+    "fallback": ChangedMethod,
     "end": Summary,
 }
 
@@ -342,6 +362,7 @@ class CheckpointState(Stored):
     seconds: Annotated[Amount, Field(ge=0)]
     images: Count
     forwards: Count
+    fell_back: StoredFellBack | None = None
     history: list[Evaluation | dict[str, Any]]
     networks: dict[str, _Trained]
     source: dict[str, Any]
@@ -419,6 +440,7 @@ class CellRecord(Stored):
     teacher: CellTeacher
     last: Share | None = None
     verdict: Text | None = None
+    fell_back: StoredFellBack | None = None
     cost: CellCost
 
 

@@ -24,6 +24,11 @@ def estimated_anew(images: int) -> str:
     return f"batch-norm statistics estimated anew on {images:,} images of the method's source, {NOT_OF_REAL_IMAGES}"
 
 
+def fallen_back(fell_back: Mapping[str, Any]) -> str:
+    """Say when and why a run left the method it began with: `before`, at `step`."""
+    return f"since step {fell_back['step']}, when {fell_back['before']} was likely to fail; the student began anew"
+
+
 def expected(prediction: Mapping[str, Any] | None) -> str:
     """Say what is expected of a student on real images, and by what right; an empty text where nothing is."""
     if not prediction:

@@ -32,16 +32,19 @@ class Choice(NamedTuple):
 
     name: str
     reason: str
+    fallback: str | None = None
+    """The method to go on with where the forecast says that this one fails; None where there is no forecast."""
 
 
 def choose(teacher: Network) -> Choice:
     """Return the method for a checked teacher: one that needs its answers alone, where it lets no gradient through;
-    else one guided by its batch norms, or, where it has none, by what it thinks of the images."""
+    else one guided by its batch norms, or, where it has none, by what it thinks of the images. That is also the fallback.
+    It has none itself: the forecast asks for batch norms."""
     if without_gradient(teacher.behaviour):
         return Choice(STURDY, "the teacher gives its images no gradient")
     if not readable_batch_norms(teacher):
         return Choice(WITHOUT_STATISTICS, "the teacher has no batch norm that stores statistics of its images")
-    return Choice(DEFAULT, "the teacher's batch norms store statistics of its images")
+    return Choice(DEFAULT, "the teacher's batch norms store statistics of its images", WITHOUT_STATISTICS)
 
 
 def obstacles(teacher: Network) -> dict[str, str]:

@@ -19,7 +19,7 @@ log = logging.getLogger("lenient")
 
 Event = dict[str, Any]
 WITHOUT = "the report leaves it out"
-EVENTS = ("log", "classes", "mixture", "eval", "alarm")
+EVENTS = ("log", "classes", "mixture", "eval", "alarm", "fallback")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from lenient.core.config import flatten
 from lenient.core.numbers import exact, figures, known, number, percent
-from lenient.core.text import NOT_DATA_FREE, estimated_anew, expected
+from lenient.core.text import NOT_DATA_FREE, estimated_anew, expected, fallen_back
 from lenient.models.names import OWN, own_code
 from lenient.reporting.cards import cards, costs, measured_on
 from lenient.reporting.collect import Event, RunRecord
@@ -48,7 +48,7 @@ def render(record: RunRecord) -> str:
     losses, more = _losses(record)
     return template("template.html.j2", Path(__file__).parent).render(
         name=record.name,
-        facts=_facts(summary),
+        facts=_facts(record),
         demo=summary.get("demo") is True,
         tone=tone,
         sign=sign,
@@ -73,11 +73,13 @@ def render(record: RunRecord) -> str:
     )
 
 
-def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
+    summary, changes = record.summary, record.events["fallback"]
     foreign, estimated = summary.get("foreign"), summary.get("estimated_on")
     norms = None if estimated is None else estimated_anew(int(estimated))
     named = (
         ("method", summary["method"]),
+        ("fallback", fallen_back(changes[-1]) if changes else None),
         ("teacher", summary["teacher"]["arch"]),
         ("student", summary["student"]["arch"]),
         ("seed", summary["seed"]),

@@ -52,7 +52,7 @@ class Inspection(Keyed):
     def of(cls, network: Network) -> Inspection:
         """Return what is to be said of a checked network."""
         kept = obstacles(network)
-        method, method_reason = choose(network)
+        choice = choose(network)
         student, student_reason = choose_student(network)
         return cls(
             card=network.card,
@@ -60,8 +60,8 @@ class Inspection(Keyed):
             bytes=num_bytes(network.module),
             bits=network.module.bits if isinstance(network.module, LowBit) else None,
             batch_norm_layers=len(readable_batch_norms(network)),
-            method=None if kept[method] else method,
-            method_reason=kept[method] or method_reason,
+            method=None if kept[choice.name] else choice.name,
+            method_reason=kept[choice.name] or choice.reason,
             methods=tuple(name for name, obstacle in kept.items() if not obstacle),
             obstacles={name: obstacle for name, obstacle in kept.items() if obstacle},
             advice=tuple(advice(network.behaviour)),

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from lenient.core import files, processors, ranks
 from lenient.core.config import flatten, merge, nested
-from lenient.core.errors import DamagedError, HealthError, MachineError, UsageError
+from lenient.core.errors import DamagedError, HealthError, LenientError, MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.memory import memory_errors
 from lenient.core.runtime import Runtime, resolve_device, threads
@@ -58,9 +58,9 @@ from lenient.runs.request import (
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.answers import answers, forecast
 from lenient.training.prediction import predicted
-from lenient.training.result import Evaluation, Latency, NetworkSummary, Result, Summary
+from lenient.training.result import Evaluation, FellBack, Latency, NetworkSummary, Result, Summary
 from lenient.training.settings import DistillSettings
-from lenient.training.trainer import Distillation, Evaluate, Observer, check_batch_norms, run_loop
+from lenient.training.trainer import Distillation, Evaluate, Fallback, Observer, check_batch_norms, run_loop
 from lenient.training.verdict import informed, shift_of
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ def load_teacher(
 class Job:
     """One distillation from request to report: what the command and `distill` share.
 
-    `method` is an object, or a name that the request does not say.
+    `method` is an object, or a name that the request does not say. `fallback` is the section `method` to go on with
+    where the forecast raises the alarm; by default that of `choose`, where nobody names a method.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Job:
         data_root: str | Path | None = None,
         trust_code: Trusted = False,
         generator: GeneratorFactory | None = None,
+        fallback: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(method, str):
             request, method = replace(request, method=method), None
@@ -147,6 +149,8 @@ class Job:
         choice = choose(teacher)
         request = narrowed(replace(request, auto=choice.name))
         self.method_reason = choice.reason if request.leaves_the_method_open else ""
+        if fallback is None and self.method_reason and choice.fallback is not None:
+            fallback = {"name": choice.fallback}
         self.trust_code = trust_code
         self.teacher, self.request, self.method, self.generator = teacher, request, method, generator
         self.source, self.facts = source, dict(facts or {})
@@ -154,6 +158,11 @@ class Job:
         self.settings: DistillSettings = resolve(request)
         if generator is not None and self.settings.generator.factory is not None:
             raise UsageError("-s generator.factory: the generator was given as an object; leave one of the two out")
+        own = generator is not None or self.settings.generator.factory is not None  # who draws so wants no other way
+        self.fallback = fallback if self.settings.fallback and not own else None
+        """The section `method` to go on with, once, where the forecast raises the alarm."""
+        self.fell_back: FellBack | None = None
+        """That the run in the folder has done so."""
         self.hash = fingerprint(teacher.module)
         self._wanted_student = student
         self.folder: RunFolder | None = None
@@ -176,6 +185,7 @@ class Job:
                 raise UsageError("--resume: name the run with -o DIR")
             self.load_data()
             self.settings = self._decide()
+            self._check_fallback()
             return
         path = Path(path)
         if ranks.is_main():
@@ -192,7 +202,9 @@ class Job:
                 self._take_over(old, path)
             self._check(True)
             self.load_data()
-            self._rehearse()
+            self._rehearse(self.settings, self.builder())
+            if old is None:
+                self._check_fallback()
             self._claim(anew=old is None)
         except BaseException:
             if self.folder is not None:
@@ -224,12 +236,25 @@ class Job:
         if size_known:
             self.share(ranks.count())
 
-    def _rehearse(self) -> None:
-        """Put the run together from copies: what its method refuses has to be refused before a folder is emptied."""
-        runtime = self.settings.runtime()
+    def _check_fallback(self) -> None:
+        """Do without a fallback that cannot be, as with a number of ranks that its batches do not divide among."""
+        if self.fallback is None:
+            return
+        why = ""
+        try:
+            self._rehearse(self.settings.with_method(self.fallback), None)
+        except LenientError as error:
+            why = str(error)
+        if ranks.any_rank(bool(why))[0]:
+            log.info("no fallback to %s: %s", self.fallback["name"], why)
+            self.fallback = None
+
+    def _rehearse(self, settings: DistillSettings, method: Method | None) -> None:
+        """Put a run together from copies: what its method refuses has to be refused before a folder is emptied."""
+        runtime = settings.runtime()
         copied = replace(self.student, module=copied_module(self.student.module))
         with untouched_global_rng(), memory_errors(), FrozenTeacher(self.teacher, runtime) as frozen:
-            Distillation(frozen, copied, self.settings, runtime, method=copy.deepcopy(self.builder()))
+            Distillation(frozen, copied, settings, runtime, method=copy.deepcopy(method))
 
     def share(self, devices: int) -> int:
         """Return how many images of a batch each of several devices has.
@@ -285,6 +310,8 @@ class Job:
             **({} if self.generator is None else {"generator": {"source": None}}),
             **({} if pictures is None else {"pictures": {"sha256": pictures.sha256}}),
             "eval_data": self.eval_data,
+            **({} if self.fallback is None else {"fallback": dict(self.fallback)}),
+            **({} if self.fell_back is None else {"fell_back": asdict(self.fell_back)}),
         }
 
     @property
@@ -315,7 +342,11 @@ class Job:
             )
         self.eval_data = self.eval_data or measured_on
         stored, asked = flatten(old), flatten(self.settings.model_dump(mode="json"))
+        self.fallback = identity.get("fallback")
         said = {key if key in asked else f"{key}.name" for key in self.request.explicit()}
+        if "fell_back" in identity:
+            self.fell_back = FellBack(**identity["fell_back"])
+            said &= stored.keys()  # what only the method before took is gone
         if self.method is not None:
             said |= {key for key in asked if key.startswith("method.")}
         _refuse_others(said, asked, stored, path)
@@ -332,6 +363,7 @@ class Job:
         again = Request(shared=going_on, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
+            self._other()  # refused now rather than when it is needed
         check_pictures(self.settings, self.teacher, identity, f"--resume: {path}")
         self.method_reason = ""
         if self.request.device is None:
@@ -348,6 +380,7 @@ class Job:
         for stored, typed, what, again in (
             (method, own.method.name, "its method", "--method NAME"),
             (generator_factory(old), own.generator.factory, "its generator", "-s generator.factory=NAME"),
+            (method_name({"method": self.fallback or {}}), own.method.name, "its fallback", "--method NAME"),
         ):
             if stored is not None and stored != typed:
                 said_in = path / "config.yaml"
@@ -456,6 +489,8 @@ class Job:
                     evaluate=evaluate,
                     observers=tuple(observers),
                     forecast=None if self._real_data else forecast,
+                    fallback=self._other(),
+                    fell_back=self.fell_back,
                 )
                 self._begin(run, runtime)
                 try:
@@ -485,6 +520,19 @@ class Job:
             if self.folder is not None:
                 self.folder.close()
 
+    def _other(self) -> Fallback | None:
+        """What the run goes on with where its forecast raises the alarm."""
+        if self.fallback is None:
+            return None
+        return Fallback(self.settings.with_method(self.fallback), self._keep)
+
+    def _keep(self, run: Distillation) -> None:
+        """Take over the settings of a run that fell back, and write them down."""
+        self.settings, self.fell_back = run.settings, run.fell_back
+        self.fallback, self.method_reason = None, ""
+        if self.folder is not None:
+            self._write_config(self.folder)
+
     @property
     def _real_data(self) -> bool:
         """Whether it learns from real images, of which there is nothing to expect."""
@@ -495,6 +543,8 @@ class Job:
         if self._source is not None:
             metrics = self._source.path / "metrics.jsonl"
             state = run.resume(self._source, metrics.stat().st_size if metrics.is_file() else 0)
+        if run.fell_back != self.fell_back:  # it was killed before that was written
+            self._keep(run)
         if self.folder is None:
             return
         if self._source is not None:
@@ -635,7 +685,10 @@ class Job:
         if self.folder is None:
             return
         path = self.folder.path
-        how, foreign = f"by lenient ({self.settings.method.name}, {result.summary.steps} steps)", result.summary.foreign
+        method, steps, foreign = self.settings.method.name, result.summary.steps, result.summary.foreign
+        if self.fell_back is not None:
+            steps -= self.fell_back.step  # this student's own
+        how = f"by lenient ({method}, {steps} steps)"
         note = f"distilled without data {how}"
         if foreign is not None:
             note = f"distilled {how} on images of {', '.join(foreign)}: {NOT_DATA_FREE}"

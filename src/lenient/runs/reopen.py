@@ -15,6 +15,7 @@ from lenient.runs.folder import RunFolder, fingerprint
 from lenient.runs.job import check_pictures, load_teacher
 from lenient.runs.request import Request, decide, pick_student, resolve, settings_of
 from lenient.teacher.frozen import FrozenTeacher
+from lenient.training.result import FellBack
 from lenient.training.trainer import Distillation
 
 
@@ -79,12 +80,13 @@ def reopen(
         request = Request(shared=config, trust=trust_code, where=str(said))
         settings = resolve(request)
     check_pictures(settings, network, identity, str(run))
+    fell_back = FellBack(**identity["fell_back"]) if "fell_back" in identity else None
     with settings_of(said):
         settings = decide(settings, Request(), network, network)
         built, _ = pick_student(identity["student"]["arch"], network, settings.seed)
     frozen = FrozenTeacher(network, settings.runtime())
     with frozen, memory_errors():
-        distillation = Distillation(frozen, built, settings, frozen.runtime)
+        distillation = Distillation(frozen, built, settings, frozen.runtime, fell_back=fell_back)
         if distillation.resume(folder) is None:
             raise UsageError(f"{run}: has no checkpoint yet; wait for the run to write one")
     return distillation, frozen

@@ -34,6 +34,16 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class FellBack:
+    """That a run left the method it began with for another, with a student that started anew."""
+
+    before: str
+    """The method that it began with, which its forecast said would fail."""
+    step: int
+    """Student updates made by then."""
+
+
+@dataclass(frozen=True)
 class NetworkSummary:
     """Teacher or student in numbers; what was not measured is None. Accuracies are fractions in [0, 1]."""
 
@@ -85,6 +95,8 @@ class Summary(Keyed):
     estimated_on: int | None = None
     """Images of the source on which the delivered student's batch-norm statistics were estimated anew; None where they
     are as training left them."""
+    fell_back: FellBack | None = None
+    """That `method` is not the one that the run began with; None where it is."""
     answers: Mapping[str, Mapping[str, float]] | None = None
     """How the student answers beside its teacher on several kinds of images; see `training.answers`."""
     prediction: Prediction | None = None

@@ -143,6 +143,8 @@ class DistillSettings(Settings):
     """The student delivered: of the last step, averaged over steps, or of the best agreement on the probe set."""
     ema_decay: float = Field(0.999, gt=0, lt=1)
     """Decay per step of the average that `select: ema` delivers."""
+    fallback: bool = True
+    """Whether a run whose method `auto` took goes on with a sturdier one, once, where its forecast raises the alarm."""
     log_every: int = Field(50, ge=1, le=10**9)
     """Student steps between log lines, or updates of others while the student rests."""
     checkpoint_every: int | None = Field(None, ge=1, le=10**9)
@@ -168,6 +170,16 @@ class DistillSettings(Settings):
         """
         folder = self.pictures_folder
         return None if folder is None else held(folder, input_size, self.seed, self.source.proxy_memory)
+
+    def with_method(self, method: Mapping[str, Any]) -> DistillSettings:
+        """Return these settings with another section `method`, without those that this method has no use for.
+
+        Raises:
+            UsageError: the section cannot be.
+        """
+        other, values = method_settings(method), self.model_dump(mode="json")
+        del values["method"]
+        return parse(DistillSettings, {**other.taken(values), "method": other})
 
     def runtime(self) -> Runtime:
         """Return where and how networks run, once nothing is `auto` any more."""

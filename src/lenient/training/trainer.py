@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ from lenient.teacher.probes import BatchNorms
 from lenient.training.guard import Guard, check_optimizer
 from lenient.training.health import HealthMonitor
 from lenient.training.model_selection import Delivery
-from lenient.training.result import Evaluation, NetworkSummary, Result, Summary
+from lenient.training.result import Evaluation, FellBack, NetworkSummary, Result, Summary
 from lenient.training.settings import DistillSettings
 
 log = logging.getLogger("lenient")
@@ -102,6 +103,16 @@ class Forecast(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Fallback:
+    """What a run goes on with where its forecast raises the alarm."""
+
+    settings: DistillSettings
+    """Of another method, for as many steps in all."""
+    keep: Callable[[Distillation], None]
+    """Called with a run that has changed, between two checkpoints of it, to write down that it has."""
+
+
 FORECAST = 0.25
 """Share of the student's steps after which its run is told what to expect of it."""
 CHECKPOINT_SECONDS = 300.0
@@ -124,15 +135,34 @@ class Distillation:
         evaluate: Evaluate | None = None,
         observers: tuple[Observer, ...] = (),
         forecast: Forecast | None = None,
+        fallback: Fallback | None = None,
+        fell_back: FellBack | None = None,
     ) -> None:
         runtime = student.behaviour.applied(runtime)
         decided = settings.teacher.temperature
         teacher = teacher.softened(1.0 if decided == "auto" else decided)
-        self.teacher, self.settings, self.runtime = teacher, settings, runtime
+        self.teacher, self.runtime = teacher, runtime
         self.folder, self.evaluate, self.observers, self.forecast = folder, evaluate, observers, forecast
         self.streams = Streams(settings.seed, runtime.device)
         self._network = student
         self.student = runtime.place(student.module).train()
+        self.fallback = fallback
+        self._untrained: Mapping[str, Any] = {} if fallback is None else copy.deepcopy(self.student.state_dict())
+        self.step = self.images = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, Any]] = []
+        self.inverted: Tensor | None = None
+        """Images that the teacher alone draws, once they were asked for (`training.answers`)."""
+        self.resumed_from: Path | None = None
+        """The checkpoint that it goes on from."""
+        self.estimated_on: int | None = None
+        """Images on which the statistics of the student that is delivered were estimated anew."""
+        self._put_together(settings, method, fell_back)
+
+    def _put_together(self, settings: DistillSettings, method: Method | None, fell_back: FellBack | None) -> None:
+        """Make all that is a method's: its algorithm, and what watches that."""
+        teacher = self.teacher
+        self.settings, self.fell_back = settings, fell_back
         method = method or method_class(settings.method.name)(settings.method)
         if settings.generator.factory is not None:
             method = WithGenerator(method, named_factory(settings.generator.factory))
@@ -140,11 +170,11 @@ class Distillation:
         self.context = Context(
             teacher,
             self.student,
-            runtime,
+            self.runtime,
             self.streams,
             settings.generator,
             settings.batch_size,
-            settings.steps,
+            settings.steps - self.earlier,
             settings.steps_per_epoch,
             pictures=settings.pictures(teacher.card.input_size),
         )
@@ -154,22 +184,16 @@ class Distillation:
             algorithm = mixed(algorithm, taught, settings.source, settings.pictures_share)
         self.algorithm = defense_of(settings.defense).defend(algorithm, taught)
         # those whose averages are of the source's images and say nothing of real ones
-        self._unlike = normalising(student) if self.algorithm.statistics == "batch" else []
+        self._unlike = normalising(self._network) if self.algorithm.statistics == "batch" else []
         for name, update in self.algorithm.updates.items():
             check_optimizer(name, update.optimizer)
             update.module.train()
         self.guard = Guard([update.module for update in self.algorithm.updates.values()])
-        self.health = HealthMonitor(teacher.card.num_classes, settings.health, runtime.device)
+        self.health = HealthMonitor(teacher.card.num_classes, settings.health, self.runtime.device)
         self.delivery = Delivery(settings.select, settings.ema_decay, self.student)
-        self.updates = self.step = self.images = 0
-        self.seconds = 0.0
-        self.history: list[dict[str, Any]] = []
-        self.inverted: Tensor | None = None
-        """Images that the teacher alone draws, once they were asked for (`training.answers`)."""
-        self.resumed_from: Path | None = None
-        """The checkpoint that it goes on from."""
-        self.estimated_on: int | None = None
-        """Images on which the statistics of the student that is delivered were estimated anew."""
+        self.updates = 0
+        """Of the method that goes on: they start anew where a run falls back, as its student's steps do for it."""
+        self._falls_back = False
         self._base_rates = {
             name: [group["lr"] for group in update.optimizer.param_groups]
             for name, update in self.algorithm.updates.items()
@@ -198,6 +222,8 @@ class Distillation:
             started, lap = time.monotonic() - self.seconds, (time.monotonic(), self.images)
             self._written, self._written_step = time.monotonic(), self.step
             while self.step < s.steps if until is None else not until():
+                if self._falls_back:
+                    self._fall_back()
                 if self._save_or_stop(stop, save):
                     return self.result(interrupted=True)
                 name, output = self.take_update()
@@ -217,6 +243,43 @@ class Distillation:
         self.checkpoint()  # of the live student: `--resume` with more steps and `sample` go on from here
         self._deliver()
         return self.result()
+
+    def _fall_back(self) -> None:
+        """Go on with the other method. The first checkpoint holds whatever else may be lost from here on; the second
+        leaves none of the method before, which the settings are no more."""
+        fallback = self.fallback
+        assert fallback is not None, "asked before"
+        before, after = self.settings.method.name, fallback.settings.method.name
+        if ranks.is_main():
+            log.warning("step %d: going on with %s instead of %s, student anew", self.step, after, before)
+        self.emit("fallback", {"step": self.step, "before": before, "method": after})
+        self._change(FellBack(before, self.step))
+        self._say_notes()
+        self.checkpoint()
+        fallback.keep(self)
+        self.checkpoint()
+
+    def _change(self, fell_back: FellBack) -> None:
+        """Be the run of the other method, which begins here, with the student as it was before the first step."""
+        assert self.fallback is not None, "there is another method"
+        self.algorithm.source.close()
+        self.student.load_state_dict(self._untrained)
+        forecast = {name: value for name, value in self.health.latest.items() if name.startswith("forecast/")}
+        settings = self.fallback.settings
+        self.fallback, self._untrained = None, {}  # once
+        self.runtime = replace(self.runtime, overlap=settings.runtime().overlap)
+        self._put_together(settings, None, fell_back)
+        self.health.latest |= forecast  # a run is told once
+
+    @property
+    def earlier(self) -> int:
+        """The student's steps by a method before the one that goes on."""
+        return 0 if self.fell_back is None else self.fell_back.step
+
+    @property
+    def progress(self) -> float:
+        """Share of its method's steps that the student has made, in [0, 1]."""
+        return (self.step - self.earlier) / (self.settings.steps - self.earlier)
 
     def _deliver(self) -> None:
         """Make the live student the one that is delivered, which the verdict is about."""
@@ -299,7 +362,7 @@ class Distillation:
 
     def _log_line(self, lap: tuple[float, int]) -> tuple[float, int]:
         line = self.health.line()
-        progress = self.step / self.settings.steps
+        progress = self.progress
         fresh = self.algorithm.source.sample(min(64, self.settings.batch_size), "probe", self.updates)
         found = self.inspect(fresh)
         updates = self.algorithm.updates
@@ -321,14 +384,16 @@ class Distillation:
         self.emit("log", values)
         if any(line["histogram"]):
             self.emit("classes", {"step": self.step, "histogram": line["histogram"]})
-        done = self.updates / self.algorithm.schedule.updates_for(self.settings.steps)
+        done = self.updates / self.algorithm.schedule.updates_for(self.settings.steps - self.earlier)
         self._alarm(self.health.raise_alarms(done))
         self.delivery.judge(self.student, found["health/probe_agreement"], progress)
         if self.forecast is not None and FORECAST <= progress < 2 * FORECAST and not self.health.forecasted:
             told = self.forecast(self, progress)
             if told is not None:
                 self.emit("forecast", {"step": self.step, **told})
-                self._alarm(self.health.foresee(told))
+                alarm = self.health.foresee(told)
+                self._alarm(alarm)
+                self._falls_back = self.fallback is not None and ranks.agree(bool(alarm))
         return now, self.images
 
     def _alarm(self, found: Mapping[str, str]) -> None:
@@ -450,6 +515,7 @@ class Distillation:
             "seconds": self.seconds,
             "images": self.images,
             "forwards": self.teacher.forwards,
+            "fell_back": None if self.fell_back is None else asdict(self.fell_back),
             "history": self.history,
             "networks": networks,
             "source": self.algorithm.source.state_dict(),
@@ -472,9 +538,14 @@ class Distillation:
             raise ValueError(one_line(error)) from error
 
     def _load(self, state: dict[str, Any]) -> None:
+        fell_back = state.get("fell_back")  # one of an earlier version has no word on it
+        if fell_back is not None and self.fell_back is None and self.fallback is not None:
+            self._change(FellBack(**fell_back))  # killed before the settings said so
         fresh = self.state_dict() | {"history": [], "delivery": state["delivery"]}
+        if fell_back != fresh.pop("fell_back"):
+            raise ValueError("it is of another method than the settings, before or after the run fell back")
         like({key: state[key] for key in fresh}, fresh)
-        if state["step"] > state["updates"]:
+        if state["step"] - self.earlier > state["updates"]:
             raise ValueError(f"step {state['step']} is beyond update {state['updates']}")
         for name, saved in state["networks"].items():
             update = self.algorithm.updates[name]
@@ -484,8 +555,8 @@ class Distillation:
         for name, part in self.algorithm.lasting.items():
             part.load_state_dict(state["state"][name])
         self.health.load_state_dict(state["health"])
-        self.delivery.load_state_dict(state["delivery"], state["step"] / self.settings.steps)
         self.updates, self.step, self.seconds = state["updates"], state["step"], state["seconds"]
+        self.delivery.load_state_dict(state["delivery"], self.progress)
         self.images, self.teacher.forwards = state["images"], state["forwards"]
         self.history = list(state["history"])
 
@@ -536,6 +607,7 @@ class Distillation:
             self.teacher.forwards,
             foreign=tuple(self.algorithm.foreign) or None,
             estimated_on=self.estimated_on,
+            fell_back=self.fell_back,
         )
         history = [Evaluation.read(entry) for entry in self.history]
         return Result(self.student, history, summary, self.folder, interrupted)

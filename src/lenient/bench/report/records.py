@@ -224,10 +224,11 @@ class Grid:
         return unique(str(name) for names in found if isinstance(names, list) for name in names)
 
     def chosen(self, row: str) -> dict[str, list[str]]:
-        """The methods that teachers chose in a row whose method is `auto`, and whose; empty of other rows."""
+        """The methods that teachers chose in a row whose method is `auto`, or that runs came to which fell back, and
+        whose; empty of other rows."""
         cells = [cell for cell in self.of(row) if cell.raw.get("asked") == "auto"]
-        methods = unique(cell.method for cell in cells)
-        return {name: unique(cell.teacher for cell in cells if cell.method == name) for name in methods}
+        methods = unique(map(_came_to, cells))
+        return {name: unique(cell.teacher for cell in cells if _came_to(cell) == name) for name in methods}
 
     def teacher_accuracy(self, teacher: str) -> float:
         """The accuracy of a teacher, NaN while no cell of it has finished."""
@@ -251,6 +252,12 @@ class Grid:
         content |= {"features": dict(self.features)} if self.features else {}
         found: dict[str, Any] = plain(content)
         return found
+
+
+def _came_to(cell: Cell) -> str:
+    """The method that ran, and which one before."""
+    fell_back = cell.raw.get("fell_back")
+    return cell.method if fell_back is None else f"{cell.method} after {fell_back['before']}"
 
 
 def run_of(row: str) -> str:
