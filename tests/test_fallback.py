@@ -15,7 +15,7 @@ import lenient
 from commands import python
 from lenient.core.errors import DamagedError
 from lenient.core.schemas import read_metrics
-from lenient.methods.choice import STURDY, choose
+from lenient.methods.choice import STURDY, WITHOUT_STATISTICS, choose
 from lenient.models import build_student, save_network
 from lenient.runs.folder import RunFolder
 from lenient.runs.reopen import reopen
@@ -80,21 +80,20 @@ def test_a_run_that_is_likely_to_fail_goes_on_as_one_of_the_other_method_over_th
     run = tmp_path / "run"
     result = distilled(teacher, run)
     found = config(run)
-    assert found["method"]["name"] == result.summary.method == STURDY
+    assert found["method"]["name"] == result.summary.method == WITHOUT_STATISTICS
     assert found["run"]["fell_back"] == {"before": "ta-dfkd", "step": AT}
     assert "fallback" not in found["run"], "once"
-    assert "generator" not in found, "the other method has none"
     assert (found["steps"], result.summary.steps) == (STEPS, STEPS)
     assert result.summary.fell_back == FellBack("ta-dfkd", AT)
     (event,) = events(run, "fallback")
-    assert event == {"event": "fallback", "step": AT, "before": "ta-dfkd", "method": STURDY}
+    assert event == {"event": "fallback", "step": AT, "before": "ta-dfkd", "method": WITHOUT_STATISTICS}
     assert len(events(run, "forecast")) == 1
     lines = events(run, "log")
     assert [line["step"] for line in lines] == [*range(2, STEPS + 1, 2)]
     images = [line["images"] for line in lines]
     assert images == sorted(images), "all that were made are counted"
     assert "when ta-dfkd was likely to fail" in (run / "report.html").read_text()
-    named = distilled(teacher, tmp_path / "named", STEPS - AT, SHARED, method=STURDY)
+    named = distilled(teacher, tmp_path / "named", STEPS - AT, method=WITHOUT_STATISTICS)
     assert same(student(run), student(tmp_path / "named"))
     assert result.health.verdict == named.health.verdict
     values = [{check.name: check.value for check in own.health.checks} for own in (result, named)]
@@ -130,7 +129,7 @@ def test_without_an_alarm_the_method_and_its_weights_stay(
 ) -> None:
     told |= GOOD
     result = distilled(teacher, tmp_path / "open")
-    assert config(tmp_path / "open")["run"]["fallback"] == {"name": STURDY}
+    assert config(tmp_path / "open")["run"]["fallback"] == {"name": WITHOUT_STATISTICS}
     assert (result.summary.method, result.summary.fell_back) == ("ta-dfkd", None)
     distilled(teacher, tmp_path / "named", method="ta-dfkd")
     assert same(student(tmp_path / "open"), student(tmp_path / "named"))
@@ -138,13 +137,13 @@ def test_without_an_alarm_the_method_and_its_weights_stay(
 
 def test_a_run_in_memory_falls_back_as_well(teacher: Path, told: dict[str, float]) -> None:
     result = lenient.distill(teacher, STUDENT, steps=STEPS, settings=PLAN)
-    assert (result.summary.method, result.summary.fell_back) == (STURDY, FellBack("ta-dfkd", AT))
+    assert (result.summary.method, result.summary.fell_back) == (WITHOUT_STATISTICS, FellBack("ta-dfkd", AT))
 
 
 def test_a_teacher_that_nothing_is_forecast_of_has_no_fallback() -> None:
     plain = build_student("lenient:lenet5", tiny_card(size=(8, 8), classes=10), seed=0, role="teacher")
-    assert (choose(plain).name, choose(plain).fallback) == (STURDY, None)
-    assert choose(digits_like()).fallback == STURDY
+    assert (choose(plain).name, choose(plain).fallback) == (WITHOUT_STATISTICS, None)
+    assert choose(digits_like()).fallback == WITHOUT_STATISTICS
 
 
 KILLED = """

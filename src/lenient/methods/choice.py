@@ -38,8 +38,8 @@ class Choice(NamedTuple):
 
 def choose(teacher: Network) -> Choice:
     """Return the method for a checked teacher: one that needs its answers alone, where it lets no gradient through;
-    else one guided by its batch norms, or, where it has none, by what it thinks of the images. That is also the fallback.
-    It has none itself: the forecast asks for batch norms."""
+    else one guided by its batch norms, or, where it has none, by what it thinks of the images. That one is also the
+    fallback. It has none itself: the forecast asks for batch norms."""
     if without_gradient(teacher.behaviour):
         return Choice(STURDY, "the teacher gives its images no gradient")
     if not readable_batch_norms(teacher):
