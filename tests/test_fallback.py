@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -270,3 +271,31 @@ def test_settings_of_another_method_are_those_that_it_takes() -> None:
     assert (changed.method.name, changed.method.model_dump()["grow"]) == (STURDY, 32)
     assert "generator" not in changed.model_dump()
     assert settings.method.name == "ta-dfkd"
+
+
+def test_the_page_on_falling_back_has_each_case_by_each_way(tmp_path: Path) -> None:
+    def made(case: str, way: str, seed: int, agreement: float) -> dict[str, Any]:
+        facts = {"case": case, "digits": "grey", "seed": seed, "way": way, "first": "ta-dfkd", "told": 0.2}
+        return facts | {
+            "chance": 0.3,
+            "agreement": agreement,
+            "accuracy": 0.1,
+            "verdict": "warning",
+            "seconds": 10.0 + seed,
+        }
+
+    runs = [
+        made("normalised twice", way, seed, 0.5 + seed / 10)
+        for way in ("method kept", "student anew")
+        for seed in (0, 1)
+    ]
+    written = {"runs": runs, "machine": {"device_name": "a machine"}}
+    (tmp_path / "found.json").write_text(json.dumps(written), encoding="utf-8")
+    script = Path(__file__).parents[1] / "benchmarks" / "fallback.py"
+    done = python(script, "-o", "found.json", "--table", "page.md", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    row = "20.0 (20.0, 20.0) | 30.0 (30.0, 30.0) | student anew | 55.0 (50.0, 60.0) | 10.0 (10.0, 10.0)"
+    assert f"| normalised twice | grey | {row} | warning, warning | 10 |" in page
+    assert "student kept |" not in page
+    assert "4 runs in `found.json`" in page
