@@ -27,7 +27,7 @@ from sabotage import Around, digits
 from lenient.api import distill
 from lenient.core.numbers import plain, significant
 from lenient.evaluation import evaluate
-from lenient.methods.choice import STURDY, choose
+from lenient.methods.choice import WITHOUT_STATISTICS, choose
 from lenient.models import Card, Network, PixelClassifier, build_student, check_classifier
 from lenient.runs import job
 from lenient.runs.folder import environment
@@ -130,8 +130,8 @@ def page(written: Mapping[str, Any], output: str) -> str:
         "",
         f"Runs on digits of {STEPS} steps whose method `auto` takes, here `{first}`, by its defaults. After a quarter",
         f"of them each is told what is expected of its student (*told*; below {limit:.0%} there is an alarm). It keeps",
-        f"its method, or goes on with `{STURDY}` over the steps that remain: with a student that starts anew, as the",
-        "library does, or with the one that it has. *Agreement* with the teacher, as it is described, on test images,",
+        f"its method, or goes on with `{WITHOUT_STATISTICS}` over the steps that remain: with a student that starts anew, as",
+        "the library does, or with the one that it has. *Agreement* with the teacher, as it is described, on test images,",
         "in %, beside the share of its commonest answer (*chance*), and accuracy. Means over seeds; each seed in",
         "parentheses. What is wrong: the teacher normalises images that are normalised already; its head sees where",
         "features are; the generator draws from one number; or nothing, and the alarm is forced. Without an alarm",

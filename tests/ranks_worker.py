@@ -26,7 +26,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "ta-dfkd, unselected": {"selection": "none"},
     "meta-dfkd": {**BANK},
     "meta-dfkd, reservoir": {"replay": {**BANK["replay"], "slots": 2, "policy": "reservoir"}},
-    "meta-dfkd, first order": {**BANK, "update": {"order": "first"}},
+    "meta-dfkd, second order": {**BANK, "update": {"order": "second"}},
     "meta-dfkd, joint": {**BANK, "update": {"joint": True}},
     "meta-dfkd, generative": {"replay": {"name": "generative", "share": 0.5}},
     "mb-dfkd": {**BANK},

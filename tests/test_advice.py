@@ -408,7 +408,7 @@ ELSEWHERE = {
     ),
 }
 """Recipes in the texts of the package that are followed by other tests, or by none and why."""
-RECIPE = re.compile(r"-s [a-z_]+(?:\.[a-z_]+)+=[\w.]+|`lenient [^`]*`|\buse --[a-z-]+ \w+|pip install [\w'\[]+")
+RECIPE = re.compile(r"-s [a-z_]+(?:\.[a-z_]+)+=[\w.]+|`lenient [^`]*`|\buse --[a-z-]+ [\w-]+|pip install [\w'\[]+")
 
 
 @pytest.fixture

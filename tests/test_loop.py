@@ -674,7 +674,9 @@ def test_what_was_auto_is_written_as_decided(tmp_path):
 def test_a_runs_config_is_a_recipe(tmp_path):
     distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
     again = resolve(Request(recipes=[str(tmp_path / "r" / "config.yaml")]))
-    assert again == settings().model_copy(update={"method": resolve(Request(settings=QUICK)).method})
+    decided = {"method": resolve(Request(settings=QUICK)).method, "threads": again.threads}
+    assert isinstance(again.threads, int)
+    assert again == settings().model_copy(update=decided)
 
 
 def test_a_trial_changes_nothing():

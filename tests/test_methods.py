@@ -99,8 +99,9 @@ BASE: dict[str, dict[str, Any]] = {
     "cpnet": {"name": "cpnet", **QUICK_LABELS},
     "mad, conditional": {"name": "mad", **QUICK_STREAM, "replay": QUICK_MOMENTUM, "conditional": "sum"},
     "meta-dfkd, generative": {"name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_MEMORY},
-    "meta-dfkd, first order, selecting": {
-        "name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_BANK, "update": {"order": "first"}, "selection": "mixture",
+    "meta-dfkd, second order, selecting": {
+        "name": "meta-dfkd", **QUICK_STREAM, "replay": QUICK_BANK, "selection": "mixture",
+        "update": {"order": "second"},
     },
     "ta-dfkd, bank": {**TA_QUICK, "replay": {**QUICK_BANK, "policy": "reservoir"}},
 }  # fmt: skip
@@ -320,7 +321,7 @@ def test_recipes_are_valid_and_each_setting_has_words(name):
 
 
 def test_an_unknown_method_lists_the_known():
-    with pytest.raises(UsageError, match=r"--method tadfkd: no such method; there are ta-dfkd, dafl, dfad"):
+    with pytest.raises(UsageError, match=r"--method tadfkd: no such method; there are ta-dfkd, dafl, dafl-adv"):
         method_class("tadfkd")
 
 
@@ -563,7 +564,7 @@ STREAM_CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "replay.warm_up": (3, RECALL),
     "replay.decay": (0.01, {"replay": {**QUICK_MOMENTUM, "warm_up": False}}),
     "update": ("retain", {**BANK, "update": "plain"}),
-    "update.order": ("first", {**BANK, "update": {"name": "retain", "alpha": 0.5}}),
+    "update.order": ("second", {**BANK, "update": {"name": "retain", "alpha": 0.5}}),
     "update.alpha": (0.5, RETAIN),
     "update.joint": (True, RETAIN),
 }

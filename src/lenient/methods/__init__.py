@@ -111,7 +111,9 @@ def method_class(name: str) -> type[Method]:
         return own_method(with_whole_path(name))
     if name not in METHODS:
         names = ", ".join(METHODS)
-        raise UsageError(f"--method {visible(name, VALUE)}: no such method; there are {names}, and {OWN}FILE.py:CLASS")
+        raise UsageError(
+            f"--method {visible(name, VALUE // 2)}: no such method; there are {names}, and {OWN}FILE.py:CLASS"
+        )
     found: type[Method] = _REGISTERED.get(name) or resolve_dotted(METHODS[name])
     return found
 

@@ -55,6 +55,8 @@ class DAFLAdv:
     """The generator hears what the teacher thinks of an image, and whether the student thinks the same."""
 
     settings_type: ClassVar[type[MethodSettings]] = DAFLAdvSettings
+    not_known: ClassVar[str] = "it is our own, of no paper"
+    """Why there is no recipe `paper`."""
     needs_batch_norm = False
 
     def __init__(self, settings: DAFLAdvSettings) -> None:
