@@ -174,11 +174,12 @@ def page(written: dict[str, Any], output: Path) -> str:
     times = [
         f"after {statistics.median(cell['readings'][k]['seconds'] for cell in cells):.0f} s" for k in range(readings)
     ]
+    recipe = f"the recipe `{written['recipe']}` with" if written["recipe"] else "defaults with"
     titles = ["variant", "settings", *(times or ["all"]), *(f"`{teacher}`" for teacher in teachers)]
     lines = [
         f"# {written['name']}, on {written['data']}",
         "",
-        f"Teachers are trained on the fit split. Common to all variants: the recipe `{written['recipe']}` with",
+        f"Teachers are trained on the fit split. Common to all variants: {recipe}",
         f"`{' '.join(written['common'])}`. Agreement of student and teacher on all training images, none of which a",
         "student sees, in %: median (least to most; runs). No test image was read.",
         *(["Each run was read after equal seconds; columns of single teachers are the last reading."] if times else []),

@@ -3,6 +3,7 @@ that they are likely to fail: kept at their method, and changed to the sturdier 
 
     python benchmarks/fallback.py -o benchmarks/results/fallback.json
     python benchmarks/fallback.py -o benchmarks/results/fallback.json --table results/fallback.md
+    python benchmarks/fallback.py -o benchmarks/results/fallback-dafl-adv.json --fallback dafl-adv
 
 Of sound runs the alarm is forced, to see what a false one costs. Runs that are in the file already are left out, so a
 killed command goes on. Test images are read for the table only: no run looks at them.
@@ -27,7 +28,7 @@ from sabotage import Around, digits
 from lenient.api import distill
 from lenient.core.numbers import plain, significant
 from lenient.evaluation import evaluate
-from lenient.methods.choice import WITHOUT_STATISTICS, choose
+from lenient.methods.choice import choose
 from lenient.models import Card, Network, PixelClassifier, build_student, check_classifier
 from lenient.runs import job
 from lenient.runs.folder import environment
@@ -72,7 +73,7 @@ def train(kind: str, arch: str, seed: int) -> Network:
     return network
 
 
-def measure(name: str, kind: str, seed: int, way: str, network: Network) -> dict[str, Any]:
+def measure(name: str, kind: str, seed: int, way: str, network: Network, other: str | None) -> dict[str, Any]:
     """Run one case and compare its student with its teacher on the test digits."""
     case, card = CASES[name], network.card
     teacher = Network(Around(network.module, card, normalised=True), card) if case.twice else network
@@ -92,6 +93,8 @@ def measure(name: str, kind: str, seed: int, way: str, network: Network) -> dict
     plan = {"batch_size": 128, "log_every": 20, "overlap": False, "fallback": way != "method kept", **case.settings}
     with ExitStack() as patches:
         patches.enter_context(patch.object(job, "forecast", telling))
+        if other is not None:
+            patches.enter_context(patch.object(job, "choose", lambda found: choose(found)._replace(fallback=other)))
         if way == "student kept":
             patches.enter_context(patch.object(Distillation, "_change", keeping))
         result = distill(
@@ -125,12 +128,13 @@ def page(written: Mapping[str, Any], output: str) -> str:
     """Return the page."""
     runs: Sequence[Mapping[str, Any]] = written["runs"]
     limit, first = HealthSettings().expected, ", ".join(sorted({run["first"] for run in runs}))
+    other = ", ".join(sorted({run["method"] for run in runs if run["step"] is not None}))
     lines = [
         "# Falling back",
         "",
         f"Runs on digits of {STEPS} steps whose method `auto` takes, here `{first}`, by its defaults. After a quarter",
         f"of them each is told what is expected of its student (*told*; below {limit:.0%} there is an alarm). It keeps",
-        f"its method, or goes on with `{WITHOUT_STATISTICS}` over the steps that remain: with a student that starts",
+        f"its method, or goes on with `{other}` over the steps that remain: with a student that starts",
         "anew, as the library does, or with the one that it has. *Agreement* with the teacher, as it is described, on",
         "test images, in %, beside the share of its commonest answer (*chance*), and accuracy. Means over seeds; each",
         "seed in parentheses. What is wrong: the teacher normalises images that are normalised already; its head sees",
@@ -165,6 +169,7 @@ def main(
     table: Annotated[Path | None, typer.Option(help="Write the page, and run nothing.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Cases to run.")] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="Seeds of teacher and student.")] = None,
+    fallback: Annotated[str | None, typer.Option(help="Another method to fall back to than the library's.")] = None,
 ) -> None:
     """Run what is not in the file, or write the page."""
     written = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"runs": []}
@@ -182,7 +187,7 @@ def main(
             before = [run for run in written["runs"] if [run[key] for key in KEYS[:3]] == [name, kind, seed]]
             if before and not case.forced and (before[0]["told"] or 1.0) >= HealthSettings().expected:
                 break  # no alarm: all ways are one
-            found = measure(name, kind, seed, way, network) | {"first": choose(network).name}
+            found = measure(name, kind, seed, way, network, fallback) | {"first": choose(network).name}
             written["runs"].append(plain(found, significant))
             machine = environment(torch.device("cpu"), "32")
             written["machine"] = {key: value for key, value in machine.items() if key != "command"}

@@ -16,7 +16,7 @@ import lenient
 from commands import python
 from lenient.core.errors import DamagedError
 from lenient.core.schemas import read_metrics
-from lenient.methods.choice import STURDY, WITHOUT_STATISTICS, choose
+from lenient.methods.choice import STURDY, choose
 from lenient.models import build_student, save_network
 from lenient.runs.folder import RunFolder
 from lenient.runs.reopen import reopen
@@ -81,20 +81,21 @@ def test_a_run_that_is_likely_to_fail_goes_on_as_one_of_the_other_method_over_th
     run = tmp_path / "run"
     result = distilled(teacher, run)
     found = config(run)
-    assert found["method"]["name"] == result.summary.method == WITHOUT_STATISTICS
+    assert found["method"]["name"] == result.summary.method == STURDY
     assert found["run"]["fell_back"] == {"before": "ta-dfkd", "step": AT}
     assert "fallback" not in found["run"], "once"
+    assert "generator" not in found, "the other method has none"
     assert (found["steps"], result.summary.steps) == (STEPS, STEPS)
     assert result.summary.fell_back == FellBack("ta-dfkd", AT)
     (event,) = events(run, "fallback")
-    assert event == {"event": "fallback", "step": AT, "before": "ta-dfkd", "method": WITHOUT_STATISTICS}
+    assert event == {"event": "fallback", "step": AT, "before": "ta-dfkd", "method": STURDY}
     assert len(events(run, "forecast")) == 1
     lines = events(run, "log")
     assert [line["step"] for line in lines] == [*range(2, STEPS + 1, 2)]
     images = [line["images"] for line in lines]
     assert images == sorted(images), "all that were made are counted"
     assert "when ta-dfkd was likely to fail" in (run / "report.html").read_text()
-    named = distilled(teacher, tmp_path / "named", STEPS - AT, method=WITHOUT_STATISTICS)
+    named = distilled(teacher, tmp_path / "named", STEPS - AT, SHARED, method=STURDY)
     assert same(student(run), student(tmp_path / "named"))
     assert result.health.verdict == named.health.verdict
     values = [{check.name: check.value for check in own.health.checks} for own in (result, named)]
@@ -130,7 +131,7 @@ def test_without_an_alarm_the_method_and_its_weights_stay(
 ) -> None:
     told |= GOOD
     result = distilled(teacher, tmp_path / "open")
-    assert config(tmp_path / "open")["run"]["fallback"] == {"name": WITHOUT_STATISTICS}
+    assert config(tmp_path / "open")["run"]["fallback"] == {"name": STURDY}
     assert (result.summary.method, result.summary.fell_back) == ("ta-dfkd", None)
     distilled(teacher, tmp_path / "named", method="ta-dfkd")
     assert same(student(tmp_path / "open"), student(tmp_path / "named"))
@@ -138,13 +139,13 @@ def test_without_an_alarm_the_method_and_its_weights_stay(
 
 def test_a_run_in_memory_falls_back_as_well(teacher: Path, told: dict[str, float]) -> None:
     result = lenient.distill(teacher, STUDENT, steps=STEPS, settings=PLAN)
-    assert (result.summary.method, result.summary.fell_back) == (WITHOUT_STATISTICS, FellBack("ta-dfkd", AT))
+    assert (result.summary.method, result.summary.fell_back) == (STURDY, FellBack("ta-dfkd", AT))
 
 
 def test_a_teacher_that_nothing_is_forecast_of_has_no_fallback() -> None:
     plain = build_student("lenient:lenet5", tiny_card(size=(8, 8), classes=10), seed=0, role="teacher")
-    assert (choose(plain).name, choose(plain).fallback) == (WITHOUT_STATISTICS, None)
-    assert choose(digits_like()).fallback == WITHOUT_STATISTICS
+    assert choose(plain).fallback is None
+    assert choose(digits_like()).fallback == STURDY
 
 
 KILLED = """
@@ -276,6 +277,7 @@ def test_settings_of_another_method_are_those_that_it_takes() -> None:
 def test_the_page_on_falling_back_has_each_case_by_each_way(tmp_path: Path) -> None:
     def made(case: str, way: str, seed: int, agreement: float) -> dict[str, Any]:
         facts = {"case": case, "digits": "grey", "seed": seed, "way": way, "first": "ta-dfkd", "told": 0.2}
+        facts |= {"step": 100, "method": "dafl"} if way != "method kept" else {"step": None, "method": "ta-dfkd"}
         return facts | {
             "chance": 0.3,
             "agreement": agreement,
@@ -298,4 +300,5 @@ def test_the_page_on_falling_back_has_each_case_by_each_way(tmp_path: Path) -> N
     row = "20.0 (20.0, 20.0) | 30.0 (30.0, 30.0) | student anew | 55.0 (50.0, 60.0) | 10.0 (10.0, 10.0)"
     assert f"| normalised twice | grey | {row} | warning, warning | 10 |" in page
     assert "student kept |" not in page
+    assert "goes on with `dafl` over" in page
     assert "4 runs in `found.json`" in page

@@ -148,9 +148,9 @@ def test_a_cell_whose_run_fell_back_goes_on_and_says_from_which_method(
         assert not work(folder, cell.spec)
     assert work(folder, cell.spec)
     found = json.loads((folder / "cell.json").read_text())
-    assert (found["method"], found["asked"]) == ("dafl-adv", "auto")
+    assert (found["method"], found["asked"]) == ("stable", "auto")
     assert found["fell_back"] == {"before": "ta-dfkd", "step": 2}
-    assert found["settings"] == cell.spec["settings"]["choices"]["dafl-adv"]["method"]
+    assert found["settings"] == cell.spec["settings"]["choices"]["stable"]["method"]
     assert found["steps"] == 8
 
 

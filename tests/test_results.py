@@ -70,7 +70,7 @@ def test_the_precision_page_follows_from_what_was_measured(monkeypatch: pytest.M
     assert (RESULTS / "precision.md").read_text() == importlib.import_module("accuracy").page(written)
 
 
-@pytest.mark.parametrize("name", ["bn-shift", "loss-balance", "sabotage", "virtual-step"])
+@pytest.mark.parametrize("name", ["bn-shift", "loss-balance", "sabotage", "virtual-step", "fallback"])
 def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     written = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
@@ -80,7 +80,15 @@ def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     "name",
-    ["ta-dfkd-digits", "ta-dfkd-digits-rates", "ta-dfkd-mnist-rates", "ta-dfkd-default-digits", "nayer-codes"],
+    [
+        "ta-dfkd-digits",
+        "ta-dfkd-digits-rates",
+        "ta-dfkd-mnist-rates",
+        "ta-dfkd-default-digits",
+        "ta-dfkd-default-mnist",
+        "no-statistics-mnist",
+        "nayer-codes",
+    ],
 )
 def test_pages_on_settings_follow_from_their_runs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

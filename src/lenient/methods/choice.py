@@ -38,13 +38,13 @@ class Choice(NamedTuple):
 
 def choose(teacher: Network) -> Choice:
     """Return the method for a checked teacher: one that needs its answers alone, where it lets no gradient through;
-    else one guided by its batch norms, or, where it has none, by what it thinks of the images. That one is also the
-    fallback. It has none itself: the forecast asks for batch norms."""
+    else one guided by its batch norms, or, where it has none, by what it thinks of the images. The
+    first one is also the fallback, where there is a forecast, which asks for batch norms."""
     if without_gradient(teacher.behaviour):
         return Choice(STURDY, "the teacher gives its images no gradient")
     if not readable_batch_norms(teacher):
         return Choice(WITHOUT_STATISTICS, "the teacher has no batch norm that stores statistics of its images")
-    return Choice(DEFAULT, "the teacher's batch norms store statistics of its images", WITHOUT_STATISTICS)
+    return Choice(DEFAULT, "the teacher's batch norms store statistics of its images", STURDY)
 
 
 def obstacles(teacher: Network) -> dict[str, str]:
