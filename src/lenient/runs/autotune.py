@@ -58,8 +58,9 @@ def fitting_temperature(teacher: Network, runtime: Runtime) -> float:
     size = teacher.card.input_size
     noise = torch.rand(HEARD, *size, generator=torch.Generator().manual_seed(0)).to(runtime.device)
     images = torch.cat([noise, drawings(range(HEARD), size, Streams(0, runtime.device), "loudness")])
-    with untouched_global_rng(), FrozenTeacher(teacher, runtime) as frozen, torch.no_grad():
-        logits = frozen.respond(frozen.normalize(runtime.images(images))).logits.float()
+    with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen, torch.no_grad():
+        parts = (frozen.normalize(runtime.images(part)) for part in images.split(16))  # few, for they may be large
+        logits = torch.cat([frozen.respond(part).logits.float() for part in parts])
     spread = float((logits - logits.mean(dim=1, keepdim=True)).std())
     if not spread > LOUD:
         return 1.0
