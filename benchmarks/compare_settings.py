@@ -15,6 +15,7 @@ of a processor, so that what else the machine does is not counted.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -31,17 +32,28 @@ from torch import nn
 from lenient import distill
 from lenient.core.config import parse_overrides
 from lenient.data import ImageSet, load_data
-from lenient.evaluation import accuracy, evaluate
+from lenient.evaluation import accuracy
 from lenient.models import Network, build_student
 from lenient.models.card import Card, PixelClassifier
 from lenient.runs.folder import environment
 from lenient.supervised import TeacherRecipe, default_recipe, train_classifier
 
 
-def trained(arch: str, data: str, images: ImageSet, changes: Mapping[str, Any], logit_spread: float) -> Network:
-    """Train a teacher on `images`; with a spread, scale its last linear layer to that deviation of its logits."""
+def trained(
+    arch: str, data: str, images: ImageSet, changes: Mapping[str, Any], logit_spread: float, keep: Path | None = None
+) -> Network:
+    """Train a teacher on `images`; with a spread, scale its last linear layer to that deviation of its logits.
+
+    With `keep` its weights are written to that folder, and another time read from it.
+    """
     card = Card(None, images.input_size, len(images.classes), tuple(images.mean), tuple(images.std), images.classes)
     network = build_student(arch, card, seed=0, role="teacher")
+    told = "-".join((data, images.split, arch.rpartition(":")[2], *map("{0[0]}={0[1]}".format, changes.items())))
+    file = keep and keep / f"{told}{f'-spread={logit_spread:g}' if logit_spread else ''}.pt"
+    if file and file.exists():
+        network.module.load_state_dict(torch.load(file, weights_only=True))
+        network.module.eval()
+        return network
     train_classifier(network, images, TeacherRecipe(**default_recipe(data) | dict(changes)))
     if logit_spread:
         *_, head = (module for module in network.module.modules() if isinstance(module, nn.Linear))
@@ -50,16 +62,25 @@ def trained(arch: str, data: str, images: ImageSet, changes: Mapping[str, Any], 
             factor = logit_spread / (logits - logits.mean(dim=1, keepdim=True)).std()
             for values in head.parameters():
                 values *= factor
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(network.module.state_dict(), file)
     return network
+
+
+def as_answered(images: ImageSet, teacher: Network) -> ImageSet:
+    """Return the images labelled by the teacher: accuracy on them is agreement, and the teacher is asked but once."""
+    with torch.no_grad():
+        classifier = PixelClassifier(teacher.module.eval(), teacher.card)
+        found = [classifier(batch).argmax(1) for batch, _ in images.batches(1000)]
+    return dataclasses.replace(images, labels=torch.cat(found))
 
 
 class Readings:
     """An observer that measures a student after so many processor seconds of its run, and ends it at the last."""
 
-    def __init__(
-        self, student: Network | str, teacher: Network, holdout: ImageSet, train: ImageSet, seconds: Sequence[float]
-    ) -> None:
-        self.student, self.teacher, self.images = student, teacher, (holdout, train)
+    def __init__(self, student: Network | str, holdout: ImageSet, answered: ImageSet, seconds: Sequence[float]) -> None:
+        self.student, self.images = student, (holdout, answered)
         self.seconds = sorted(seconds)
         self.taken: list[dict[str, float]] = []
 
@@ -74,7 +95,7 @@ class Readings:
             return
         assert isinstance(self.student, Network), "built here where there are readings"
         training = self.student.module.training
-        measures = measured(self.student, self.teacher, *self.images)
+        measures = measured(self.student, *self.images)
         self.taken.append({"seconds": round(now - self.began, 1), "step": step, **measures})
         self.student.module.train(training)
         self.began += time.process_time() - now
@@ -88,11 +109,9 @@ class Readings:
         """Do nothing: all is taken."""
 
 
-def measured(student: Network, teacher: Network, holdout: ImageSet, train: ImageSet) -> dict[str, float]:
+def measured(student: Network, holdout: ImageSet, answered: ImageSet) -> dict[str, float]:
     """Return the student's accuracy on images held out, and its agreement with the teacher on all training images."""
-    agreement = evaluate(student, train, teacher=teacher).agreement
-    assert agreement is not None, "asked for with a teacher"
-    return {"accuracy": accuracy(student, holdout), "agreement": agreement}
+    return {"accuracy": accuracy(student, holdout), "agreement": accuracy(student, answered)}
 
 
 def main(
@@ -110,6 +129,7 @@ def main(
     variants: Annotated[list[str], typer.Option("--try", help='NAME="key=value key=value".')] = [],  # noqa: B006
     read: Annotated[list[float], typer.Option(help="Measure after so many seconds, and end at the last.")] = [],  # noqa: B006
     precision: str = "bf16",
+    keep: Annotated[Path | None, typer.Option(help="Write the teachers to this folder, or take them from it.")] = None,
     threads: int = 1,
     table: Annotated[Path | None, typer.Option(help="Write the table to this page, and run nothing.")] = None,
 ) -> None:
@@ -130,8 +150,9 @@ def main(
     written |= {"teacher_set": teacher_set, "logit_spread": logit_spread}
     done = {(cell["variant"], cell["teacher"], cell["seed"]) for cell in written["cells"]}
     networks = {
-        arch: trained(arch, data, fit, parse_overrides(teacher_set), logit_spread) for arch in teachers.split(",")
+        arch: trained(arch, data, fit, parse_overrides(teacher_set), logit_spread, keep) for arch in teachers.split(",")
     }
+    answered = {arch: as_answered(train, teacher) for arch, teacher in networks.items()}
     for seed in range(seeds):
         for arch, teacher in networks.items():
             right = accuracy(teacher, holdout)
@@ -142,18 +163,20 @@ def main(
                 settings = parse_overrides([*common, *text.split(), f"precision={precision}"])
                 started = time.monotonic()
                 learner = build_student(student, teacher.card, seed=seed) if read else student
-                readings = Readings(learner, teacher, holdout, train, read)
+                readings = Readings(learner, holdout, answered[arch], read)
                 result = distill(
                     teacher, learner, recipe=recipe or (), seed=seed, settings=settings, observers=[readings]
                 )
                 seconds = time.monotonic() - started
+                if result.interrupted and len(readings.taken) < max(len(read), 1):
+                    raise SystemExit(130)  # somebody wants us to stop; the cell is for another time
                 cell = {
                     "variant": label,
                     "settings": text,
                     "teacher": arch,
                     "teacher_accuracy": right,
                     "seed": seed,
-                    **measured(Network(result.student, teacher.card), teacher, holdout, train),
+                    **measured(Network(result.student, teacher.card), holdout, answered[arch]),
                     **({"readings": readings.taken} if read else {}),
                     "verdict": result.health.verdict,
                     "seconds": round(seconds, 1),

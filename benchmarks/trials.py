@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from compare_settings import measured, trained
+from compare_settings import as_answered, measured, trained
 
 from lenient import distill
 from lenient.core.config import parse_overrides
@@ -114,6 +114,7 @@ def main(
     written |= {"machine": machine}
     done = {(cell["method"], cell["trial"], cell["seed"]) for cell in written["cells"]}
     network = trained(teacher, data, fit, parse_overrides(teacher_set), logit_spread=0)
+    answered = as_answered(train, network)
     for seed in range(seeds):
         for method in methods.split(","):
             for label, changes in trials(method, recipe).items():
@@ -127,7 +128,7 @@ def main(
                     "trial": label,
                     "settings": changes,
                     "seed": seed,
-                    **measured(Network(result.student, network.card), network, holdout, train),
+                    **measured(Network(result.student, network.card), holdout, answered),
                     "verdict": result.health.verdict,
                     "seconds": round(time.process_time() - began, 1),
                 }
