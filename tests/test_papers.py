@@ -287,6 +287,7 @@ NAYER: dict[str, Any] = {
 }
 
 CMI: dict[str, Any] = {
+    "student.init": "as-is",
     # CIFAR-10 from nothing: 200 epochs of a batch of 256, 200 steps, and 400 student steps of 128
     "method.iterations": 200,
     "method.first_batches": 0,
@@ -325,6 +326,7 @@ CMI: dict[str, Any] = {
 }
 
 PHOTO: dict[str, Any] = {
+    "student.init": "as-is",
     # CIFAR: batches of 512 of 50,000 patches for 1000 epochs, the last batch of each filled; Adam, constant
     "method.cutmix": 0.25,
     "method.augmentation": "crop-flip",
@@ -433,6 +435,7 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
     ("photo", "published"): PHOTO,
     # CIFAR-10: 200 epochs of 196 steps of 256; our rate falls as a cosine, theirs with the loss on test images
     ("noise", "published"): {
+        "student.init": "as-is",
         "method.distribution": "normal",
         "method.statistics": "batch",
         "method.student_loss": "cross-entropy",
@@ -447,6 +450,7 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
     },
     # MNIST: five generators, 200 epochs of 100 updates of 256; a set of 32,000, 400 epochs of 500 steps of 64
     ("kegnet", "published"): {
+        "student.init": "as-is",
         "method.generators": 5,
         "method.iterations": 200 * 100,
         "method.generator_batch": 256,
@@ -469,6 +473,7 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
     },
     # CIFAR-10, AlexNet to its half: 40,000 images, both factors of the similarities undone, 500 epochs of 625 steps
     ("zskd", "published"): {
+        "student.init": "as-is",
         "method.iterations": 1500,
         "method.pixels_lr": 1e-3,
         "method.concentrations": (1.0,),
