@@ -83,7 +83,8 @@ class StopAt:
 
 def test_a_run_leaves_what_it_should(tmp_path, monkeypatch):
     monkeypatch.setenv("BARE", "figures")
-    result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
+    plan = merge(QUICK, {"method": {"name": "ta-dfkd"}})
+    result = distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=plan)
     assert result.summary.steps == 6
     assert result.run.path == tmp_path / "r"
     names = {path.name for path in (tmp_path / "r").iterdir()}
@@ -248,12 +249,12 @@ def test_a_run_of_another_machine_names_its_device(tmp_path):
 
 def test_a_finished_run_can_be_lengthened_but_not_shortened_or_changed(tmp_path):
     out = tmp_path / "r"
-    distill(tiny_teacher(), tiny_student(), output=out, settings=QUICK)
+    distill(tiny_teacher(), tiny_student(), method="ta-dfkd", output=out, settings=QUICK)
     assert distill(tiny_teacher(), tiny_student(), output=out, resume=True, steps=9).summary.steps == 9
     for changes, words in (
         ({"steps": 4}, "can only be lengthened"),
         ({"batch_size": 4}, r"--resume: batch_size is 8 in .*, not 4; leave it out"),
-        ({"settings": {"method": {"selection": {"tau": 0.9}}}}, "method.selection.tau is 0.5"),
+        ({"settings": {"method": {"name": "ta-dfkd", "selection": {"tau": 0.9}}}}, "method.selection.tau is 0.5"),
         ({"student": "lenient:resnet8"}, "--resume: the student of .* was a Python object"),
     ):
         arguments = {"student": tiny_student()} | changes
@@ -560,7 +561,7 @@ def test_runs_in_threads_leave_signals_alone():
 
 
 def test_settings_are_layered(tmp_path):
-    (tmp_path / "mine.yaml").write_text("steps: 50\nbatch_size: 32\nmethod: {selection: {tau: 0.7}}\n")
+    (tmp_path / "mine.yaml").write_text("steps: 50\nbatch_size: 32\nmethod: {name: ta-dfkd, selection: {tau: 0.7}}\n")
     plan = resolve(
         Request(
             preset="smoke", recipes=[str(tmp_path / "mine.yaml")], batch_size=16, overrides=["method.selection.tau=0.9"]
@@ -577,7 +578,7 @@ def test_auto_by_flag_wins_over_a_recipe(tmp_path, name):
     assert plan.batch_size == 32  # until it is measured
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "paper"])
 def test_presets_are_valid(preset):
     assert resolve(Request(preset=preset)).steps > 0
 
@@ -589,12 +590,18 @@ def test_the_preset_long_is_the_defaults_for_longer():
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if "paper" in recipes(name)])
-def test_the_preset_paper_is_short_for_the_recipe(name):
-    assert resolve(Request(method=name, preset="paper")) == resolve(Request(method=name, recipes=["paper"]))
+def test_the_preset_paper_is_short_for_the_recipe(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "paper").write_text("steps: 9")  # a file of that name is no recipe that was asked for
+    paper = resolve(Request(method=name, preset="paper"))
+    (tmp_path / "paper").unlink()
+    assert paper == resolve(Request(method=name, recipes=["paper"]))
     shorter = resolve(Request(method=name, preset="paper", steps=3, batch_size=4))
     assert (shorter.steps, shorter.batch_size) == (3, 4)
     assert shorter.method == resolve(Request(method=name, recipes=["paper"])).method
     assert resolve(Request(method=name, preset="paper", recipes=["paper"])).method == shorter.method
+    for told in ({"settings": {"method": name}}, {"overrides": [f"method.name={name}"]}):
+        assert resolve(Request(preset="paper", **told)) == resolve(Request(method=name, preset="paper"))
 
 
 def test_every_method_has_a_recipe_of_its_paper_or_says_what_is_not_known():
@@ -620,14 +627,20 @@ def test_every_method_has_a_recipe_of_its_paper_or_says_what_is_not_known():
             "--preset paper: the method was given as an object",
         ),
         (Request(steps=3, epochs=2), "--steps, --epochs and --budget: give one of them"),
-        (Request(recipes=["none"]), "-c none: no such file, nor a recipe of ta-dfkd"),
+        (
+            Request(preset="paper"),
+            "--preset paper: bn-adv: it is our own, of no paper; name a method that has one, as --method ta-dfkd$",
+        ),
+        (Request(recipes=["none"]), r"-c none: no such file, nor a recipe of bn-adv \(digits, mnist\)$"),
+        (Request(recipes=["cifar10"]), r"nor a recipe of bn-adv.*; --method ta-dfkd has it, and others$"),
+        (Request(recipes=["low-bit"]), r"nor a recipe of bn-adv.*; --method adadfq has it$"),
         (Request(method="noise", recipes=["cifar10"]), "nor a recipe of noise"),
         (
-            Request(overrides=["method.tua=1"]),
+            Request(method="ta-dfkd", overrides=["method.tua=1"]),
             r"-s method\.tua: no such setting; the nearest is method\.selection\.tau",
         ),
         (Request(overrides=["stepz=1"]), r"-s stepz: no such setting; the nearest is steps"),
-        (Request(overrides=["method.selection.tau=2"]), r"-s method\.selection\.tau=2.*less than 1"),
+        (Request(method="ta-dfkd", overrides=["method.selection.tau=2"]), r"-s method\.selection\.tau=2.*less than 1"),
         (Request(steps=-4), r"steps=-4"),
         (Request(epochs=-1), "--epochs -1: give 1 to 10000000 epochs"),
         (Request(method="dafl2"), "--method dafl2: no such method"),
@@ -841,7 +854,7 @@ def test_proxy_delivers_the_best_of_the_second_half():
 
 
 def test_mixture_facts_are_finite():
-    run = distillation()
+    run = distillation(method={"name": "ta-dfkd"})
     _, output = run.take_update()
     name, facts = output.selected.event()
     assert name == "mixture"

@@ -150,7 +150,7 @@ def describe(job: Job, say: Any) -> None:
     size = "x".join(str(value) for value in card.input_size)
     say(f"teacher   {card.arch or job.source or 'module'}: {parameters(job.teacher.module):,} parameters, "
         f"{card.num_classes} classes, images {size}")  # fmt: skip
-    say(f"          mean {_row(card.mean)}, std {_row(card.std)}: check these: a wrong mean is the commonest failure")
+    say(f"          mean {_row(card.mean)}, std {_row(card.std)}: check these: a wrong mean gives no error")
     for note in card.notes:
         say(f"          {note}")
     student = job.student.card.arch or "module"

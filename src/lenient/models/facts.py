@@ -163,7 +163,7 @@ def _normalisation(layers: Sequence[Facts], channels: int) -> tuple[tuple[float,
         source = f"{'ASSUMED ' if facts.assumed else ''}from {where}{advice}"
         return mean, std, f"mean {_numbers(mean)} and std {_numbers(std)}: {source}"
     note = "mean 0 and std 1: ASSUMED, nothing says how images were normalised in training; if they were, give"
-    return (0.0,) * channels, (1.0,) * channels, f"{note} --mean and --std, for a wrong mean fails silently"
+    return (0.0,) * channels, (1.0,) * channels, f"{note} --mean and --std, for a wrong mean gives no error"
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -101,10 +101,15 @@ class Request:
         if self.own is not None and self.own.name in METHODS:
             named = self.own.name
         spoken = [*map(_named, (self.shared, self.settings or {}, parse_overrides(self.overrides)))]
+        told = merge(*spoken)
         # a setting of a method that nobody names is the default's
-        looked = named or (DEFAULT if any("method" in values for values in spoken) else self.auto)
-        names = self._with_paper(looked) if self.preset == PAPER else self.recipes
-        files = [read_recipe(name, looked) for name in names]
+        chosen = named or method_name(told)
+        looked = chosen or (DEFAULT if "method" in told else self.auto)
+        files = (
+            [self._paper(looked, chosen is not None)]
+            if self.preset == PAPER
+            else [read_recipe(name, looked) for name in self.recipes]
+        )
         for values in files:
             written = method_name(values)
             if named and written and written != named:
@@ -126,8 +131,8 @@ class Request:
         """Whether nothing that was asked for names a method, or a setting of one, which would be the default's."""
         return self.own is None and "method" not in merge(*self.layers())
 
-    def _with_paper(self, method: str) -> tuple[str]:
-        """Return the recipe that the preset `paper` is short for.
+    def _paper(self, method: str, chosen: bool) -> dict[str, Any]:
+        """Return the method's recipe `paper`, which the preset is short for, whatever files of that name there are.
 
         Raises:
             UsageError: there are other recipes beside it, or not all that a run needs is known of the paper.
@@ -139,9 +144,11 @@ class Request:
                 raise UsageError(
                     f"--preset paper: is the recipe {PAPER}, so it takes no other; drop it or -c {visible(name)}"
                 )
-        if PAPER not in recipes(method):
-            raise UsageError(f"--preset paper: {_missing(method)}")
-        return (PAPER,)
+        own = recipes(method)
+        if PAPER not in own:
+            other = "" if chosen else "; name a method that has one, as --method ta-dfkd"
+            raise UsageError(f"--preset paper: {_missing(method)}{other}")
+        return _named(read_yaml(own[PAPER]))
 
     def explicit(self) -> dict[str, Any]:
         """Return, flat and dotted, what the user said in so many words; a resumed run compares it with its folder."""
@@ -172,8 +179,10 @@ def read_recipe(name: str, method: str) -> dict[str, Any]:
         if name == PAPER and name not in own:
             raise UsageError(f"-c paper: {_missing(method)}")
         if path.suffix or name not in own:
+            there = [other for other in METHODS if name in recipes(other)]
             raise UsageError(
                 f"-c {visible(name, VALUE)}: no such file, nor a recipe of {method} ({', '.join(own) or 'it has none'})"
+                + (f"; --method {there[0]} has it{', and others' * (len(there) > 1)}" if there else "")
             )
         path = own[name]
     try:

@@ -117,12 +117,12 @@ class DistillSettings(Settings):
     steps: int = Field(4000, ge=1, le=MOST_STEPS)
     """Student optimizer steps."""
     batch_size: int = Field(128, ge=2, le=2**20)
-    """Images per student step (paper: 1024)."""
+    """Images per student step (TA-DFKD's paper: 1024)."""
     seed: int = Field(0, ge=0, le=2**63 - 1)
     """All randomness comes from it."""
     steps_per_epoch: int = Field(100, ge=1, le=10**9)
-    """Student steps in one epoch (paper: 360): learning rates, evaluation, the memory bank's writes and CuDFKD's climb
-    count in epochs."""
+    """Student steps in one epoch (TA-DFKD's paper: 360): learning rates, evaluation, the memory bank's writes and
+    CuDFKD's climb count in epochs."""
     generator: GeneratorSettings = GeneratorSettings()
     source: SourceSettings = SourceSettings()
     student: StudentSettings = StudentSettings()
