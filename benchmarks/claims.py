@@ -14,7 +14,7 @@ import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from itertools import combinations
 from math import comb
 from pathlib import Path
@@ -38,6 +38,7 @@ from lenient.bench.report.sweeps import measured, sweeps, weight_of
 from lenient.bench.teachers import trainings
 from lenient.core.config import flatten
 from lenient.core.numbers import exact
+from lenient.runs.request import Request, resolve
 
 COMPARED = ("dafl", "dfad", "pre-dfkd")
 """Of the methods in the paper's Table 3, those that the library has."""
@@ -74,17 +75,22 @@ Rule = Callable[[Grid], list[Finding]]
 
 
 class Budget(NamedTuple):
-    """How long a method was trained in its paper: updates of the generator, and images that the student saw."""
+    """How long a method is trained: updates of the generator, and images that the student sees."""
 
-    method: str
     generator_steps: int
     images: int
 
 
-TA_BUDGET = Budget("ta-dfkd", 7_200, 72_000 * 1_024)
-"""On CIFAR-10: 200 epochs of 36 rounds, ten student steps of 1,024 images in each."""
-META_BUDGET = Budget("meta-dfkd", 28_800, 288_000 * 512)
-"""The released schedule: 400 epochs of 72 rounds, ten student steps of 512 new images in each."""
+@cache
+def in_the_paper(method: str) -> Budget:
+    """The budget of a method's paper, as its recipe `paper` has it."""
+    settings = resolve(Request(method=method, preset="paper"))
+    return spent_by(settings.method.model_dump(), settings.steps, settings.batch_size)
+
+
+def spent_by(settings: Mapping[str, Any], steps: int, batch: int) -> Budget:
+    """The budget of a run with these settings of its method."""
+    return Budget(steps // int(settings["student_steps"]) * int(settings.get("generator_steps", 1)), steps * batch)
 
 
 @dataclass(frozen=True)
@@ -112,15 +118,15 @@ def holm(chances: Sequence[float], level: float = LEVEL) -> float:
 @dataclass(frozen=True)
 class Claim:
     """A sentence of a paper, in our words, where it stands, and the rule by which runs are held against it: the code,
-    and what the page says of it. `shown`: the table or figure of a grid's report in which to look for oneself; `paper`:
-    how long the paper's runs were."""
+    and what the page says of it. `shown`: the table or figure of a grid's report in which to look for oneself;
+    `methods`: those whose budgets are told, beside their papers'; of a claim about all methods none."""
 
     place: str
     words: str
     how: str
     rule: Rule
     shown: str = "tables/table-3.md"
-    paper: Budget = TA_BUDGET
+    methods: tuple[str, ...] = ("ta-dfkd",)
 
 
 # rows of a grid, by what they are
@@ -222,9 +228,9 @@ def learned(grid: Grid, row: str) -> bool:
     return judged(values, 1).verdict in (CONFIRMED, FEW)
 
 
-def unless_void(grid: Grid, rows: Sequence[str], finding: Finding) -> Finding:
-    """The finding, or that there is none, where no row of it has learned anything."""
-    return finding if any(learned(grid, row) for row in rows) else replace(finding, verdict=VOID, chances=())
+def unless_void(grid: Grid, own: str, finding: Finding) -> Finding:
+    """The finding, or that there is none, where the row that it is said of has learned nothing."""
+    return finding if learned(grid, own) else replace(finding, verdict=VOID, chances=())
 
 
 def steady(grid: Grid, rows: Sequence[str]) -> bool:
@@ -260,7 +266,7 @@ def higher(
     where = f"{first} {'above' if sign > 0 else 'below'} {second} in {counts.replace(',', ' pairs,', 1)}"
     cells = frozenset(cell.wanted.id for row in (first, second) for cell in grid.of(row))
     found = Finding(verdict, f"{where}, median {middle}", cells=cells, chances=chances)
-    return [unless_void(grid, [str(first), str(second)], found)]
+    return [unless_void(grid, str(first), found)]
 
 
 def signed(value: float) -> str:
@@ -338,7 +344,7 @@ def is_frozen(grid: Grid, row: str) -> bool:
 
 @of_forms
 def leading(grid: Grid, own: str) -> Finding | None:
-    """Our own question: whether anything is as good as TA-DFKD, the default."""
+    """Our own question: whether anything is as good as TA-DFKD."""
     others = [row for row in grid.rows if not grid.is_baseline(row) and row != own]
     if all(cell.method == "ta-dfkd" for row in others for cell in grid.of(row)):
         return None
@@ -377,7 +383,7 @@ def robust(grid: Grid, own: str) -> Finding | None:
     verdict = FEW if few(grid, list(rows.values())) else SO if least else NOT_SO
     text = ", ".join(f"{method} {100 * value:.2f}" for method, value in ranges.items())
     found = Finding(verdict, f"range of the gap over {len(grid.teachers)} teachers, in points: {text}")
-    return unless_void(grid, [own], found)
+    return unless_void(grid, own, found)
 
 
 @of_forms
@@ -387,7 +393,7 @@ def close(grid: Grid, own: str) -> Finding | None:
     gaps = [100 * gap(grid, own, teacher, to_teacher=True) for teacher in teachers]
     verdict = FEW if few(grid, [own]) else SO if max(gaps) <= 1.32 else NOT_SO
     text = f"teacher minus peak, {len(teachers)} teachers, in points: {min(gaps):.2f} to {max(gaps):.2f}"
-    return unless_void(grid, [own], Finding(verdict, text))
+    return unless_void(grid, own, Finding(verdict, text))
 
 
 @of_forms
@@ -441,7 +447,8 @@ def failing(grid: Grid, own: str) -> Finding | None:
     so = failing_with(grid, rows["dafl"])[0] and not wrecks(grid, own)[0]
     runs = min(wrecks(grid, row, teacher)[1] for row in (own, rows["dafl"]) for teacher in grid.teachers)
     verdict = FEW if len(grid.teachers) < TEACHERS or runs < SEEDS else SO if so else NOT_SO
-    return Finding(verdict, "catastrophic runs: " + ", ".join(f"{m} {failures(grid, row)}" for m, row in rows.items()))
+    text = "catastrophic runs: " + ", ".join(f"{m} {failures(grid, row)}" for m, row in rows.items())
+    return unless_void(grid, own, Finding(verdict, text))
 
 
 def splitting(grid: Grid) -> list[Finding]:
@@ -454,7 +461,7 @@ def splitting(grid: Grid) -> list[Finding]:
     for row in [*rows, *both]:
         runs = min(wrecks(grid, row, teacher)[1] for teacher in grid.teachers)
         verdict = FEW if runs < SEEDS else SO if all(failing_with(grid, row)) else NOT_SO
-        found.append(Finding(verdict, f"catastrophic runs: {failures(grid, row)}", row))
+        found.append(unless_void(grid, row, Finding(verdict, f"catastrophic runs: {failures(grid, row)}", row)))
     return found
 
 
@@ -510,7 +517,9 @@ def rising(grid: Grid) -> list[Finding]:
             text = f"rising in {counts.replace(',', ' series,', 1)}, median rank correlation {middle:.2f}"
             subject = WEIGHTS[as_published(sweep.cells[0])]
             text = f"{text}, weights {', '.join(f'{w:g}' for w in sweep.weights)}"
-            found.append(Finding(verdict, text, subject, chances=chances))
+            finding = Finding(verdict, text, subject, chances=chances)
+            taught = any(learned(grid, row) for row in sweep.rows)
+            found.append(finding if taught else replace(finding, verdict=VOID, chances=()))
     return found
 
 
@@ -535,7 +544,8 @@ def alone(grid: Grid) -> list[Finding]:
     beside = higher(grid, row, other, share)
     text += "".join(f"; {finding.figures}" for finding in beside)
     chances += sum((finding.chances for finding in beside), ())
-    return [Finding(combined([verdict, *(finding.verdict for finding in beside)]), text, chances=chances)]
+    found = Finding(combined([verdict, *(finding.verdict for finding in beside)]), text, chances=chances)
+    return [unless_void(grid, str(row), found)]
 
 
 @of_forms
@@ -549,7 +559,7 @@ def cleaned(grid: Grid, own: str) -> Finding | None:
     fewer = sum(kept < drawn for drawn, kept in both)
     verdict = FEW if len(both) < PAIRS else SO if after <= 5 else NOT_SO
     text = f"outside of their class: {before:.1f} % before, {after:.1f} % after, real images 5 %"
-    return unless_void(grid, [own], Finding(verdict, f"{text} (medians of {len(both)} runs, fewer in {fewer})"))
+    return unless_void(grid, own, Finding(verdict, f"{text} (medians of {len(both)} runs, fewer in {fewer})"))
 
 
 @of_forms
@@ -562,7 +572,7 @@ def kept_share(grid: Grid, own: str) -> Finding | None:
     first, last = (100 * statistics.median(values) for values in zip(*ends, strict=True))
     verdict = FEW if len(ends) < PAIRS else SO if last > 90 and first < 75 else NOT_SO
     text = f"kept {first:.0f} % at the first log line, {last:.0f} % in the last tenth (medians of {len(ends)} runs)"
-    return unless_void(grid, [own], Finding(verdict, text))
+    return unless_void(grid, own, Finding(verdict, text))
 
 
 def remembering(number: Number, *, sign: int = 1, unit: str = "points") -> Rule:
@@ -606,7 +616,7 @@ def aligned(grid: Grid) -> list[Finding]:
             replay = setting(grid.of(row)[0], "replay")
             finding = Finding(verdict, "; ".join(texts), f"{replay} replay", chances=chances)
             fixed = look_up(grid.of(row)[0].method_settings, "update.alpha") is not None
-            found.append(unless_void(grid, [row], finding if fixed else if_steady(grid, [row], finding)))
+            found.append(unless_void(grid, row, finding if fixed else if_steady(grid, [row], finding)))
     return found
 
 
@@ -628,6 +638,7 @@ CLAIMS = (
         "seed; all rows have to be clear.",
         teaching,
         "tables/beyond-noise.md",
+        (),
     ),
     Claim(
         "Ours",
@@ -675,6 +686,7 @@ CLAIMS = (
         "Most of DAFL's runs with some teacher fail, none of TA-DFKD's with any. A run fails that ends below "
         "half of its row's highest peak, or below chance plus ten points.",
         failing,
+        methods=("ta-dfkd", "dafl"),
     ),
     Claim(
         "TA-DFKD, Figure 1",
@@ -683,12 +695,14 @@ CLAIMS = (
         "training; see the table of runs.",
         splitting,
         "figures/figure-1.svg",
+        ("dafl", "dfad", "ta-dfkd"),
     ),
     Claim(
         "TA-DFKD, the text on Table 3",
         "All three losses together, PRE-DFKD's, do better than DAFL's or DFAD's.",
         "Sign test over pairs of acc_last[k], against both.",
         all_three,
+        methods=("pre-dfkd", "dafl", "dfad"),
     ),
     Claim(ABLATION, "TA-DFKD does better than all three losses together.", PAIRED, ablation(2, 0), "tables/table-4.md"),
     Claim(ABLATION, "Students are better without the class prior.", PAIRED, ablation(1, 0), "tables/table-4.md"),
@@ -734,7 +748,7 @@ CLAIMS = (
         PAIRED,
         remembering(percent("mean")),
         "tables/table-meta.md",
-        META_BUDGET,
+        ("meta-dfkd",),
     ),
     Claim(
         CURVE,
@@ -742,9 +756,11 @@ CLAIMS = (
         PAIRED,
         remembering(lambda cell: 1e4 * cell.number("variance"), sign=-1, unit="%²"),
         "tables/table-meta.md",
-        META_BUDGET,
+        ("meta-dfkd",),
     ),
-    Claim(CURVE, "It has a higher peak.", PAIRED, remembering(percent("acc_max")), "tables/table-meta.md", META_BUDGET),
+    Claim(
+        CURVE, "It has a higher peak.", PAIRED, remembering(percent("acc_max")), "tables/table-meta.md", ("meta-dfkd",)
+    ),
     Claim(
         "META-DFKD, implicit gradient matching",
         "Late in training the gradients of acquiring and retaining point the same way.",
@@ -753,7 +769,7 @@ CLAIMS = (
         "constant virtual step, or a rate that is not on a cosine's tail: a step of no length does nothing.",
         aligned,
         "figures/gradients.svg",
-        META_BUDGET,
+        ("meta-dfkd",),
     ),
 )
 """CMI, the fourth method of Table 3, is not built yet."""
@@ -764,30 +780,32 @@ INTRODUCTION = f"""# What we found of the papers' claims
 Written by `benchmarks/claims.py` from the records beside this page; no result is typed, but for two in the next
 paragraphs that stand on the pages linked there. **None of this tests a paper.** The papers ran ResNet-34 to ResNet-18
 on CIFAR-10 and CIFAR-100 for hundreds of epochs; these are short runs of small networks, in all grids but one on easier
-data, and each finding says at how many of the paper's generator steps and images it was made. What does not hold here
-may hold there, and the other way round.
+data, and each finding says at how many of the paper's generator steps and images it was made, by the method's recipe
+`paper`. What does not hold here may hold there, and the other way round.
 
-What we know best is smaller than any of the claims: with TA-DFKD's published weights batch-norm statistics have 97 % of
-the generator's gradient at the end of our runs on MNIST, and the adversary, which selection is made for, 0.02 %
-([what steers the generators](loss-balance.md), 144 of {TA_BUDGET.generator_steps:,} generator steps). Whether that is
-so on CIFAR-10 at length we have not measured.
+What we know best is smaller than any of the claims: with TA-DFKD's published weights, at our rates and in a small
+generator, batch-norm statistics have 97 % of the generator's gradient at the end of our runs on MNIST; the adversary,
+which selection is made for, has 0.02 % ([what steers the generators](loss-balance.md), 144 of
+{in_the_paper("ta-dfkd").generator_steps:,} generator steps and 0.09 of
+{in_the_paper("ta-dfkd").images / 1e6:.1f} M images). Whether that is so on CIFAR-10 at length we have not measured.
 
-*Our weights* of TA-DFKD are the library's defaults: another balance of losses, a term that asks for all classes, and a
-generator that draws in the teacher's normalised space ([where we differ](../docs/methods/ta-dfkd.md#where-we-differ)).
-They were chosen in dozens of runs on training images of digits and a few of MNIST. Rows called *paper's weights* have
-the paper's two weights and its sigmoid, and nothing else of it: rates, schedule, sizes and batch are ours, and were not
-searched for them. On digits the same weights come to 97 % agreement with their teachers in runs of 900 generator steps
-at another rate ([table](ta-dfkd-digits.md)). The rates of the other methods come from one run each. That is no level
-field. In cifar10-cpu students of real images see them as they are where other rows crop and flip, and stand too low.
+*Our weights* of TA-DFKD were the library's defaults when these grids ran: an adversary of 300, a term that asks for all
+classes, and a generator that draws in the teacher's normalised space. They were chosen in dozens of runs on training
+images of digits and a few of MNIST; pages beside this one that say `ta-dfkd` and no more had them, too. Rows called
+*paper's weights* have the paper's two weights and its sigmoid, and nothing else of it: rates, schedule, sizes and batch
+are ours, and were not searched for them. On digits the same weights come to 97 % agreement with their teachers in runs
+of 900 generator steps at another rate ([table](ta-dfkd-digits.md)). The rates of the other methods come from one run
+each. That is no level field. In cifar10-cpu students of real images see them as they are where other rows crop and
+flip, and stand too low.
 
 A *row* is a method with its settings, a *pair* two runs of two rows with the same teacher and seed. Where rows are
 compared, a claim is *{CONFIRMED}* if a two-sided sign test is clear and the means of all teachers point the same way,
-*{OPPOSITE}* if it is clear and they point the other way, else *{NOT_CONFIRMED}*. Clear means clear among all
-tests of the grid: Holm's procedure holds the chance that any of them is mistaken below {LEVEL}; each p is printed as it
-is. That takes more than six pairs, so the smaller grids can clear nothing. Runs share teachers, seeds and test images,
-which no such test knows. *Void*: none of the rows concerned is clearer of the best of a frozen generator and noise than
-chance (a sign test at {LEVEL} by itself), so that nothing was learned that could be compared. *Not testable so*: the
-claim is about the end of runs, and these end on the tail of a cosine. Other rules just hold (*{SO}*) or do not
+*{OPPOSITE}* if it is clear and they point the other way, else *{NOT_CONFIRMED}*. Clear means clear among all tests of
+this page: Holm's procedure holds the chance that any of them is mistaken below {LEVEL}; each p is printed as it is.
+That takes more than a dozen pairs, so the smaller grids can clear nothing. Runs share teachers, seeds and test images,
+which no such test knows. *Void*: the row of which something is said is not clearer of the best of a frozen generator
+and noise than chance (a sign test at {LEVEL} by itself): it learned nothing that could be compared. *Not testable so*:
+the claim is about the end of runs, and these end on the tail of a cosine. Other rules just hold (*{SO}*) or do not
 (*{NOT_SO}*); the rule stands below each claim. *Too few runs to tell*: fewer than {PAIRS} pairs, or fewer than
 {TEACHERS} teachers or {SEEDS} seeds where something is said of most or all teachers. *Not tested*: the grid lacks what
 the claim is about. Of the paper's Table 3 the library has {", ".join(COMPARED)}, not CMI.
@@ -799,38 +817,52 @@ machine in the table below have not been run.
 """
 
 
-def tests(grid: Grid) -> list[float]:
-    """The p of all sign tests that claims make of a grid."""
-    return [chance for claim in CLAIMS for finding in claim.rule(grid) for chance in finding.chances]
+Found = Mapping[tuple[Claim, str], list[Finding]]
+"""What each grid says of each claim."""
 
 
-def at_its_level(grid: Grid) -> Leveled:
-    """The grid with the greatest p that is clear among all of its tests."""
-    return leveled(grid, holm(tests(grid)))
+def findings(grids: Sequence[tuple[str, Grid]]) -> Found:
+    """What each grid says of each claim; runs that two grids have are told of the first."""
+    found: dict[tuple[Claim, str], list[Finding]] = {}
+    for claim in CLAIMS:
+        known: dict[frozenset[str], str] = {}
+        for name, grid in grids:
+            found[claim, name] = [told_before(finding, name, known) for finding in claim.rule(grid)]
+    return found
 
 
-def clear(name: str, grid: Leveled) -> str:
-    """What is clear in a grid, of how many tests."""
-    count = len(tests(grid))
-    word = f"p up to {grid.level:.2g}" if grid.level else "none"
-    return f"{name} {word} of {count} tests" if count else f"{name} no test"
+def chances(found: Found) -> list[float]:
+    """The p of all sign tests behind findings."""
+    return [chance for findings in found.values() for finding in findings for chance in finding.chances]
 
 
-def spent(grid: Grid, paper: Budget) -> str:
-    """How long a grid's runs of the paper's method are, beside the paper's own; empty where it has none."""
+def clear(tests: Sequence[float]) -> str:
+    """What is clear, of how many tests."""
+    level = holm(tests)
+    return f"{f'p up to {level:.2g}' if level else 'none'}, of {len(tests)} tests"
+
+
+def spent(grid: Grid, methods: Sequence[str]) -> str:
+    """How long the runs of these methods are in a grid, beside their papers' own; of all rows, where none are named,
+    and empty where it is not known."""
     rows = [row for row in grid.rows if not grid.is_baseline(row)]
-    known = [cell for row in rows for cell in grid.of(row) if cell.method == paper.method and cell.budget]
-    pairs = {
-        (budget[0] // int(own["student_steps"]) * int(own.get("generator_steps", 1)), budget[0] * budget[1])
-        for cell in known
-        if (budget := cell.budget) and (own := cell.method_settings).get("student_steps")
-    }
-    if not pairs:
-        return ""
-    steps, images = (sorted({pair[place] for pair in pairs}) for place in (0, 1))
+    known: dict[str, list[Budget]] = {}
+    for cell in (cell for row in rows for cell in grid.of(row)):
+        if (budget := cell.budget) and cell.method_settings.get("student_steps"):
+            known.setdefault(cell.method, []).append(spent_by(cell.method_settings, *budget[:2]))
+    if not methods:
+        return lengths([budget for budgets in known.values() for budget in budgets]) if known else ""
+    told = [(method, lengths(known[method], in_the_paper(method))) for method in methods if method in known]
+    return "; ".join(text if len(told) == 1 else f"{method} {text}" for method, text in told)
+
+
+def lengths(budgets: Sequence[Budget], paper: Budget | None = None) -> str:
+    """Least to most generator steps and images, of how many in a paper."""
+    steps, images = (sorted({budget[place] for budget in budgets}) for place in (0, 1))
     words = " to ".join(f"{count:,}" for count in dict.fromkeys((steps[0], steps[-1])))
     drawn = " to ".join(f"{count / 1e6:.2f}" for count in dict.fromkeys((images[0], images[-1])))
-    return f"{words} of {paper.generator_steps:,} generator steps and {drawn} of {paper.images / 1e6:.1f} M images"
+    of = (f" of {paper.generator_steps:,}", f" of {paper.images / 1e6:.1f}") if paper else ("", "")
+    return f"{words}{of[0]} generator steps and {drawn}{of[1]} M images"
 
 
 def field_size(teachers: int, kinds: int, seeds: int) -> str:
@@ -891,13 +923,9 @@ def page(
             f"| {link(name, 'tables/table-3.md')}{pictures} | {facts['data']} | {taught(grid)} | "
             f"`{facts['student']}` | {facts['budget']} | {cells} | {facts['machine']} | {facts['commit']} |"
         )
-    grids = [(name, at_its_level(grid)) for name, grid in grids]
-    found = {(claim, name): claim.rule(grid) for claim in CLAIMS for name, grid in grids}
-    for claim in CLAIMS:
-        known: dict[frozenset[str], str] = {}
-        for name, _ in grids:
-            found[claim, name] = [told_before(finding, name, known) for finding in found[claim, name]]
-    lines += [*unrun, "", f"Clear, by Holm's procedure: {'; '.join(clear(name, grid) for name, grid in grids)}.", ""]
+    tests = chances(findings(grids))
+    found = findings([(name, leveled(grid, holm(tests))) for name, grid in grids])
+    lines += [*unrun, "", f"Clear, by Holm's procedure: {clear(tests)}.", ""]
     lines += ["Made by:", "", "```", *made_by, "```", ""] if made_by else []
     lines += ["| claim | " + " | ".join(name for name, _ in grids) + " |", "|---|" + "---|" * len(grids)]
     for claim in CLAIMS:
@@ -906,7 +934,7 @@ def page(
     for claim in CLAIMS:
         lines += ["", f"## {claim.words}", "", f"{claim.place}. {claim.how}", ""]
         for name, grid in grids:
-            budget = spent(grid, claim.paper)
+            budget = spent(grid, claim.methods)
             for finding in found[claim, name]:
                 subject = f", {finding.subject}" if finding.subject else ""
                 subject += f", at {budget}" if budget else ""
@@ -919,7 +947,7 @@ def page(
 def told_before(finding: Finding, name: str, known: dict[frozenset[str], str]) -> Finding:
     """A finding on runs that an earlier grid has, too, is no second one; `known`: which grid had which runs."""
     first = known.setdefault(finding.cells, name) if finding.cells else name
-    return finding if first == name else replace(finding, verdict=f"the runs of {first}", figures="")
+    return finding if first == name else replace(finding, verdict=f"the runs of {first}", figures="", chances=())
 
 
 def in_short(findings: Sequence[Finding]) -> str:

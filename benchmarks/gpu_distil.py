@@ -13,12 +13,13 @@ from gpu_sizes import Sizes
 from gpu_teacher import read_parts
 
 from lenient import distill
+from lenient.methods import DEFAULT
 from lenient.models import build_student
 from lenient.runs.autotune import trial
 from lenient.runs.request import Request, resolve
 
-RUNS: dict[str, str | None] = {"paper": "paper", "default": None}
-"""Name -> the preset."""
+RUNS: dict[str, dict[str, str]] = {"paper": {"method": "ta-dfkd", "preset": "paper"}, "default": {"method": DEFAULT}}
+"""Name -> method and preset."""
 EVALUATIONS = 20
 SPARE = 0.8
 """Share of the time that steps are planned for; the rest is for evaluations and the trial."""
@@ -37,7 +38,7 @@ def distil(
         start = time.monotonic()
         share = max((until - start) / (len(todo) - place), 1.0)
         precision = "bf16" if device.type == "cuda" else "32"
-        common: dict[str, Any] = {"method": "ta-dfkd", "preset": RUNS[name], "device": str(device), "seed": 0}
+        common: dict[str, Any] = {**RUNS[name], "device": str(device), "seed": 0}
         common["precision"] = precision
         settings = resolve(Request(**common, settings=sizes.distil))
         student = build_student(sizes.student, network.card, seed=0)

@@ -80,7 +80,7 @@ def markdown() -> str:
             if "eval_data" not in run:  # a table of another command
                 continue
             names = (run["teacher"].get("arch") or "own", run["student"].get("arch") or "own")
-            groups.setdefault((run["eval_data"], run["method"], *names), []).append(run)
+            groups.setdefault((run["eval_data"], called(run), *names), []).append(run)
     lines = [
         "| data | method | teacher | student | teacher's accuracy | student's accuracy | verdict | minutes | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -92,6 +92,15 @@ def markdown() -> str:
     machines = {(run["machine"]["device_name"], run["machine"]["threads"]) for runs in groups.values() for run in runs}
     said = "; ".join(f"{name}, {threads} thread(s)" for name, threads in sorted(machines))
     return "\n".join(lines) + f"\n\nMedian (least to most) over seeds; last step, test images. Machine: {said}.\n"
+
+
+def called(run: dict[str, Any]) -> str:
+    """Return what the method of a run is called: its name, and whose weights it had where they are not those of now."""
+    method: str = run["method"]
+    weights = run["settings"]["method"]
+    if method == "ta-dfkd" and (weights["beta"], weights["entropy_weight"]) != (1, 0):
+        return f"{method}, our weights"
+    return f"{method}, our default" if method == DEFAULT else method
 
 
 def row(key: tuple[str, ...], runs: list[dict[str, Any]]) -> str:
@@ -111,7 +120,6 @@ def noise_row(key: tuple[str, ...], runs: list[dict[str, Any]]) -> str:
 def line(key: tuple[str, ...], runs: list[dict[str, Any]], accuracies: list[float], verdicts: str, minutes: str) -> str:
     """Write one line, with the networks' sizes."""
     data, method, teacher, student = key
-    method = f"{method}, our default" if method == DEFAULT else method
     share = runs[0]["student"]["params"] / runs[0]["teacher"]["params"]
     cells = (
         data,

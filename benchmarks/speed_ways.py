@@ -81,6 +81,7 @@ def settings_of(
     own = (f"augmentation={augmentation}", f"student_steps={STUDENT_STEPS}", *more)
     overrides = [*(f"method.{text}" for text in own), "generator.bn_eps=0.8", f"overlap={overlap}"]
     request = Request(
+        method="ta-dfkd",
         recipes=(RECIPE,),
         overrides=overrides,
         batch_size=batch,

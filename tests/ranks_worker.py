@@ -36,6 +36,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "dafl": {},
     "dfad": {},
     "zskt": {},
+    "bn-adv": {},
     "dafl-adv": {},
     "cudfkd": {},
     "adadfq": {"warm_up": 2},

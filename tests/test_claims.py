@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,22 +300,28 @@ def test_what_is_clear_by_itself_can_be_chance_among_many(claims, grid):
     values = {"a": [1.0] * 6}
     assert claims.judged(values, 1, grid).verdict == claims.CONFIRMED
     assert claims.judged(values, 1, claims.leveled(grid, 0.01)).verdict == claims.NOT_CONFIRMED
-    one = claims.at_its_level(grid)
-    assert one.level == claims.holm(claims.tests(grid)) < claims.LEVEL
-    assert f"Clear, by Holm's procedure: {claims.clear('one', one)}.\n" in claims.page([("one", grid)], [])
-    assert claims.clear("one", claims.leveled(grid, 0.0)) == f"one none of {len(claims.tests(grid))} tests"
-    assert claims.clear("one", claims.leveled(grid, 0.002)).startswith("one p up to 0.002 of ")
+    tests = claims.chances(claims.findings([("one", grid)]))
+    assert len(tests) > 20
+    assert claims.holm(tests) < claims.LEVEL
+    assert f"Clear, by Holm's procedure: {claims.clear(tests)}.\n" in claims.page([("one", grid)], [])
+    assert claims.clear([0.03, 0.04]) == "none, of 2 tests"
+    assert claims.clear([0.002, 0.04]) == "p up to 0.04, of 2 tests"
+    twice = claims.chances(claims.findings([("one", grid), ("two", grid)]))
+    assert len(twice) < 2 * len(tests), "runs that two grids share are tested once"
 
 
 def test_every_finding_says_its_budget_beside_the_papers(claims, grid):
     budgeted = with_settings(grid, student_steps=5, generator_steps=1)
-    assert claims.spent(grid, claims.TA_BUDGET) == ""  # not known
+    ta, meta = ("ta-dfkd",), ("meta-dfkd",)
+    assert claims.spent(grid, ta) == ""  # not known
     budget = "160 of 7,200 generator steps and 0.10 of 73.7 M images"
-    assert claims.spent(budgeted, claims.TA_BUDGET) == budget
-    assert claims.spent(budgeted, claims.META_BUDGET) == "160 of 28,800 generator steps and 0.10 of 147.5 M images"
+    assert claims.spent(budgeted, ta) == budget
+    assert claims.spent(budgeted, meta) == "160 of 28,800 generator steps and 0.10 of 147.5 M images"
+    dafl = "160 of 240,000 generator steps and 0.10 of 245.8 M images"
+    assert claims.spent(budgeted, ("ta-dfkd", "dafl")) == f"ta-dfkd {budget}; dafl {dafl}"
+    assert claims.spent(budgeted, ()) == "160 generator steps and 0.10 M images"
     lines = [line for line in claims.page([("one", budgeted)], []).splitlines() if line.startswith("- one, ")]
-    assert all(f", at {budget}: " in line or "160 of 28,800" in line for line in lines)
+    assert lines
+    assert all(re.search(r", at .*160 (of [0-9,]+ )?generator steps and 0\.10", line) for line in lines)
     mixed = changed(budgeted, lambda cell: {"steps": 400} if cell.seed else {})
-    assert (
-        claims.spent(mixed, claims.TA_BUDGET) == "80 to 160 of 7,200 generator steps and 0.05 to 0.10 of 73.7 M images"
-    )
+    assert claims.spent(mixed, ta) == "80 to 160 of 7,200 generator steps and 0.05 to 0.10 of 73.7 M images"

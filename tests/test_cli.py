@@ -71,7 +71,7 @@ def test_help_names_every_flag(command, tmp_path):
 
 def test_distill_says_what_it_found_before_it_starts(digits_file, tmp_path):
     said = lenient("distill", digits_file, *QUICK, "-o", "r", cwd=tmp_path, code=TAUGHT_NOTHING).stdout
-    for words in ("77,754 parameters, 10 classes, images 1x8x8", "mean 0.3", "student   lenient:", "ta-dfkd, 20 steps"):
+    for words in ("77,754 parameters, 10 classes, images 1x8x8", "mean 0.3", "student   lenient:", "bn-adv, 20 steps"):
         assert words in said
     assert said.index("measuring what is best here: overlap") < said.index("machine   cpu, 32")
     assert said.index("mean") < said.index("verdict")
@@ -194,7 +194,7 @@ def test_resume_of_a_complete_run_says_so_and_exits_by_its_verdict(done_run, dig
 
 def test_inspect(digits_file, tmp_path):
     text = lenient("inspect", digits_file, cwd=tmp_path).stdout
-    for words in ("lenient:resnet8", "1x8x8", "batch norm", "ta-dfkd", "student"):
+    for words in ("lenient:resnet8", "1x8x8", "batch norm", "bn-adv", "student"):
         assert words in text
     found = json.loads(lenient("inspect", digits_file, "--json", cwd=tmp_path).stdout)
     assert found["num_classes"] == 10

@@ -82,19 +82,19 @@ def test_a_run_that_is_likely_to_fail_goes_on_as_one_of_the_other_method_over_th
     result = distilled(teacher, run)
     found = config(run)
     assert found["method"]["name"] == result.summary.method == STURDY
-    assert found["run"]["fell_back"] == {"before": "ta-dfkd", "step": AT}
+    assert found["run"]["fell_back"] == {"before": "bn-adv", "step": AT}
     assert "fallback" not in found["run"], "once"
     assert "generator" not in found, "the other method has none"
     assert (found["steps"], result.summary.steps) == (STEPS, STEPS)
-    assert result.summary.fell_back == FellBack("ta-dfkd", AT)
+    assert result.summary.fell_back == FellBack("bn-adv", AT)
     (event,) = events(run, "fallback")
-    assert event == {"event": "fallback", "step": AT, "before": "ta-dfkd", "method": STURDY}
+    assert event == {"event": "fallback", "step": AT, "before": "bn-adv", "method": STURDY}
     assert len(events(run, "forecast")) == 1
     lines = events(run, "log")
     assert [line["step"] for line in lines] == [*range(2, STEPS + 1, 2)]
     images = [line["images"] for line in lines]
     assert images == sorted(images), "all that were made are counted"
-    assert "when ta-dfkd was likely to fail" in (run / "report.html").read_text()
+    assert "when bn-adv was likely to fail" in (run / "report.html").read_text()
     named = distilled(teacher, tmp_path / "named", STEPS - AT, SHARED, method=STURDY)
     assert same(student(run), student(tmp_path / "named"))
     assert result.health.verdict == named.health.verdict
@@ -103,7 +103,7 @@ def test_a_run_that_is_likely_to_fail_goes_on_as_one_of_the_other_method_over_th
 
 
 @pytest.mark.parametrize(("settings", "more"), [
-    ({}, {"method": "ta-dfkd"}),
+    ({}, {"method": "bn-adv"}),
     ({"method": {"student_steps": 2}}, {}),
     ({"fallback": False}, {}),
     ({"generator": {"factory": "py:own.py:made"}}, {}),
@@ -122,7 +122,7 @@ def test_a_run_keeps_a_method_that_somebody_chose(
     result = distilled(teacher, run, plan=plan, **more)
     assert [event["name"] for event in events(run, "alarm") if event["name"] == "forecast"] == ["forecast"]
     assert not events(run, "fallback")
-    assert config(run)["method"]["name"] == result.summary.method == "ta-dfkd"
+    assert config(run)["method"]["name"] == result.summary.method == "bn-adv"
     assert not {"fallback", "fell_back"} & config(run)["run"].keys()
 
 
@@ -132,14 +132,14 @@ def test_without_an_alarm_the_method_and_its_weights_stay(
     told |= GOOD
     result = distilled(teacher, tmp_path / "open")
     assert config(tmp_path / "open")["run"]["fallback"] == {"name": STURDY}
-    assert (result.summary.method, result.summary.fell_back) == ("ta-dfkd", None)
-    distilled(teacher, tmp_path / "named", method="ta-dfkd")
+    assert (result.summary.method, result.summary.fell_back) == ("bn-adv", None)
+    distilled(teacher, tmp_path / "named", method="bn-adv")
     assert same(student(tmp_path / "open"), student(tmp_path / "named"))
 
 
 def test_a_run_in_memory_falls_back_as_well(teacher: Path, told: dict[str, float]) -> None:
     result = lenient.distill(teacher, STUDENT, steps=STEPS, settings=PLAN)
-    assert (result.summary.method, result.summary.fell_back) == (STURDY, FellBack("ta-dfkd", AT))
+    assert (result.summary.method, result.summary.fell_back) == (STURDY, FellBack("bn-adv", AT))
 
 
 def test_a_teacher_that_nothing_is_forecast_of_has_no_fallback() -> None:
@@ -229,7 +229,7 @@ def test_a_run_that_fell_back_can_be_lengthened_and_drawn_from(
     run = tmp_path / "run"
     distilled(teacher, run)
     longer = distilled(teacher, run, STEPS + 6, resume=True)
-    assert (longer.summary.steps, longer.summary.fell_back) == (STEPS + 6, FellBack("ta-dfkd", AT))
+    assert (longer.summary.steps, longer.summary.fell_back) == (STEPS + 6, FellBack("bn-adv", AT))
     assert len(events(run, "fallback")) == 1
     opened, frozen = reopen(run)
     with frozen:
@@ -271,7 +271,7 @@ def test_settings_of_another_method_are_those_that_it_takes() -> None:
     assert (changed.steps, changed.seed, changed.health.kept) == (7, 3, 0.2)
     assert (changed.method.name, changed.method.model_dump()["grow"]) == (STURDY, 32)
     assert "generator" not in changed.model_dump()
-    assert settings.method.name == "ta-dfkd"
+    assert settings.method.name == "bn-adv"
 
 
 def test_the_page_on_falling_back_has_each_case_by_each_way(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ STABLE: dict[str, Any] = {"name": "stable", "grow": 6, "views": 2, "shift": 0.2,
 BASE: dict[str, dict[str, Any]] = {
     "ta-dfkd": TA_QUICK,
     "dafl": {"name": "dafl", "student_lr": 0.05, "generator_lr": 0.01},
+    "bn-adv": {"name": "bn-adv", **QUICK_STREAM},
     "dafl-adv": {"name": "dafl-adv", **QUICK_STREAM},
     "dfad": {"name": "dfad", **QUICK_STREAM},
     "zskt": {"name": "zskt", **QUICK_STREAM},
@@ -321,7 +322,7 @@ def test_recipes_are_valid_and_each_setting_has_words(name):
 
 
 def test_an_unknown_method_lists_the_known():
-    with pytest.raises(UsageError, match=r"--method tadfkd: no such method; there are ta-dfkd, dafl, dafl-adv"):
+    with pytest.raises(UsageError, match=r"--method tadfkd: no such method; there are bn-adv, ta-dfkd, dafl, dafl-adv"):
         method_class("tadfkd")
 
 
@@ -488,6 +489,17 @@ def test_the_generator_minimises_the_papers_sum():
         torch.testing.assert_close(ours, theirs.grad, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("name", "changes"), [
+    ("bn-adv", {"beta": 300.0, "entropy_weight": 100.0}),
+    ("dafl-adv", {"beta": 300.0, "entropy_weight": 100.0, "bn_weight": 0.0, "class_prior_weight": 1.0}),
+])  # fmt: skip
+def test_our_own_are_ta_dfkd_with_other_weights_and_no_selection(name, changes):
+    plan = {"steps": 6, "teacher": {"temperature": 1.0}}
+    own = take(distillation(method={"name": name}, **plan), 12)
+    other = take(distillation(method={"name": "ta-dfkd", "selection": "none", **changes}, **plan), 12)
+    assert same(weights(own), weights(other))
+
+
 def test_the_student_minimises_l1_on_accepted_images():
     run, output = last_output("student")
     found = [p.grad.clone() for p in run.student.parameters()]
@@ -590,15 +602,6 @@ OWN_CHANGES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "temperature": (4.0, {}),
         "batch": ("fresh", {}),
     },
-    "dafl-adv": {
-        "class_prior_weight": (100.0, {}),
-        "entropy_weight": (0.0, {}),
-        "adversarial_weight": (0.0, {}),
-        "adversarial": ("js-coded", {}),
-        "temperature": (1.0, {}),
-        "tv_weight": (1e-1, {}),
-        "l2_weight": (1.0, {}),
-    },
     "dfad": {"adversarial": ("kl", {}), "temperature": (4.0, {"adversarial": "kl"})},
     "zskt": {
         "adversarial": ("js", {}),
@@ -637,6 +640,17 @@ OWN_CHANGES: dict[str, dict[str, tuple[Any, dict[str, Any]]]] = {
         "student_mode": ("train", {"adversarial_start": 0.5}),
     },
 }
+WITH_ADVERSARY: dict[str, tuple[Any, dict[str, Any]]] = {
+    "bn_weight": (3.0, {}),
+    "class_prior_weight": (100.0, {}),
+    "entropy_weight": (7.0, {}),
+    "adversarial_weight": (30.0, {}),
+    "adversarial": ("js-coded", {}),
+    "temperature": (1.0, {}),
+    "tv_weight": (1e-1, {}),
+    "l2_weight": (1.0, {}),
+}
+OWN_CHANGES |= dict.fromkeys(("bn-adv", "dafl-adv"), WITH_ADVERSARY)
 OWN_CHANGES["adadfq"] = {
     "lower": (0.7, {}),
     "upper": (0.2, {}),
@@ -850,7 +864,9 @@ def test_every_setting_changes_the_run(name, key, value, active, course):
 
 @pytest.mark.parametrize("recipe", sorted(recipes("ta-dfkd")))
 def test_every_recipe_of_ta_dfkd_makes_updates(recipe):
-    plan = resolve(Request(recipes=[recipe], settings={k: v for k, v in QUICK.items() if k != "steps_per_epoch"}))
+    plan = resolve(
+        Request(method="ta-dfkd", recipes=[recipe], settings={k: v for k, v in QUICK.items() if k != "steps_per_epoch"})
+    )
     with FrozenTeacher(tiny_teacher(), CPU) as frozen:
         run = take(Distillation(frozen, tiny_student(), plan, CPU), 12)
     assert all(torch.isfinite(p).all() for p in run.student.parameters())
@@ -858,7 +874,7 @@ def test_every_recipe_of_ta_dfkd_makes_updates(recipe):
 
 def test_the_ablation_is_three_recipes():
     def method(recipe: str) -> Any:
-        return resolve(Request(recipes=[recipe])).method
+        return resolve(Request(method="ta-dfkd", recipes=[recipe])).method
 
     full, without, whole = method("all-three-losses"), method("without-class-prior"), method("paper-losses")
     assert (full.class_prior_weight, full.selection.name) == (1, "none")

@@ -50,7 +50,7 @@ def test_a_folder_answers_as_its_network(tmp_path: Path, transformers: Any, conf
     assert (found.card.mean, found.card.std) == ((0.4, 0.5, 0.6), (0.3, 0.2, 0.1))
     assert any("from config.json and preprocessor_config.json" in note for note in found.card.notes)
     assert not found.behaviour.blocked
-    assert choose(found).name == ("dafl-adv" if config is VIT else "ta-dfkd")
+    assert choose(found).name == ("dafl-adv" if config is VIT else "bn-adv")
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(found.module.eval()(images).logits, module(images).logits)
     assert load_network(f"local-dir:{tmp_path}").card == found.card

@@ -136,7 +136,7 @@ def test_a_file_answers_as_the_network_that_was_exported(tmp_path: Path, name: s
     found = same(exported(net(name), tmp_path / "net.onnx", free=free, kept=True), net(name))
     norms = [type(part) for part in net(name).modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert [type(part) for _, part in batch_norm_layers(found.module)] == norms
-    assert choose(found).name == ("ta-dfkd" if norms else "dafl-adv")
+    assert choose(found).name == ("bn-adv" if norms else "dafl-adv")
     assert free or any("written for batches of 1" in note for note in found.card.notes)
 
 

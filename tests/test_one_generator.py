@@ -278,7 +278,7 @@ def test_which_methods_fit_a_teacher_without_batch_norm():
     kept, all_fit = obstacles(Network(module, tiny_card())), obstacles(tiny_teacher())
     assert {*kept} == {*METHODS} - {"noise", "photo"}
     assert {name for name, obstacle in all_fit.items() if obstacle} == {"proxy"}
-    assert {kept[name] for name in ("ta-dfkd", "mad", "cudfkd")} == {"no batch norm"}
+    assert {kept[name] for name in ("bn-adv", "ta-dfkd", "mad", "cudfkd")} == {"no batch norm"}
     for name in (name for name, obstacle in kept.items() if not obstacle):
         quick = {**BASE[name], "attention_weight": 0.0} if name == "zskt" else BASE[name]
         take(distillation(Network(module, tiny_card()), method=quick), 4)
@@ -286,7 +286,19 @@ def test_which_methods_fit_a_teacher_without_batch_norm():
 
 NEEDS = {
     "gradient": {*METHODS} - {"stable", "proxy", "photo", "noise"},
-    "batch norm": {"ta-dfkd", "mad", "cudfkd", "deepinversion", "adi", "fastdfkd", "nayer", "cpnet", "cmi", "adadfq"},
+    "batch norm": {
+        "bn-adv",
+        "ta-dfkd",
+        "mad",
+        "cudfkd",
+        "deepinversion",
+        "adi",
+        "fastdfkd",
+        "nayer",
+        "cpnet",
+        "cmi",
+        "adadfq",
+    },
     "features": {"dafl", "mb-dfkd", "pre-dfkd", "meta-dfkd", "cpnet"},
     "last layer": {"zskd", "nayer", "cpnet"},
     "maps": {"zskt", "cmi", "cpnet"},
@@ -315,7 +327,7 @@ def test_a_teacher_without_a_linear_end_is_an_obstacle_where_that_is_read():
 def test_what_is_taken_for_a_teacher_where_nobody_says():
     silent = replace(tiny_teacher(), behaviour=replace(tiny_teacher().behaviour, silent=True))
     blocked = replace(tiny_teacher(), behaviour=replace(tiny_teacher().behaviour, blocked="a detach"))
-    assert choose(tiny_teacher()).name == "ta-dfkd"
+    assert choose(tiny_teacher()).name == "bn-adv"
     assert [choose(teacher).name for teacher in (silent, blocked)] == ["dafl-adv", "stable"]
     assert "batch norm" in choose(silent).reason
     assert "gradient" in choose(blocked).reason

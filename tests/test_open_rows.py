@@ -59,10 +59,10 @@ def test_a_cell_of_such_a_row_is_known_by_the_settings_of_all_that_may_come_of_i
 @pytest.mark.parametrize(("row", "words"), [
     ({"method": "auto", "settings": {"method.student_lr": 0.1}}, "rows.ours: settings.method.student_lr: the row's "),
     ({"method": "auto", "settings": {"method": "dafl"}}, "rows.ours: settings.method: the row's method is auto, which"),
-    ({"method": "auto", "recipe": "published"}, "rows.ours: published: no such file, nor a recipe of dafl-adv "
-     "(digits, mnist) (method auto may come to dafl-adv)"),
+    ({"method": "auto", "recipe": "published"}, "rows.ours: published: no such file, nor a recipe of bn-adv "
+     "(digits, mnist); --method ta-dfkd has it, and others (method auto may come to bn-adv)"),
     ({"method": "auto", "settings": {"step": 3}}, "rows.ours: step: no such setting"),
-    ({"method": "autos"}, "rows.ours: method='autos': no such method; there are ta-dfkd,"),
+    ({"method": "autos"}, "rows.ours: method='autos': no such method; there are bn-adv,"),
 ])  # fmt: skip
 def test_what_such_a_row_cannot_ask_for_is_one_line(row: dict[str, Any], words: str, tmp_path: Path) -> None:
     path = write_grid(tmp_path, {"rows": {"ours": row}})
@@ -109,7 +109,7 @@ def without_gradient() -> Network:
     return replace(network, behaviour=replace(network.behaviour, blocked="a detach"))
 
 
-@pytest.mark.parametrize(("teacher", "method"), [(digits_like, "ta-dfkd"), (without_batch_norm, "dafl-adv")])
+@pytest.mark.parametrize(("teacher", "method"), [(digits_like, "bn-adv"), (without_batch_norm, "dafl-adv")])
 def test_a_cell_takes_what_suits_its_teacher_and_says_which(teacher: Any, method: str, tmp_path: Path) -> None:
     folder, cell = planned(tmp_path, teacher())
     assert work(folder, cell.spec)
@@ -149,7 +149,7 @@ def test_a_cell_whose_run_fell_back_goes_on_and_says_from_which_method(
     assert work(folder, cell.spec)
     found = json.loads((folder / "cell.json").read_text())
     assert (found["method"], found["asked"]) == ("stable", "auto")
-    assert found["fell_back"] == {"before": "ta-dfkd", "step": 2}
+    assert found["fell_back"] == {"before": "bn-adv", "step": 2}
     assert found["settings"] == cell.spec["settings"]["choices"]["stable"]["method"]
     assert found["steps"] == 8
 
@@ -168,7 +168,7 @@ def test_a_cell_that_goes_on_keeps_its_method_and_ends_as_if_it_had_not_stopped(
     monkeypatch.setattr(open_rows, "choose", lambda teacher: Choice("stable", "another rule"))
     assert work(cut, again.spec)
     records = [json.loads((folder / "cell.json").read_text()) for folder in (straight, cut)]
-    assert records[1]["method"] == "ta-dfkd"
+    assert records[1]["method"] == "bn-adv"
     assert records[0]["curve"] == records[1]["curve"]
     first, second = (load_network(folder / "run" / "student" / "model.safetensors") for folder in (straight, cut))
     assert fingerprint(first.module) == fingerprint(second.module)

@@ -36,7 +36,7 @@ def test_the_generator_draws_any_size(size):
 
 
 def test_the_generator_has_the_published_size_and_epsilon():
-    generator = UpsamplingGenerator((3, 32, 32), resolve(Request(recipes=["published"])).generator)
+    generator = UpsamplingGenerator((3, 32, 32), resolve(Request(method="ta-dfkd", recipes=["published"])).generator)
     assert sum(p.numel() for p in generator.parameters()) == 8_423_939
     assert [norm.eps for norm in generator.norms] == [0.8, 0.8]
     assert generator.stem.eps == 1e-5

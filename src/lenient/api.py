@@ -70,7 +70,7 @@ def inspect(
     Example:
         >>> found = lenient.inspect("teacher.safetensors")
         >>> found.card.input_size, found.card.num_classes, found.method
-        ((1, 8, 8), 10, 'ta-dfkd')
+        ((1, 8, 8), 10, 'bn-adv')
     """
     return inspection(teacher, trust_code, facts)
 

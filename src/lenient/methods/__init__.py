@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lenient.methods.contract import Method
 
 METHODS: dict[str, str] = {
+    "bn-adv": "lenient.methods.bn_adv:BNAdv",
     "ta-dfkd": "lenient.methods.ta_dfkd:TADFKD",
     "dafl": "lenient.methods.dafl:DAFL",
     "dafl-adv": "lenient.methods.dafl_adv:DAFLAdv",
@@ -44,7 +45,7 @@ METHODS: dict[str, str] = {
     "noise": "lenient.methods.baselines:Noise",
 }
 
-DEFAULT = "ta-dfkd"
+DEFAULT = "bn-adv"
 
 M = TypeVar("M", bound="type[Method]")
 _REGISTERED: dict[str, type[Method]] = {}

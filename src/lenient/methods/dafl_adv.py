@@ -10,68 +10,26 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lenient.losses.adversarial import AdversarialForm, adversary
-from lenient.losses.distances import logit_l1
-from lenient.losses.imitation import Imitation
-from lenient.losses.objective import Objective
-from lenient.losses.prior import ClassPrior, InformationEntropy
-from lenient.losses.representation import ImageNorm, differences, itself
-from lenient.methods.contract import Algorithm, Context, MethodSettings
-from lenient.methods.generator import GeneratorMethodSettings, generator_algorithm
+from lenient.methods.bn_adv import BNAdv, WithAdversarySettings
+from lenient.methods.contract import MethodSettings
 
 
-class DAFLAdvSettings(GeneratorMethodSettings):
-    """Settings of DAFL with an adversary: L_G = oh L_oh + ie L_ie + adv L_adv + tv TV + l2 L2.
+class DAFLAdvSettings(WithAdversarySettings):
+    """Settings of DAFL with an adversary.
 
     Losses read logits, so that those of a teacher that spread too far are divided: `teacher.temperature` is `auto`.
     """
 
-    general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn"}, "teacher": {"temperature": "auto"}}
+    general: ClassVar[dict[str, Any]] = {**WithAdversarySettings.general, "teacher": {"temperature": "auto"}}
 
     name: Literal["dafl-adv"] = "dafl-adv"
+    bn_weight: float = Field(0.0, ge=0, le=1e6)
+    """Weight of the batch-norm statistics, for teachers that have some."""
     class_prior_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the class prior: the teacher is to be sure."""
-    entropy_weight: float = Field(100.0, ge=0, le=1e6)
-    """Weight of the information entropy: classes drawn evenly."""
-    adversarial_weight: float = Field(300.0, ge=0, le=1e6)
-    """Weight of the adversarial term: teacher and student are to differ."""
-    adversarial: AdversarialForm = "js"
-    """What they differ by: Jensen-Shannon divergence, or another form of it."""
-    temperature: float = Field(3.0, ge=1e-3, le=1e6)
-    """Softens predictions in the adversarial term."""
-    tv_weight: float = Field(1.5e-5, ge=0, le=1e6)
-    """Weight of total variation."""
-    l2_weight: float = Field(6e-3, ge=0, le=1e6)
-    """Weight of the L2 norm."""
-    student_steps: int = Field(5, ge=1, le=10_000)
-    """Student steps in one cycle."""
-    student_lr: float = Field(0.2, ge=0, le=1e3)
-    """Learning rate of the student's SGD."""
-    generator_lr: float = Field(1e-2, ge=0, le=1e3)
-    """Learning rate of the generator's Adam."""
 
 
-class DAFLAdv:
+class DAFLAdv(BNAdv):
     """The generator hears what the teacher thinks of an image, and whether the student thinks the same."""
 
     settings_type: ClassVar[type[MethodSettings]] = DAFLAdvSettings
-    not_known: ClassVar[str] = "it is our own, of no paper"
-    """Why there is no recipe `paper`."""
-    needs_batch_norm = False
-
-    def __init__(self, settings: DAFLAdvSettings) -> None:
-        self.settings = settings
-
-    def build(self, context: Context) -> Algorithm:
-        """Put terms, schedule and update together."""
-        s = self.settings
-        objective = Objective(
-            {
-                "adversarial": (s.adversarial_weight, adversary(s.adversarial, s.temperature)),
-                "tv": (s.tv_weight, ImageNorm(differences, "TV", view="train")),
-                "l2": (s.l2_weight, ImageNorm(itself, "L2", view="train")),
-                "class_prior": (s.class_prior_weight, ClassPrior()),
-                "entropy": (s.entropy_weight, InformationEntropy()),
-            }
-        )
-        return generator_algorithm(context, s, objective, Objective({"student": (1.0, Imitation(logit_l1, "L1"))}))
