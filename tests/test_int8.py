@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from lenient.core.errors import UsageError
 from lenient.models import save_network
 from lenient.models.students import copy_student
 from lenient.runs.export import export
-from lenient.runs.int8 import MOST, agreement, calibration_images, full_contrast
+from lenient.runs.int8 import MOST, agreement, calibration_images, full_contrast, spread
 from toys import digits_like, write_pictures
 
 SIZE = (1, 8, 8)
@@ -36,7 +38,8 @@ def test_a_student_in_integers_answers_as_in_float(run: Path, tmp_path: Path) ->
     alike = export(run, "onnx", path, check=True, int8=True, tell=said.append)
     assert alike is not None
     assert alike >= 0.9
-    assert said == [f"the class is that of the float network on {100 * alike:.1f} % of 40 images"]
+    agreed = f"the class is that of the float network on {100 * alike:.1f} % of 40 images"
+    assert said == ["ranges of 40 images", agreed]
     graph = onnx.load(str(path)).graph
     kinds = [node.op_type for node in graph.node]
     assert "BatchNormalization" not in kinds
@@ -53,7 +56,7 @@ def test_accuracy_is_measured_where_there_is_data(run: Path, tmp_path: Path) -> 
     said: list[str] = []
     right = export(run, "onnx", tmp_path / "s.onnx", check=True, int8=True, eval_data="digits", tell=said.append)
     assert right is not None
-    assert said[0].startswith(f"accuracy on digits: {100 * right:.2f} %, in float ")
+    assert said[1].startswith(f"accuracy on digits: {100 * right:.2f} %, in float ")
 
 
 def test_a_file_that_rounding_does_not_explain_is_called_so(
@@ -66,22 +69,51 @@ def test_a_file_that_rounding_does_not_explain_is_called_so(
     shown = torch.rand(40, *SIZE, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr("lenient.runs.export.agreement", lambda a, b, _: agreement(a, b, (shown * 255).byte()))
     export(run, "onnx", tmp_path / "s.onnx", check=True, int8=True, calibrate=tmp_path, tell=said.append)
-    assert said[0].endswith("; rounding to 8 bits does not explain this: give --calibrate DIR with other images")
+    assert said[1].endswith("; rounding to 8 bits does not explain this: give --calibrate DIR with other images")
     monkeypatch.setattr("lenient.runs.export.accuracies", lambda *_: (0.98, 0.92))
     export(run, "onnx", tmp_path / "t.onnx", check=True, int8=True, eval_data="digits", tell=said.append)
-    assert said[1].startswith("accuracy on digits: 92.00 %, in float 98.00 %; rounding to 8 bits does not explain")
+    assert said[3].startswith("accuracy on digits: 92.00 %, in float 98.00 %; rounding to 8 bits does not explain")
     monkeypatch.setattr("lenient.runs.export.accuracies", lambda *_: (0.98, 0.97))
     export(run, "onnx", tmp_path / "u.onnx", check=True, int8=True, eval_data="digits", tell=said.append)
-    assert said[2] == "accuracy on digits: 97.00 %, in float 98.00 %"
+    assert said[5] == "accuracy on digits: 97.00 %, in float 98.00 %"
 
 
 def test_images_come_from_where_one_says(run: Path, tmp_path: Path) -> None:
-    assert calibration_images(run, None, SIZE).shape == (40, *SIZE)
+    assert calibration_images(run, None, SIZE).images.shape == (40, *SIZE)
     write_pictures(tmp_path / "pictures", 5)
-    assert calibration_images(run, tmp_path / "pictures", SIZE).shape == (5, *SIZE)
+    assert calibration_images(run, tmp_path / "pictures", SIZE).images.shape == (5, *SIZE)
     save_file({"images": torch.zeros(MOST + 3, *SIZE, dtype=torch.uint8)}, tmp_path / "images.safetensors")
-    assert len(calibration_images(run, tmp_path / "images.safetensors", SIZE)) == MOST
-    assert len(calibration_images(run, tmp_path, SIZE)) == MOST, "a folder of ours"
+    assert len(calibration_images(run, tmp_path / "images.safetensors", SIZE).images) == MOST
+    assert len(calibration_images(run, tmp_path, SIZE).images) == MOST, "a folder of ours"
+
+
+def test_of_many_images_some_are_taken_from_everywhere(run: Path, tmp_path: Path) -> None:
+    """Two classes of 1,100 each, first all black ones and then all white ones; or in turns, ten of each."""
+    for name, value in {"black": 0, "white": 255}.items():
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8), value).save(first := tmp_path / name / "0000.png")
+        for number in range(1, 1100):
+            os.link(first, tmp_path / name / f"{number:04d}.png")
+    found = calibration_images(run, tmp_path, SIZE)
+    assert found.told() == "ranges of 1,024 of 2,200 images"
+    assert torch.equal(found.images, calibration_images(run, tmp_path, SIZE).images)
+    assert found.images.float().mean() == pytest.approx(127.5, abs=1)
+    for turn in (1100, 10, 1):
+        images = (torch.arange(20480) // turn % 2 * 255).byte().view(-1, 1, 1, 1).expand(-1, *SIZE).contiguous()
+        save_file({"images": images}, tmp_path / "images.safetensors")
+        found = calibration_images(run, tmp_path / "images.safetensors", SIZE)
+        assert found.told() == "ranges of 1,024 of 20,480 images"
+        assert found.images.float().mean() == pytest.approx(127.5, abs=16)
+
+
+def test_places_are_different_ones_in_order() -> None:
+    assert spread(MOST) == list(range(MOST))
+    for count in (MOST + 1, 2 * MOST - 1, 2 * MOST, 10**6 + 7):
+        places = spread(count)
+        assert len(places) == MOST
+        assert places == sorted(set(places))
+        assert places[0] < count / MOST
+        assert count - count / MOST - 1 <= places[-1] < count
 
 
 def test_ranges_are_also_of_images_from_black_to_white() -> None:

@@ -48,6 +48,6 @@ def export(
             overwrite=overwrite,
             trust_code=trust_code,
         )
-    print(": ".join([str(output), *found]))
+    print(f"{output}: {'; '.join(found)}" if found else output)
     if format == "onnx":
         print(f"opset {opset_of(output)}")

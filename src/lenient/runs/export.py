@@ -106,7 +106,7 @@ def export(
 
     Returns, with `check`, the largest difference between its logits and those of the source, relative to their range;
     of `int8` the share of the images that both put into one class, or of those of `eval_data` that the file gets right.
-    `tell` is given the same in words.
+    `tell` is given the same in words, and of how many images ranges were taken.
 
     Raises:
         UsageError: unknown format, options that do not go together, no images for `int8`, the library that a format
@@ -163,7 +163,9 @@ def _export_int8(
 ) -> float | None:
     if isinstance(network.module, LowBit):
         raise UsageError(f"--int8: {source} computes in {network.module.bits} bits by itself; leave it out")
-    images = calibration_images(source, calibrate, network.card.input_size)
+    found = calibration_images(source, calibrate, network.card.input_size)
+    tell(found.told())
+    images = found.images
     with disk_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="int8.") as beside:

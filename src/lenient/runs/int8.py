@@ -11,9 +11,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,8 +35,23 @@ MOST = 1024
 BATCH = 32
 
 
-def calibration_images(source: Path, given: Path | None, size: Size) -> Tensor:
-    """Return images (N, C, H, W), uint8, to take ranges from: of a file, of a folder, or those that a run has kept.
+class Calibration(NamedTuple):
+    """Images that ranges are taken from."""
+
+    images: Tensor
+    """(N, C, H, W), uint8, N up to `MOST`."""
+    of: int
+    """How many there were to take from."""
+
+    def told(self) -> str:
+        """Say how many of how many they are."""
+        count = len(self.images)
+        return f"ranges of {count:,} images" if count == self.of else f"ranges of {count:,} of {self.of:,} images"
+
+
+def calibration_images(source: Path, given: Path | None, size: Size) -> Calibration:
+    """Return images to take ranges from: of a file, of a folder, or those that a run has kept; where there are more
+    than `MOST`, some from everywhere in their order.
 
     Raises:
         UsageError: there are none, or they have another size.
@@ -54,21 +69,33 @@ def calibration_images(source: Path, given: Path | None, size: Size) -> Tensor:
         )
     try:
         with safe_open(str(file), framework="pt") as held:
-            images: Tensor = held.get_tensor("images")[:MOST]
+            images: Tensor = held.get_tensor("images")
     except (SafetensorError, OSError) as error:
         raise UsageError(f"--calibrate {file}: holds no images of ours ({one_line(error, 100)})") from error
     if images.dtype != torch.uint8 or images.shape[1:] != size or not len(images):
         shape = "x".join(map(str, images.shape[1:]))
         raise UsageError(f"--calibrate {file}: {len(images)} images of {shape}, and the network takes "
                          f"{'x'.join(map(str, size))} (channels x height x width)")  # fmt: skip
-    return images
+    return Calibration(images[spread(len(images))], len(images))
 
 
-def _pictures(folder: Path, size: Size) -> Tensor:
-    paths = sorted(images_below(folder, Counter()))[:MOST]
+def _pictures(folder: Path, size: Size) -> Calibration:
+    paths = sorted(images_below(folder, Counter()))
     if not paths:
         raise UsageError(f"--calibrate {folder}: holds no pictures and no images.safetensors")
-    return torch.stack([read_picture(path, size) for path in paths])
+    return Calibration(torch.stack([read_picture(paths[place], size) for place in spread(len(paths))]), len(paths))
+
+
+def spread(count: int) -> list[int]:
+    """Return up to `MOST` places in a list of `count`, in order and always the same: one of each of equal stretches.
+
+    Which one of a stretch is drawn, for at equal distances a list whose classes take turns could give one class alone.
+    """
+    if count <= MOST:
+        return list(range(count))
+    drawn = torch.rand(MOST, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).tolist()
+    bounds = [stretch * count // MOST for stretch in range(MOST + 1)]
+    return [low + int(part * (high - low)) for (low, high), part in zip(pairwise(bounds), drawn, strict=True)]
 
 
 def write_int8(program: Path, images: Tensor, path: Path) -> None:
