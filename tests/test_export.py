@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import partial
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
 
+from fuzzing import command
 from lenient.core import files
-from lenient.core.errors import MachineError, UsageError
+from lenient.core.errors import MachineError, TeacherError, UsageError
 from lenient.models import load_network, save_network
 from lenient.runs.export import HUB, OPSETS, _convertible, export, opset_of, write_student
 from lenient.runs.folder import fingerprint
@@ -85,9 +88,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_which_network_of_a_checkpoint_is_exported_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = partial(load_network, input_size=(1, 8, 8))  # which a bare checkpoint does not say
-    monkeypatch.setattr("lenient.runs.export.load_network", ours)
+def test_which_network_of_a_checkpoint_is_exported_can_be_said(tmp_path: Path) -> None:
     networks = {key: digits_like(seed) for seed, key in enumerate(("model", "model_ema"))}
     torch.save({key: network.module.state_dict() for key, network in networks.items()}, tmp_path / "both.pt")
     export(
@@ -96,8 +97,51 @@ def test_which_network_of_a_checkpoint_is_exported_can_be_said(tmp_path: Path, m
         tmp_path / "x.safetensors",
         arch="lenient:resnet8",
         checkpoint_key="model_ema",
+        input_size=(1, 8, 8),
     )
     assert fingerprint(load_network(tmp_path / "x.safetensors").module) == fingerprint(networks["model_ema"].module)
+
+
+def test_a_teacher_is_exported_as_one_says_that_it_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of timm's says nothing of size and normalisation: what is given is in the file, what is assumed is
+    told."""
+    runtime = pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    module = timm.create_model("test_resnet", num_classes=5, in_chans=1).eval()
+    torch.save({"state_dict": module.state_dict()}, "checkpoint.pth")
+    plan = "export checkpoint.pth --format onnx -o t.onnx --teacher-arch timm:test_resnet"
+    ended = command(*plan.split(), "--input-size", "1,24,32", "--mean", "0.2", "--std", "0.4", "--check")
+    assert ended.code == 0, ended
+    session = runtime.InferenceSession("t.onnx", providers=["CPUExecutionProvider"])
+    (takes,) = session.get_inputs()
+    assert takes.shape[1:] == [1, 24, 32]
+    images = torch.rand(2, 1, 24, 32)
+    with torch.no_grad():
+        expected = module((images - 0.2) / 0.4).numpy()
+    assert np.allclose(session.run(None, {"images": images.numpy()})[0], expected, atol=1e-4)
+    assert "  - mean 0.2 and std 0.4: from --mean/--std\n" in ended.printed
+    assert "ASSUMED" not in ended.printed
+    ended = command(*plan.split(), "--input-size", "1,24,32", "--overwrite")
+    assert ended.code == 0, ended
+    assert re.search("  - mean .*: ASSUMED.*; .*--mean and --std", ended.printed)
+
+
+def test_facts_that_do_not_fit_are_refused_in_a_line(student: Path, tmp_path: Path) -> None:
+    """Those given go before what a file says of itself, as everywhere, and the notes tell."""
+    out, notes = tmp_path / "x.safetensors", list[str]()
+    with pytest.raises(TeacherError, match=r"correct --teacher-arch, --num-classes or --input-size$"):
+        export(student, "safetensors", out, num_classes=7)
+    with pytest.raises(TeacherError, match="--input-size"):
+        export(student, "safetensors", out, input_size=(1, 8, 8))
+    with pytest.raises(UsageError, match="--mean and --std go together"):
+        export(student, "safetensors", out, mean=(0.5,))
+    assert not out.exists()
+    export(student, "safetensors", out, input_size=(3, 16, 16), mean=(0.5,), std=(0.25,), note=notes.append)
+    card = load_network(out).card
+    assert (card.input_size, card.mean, card.std) == ((3, 16, 16), (0.5,) * 3, (0.25,) * 3)
+    assert any(note.endswith("from --input-size (the file's metadata says (8, 8))") for note in notes)
+    assert any(note.endswith("from --mean/--std (the file's metadata says mean 0,0,0 and std 1,1,1)") for note in notes)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pt2", "onnx"])

@@ -17,7 +17,7 @@ import lenient
 from lenient.cli import app, options
 from lenient.cli.options import REQUIRED, Option, takes
 from lenient.core.errors import UsageError
-from lenient.runs.job import TeacherFacts
+from lenient.models.facts import TeacherFacts
 
 PAIRS: dict[str, tuple[Mapping[str, Option], Callable[..., Any]]] = {
     "distill": (options.DISTILL, lenient.distill),

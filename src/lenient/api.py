@@ -18,6 +18,7 @@ from lenient.methods.anatomy import MethodInfo, method_info
 from lenient.methods.contract import Method
 from lenient.models import load_network
 from lenient.models.card import Network
+from lenient.models.facts import TeacherFacts
 from lenient.reporting import write_report
 from lenient.reporting.compare import write_comparison
 from lenient.runs.crops import Cropping
@@ -25,7 +26,7 @@ from lenient.runs.export import export as write_format
 from lenient.runs.gathered import Order, Origin
 from lenient.runs.images import SyntheticImages
 from lenient.runs.inspection import Inspection, inspection
-from lenient.runs.job import Job, TeacherFacts, load_teacher
+from lenient.runs.job import Job, load_teacher
 from lenient.runs.reopen import reopen
 from lenient.runs.request import Request
 from lenient.runs.statistics import statistics_images
@@ -140,7 +141,7 @@ def distill(
             teacher's and, with `resume`, the run's.
         observers: watch the run: progress displays, trackers.
         facts: `arch`, `input_size`, `num_classes`, `mean`, `std`, `checkpoint_key` of the teacher, where they cannot
-            be found: see `TeacherFacts` in `lenient.runs.job`.
+            be found: see `TeacherFacts` in `lenient.models.facts`.
 
     Under torchrun all processes call this alike, share the batch, and end up with the same student; the first one
     writes. Raises the errors of `lenient.errors`.
@@ -249,8 +250,6 @@ def export(
     format: str,
     *,
     check: bool = False,
-    teacher_arch: str | None = None,
-    checkpoint_key: str | None = None,
     opset: int | None = None,
     int8: bool = False,
     calibrate: str | Path | None = None,
@@ -258,16 +257,15 @@ def export(
     data_root: str | Path | None = None,
     overwrite: bool = False,
     trust_code: bool = False,
+    **facts: Unpack[TeacherFacts],
 ) -> float | None:
-    """Write the student of a run, or any network file, as `safetensors`, `pt2`, `onnx` or `hub`.
+    """Write the student of a run, or any network, as `safetensors`, `pt2`, `onnx` or `hub`.
 
     Args:
-        run: a run folder, or a .safetensors file. Or another file that `load` takes.
+        run: a run folder, or a network as `lenient distill` takes it, e.g. a .pth file.
         output: file (hub: folder).
         format: safetensors, pt2, onnx or hub.
         check: read it back and compare its outputs.
-        teacher_arch: architecture, for a student of your own code.
-        checkpoint_key: which network of a checkpoint, by dots, e.g. state_dict or model_ema.
         opset: ONNX opset, 13 to 23. By default torch's.
         int8: ONNX in 8-bit integers, their ranges from synthetic images. Weights have a scale for each output channel;
             batch norms are joined to their layers.
@@ -277,6 +275,7 @@ def export(
         data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
         overwrite: replace what is at the destination.
         trust_code: run code and contact hosts that files name; what you name yourself needs no flag.
+        facts: those of the network, where they cannot be found; what is found otherwise, or assumed, is logged.
 
     Returns:
         With `check`, the largest difference between its logits and those of the source, relative to their range; with
@@ -284,6 +283,7 @@ def export(
 
     Raises:
         UsageError: an unknown format, a library that it needs is missing, or something lies at `output`.
+        TeacherError: the network cannot be loaded, or does not fit what is said of it.
         MachineError: the file read back gives other outputs, or the disk refuses.
 
     Example:
@@ -295,8 +295,6 @@ def export(
         format,
         Path(output),
         check=check,
-        arch=teacher_arch,
-        checkpoint_key=checkpoint_key,
         opset=opset,
         int8=int8,
         calibrate=None if calibrate is None else Path(calibrate),
@@ -304,6 +302,7 @@ def export(
         data_root=data_root,
         overwrite=overwrite,
         trust_code=trust_code,
+        **facts,
     )
 
 

@@ -1,13 +1,13 @@
-"""`lenient export`: write a run's student in another format."""
+"""`lenient export`: write a run's student, or a network of one's own, in another format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lenient.cli import options
+from lenient.cli import flags, options
 from lenient.cli.options import takes
 from lenient.cli.progress import working
-from lenient.core.text import visible
+from lenient.core.text import NOTE, visible
 
 
 @takes(options.EXPORT)
@@ -17,6 +17,10 @@ def export(
     output: Path,
     check: bool,
     teacher_arch: str | None,
+    input_size: str | None,
+    num_classes: int | None,
+    mean: str | None,
+    std: str | None,
     checkpoint_key: str | None,
     opset: int | None,
     int8: bool,
@@ -26,28 +30,32 @@ def export(
     trust_code: bool,
     overwrite: bool,
 ) -> None:
-    """Write the student of RUN in another format."""
+    """Write the student of RUN, or a network of yours, in another format."""
     from lenient.runs.export import export as write
     from lenient.runs.export import opset_of
 
+    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
     found: list[str] = []
+    notes: list[str] = []
     with working(f"writing {visible(output)}"):
         write(
             run,
             format,
             output,
             check=check,
-            arch=teacher_arch,
-            checkpoint_key=checkpoint_key,
             opset=opset,
             int8=int8,
             calibrate=calibrate,
             eval_data=eval_data,
             data_root=data_root,
             tell=found.append,
+            note=notes.append,
             overwrite=overwrite,
             trust_code=trust_code,
+            **facts,
         )
     print(f"{output}: {'; '.join(found)}" if found else output)
     if format == "onnx":
         print(f"opset {opset_of(output)}")
+    for note in notes:
+        print(f"  - {visible(note, NOTE)}")

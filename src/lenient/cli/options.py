@@ -193,7 +193,12 @@ EVALUATE = {
     "as_json": AS_JSON,
 }
 EXPORT = {
-    "run": Option("A run folder, or a .safetensors file.", metavar="RUN", default=REQUIRED, positional=True),
+    "run": Option(
+        "A run folder, or a network as `lenient distill` takes it, e.g. a .pth file.",
+        metavar="RUN",
+        default=REQUIRED,
+        positional=True,
+    ),
     "format": Option("safetensors, pt2, onnx or hub.", metavar="NAME", default=REQUIRED),
     "output": Option("File (hub: folder).", metavar="PATH", default=REQUIRED, short="-o"),
     "check": Option(
@@ -201,8 +206,7 @@ EXPORT = {
         more="With --int8 it reports agreement only.",
         default=False,
     ),
-    "teacher_arch": Option("Architecture, for a student of your own code.", metavar="SPEC"),
-    "checkpoint_key": CHECKPOINT_KEY,
+    **FACTS,
     "opset": Option("ONNX opset, 13 to 23.", metavar="N", shown="torch's"),
     "int8": Option("ONNX in 8-bit integers, their ranges from synthetic images.", default=False),
     "calibrate": Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor, nn
 
@@ -16,6 +16,21 @@ FLAGS = "the flags"
 LARGEST_CONSTANT = 1e6
 """Of a normalisation; no deviation is below its inverse."""
 _FLAG_OF = {"channels": "--input-size", "size": "--input-size", "num_classes": "--num-classes", "mean": "--mean/--std"}
+
+
+class TeacherFacts(TypedDict, total=False):
+    """What a teacher's file may not say of it; what is not given is found or assumed."""
+
+    arch: str | None
+    """SPEC of the architecture that weights alone belong to."""
+    input_size: Sequence[int] | None
+    """(C, H, W)."""
+    num_classes: int | None
+    mean: Sequence[float] | None
+    """Of the normalisation, one per channel, in pixel units."""
+    std: Sequence[float] | None
+    checkpoint_key: str | None
+    """Which network of a checkpoint, by dots."""
 
 
 @dataclass(frozen=True)
@@ -152,18 +167,30 @@ def _pick(layers: Sequence[Facts], name: str) -> tuple[Any, str]:
 
 
 def _normalisation(layers: Sequence[Facts], channels: int) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    said: list[tuple[Facts, tuple[float, ...], tuple[float, ...]]] = []
     for facts in layers:
         if facts.mean is None or facts.std is None:
             continue
         mean, std = (values * channels if len(values) == 1 else values for values in (facts.mean, facts.std))
-        if facts.origin != FLAGS and not len(mean) == len(std) == channels:
-            continue
+        if facts.origin == FLAGS or len(mean) == len(std) == channels:
+            said.append((facts, mean, std))
+    if said:
+        facts, mean, std = said[0]
         where = _FLAG_OF["mean"] if facts.origin == FLAGS else facts.origin
         advice = "; give --mean and --std if these weights were trained otherwise" if facts.assumed else ""
-        source = f"{'ASSUMED ' if facts.assumed else ''}from {where}{advice}"
-        return mean, std, f"mean {_numbers(mean)} and std {_numbers(std)}: {source}"
+        others = [
+            f" ({other.origin} says {_constants(*values)})"
+            for other, *values in said[1:]
+            if values != [mean, std] and not other.assumed
+        ]
+        source = f"{'ASSUMED ' if facts.assumed else ''}from {where}{''.join(others[:1])}{advice}"
+        return mean, std, f"{_constants(mean, std)}: {source}"
     note = "mean 0 and std 1: ASSUMED, nothing says how images were normalised in training; if they were, give"
     return (0.0,) * channels, (1.0,) * channels, f"{note} --mean and --std, for a wrong mean gives no error"
+
+
+def _constants(mean: Sequence[float], std: Sequence[float]) -> str:
+    return f"mean {_numbers(mean)} and std {_numbers(std)}"
 
 
 def _numbers(values: Sequence[float]) -> str:

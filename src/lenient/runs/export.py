@@ -15,7 +15,7 @@ from dataclasses import replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ from lenient.core.errors import MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import FOLDERS
 from lenient.core.text import NOT_DATA_FREE
-from lenient.models import load_network, save_network
+from lenient.models import check_classifier, load_network, save_network
 from lenient.models.card import Network, PixelClassifier
+from lenient.models.facts import TeacherFacts
 from lenient.models.lending import copied_module
 from lenient.models.low_bit import LowBit
 from lenient.models.names import OWN, one_line, own_code
@@ -89,8 +90,6 @@ def export(
     output: Path,
     *,
     check: bool = False,
-    arch: str | None = None,
-    checkpoint_key: str | None = None,
     opset: int | None = None,
     int8: bool = False,
     calibrate: Path | None = None,
@@ -99,19 +98,24 @@ def export(
     trust_code: Trusted = False,
     overwrite: bool = False,
     tell: Callable[[str], None] = log.info,
+    note: Callable[[str], None] = log.info,
+    **facts: Unpack[TeacherFacts],
 ) -> float | None:
-    """Write the student of a run (or any network file) in another format; `arch` says which network of one's own code
-    the weights belong to, and `trust_code` lets the file say it; `opset` which version of ONNX's operators to use.
-    With `int8` an ONNX file computes in integers, with the ranges of the images at `calibrate`, or of a run's own.
+    """Write the student of a run, or any network that `load_network` takes, in another format.
+
+    `facts` say what its file does not, `trust_code` lets it name code; `opset` is the version of ONNX's operators. With
+    `int8` an ONNX file computes in integers, with the ranges of the images at `calibrate`, or of a run's own.
 
     Returns, with `check`, the largest difference between its logits and those of the source, relative to their range;
     of `int8` the share of the images that both put into one class, or of those of `eval_data` that the file gets right.
-    `tell` is given the same in words, and of how many images ranges were taken.
+    `tell` is given the same in words, and of how many images ranges were taken; `note` what is known of the network,
+    and what was assumed, a line each.
 
     Raises:
         UsageError: unknown format, options that do not go together, no images for `int8`, the library that a format
             needs is not installed, or something lies at `output` and is not to be replaced (`overwrite`) or cannot be:
             the source's own files, a folder, a pipe.
+        TeacherError: the network cannot be loaded, or is not the classifier that card and `facts` describe.
         MachineError: the file read back gives other outputs, or the disk refuses.
     """
     if kind not in FORMATS:
@@ -121,7 +125,9 @@ def export(
     _check_int8(kind, int8, check, calibrate, eval_data)
     with disk_errors(output):
         _check_output(source, kind, output, overwrite)
-    network = load_network(source, arch=arch, checkpoint_key=checkpoint_key, trust_code=trust_code)
+    network = check_classifier(load_network(source, trust_code=trust_code, **facts))
+    for line in network.card.notes:
+        note(line)
     if int8:
         return _export_int8(source, network, output, opset, calibrate, check, eval_data, data_root, tell)
     with disk_errors(output):

@@ -15,10 +15,11 @@ from lenient.methods.choice import choose, obstacles
 from lenient.models import choose_student
 from lenient.models.card import Card, Network
 from lenient.models.checking import advice, readable_batch_norms
+from lenient.models.facts import TeacherFacts
 from lenient.models.loading import outline
 from lenient.models.low_bit import LowBit
 from lenient.models.trust import Trusted, UntrustedError
-from lenient.runs.job import TeacherFacts, load_teacher
+from lenient.runs.job import load_teacher
 
 
 @dataclass(frozen=True)

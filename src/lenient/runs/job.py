@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save
@@ -76,21 +76,6 @@ TRANSDUCTIVE = ("accuracy", "agreement", "ece", "nll")
 """What is also measured by statistics of the test batch, of a student that learned by such."""
 LAST_K = 10
 """Evaluations averaged in `acc_last_k` (TA-DFKD: the last 10 of 200 on CIFAR-10), at most a fifth, rounded up."""
-
-
-class TeacherFacts(TypedDict, total=False):
-    """What a teacher's file may not say of it; what is not given is found or assumed."""
-
-    arch: str | None
-    """SPEC of the architecture that weights alone belong to."""
-    input_size: Sequence[int] | None
-    """(C, H, W)."""
-    num_classes: int | None
-    mean: Sequence[float] | None
-    """Of the normalisation, one per channel, in pixel units."""
-    std: Sequence[float] | None
-    checkpoint_key: str | None
-    """Which network of a checkpoint, by dots."""
 
 
 def load_teacher(

@@ -17,6 +17,7 @@ from lenient.core.seeding import untouched_global_rng
 from lenient.generators.own import GeneratorFactory
 from lenient.methods.contract import Method
 from lenient.models.card import Network
+from lenient.models.facts import TeacherFacts
 from lenient.models.lending import copied_module
 from lenient.models.trust import Trusted
 from lenient.runs import formats
@@ -24,7 +25,7 @@ from lenient.runs.crops import Crops
 from lenient.runs.formats.columns import FILE
 from lenient.runs.gathered import Budget, Gathered, Order, Origin
 from lenient.runs.images import SyntheticImages
-from lenient.runs.job import Job, TeacherFacts, load_teacher
+from lenient.runs.job import Job, load_teacher
 from lenient.runs.parts import About, Part
 from lenient.runs.reopen import is_run, reopen
 from lenient.runs.request import Request, steps_within
