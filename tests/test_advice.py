@@ -398,14 +398,6 @@ ELSEWHERE = {
     "`lenient train-teacher -s`": "no message",
     "-s method.first_batches=0": "is what was typed",
     "`lenient distill`": "no message",
-    **dict.fromkeys(
-        ["pip install timm", "pip install torchvision"]
-        + [
-            f"pip install 'lenient[{extra}"
-            for extra in ("ray", "slurm", "inception", "onnx", "transformers", "hub", "")
-        ],
-        "fetches packages",
-    ),
 }
 """Recipes in the texts of the package that are followed by other tests, or by none and why."""
 RECIPE = re.compile(r"-s [a-z_]+(?:\.[a-z_]+)+=[\w.]+|`lenient [^`]*`|\buse --[a-z-]+ [\w-]+|pip install [\w'\[]+")

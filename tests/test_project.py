@@ -133,6 +133,14 @@ def test_every_module_stands_on_one_floor() -> None:
     assert present <= set(listed)
 
 
+def test_no_page_and_no_message_asks_an_index_for_us() -> None:
+    """We hold no name there: whoever typed such a command would get what others have put under it."""
+    texts = [path for path in project_files() if path.suffix == ".md" or PACKAGE in path.parents]
+    asking = re.compile(r"lenient\[[a-z]")
+    assert len(texts) > 100
+    assert not [path for path in texts if asking.search(path.read_text(encoding="utf-8", errors="ignore"))]
+
+
 def test_constraints_are_names_and_versions_only() -> None:
     strange = [line for line in constraint_lines() if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+]+", line)]
     assert not strange

@@ -70,8 +70,10 @@ def test_trackers_are_known_by_name_and_need_their_package(monkeypatch):
     with pytest.raises(UsageError, match="--track neptune: unknown; there are wandb, mlflow"):
         trackers.known(["neptune"])
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"--track wandb: needs the package wandb; pip install 'lenient\[wandb\]'"):
+    with pytest.raises(UsageError, match=r"^--track wandb: needs wandb; pip install wandb$"):
         trackers.known(["wandb"])
+    with pytest.raises(UsageError, match=r"^--track mlflow: needs mlflow-skinny; pip install mlflow-skinny$"):
+        trackers.known(["mlflow"])
     monkeypatch.setattr(trackers, "find_spec", lambda name: name)
     assert trackers.known(["wandb", "mlflow", "wandb"]) == ("wandb", "mlflow")
 

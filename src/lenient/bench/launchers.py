@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from lenient.bench.tasks import Outcome, Task, conclude, fork, run_task, settled
 from lenient.core import processes, processors
 from lenient.core.errors import MachineError, UsageError
+from lenient.core.packages import needs
 from lenient.core.signals import passed_on
 
 Finished = Callable[[Task, Outcome], None]
@@ -147,7 +148,7 @@ class Ray:
         try:
             import ray
         except ImportError:
-            raise UsageError("--launcher ray: needs the package ray; pip install 'lenient[ray]'") from None
+            raise UsageError(f"--launcher ray: {needs('ray')}") from None
         self.ray, self.jobs = ray, jobs
         self.options = {"num_cpus": 1, "max_retries": 3} | dict(options)
         self.threads = _threads(self.options, "num_cpus")
@@ -244,7 +245,7 @@ class Slurm:
         try:
             import submitit
         except ImportError:
-            raise UsageError("--launcher slurm: needs the package submitit; pip install 'lenient[slurm]'") from None
+            raise UsageError(f"--launcher slurm: {needs('submitit')}") from None
         parameters: dict[str, Any] = {"name": "lenient", "cpus_per_task": 1} | dict(options)
         self.jobs, self.threads = jobs, _threads(parameters, "cpus_per_task")
         try:

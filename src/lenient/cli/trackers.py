@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from lenient.core import files
 from lenient.core.config import flatten
 from lenient.core.errors import UsageError
+from lenient.core.packages import needs
 from lenient.runs.folder import RunFolder
 from lenient.training.settings import DistillSettings
 
@@ -37,7 +38,7 @@ def known(names: Sequence[str]) -> tuple[str, ...]:
         if name not in ASKED_FOR:
             raise UsageError(f"--track {name}: unknown; there are {', '.join(ASKED_FOR)} (TensorBoard needs no flag)")
         if find_spec(name) is None:
-            raise UsageError(f"--track {name}: needs the package {name}; pip install 'lenient[{name}]'")
+            raise UsageError(f"--track {name}: {needs(name)}")
     return tuple(dict.fromkeys(names))
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from lenient.core import files
 from lenient.core.errors import TeacherError
+from lenient.core.packages import needs
 from lenient.core.text import shown
 from lenient.models.card import parameters
 from lenient.models.facts import Facts, facts_of_config
@@ -52,8 +53,7 @@ def loaded(folder: Path, weights: Weights) -> tuple[nn.Module, Facts]:
     config = read_json(folder / "config.json") or {}
     if find_spec("transformers") is None:
         raise TeacherError(
-            f"{folder}: was written by Hugging Face transformers, which building it needs: "
-            "pip install 'lenient[transformers]'"
+            f"{folder}: was written by Hugging Face transformers, and building it {needs('transformers')}"
         )
     visits = next((key for key in _VISITS if config.get(key)), None)
     if visits is not None:

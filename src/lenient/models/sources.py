@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lenient.core.errors import LenientError, TeacherError
+from lenient.core.packages import needs
 from lenient.models.factories import build_from_factory
 from lenient.models.facts import Facts, Wanted, facts_of_attributes, facts_of_config, first_conv
 from lenient.models.low_bit import LowBit
@@ -122,7 +123,7 @@ def _timm(spec: Spec, wanted: Wanted, pretrained: bool, new_head: bool, label: s
     try:
         import timm
     except ImportError as error:
-        raise TeacherError(f"{label} {spec}: needs the package timm (pip install timm)") from error
+        raise TeacherError(f"{label} {spec}: {needs('timm')}") from error
     fixed = False
     if spec.source == "timm":
         base = spec.name.partition(".")[0]
@@ -160,7 +161,7 @@ def _torchvision(spec: Spec, wanted: Wanted, pretrained: bool, new_head: bool, l
     try:
         from torchvision import models
     except ImportError as error:
-        raise TeacherError(f"{label} {spec}: needs the package torchvision (pip install torchvision)") from error
+        raise TeacherError(f"{label} {spec}: {needs('torchvision')}") from error
     name, _, tag = spec.name.partition(".")
     names = models.list_models(module=models)
     if name not in names:

@@ -24,6 +24,7 @@ from lenient.core import files
 from lenient.core.errors import MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import FOLDERS
+from lenient.core.packages import needs
 from lenient.core.text import NOT_DATA_FREE
 from lenient.models import check_classifier, load_network, save_network
 from lenient.models.card import Network, PixelClassifier
@@ -451,7 +452,7 @@ def _traced(network: Network) -> nn.Module:
 def _need(*modules: str) -> None:
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise UsageError(f"--format onnx: needs {', '.join(missing)}; pip install 'lenient[onnx]'")
+        raise UsageError(f"--format onnx: {needs(*missing)}")
 
 
 def _arch(network: Network) -> str:

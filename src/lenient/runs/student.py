@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lenient.core.errors import UsageError
 from lenient.core.modes import mode
+from lenient.core.packages import needs
 from lenient.core.text import VALUE, visible
 from lenient.models import load_network
 from lenient.models.card import Network, PixelClassifier
@@ -165,7 +166,7 @@ def _fetched(name: str, revision: str | None) -> str:
     if name.count("/") != 1 or name.startswith((".", "~", "/")):
         raise UsageError(f"{visible(name, VALUE)}: there is no such folder, and a repository is called ORG/NAME")
     if find_spec("huggingface_hub") is None:
-        raise UsageError(f"{visible(name, VALUE)}: needs huggingface_hub; pip install 'lenient[hub]'")
+        raise UsageError(f"{visible(name, VALUE)}: {needs('huggingface_hub')}")
     from huggingface_hub import snapshot_download
 
     try:

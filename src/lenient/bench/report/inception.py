@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lenient.bench.report.measures import Floats
 from lenient.core.errors import UsageError
+from lenient.core.packages import needs
 
 DOWNLOAD = "download"
 SHA256 = "6726825d"
@@ -27,12 +28,12 @@ def inception(weights: str, device: str) -> Extractor:
     ones, and pixels are rounded to 256 levels, as if the images had been stored.
 
     Raises:
-        UsageError: the extra is not installed, or the weights are not there or others.
+        UsageError: torch-fidelity is not installed, or the weights are not there or others.
     """
     try:
         from torch_fidelity import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise UsageError("--inception: needs torch-fidelity; pip install 'lenient[inception]'") from error
+        raise UsageError(f"--inception: {needs('torch_fidelity')}") from error
     path = None if weights == DOWNLOAD else _checked(Path(weights))
     try:
         network = FeatureExtractorInceptionV3("inception", [str(WIDTH)], path, verbose=False).to(device)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lenient.core import files
 from lenient.core.errors import TeacherError
+from lenient.core.packages import needs
 from lenient.core.text import shown
 from lenient.models.names import one_line
 
@@ -75,7 +76,7 @@ def read_graph(path: Path) -> Graph:
         ForeignError: it holds operators of others than ONNX, functions of its own, or weights of a kind of their own.
     """
     if find_spec("onnx") is None:
-        raise TeacherError(f"{path}: reading it needs the package onnx; pip install 'lenient[onnx]'")
+        raise TeacherError(f"{path}: reading it {needs('onnx')}")
     import onnx
 
     model = onnx.ModelProto()
