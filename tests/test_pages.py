@@ -78,6 +78,7 @@ STANDING_FOR = {
     "timm:resnet50": "timm:test_resnet --input-size 3,32,32",
     "timm:resnet10t": "timm:test_resnet",
     "--eval-data imagefolder:pictures": "",
+    "--calibrate runs/timm/samples": "--calibrate pictures",  # of its size
     "--method nayer": "--method nayer -s method.iterations=2 -s method.first_batches=1 -s method.batch_images=8",
 }
 """What a page writes -> what is run."""
@@ -126,7 +127,7 @@ def make_place(folder: Path) -> None:
         patch.chdir(folder)  # the run names its teacher from here
         ended = command("distill", "t.safetensors", "-o", "finished", *SMALL.split())
         assert ended.code in (0, 4), ended
-    for name in ("other", "runs/mine", "runs/noise", "runs/device"):
+    for name in ("other", "runs/mine", "runs/noise", "runs/device", "runs/timm"):
         shutil.copytree(folder / "finished", folder / name)
     for name in ("teacher", "mnist", "lenet5"):
         shutil.copy(folder / "t.safetensors", folder / f"{name}.safetensors")
