@@ -77,6 +77,7 @@ STANDING_FOR = {
     "mnist ": "digits ",
     "timm:resnet50": "timm:test_resnet --input-size 3,32,32",
     "timm:resnet10t": "timm:test_resnet",
+    "--classes pictures/train": "--classes five.txt",  # as many as that network has
     "--eval-data imagefolder:pictures": "",
     "--calibrate runs/timm/samples": "--calibrate pictures",  # of its size
     "--method nayer": "--method nayer -s method.iterations=2 -s method.first_batches=1 -s method.batch_images=8",
@@ -135,6 +136,7 @@ def make_place(folder: Path) -> None:
     for name in ("my-model", "model"):
         save_file(weights, folder / f"{name}.safetensors")
     torch.save({"state_dict": weights}, folder / "checkpoint.pth")
+    (folder / "five.txt").write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
     (folder / "my_net.py").write_text(NET)
     exec(NET, names := {})
     torch.save(names["build"](), folder / "model.pt")

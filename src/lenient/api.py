@@ -140,8 +140,8 @@ def distill(
         trust_code: run code and contact hosts that files name; what you name yourself needs no flag. Files are the
             teacher's and, with `resume`, the run's.
         observers: watch the run: progress displays, trackers.
-        facts: `arch`, `input_size`, `num_classes`, `mean`, `std`, `checkpoint_key` of the teacher, where they cannot
-            be found: see `TeacherFacts` in `lenient.models.facts`.
+        facts: `arch`, `input_size`, `num_classes`, `mean`, `std`, `checkpoint_key` and `classes` of the teacher, where
+            they cannot be found: see `TeacherFacts` in `lenient.models.facts`.
 
     Under torchrun all processes call this alike, share the batch, and end up with the same student; the first one
     writes. Raises the errors of `lenient.errors`.

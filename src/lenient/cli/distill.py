@@ -34,6 +34,7 @@ def distill(
     mean: str | None,
     std: str | None,
     checkpoint_key: str | None,
+    classes: str | None,
     student: str,
     method: str,
     preset: str | None,
@@ -71,7 +72,7 @@ def distill(
 
     known(progress)
     tracked = trackers.known(track)
-    found = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
+    found = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key, classes)
     with working(f"loading {visible(teacher)}", progress if processes.speaks() else "none"):
         network = load_teacher(teacher, trust_code=trust_code, **found)
     request = Request(

@@ -23,6 +23,7 @@ def evaluate(
     mean: str | None,
     std: str | None,
     checkpoint_key: str | None,
+    classes: str | None,
     trust_code: bool,
     data_root: str | None,
     split: str,
@@ -40,7 +41,7 @@ def evaluate(
     from lenient.runs.job import load_teacher
     from lenient.runs.statistics import statistics_images
 
-    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
+    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key, classes)
     with working(f"measuring {visible(model)}"):
         network = load_teacher(model, trust_code=trust_code, **facts)
         other = load_teacher(teacher, trust_code=trust_code) if teacher else None

@@ -22,6 +22,7 @@ def export(
     mean: str | None,
     std: str | None,
     checkpoint_key: str | None,
+    classes: str | None,
     opset: int | None,
     int8: bool,
     calibrate: Path | None,
@@ -34,7 +35,7 @@ def export(
     from lenient.runs.export import export as write
     from lenient.runs.export import opset_of
 
-    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
+    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key, classes)
     found: list[str] = []
     notes: list[str] = []
     with working(f"writing {visible(output)}"):

@@ -29,6 +29,7 @@ def facts(
     mean: str | None,
     std: str | None,
     checkpoint_key: str | None,
+    classes: str | None,
 ) -> dict[str, Any]:
     """Turn the teacher's flags into the arguments of `load_teacher`; what was not said is left out."""
     if not 0 <= (num_classes or 0) <= MOST_CLASSES:
@@ -40,6 +41,7 @@ def facts(
         "mean": numbers("--mean", mean),
         "std": numbers("--std", std),
         "checkpoint_key": checkpoint_key or None,
+        "classes": classes or None,
     }
     if mean or std:
         from lenient.models.loading import check_constants

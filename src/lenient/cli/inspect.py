@@ -20,13 +20,14 @@ def inspect(
     mean: str | None,
     std: str | None,
     checkpoint_key: str | None,
+    classes: str | None,
     trust_code: bool,
     as_json: bool,
 ) -> None:
     """Show what is known of TEACHER, which methods fit it, and what was assumed."""
     from lenient.api import inspect as look
 
-    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key)
+    facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key, classes)
     with working(f"looking at {visible(teacher)}"):
         found = look(teacher, trust_code=trust_code, **facts)
     if as_json:

@@ -110,6 +110,10 @@ FACTS = {
     "mean": Option("Normalisation mean per channel, pixels in [0, 1].", metavar="A,B,C", parsed=True),
     "std": Option("Normalisation standard deviation per channel.", metavar="A,B,C", parsed=True),
     "checkpoint_key": CHECKPOINT_KEY,
+    "classes": Option(
+        "Names of the classes: a text file with one on each line, or a folder with one for each class.",
+        metavar="PATH",
+    ),
 }
 DATA = Option("digits, mnist, cifar10, cifar100 or imagefolder:DIR.", metavar="DATA", default=REQUIRED)
 DATA_ROOT = Option("Where data sets lie (default: $LENIENT_DATA, else ./data).", metavar="DIR")

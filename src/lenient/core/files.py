@@ -35,6 +35,15 @@ _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe
 
 
+DESKTOP = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}
+"""What desktops leave in any folder, besides names with a leading dot."""
+
+
+def hidden(name: str) -> bool:
+    """Whether an entry of a folder is none of the user's."""
+    return name.startswith(".") or name.lower() in DESKTOP
+
+
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
     """Return what a regular file holds.
 

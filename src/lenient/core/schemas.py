@@ -60,6 +60,8 @@ class StoredFacts(_Closed):
     mean: Row | None = None
     std: Row | None = None
     checkpoint_key: Text | None = None
+    classes: list[Text] | None = None
+    """Names, and no path: no file says what is read."""
 
 
 class StoredCard(Stored):

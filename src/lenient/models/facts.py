@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lenient.core.errors import TeacherError
 from lenient.models.card import Card, Outputs, Size
+from lenient.models.classes import FLAG as CLASSES
+from lenient.models.classes import Names
 
 FLAGS = "the flags"
 LARGEST_CONSTANT = 1e6
@@ -31,6 +33,8 @@ class TeacherFacts(TypedDict, total=False):
     std: Sequence[float] | None
     checkpoint_key: str | None
     """Which network of a checkpoint, by dots."""
+    classes: Names | None
+    """Names in the order of the outputs; or a text file with one on each line, or a folder with one for each class."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +139,18 @@ def make_card(layers: Sequence[Facts], arch: str | None, label: str, notes: Sequ
         raise TeacherError(f"{label}: the number of classes is not known: give --num-classes N")
     input_size: Size = (channels, *size)
     mean, std, normal_note = _normalisation(layers, channels)
+    given = next((facts.classes for facts in layers if facts.classes and facts.origin == FLAGS), None)
+    if given is not None and len(given) != num_classes:
+        raise TeacherError(
+            f"{CLASSES}: {len(given)} names, and {label} has {num_classes} outputs; give one for each, in their order"
+        )
     names = next((facts.classes for facts in layers if facts.classes and len(facts.classes) == num_classes), None)
     found = (
         f"channels {channels}: {channels_note}",
         f"height x width {size[0]}x{size[1]}: {size_note}",
         f"classes {num_classes}: {classes_note}",
         normal_note,
+        *(() if given is None else (f"names of the classes: from {CLASSES}",)),
     )
     return Card(
         arch,

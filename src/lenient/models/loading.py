@@ -18,6 +18,7 @@ from lenient.core.seeding import derive, untouched_global_rng
 from lenient.core.text import shown
 from lenient.models.archives import Entry
 from lenient.models.card import Card, Network
+from lenient.models.classes import Names, class_names
 from lenient.models.factories import call_factory
 from lenient.models.facts import (
     FLAGS,
@@ -58,6 +59,7 @@ def load_network(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     checkpoint_key: str | None = None,
+    classes: Names | None = None,
     seed: int | None = None,
     pretrained: bool = True,
     trust_code: Trusted = False,
@@ -68,10 +70,10 @@ def load_network(
     (`--teacher-arch`) says which network the weights of a file belong to. What is given here (`input_size` as C,H,W in
     pixels; `mean` and `std` in pixel units, one per channel or one for all) goes before what the file says, and that
     before what the architecture's own published weights say; the card's notes tell which it was. Of several networks in
-    one checkpoint `checkpoint_key` takes the one under this dotted name, such as "state_dict.model". `seed` draws the
-    weights of networks that come without; the global random streams stay untouched. With `pretrained=False` networks
-    of timm, torchvision and the Hub start at random too. A network of
-    the user's own is run up to its first layer, to see whether it normalises inside; see also `check_classifier`.
+    one checkpoint `checkpoint_key` takes the one under this dotted name, as "state_dict.model". `classes` are names
+    as for `class_names`. `seed` draws the weights of networks that come without; the global random streams stay
+    untouched. With `pretrained=False` networks of timm, torchvision and the Hub start at random too. A network of the
+    user's own is run up to its first layer, to see whether it normalises inside; see also `check_classifier`.
 
     `spec` and `arch` are taken to be typed by the user. Where a file itself names code or a place (`py:`, `hf-hub:`,
     `local-dir:`) or is a program, that is used with `trust_code` only: True, or the names that may be.
@@ -79,7 +81,7 @@ def load_network(
     Raises TeacherError where the network cannot be found, read or fitted, its subclass UntrustedError where that would
     need trust, UsageError where a flag is not well formed.
     """
-    flags = _flags(input_size, num_classes, mean, std)
+    flags = _flags(input_size, num_classes, mean, std, classes)
     parsed = parse_spec(str(spec), LABEL)
     with seeded(0 if seed is None else seed, f"weights/{parsed}"):
         if parsed.source == "path" or (parsed.source == "local-dir" and pretrained and _not_of_timm(Path(parsed.name))):
@@ -104,12 +106,13 @@ def network_from_module(
     num_classes: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    classes: Names | None = None,
 ) -> Network:
     """Describe a module at hand; its own attributes and `pretrained_cfg` fill in what is not given.
 
     Arguments and errors are those of `load_network`. The card's `arch` is None: only the caller can build it again.
     """
-    flags = _flags(input_size, num_classes, mean, std)
+    flags = _flags(input_size, num_classes, mean, std, classes)
     name = type(module).__name__
     facts = [flags, facts_of_attributes(module, f"attributes of {name}"), facts_of_structure(module)]
     config = getattr(module, "pretrained_cfg", None)
@@ -133,6 +136,7 @@ def _flags(
     num_classes: int | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    classes: Names | None,
 ) -> Facts:
     if input_size is not None and (len(input_size) != 3 or min(input_size) < 1):
         raise UsageError(f"--input-size: {list(input_size)} is not C,H,W with values from 1; e.g. 3,32,32")
@@ -149,6 +153,7 @@ def _flags(
         num_classes=num_classes,
         mean=means,
         std=stds,
+        classes=None if classes is None else class_names(classes),
     )
 
 

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from lenient.core import files
 from lenient.core.errors import UsageError
 from lenient.pictures.reading import SUFFIXES
-
-DESKTOP = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r"}
-"""What desktops leave in any folder, besides names with a leading dot."""
 
 LeftOut = Counter[str]
 """How many entries of each kind are no images."""
@@ -65,7 +63,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Yield what is in a folder, but for hidden names and those of desktops."""
     try:
         with os.scandir(folder) as entries:
-            yield from (e for e in entries if not e.name.startswith(".") and e.name.lower() not in DESKTOP)
+            yield from (e for e in entries if not files.hidden(e.name))
     except OSError as error:
         raise UsageError(f"{folder}: cannot be read ({error.strerror}); change its permissions or move it") from error
 

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
@@ -25,7 +25,7 @@ from lenient.core.errors import MachineError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import FOLDERS
 from lenient.core.packages import needs
-from lenient.core.text import NOT_DATA_FREE
+from lenient.core.text import NOT_DATA_FREE, cell
 from lenient.models import check_classifier, load_network, save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.facts import TeacherFacts
@@ -43,6 +43,10 @@ HUB = ("model.safetensors", "config.json", "student.pt2", "README.md", "report.j
 """Files of a folder for a model hub."""
 TOLERANCE = 1e-4
 """Largest difference of logits, relative to their range, at which `--check` calls two files equal."""
+CLASSES = "lenient.classes"
+"""Under which an ONNX file has the names of the classes, a list in JSON."""
+NAMED = 100
+"""Names of classes that the page of a folder for a hub has."""
 SEEN = 64
 """Images that networks in few bits are compared on."""
 TIPPED = 0.25
@@ -236,8 +240,9 @@ def export_pt2(network: Network, path: Path) -> None:
 def export_onnx(network: Network, path: Path, opset: int | None = None) -> None:
     """Write an ONNX file with input `images` (pixels in [0, 1], free batch) and output `logits`.
 
-    `opset` is the version of ONNX's operators; None means what torch takes by itself. Those below 18 are converted,
-    and then run by onnxruntime, where that is installed.
+    Names of the classes, where known, are in the file's properties, a list in JSON under `lenient.classes`. `opset` is
+    the version of ONNX's operators; None means what torch takes by itself. Those below 18 are converted, and then run
+    by onnxruntime, where that is installed.
 
     Raises:
         UsageError: torch cannot trace the network, or it cannot be written with these operators.
@@ -263,6 +268,8 @@ def export_onnx(network: Network, path: Path, opset: int | None = None) -> None:
         assert program is not None
         if isinstance(network.module, LowBit):
             fold_batch_norms(program.model)
+        if network.card.classes is not None:
+            program.model.metadata_props[CLASSES] = json.dumps(network.card.classes)
         if opset is None:
             _save_program(program, path)
             return
@@ -308,6 +315,7 @@ def _with_opset(model: Any, opset: int) -> Any:
     import onnx
     from onnx import version_converter
 
+    said = {entry.key: entry.value for entry in model.metadata_props}
     if opset != _opset(model):
         model = version_converter.convert_version(model, max(opset, ARITHMETIC_OPSET))
     if opset < ARITHMETIC_OPSET:  # the converter knows no way past it, though for floats nothing differs
@@ -316,6 +324,7 @@ def _with_opset(model: Any, opset: int) -> Any:
     elif opset < TORCH_OPSET:
         _drop(model, "noop_with_empty_axes")
     onnx.checker.check_model(model, full_check=True)
+    onnx.helper.set_model_props(model, said)  # which the converter leaves out
     return model
 
 
@@ -356,11 +365,18 @@ def export_hub(source: Path | None, network: Network, folder: Path) -> None:
     front += "---\n\n" if any(NOT_DATA_FREE in note for note in card.notes) else "- data-free\n---\n\n"
     channels, height, width = card.input_size
     about = f"A classifier of {card.num_classes} classes for images of {height}x{width} pixels, {channels} channel(s)"
+    about += "" if card.classes is None else f": {_listed(card.classes)}"
     about += "".join(f"; {note}" for note in card.notes) + ".\n\n"
     files.write(folder / "README.md", front + text.replace("\n\n", f"\n\n{about}", 1))
     report = None if source is None else source / "report.json"
     if report is not None and report.is_file():
         files.write(folder / "report.json", files.read_bytes(report))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first of the classes' names for a page in markdown."""
+    more = f" and {len(names) - NAMED} more (`config.json`)" if len(names) > NAMED else ""
+    return ", ".join(cell(name, "markdown") for name in names[:NAMED]) + more
 
 
 @contextmanager

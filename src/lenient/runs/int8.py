@@ -127,7 +127,19 @@ def write_int8(program: Path, images: Tensor, path: Path) -> None:
             )
         except Exception as error:
             raise UsageError(f"--int8: onnxruntime cannot write this network so ({one_line(error, 120)})") from error
-        files.write(path, written.read_bytes())
+        files.write(path, _with_properties_of(program, written))
+
+
+def _with_properties_of(program: Path, written: Path) -> bytes:
+    """Return an ONNX file with what another one says of itself, which onnxruntime leaves out."""
+    import onnx
+
+    model, said = onnx.load(str(written)), onnx.load(str(program), load_external_data=False)
+    onnx.helper.set_model_props(
+        model, {entry.key: entry.value for entry in (*said.metadata_props, *model.metadata_props)}
+    )
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def agreement(network: nn.Module, other: nn.Module, images: Tensor) -> float:

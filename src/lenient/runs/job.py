@@ -36,6 +36,7 @@ from lenient.methods.generator import WithGenerator
 from lenient.models import check_classifier, load_network, network_from_module
 from lenient.models.card import Network
 from lenient.models.checking import check_distillable, readable_batch_norms
+from lenient.models.classes import Names
 from lenient.models.lending import copied_module
 from lenient.models.names import one_line, parse_spec
 from lenient.models.students import is_copy
@@ -87,6 +88,7 @@ def load_teacher(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     checkpoint_key: str | None = None,
+    classes: Names | None = None,
     trust_code: Trusted = False,
 ) -> Network:
     """Load and check a teacher: a module, a file, a folder, or SOURCE:NAME; what is not given is found or assumed.
@@ -99,6 +101,7 @@ def load_teacher(
     if isinstance(teacher, Network):
         return check_classifier(teacher)
     facts: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes, "mean": mean, "std": std}
+    facts["classes"] = classes
     if isinstance(teacher, nn.Module):
         return check_classifier(network_from_module(teacher, **facts))
     more: dict[str, Any] = {"checkpoint_key": checkpoint_key, "trust_code": trust_code}
@@ -139,6 +142,8 @@ class Job:
         self.trust_code = trust_code
         self.teacher, self.request, self.method, self.generator = teacher, request, method, generator
         self.source, self.facts = source, dict(facts or {})
+        if "classes" in self.facts:  # as they were read, for their file may be another one when they are needed again
+            self.facts["classes"] = teacher.card.classes
         self.eval_data, self.data_root = eval_data, data_root
         self.settings: DistillSettings = resolve(request)
         if generator is not None and self.settings.generator.factory is not None:
@@ -314,7 +319,7 @@ class Job:
         if teacher.get("sha256") != self.hash:
             raise UsageError(f"--resume: {path} was made with another teacher; name that one, or another -o DIR")
         card = self.teacher.card.to_dict()
-        for fact in ("input_size", "num_classes", "mean", "std", "outputs"):
+        for fact in ("input_size", "num_classes", "mean", "std", "outputs", "classes"):
             before = teacher.get("card", {}).get(fact)
             if before != card[fact]:
                 hint = f"check --{fact.replace('_', '-')}" if fact != "outputs" else "name the same teacher"

@@ -99,7 +99,7 @@ def _load_again(
     if arch is None and facts.get("arch") is not None:
         arch = str(facts["arch"])
         require(arch, trust, where=said, what="its teacher", again="--teacher-arch NAME")
-    names = ("input_size", "num_classes", "mean", "std", "checkpoint_key")
+    names = ("input_size", "num_classes", "mean", "std", "checkpoint_key", "classes")
     told = {name: facts[name] for name in names if name in facts}
     if checkpoint_key is not None:
         told["checkpoint_key"] = checkpoint_key
