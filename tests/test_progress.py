@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from typer import Exit
 
 from fuzzing import command as run
 from lenient.cli import progress
+from lenient.cli.distill import finish
 from lenient.cli.progress import Afterwards, PlainProgress, working
 from lenient.models import save_network
 from toys import digits_like
@@ -59,6 +63,44 @@ def test_what_can_be_counted_says_how_many_there_are(capsys: pytest.CaptureFixtu
         count(30)
         wait_for(counted)
     assert " s left" in "".join(said)
+
+
+def test_plain_lines_begin_soon_and_become_rarer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    shown, said = PlainProgress(), []
+    shown.start(1000, 0)
+    for step in range(1, 35):
+        now = float(step)
+        shown.step(step, 0)
+        said += [step] if capsys.readouterr().err.startswith(f"step {step}/1000, ") else []
+    assert said == [2, 12, 22, 32]
+
+
+@pytest.mark.parametrize(("verdict", "told"), [("ok", True), ("warning", True), ("failed", False)])
+def test_a_run_ends_with_the_command_that_comes_next(verdict: str, told: bool) -> None:
+    """Unless its student is of no use."""
+    nobody = SimpleNamespace(accuracy=None)
+    summary = SimpleNamespace(
+        teacher=nobody, student=nobody, prediction=None, fell_back=None, foreign=None, estimated_on=None, seconds=1.0
+    )
+    health, said = SimpleNamespace(verdict=verdict, reasons=["so"], note=""), list[str]()
+    ended: Any = SimpleNamespace(interrupted=False, health=health, summary=summary)
+    with nullcontext() if told else pytest.raises(Exit):
+        finish(ended, Path("my runs/one"), said.append)
+    next_one = "next      lenient export 'my runs/one' --format onnx -o student.onnx --check"
+    assert (said[-1] == next_one) == told
+
+
+def test_training_a_teacher_ends_with_the_command_that_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = "train-teacher --data digits --arch lenient:lenet5 --epochs 1 --device cpu -o"
+    ended = run(*plan.split(), "my teacher.safetensors")
+    assert ended.printed.endswith("next: lenient distill 'my teacher.safetensors'\n"), ended
 
 
 def test_alarms_and_evaluations_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:

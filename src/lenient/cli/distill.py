@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -277,6 +278,7 @@ def finish(result: Result, folder: Path, say: Any) -> None:
     say(f"report    {folder / 'report.html'}")
     if health.verdict == "failed":
         raise typer.Exit(HealthError.exit_code)
+    say(f"next      lenient export {shlex.quote(str(folder))} --format onnx -o student.onnx --check")
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a person sees while it runs: a live line on a terminal, one plain line per half minute elsewhere."""
+"""What a person sees while it runs: a live line on a terminal, plain lines elsewhere, soon and then now and then."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from lenient.runs.job import Job
     from lenient.training.trainer import Observer
 
-PLAIN_SECONDS = 30.0
 AFTER, EVERY = 2.0, 10.0
-"""Seconds until `working` says for the first time what is being done, and between its lines."""
+"""Seconds until it is said for the first time what is being done, and between lines."""
 
 
 def known(kind: str) -> str:
@@ -107,23 +106,22 @@ def working(
 
 
 class PlainProgress:
-    """One line per half minute, and one for each alarm and evaluation."""
+    """A line after `AFTER` seconds, then one each `EVERY`, and one for each alarm and evaluation."""
 
-    def __init__(self, seconds: float = PLAIN_SECONDS) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
         self.total = 0
 
     def start(self, total_steps: int, step: int) -> None:
         """Open at `step` of `total_steps`."""
         self.total, self.first, self.began, self.last = total_steps, step, time.monotonic(), time.monotonic()
-        self.words = ""
+        self.words, self.wait = "", AFTER
 
     def step(self, step: int, images: int) -> None:
-        """Print a line if half a minute has passed."""
+        """Print a line if it is time for one."""
         now = time.monotonic()
-        if now - self.last < self.seconds and step < self.total:
+        if now - self.last < self.wait and step < self.total:
             return
-        self.last = now
+        self.last, self.wait = now, EVERY
         parts = [f"step {step}/{self.total}"]
         if step > self.first:
             parts.append(f"{(now - self.began) / (step - self.first) * (self.total - step):.0f} s left")

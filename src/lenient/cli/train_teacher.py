@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
-from lenient.cli.progress import PLAIN_SECONDS
+from lenient.cli.progress import AFTER, EVERY
 from lenient.core.signals import save_on_signals
 from lenient.core.text import visible
 
@@ -64,11 +65,12 @@ def train_teacher(
     print(output)
     for kept in result.kept:
         print(f"{kept.path}: epoch {kept.epoch}, accuracy {kept.accuracy:.2%}")
+    print(f"next: lenient distill {shlex.quote(str(output))}")
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Progress], None]]:
-    """Yield what shows progress: on a terminal in one live line, elsewhere in a line every half minute.
+    """Yield what shows progress: on a terminal in one live line, elsewhere in a line now and then.
 
     A scheduler's warning is answered: there is no checkpoint to write.
     """
@@ -76,13 +78,13 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
     from rich.live import Live
     from rich.text import Text
 
-    console, text, said = Console(stderr=True), Text("training"), time.monotonic()
+    console, text, following = Console(stderr=True), Text("training"), time.monotonic() + AFTER
     # lines for a file go there, those for the same terminal above the live one
     live = Live(text, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
     with save_on_signals() as warned, live:
 
         def watch(now: Progress) -> None:
-            nonlocal said
+            nonlocal following
             if warned.is_set():
                 warned.clear()
                 print(
@@ -94,8 +96,8 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
             where = f"epoch {now.epoch} of {now.epochs}, step {now.step} of {now.steps}"
             words = f"{where}, loss {now.loss:.4f}, {left:.0f} s left"
             text.plain = words
-            if not console.is_terminal and time.monotonic() - said >= PLAIN_SECONDS:
-                said = time.monotonic()
+            if not console.is_terminal and time.monotonic() >= following:
+                following = time.monotonic() + EVERY
                 print(words, file=sys.stderr, flush=True)
 
         yield watch
