@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from filelock import FileLock
@@ -39,7 +40,21 @@ def pytest_xdist_auto_num_workers() -> int | None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nothing-missing", action="store_true", help="fail where a library is missing, do not skip")
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run the files in a random order")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A library that is missing skips its tests, unless it was to be there, as in `make test-slow`."""
+    if config.getoption("--nothing-missing"):
+        pytest.importorskip = _imported
+
+
+def _imported(modname: str, *_: object, **__: object) -> Any:
+    try:
+        return importlib.import_module(modname)
+    except ImportError as error:
+        pytest.fail(f"--nothing-missing: {error}", pytrace=False)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

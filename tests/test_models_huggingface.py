@@ -22,6 +22,9 @@ PROCESSOR = {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [
 EFFICIENT = {**PROCESSOR, "image_processor_type": "EfficientNetImageProcessor"}
 
 
+pytestmark = pytest.mark.library
+
+
 @pytest.fixture
 def transformers() -> Any:
     """The package, which takes long to import and is installed by whoever asks for the extra."""

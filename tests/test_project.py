@@ -152,9 +152,30 @@ def test_every_dependency_is_pinned_once() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     needed = requirement_names(
         PROJECT["project"]["dependencies"]
-        + [r for extra in ("dev", "docs", "onnx", "tensorboard") for r in extras[extra]]
+        + [
+            r
+            for extra in ("dev", "docs", "onnx", "tensorboard", "readers", "transformers", "hub")
+            for r in extras[extra]
+        ]
     )
     assert needed - {"lenient"} <= set(names)
+
+
+def test_what_is_skipped_for_a_library_fails_where_all_are_installed(tmp_path: Path) -> None:
+    """`make test-slow` installs every library that a test asks for, and takes none for missing."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "pytest -m 'slow or library' --nothing-missing" in makefile
+    installed = re.search(r"^test-slow:.*\n\t\$\(PIP\) -e '\.\[(.*)\]'$", makefile, re.MULTILINE)
+    assert installed
+    assert {"dev", "docs", "ray", "slurm", "wandb", "mlflow", "readers"} == set(installed[1].split(","))
+    (tmp_path / "test_one.py").write_text(
+        "import pytest\n\ndef test_one(): pytest.importorskip('no_such_library')\n", "utf-8"
+    )
+    for more, words in (([], "1 skipped"), (["--nothing-missing"], "No module named 'no_such_library'")):
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "conftest", *more]
+        command += ["-c", str(ROOT / "pyproject.toml"), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=ROOT / "tests")
+        assert words in done.stdout, done.stdout
 
 
 def test_version_is_told_once() -> None:
