@@ -242,14 +242,14 @@ HINTS = {
     "no run": Hint("report .", "give what `distill -o` wrote", "report finished"),
     # settings
     "nearest": Hint(
-        f"{DISTILL} -s method.taw=0.5 --print-config",
+        f"{DISTILL} --method ta-dfkd -s method.taw=0.5 --print-config",
         "the nearest is method.selection.tau",
-        f"{DISTILL} -s method.selection.tau=0.5 --print-config",
+        f"{DISTILL} --method ta-dfkd -s method.selection.tau=0.5 --print-config",
     ),
     "pair": Hint(
-        f"{DISTILL} -s method.selection.tau --print-config",
-        "for example -s method.selection.tau=0.6",
-        f"{DISTILL} -s method.selection.tau=0.6 --print-config",
+        f"{DISTILL} -s method.student_lr --print-config",
+        "for example -s method.student_lr=0.1",
+        f"{DISTILL} -s method.student_lr=0.1 --print-config",
     ),
     "quotes": Hint(
         f"{DISTILL} -s 'device=!cpu' --print-config",

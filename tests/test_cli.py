@@ -118,7 +118,7 @@ def test_a_dry_run_writes_nothing(digits_file, tmp_path):
 
 def test_print_config_is_a_recipe(digits_file, tmp_path):
     text = lenient(
-        "distill", digits_file, "--print-config", "--steps", 7, "-s", "method.selection.tau=0.6", cwd=tmp_path
+        "distill", digits_file, "--method", "ta-dfkd", "--print-config", "-s", "method.selection.tau=0.6", cwd=tmp_path
     ).stdout
     (tmp_path / "mine.yaml").write_text(text)
     again = lenient("distill", digits_file, "--print-config", "-c", "mine.yaml", cwd=tmp_path).stdout

@@ -280,7 +280,7 @@ def test_a_student_that_starts_otherwise_goes_on_and_is_sampled_from(tmp_path):
     """With the recipe `published`, whose student starts as torch's do, and who draws until a batch is full."""
     save_network(tmp_path / "t.safetensors", digits_like())
     plan = {**QUICK, "generator": {"latent_dim": 4, "width": 4}, "method": {"student_steps": 2}, "checkpoint_every": 2}
-    common = {"student": "lenient:resnet8", "recipe": "published", "settings": plan}
+    common = {"student": "lenient:resnet8", "method": "ta-dfkd", "recipe": "published", "settings": plan}
     torch_s, he = (
         distill(tmp_path / "t.safetensors", output=tmp_path / name, **common | {"settings": plan | more})
         for name, more in (("torch", {}), ("he", {"student": {"init": "he"}}))

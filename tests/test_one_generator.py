@@ -42,10 +42,19 @@ def test_replay_of_size_zero_is_the_plain_method(name):
 
 
 def test_selection_none_is_the_ablation():
-    recipe = resolve(Request(recipes=["without-class-prior"], settings=QUICK, overrides=["method.student_steps=3"]))
+    recipe = resolve(
+        Request(method="ta-dfkd", recipes=["without-class-prior"], settings=QUICK, overrides=["method.student_steps=3"])
+    )
     with FrozenTeacher(tiny_teacher(), CPU) as teacher:
         ablation = take(Distillation(teacher, tiny_student(), recipe, CPU), 9)
-    paper = {"student_steps": 3, "student_lr": 0.2, "selection": "none", "beta": 1, "entropy_weight": 0}
+    paper = {
+        "name": "ta-dfkd",
+        "student_steps": 3,
+        "student_lr": 0.2,
+        "selection": "none",
+        "beta": 1,
+        "entropy_weight": 0,
+    }
     ours = distillation(method=paper, generator={"output": "sigmoid"})
     first = ours.take_update()[1]
     source = ours.algorithm.updates["generator"].step.sampler

@@ -573,8 +573,8 @@ def test_no_setting_of_the_method_is_left_to_our_default_unseen(method: str, rec
 
 
 def test_the_released_code_that_does_not_select_keeps_the_adversary_from_the_teacher() -> None:
-    plan = resolve(Request(recipes=["published", "unselecting"])).method
-    released = resolve(Request(recipes=["published"])).method
+    plan = resolve(Request(method="ta-dfkd", recipes=["published", "unselecting"])).method
+    released = resolve(Request(method="ta-dfkd", recipes=["published"])).method
     assert (plan.selection.name, plan.detach_teacher, plan.bn_images) == ("none", True, "selected")
     assert plan == released.model_copy(update={"selection": plan.selection, "detach_teacher": True})
 

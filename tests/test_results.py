@@ -85,6 +85,7 @@ def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyP
         "ta-dfkd-digits-rates",
         "ta-dfkd-mnist-rates",
         "ta-dfkd-default-digits",
+        "ta-dfkd-default-flat",
         "ta-dfkd-default-mnist",
         "no-statistics-mnist",
         "nayer-codes",

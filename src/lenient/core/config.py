@@ -445,7 +445,7 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, sign, text = pair.partition("=")
         if not sign or not key.strip():
-            raise UsageError(f"-s {shown(pair)}: write it as -s key=value, for example -s method.selection.tau=0.6")
+            raise UsageError(f"-s {shown(pair)}: write it as -s key=value, for example -s method.student_lr=0.1")
         value = load_yaml(text, f"-s {visible(pair, 2 * VALUE)}")
         result = merge(result, nested({key.strip(): value}))
     return result
