@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lenient.methods.bn_adv import BNAdv, WithAdversarySettings
+from lenient.methods._adversary import WithAdversary, WithAdversarySettings
 from lenient.methods.contract import MethodSettings
 
 
@@ -29,7 +29,7 @@ class DAFLAdvSettings(WithAdversarySettings):
     """Weight of the class prior: the teacher is to be sure."""
 
 
-class DAFLAdv(BNAdv):
+class DAFLAdv(WithAdversary):
     """The generator hears what the teacher thinks of an image, and whether the student thinks the same."""
 
     settings_type: ClassVar[type[MethodSettings]] = DAFLAdvSettings
