@@ -41,7 +41,7 @@ from lenient.core.numbers import exact
 from lenient.runs.request import Request, resolve
 
 COMPARED = ("dafl", "dfad", "pre-dfkd")
-"""Of the methods in the paper's Table 3, those that the library has."""
+"""Of the methods in the paper's Table 3, those that our grids have."""
 LEVEL = 0.05
 PAIRS, TEACHERS, SEEDS = 6, 3, 2
 """The fewest pairs that can give p < LEVEL, and the fewest teachers and seeds for a word about teachers."""
@@ -772,7 +772,7 @@ CLAIMS = (
         ("meta-dfkd",),
     ),
 )
-"""CMI, the fourth method of Table 3, is not built yet."""
+"""CMI, the fourth method of Table 3, is in no grid that was run."""
 
 
 INTRODUCTION = f"""# What we found of the papers' claims
@@ -808,7 +808,7 @@ and noise than chance (a sign test at {LEVEL} by itself): it learned nothing tha
 the claim is about the end of runs, and these end on the tail of a cosine. Other rules just hold (*{SO}*) or do not
 (*{NOT_SO}*); the rule stands below each claim. *Too few runs to tell*: fewer than {PAIRS} pairs, or fewer than
 {TEACHERS} teachers or {SEEDS} seeds where something is said of most or all teachers. *Not tested*: the grid lacks what
-the claim is about. Of the paper's Table 3 the library has {", ".join(COMPARED)}, not CMI.
+the claim is about. Of the paper's Table 3 our grids have {", ".join(COMPARED)}, not CMI.
 
 Peaks (acc_max) were chosen on test images, as in the papers. acc_last[k] is the mean of the last fifth of a run's
 evaluations; TA-DFKD takes the last 10 of 200 epochs on CIFAR-10. Verdicts of runs, in the grids' own tables, are by the

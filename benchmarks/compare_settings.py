@@ -48,8 +48,9 @@ def trained(
     """
     card = Card(None, images.input_size, len(images.classes), tuple(images.mean), tuple(images.std), images.classes)
     network = build_student(arch, card, seed=0, role="teacher")
-    told = "-".join((data, images.split, arch.rpartition(":")[2], *map("{0[0]}={0[1]}".format, changes.items())))
-    file = keep and keep / f"{told}{f'-spread={logit_spread:g}' if logit_spread else ''}.pt"
+    told = [data, images.split, arch.rpartition(":")[2], *(f"{key}={value}" for key, value in changes.items())]
+    told += [f"spread={logit_spread:g}"] if logit_spread else []
+    file = keep and keep / f"{'-'.join(told)}.pt"
     if file and file.exists():
         network.module.load_state_dict(torch.load(file, weights_only=True))
         network.module.eval()
