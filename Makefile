@@ -27,7 +27,7 @@ test-portable: $(VENV)/.installed-dev  ## Run the fast tests as on other process
 
 test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Jupyter, Ray, trackers, readers
 	$(PIP) -e '.[dev,docs,ray,slurm,wandb,mlflow,readers]'
-	$(BIN)/python -m pytest -m 'slow or library' --nothing-missing $(ARGS)
+	$(BIN)/python -m pytest -m 'slow or optional' --nothing-missing $(ARGS)
 
 test-versions:  ## Run the fast tests with the lowest versions that pyproject.toml allows, and with the newest
 	tests/versions.sh $(PYTHON) $(ARGS)

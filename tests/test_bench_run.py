@@ -999,7 +999,7 @@ def test_launchers_that_are_not_there_are_named(tmp_path, monkeypatch):
             make_launcher(kind, None, {}, tmp_path)
 
 
-@pytest.mark.library
+@pytest.mark.optional
 @pytest.mark.parametrize(
     ("kind", "package", "options", "words"),
     [
@@ -1019,7 +1019,7 @@ def test_launcher_options_are_refused_in_one_line(tmp_path, monkeypatch, kind, p
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.library
+@pytest.mark.optional
 def test_a_slurm_job_that_cannot_start_says_why(tmp_path):
     submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
     executor = submitit.AutoExecutor(folder=tmp_path, cluster="local")
@@ -1029,7 +1029,7 @@ def test_a_slurm_job_that_cannot_start_says_why(tmp_path):
         _slurm_outcome(job)
 
 
-@pytest.mark.library
+@pytest.mark.optional
 def test_jobs_that_slurm_refuses_are_said_so(tmp_path, monkeypatch):
     """A stand-in for sbatch, which knows no such partition."""
     pytest.importorskip("submitit", reason="needs the extra slurm")
@@ -1042,7 +1042,7 @@ def test_jobs_that_slurm_refuses_are_said_so(tmp_path, monkeypatch):
         slurm.run([Task("lenient.bench.none", tmp_path / "cell", "a cell")], lambda *_: None, threading.Event())
 
 
-@pytest.mark.library
+@pytest.mark.optional
 def test_a_slurm_job_that_was_too_often_at_its_limit_was_cut():
     submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
     error = submitit.core.utils.FailedJobError("Job not requeued because: timed-out too many times.")

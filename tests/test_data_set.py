@@ -141,7 +141,7 @@ def test_numpy_reads_arrays(made: lenient.SyntheticImages, tmp_path: Path) -> No
                 assert np.array_equal(found[name], rows)
 
 
-@pytest.mark.library
+@pytest.mark.optional
 def test_webdataset_reads_shards(
     made: lenient.SyntheticImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +162,7 @@ def test_webdataset_reads_shards(
         assert np.array_equal(sample["crop_logits.npy"], made.crops.logits[number].numpy())
 
 
-@pytest.mark.library
+@pytest.mark.optional
 @pytest.mark.parametrize("kind", ["imagefolder", "webdataset"])
 def test_hugging_face_reads_the_folder(made: lenient.SyntheticImages, tmp_path: Path, kind: str) -> None:
     datasets = pytest.importorskip("datasets")

@@ -22,7 +22,7 @@ PROCESSOR = {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [
 EFFICIENT = {**PROCESSOR, "image_processor_type": "EfficientNetImageProcessor"}
 
 
-pytestmark = pytest.mark.library
+pytestmark = pytest.mark.optional
 
 
 @pytest.fixture

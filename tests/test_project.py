@@ -164,7 +164,7 @@ def test_every_dependency_is_pinned_once() -> None:
 def test_what_is_skipped_for_a_library_fails_where_all_are_installed(tmp_path: Path) -> None:
     """`make test-slow` installs every library that a test asks for, and takes none for missing."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert "pytest -m 'slow or library' --nothing-missing" in makefile
+    assert "pytest -m 'slow or optional' --nothing-missing" in makefile
     installed = re.search(r"^test-slow:.*\n\t\$\(PIP\) -e '\.\[(.*)\]'$", makefile, re.MULTILINE)
     assert installed
     assert {"dev", "docs", "ray", "slurm", "wandb", "mlflow", "readers"} == set(installed[1].split(","))
