@@ -26,6 +26,7 @@ from torch import Tensor
 import lenient
 from lenient.data import ImageSet, load_data
 from lenient.evaluation import accuracy
+from lenient.methods import DEFAULT
 from lenient.models import build_student, load_network, save_network
 from lenient.models.card import Card, Network
 from lenient.runs.folder import environment
@@ -132,7 +133,7 @@ def main(
     output: Annotated[Path, typer.Option("-o", help="JSON file; it is gone on with.")],
     data: str = "digits",
     data_root: str = "",
-    method: str = "ta-dfkd",
+    method: str = DEFAULT,
     recipe: Annotated[str, typer.Option(help="Of the method; empty for none.")] = "digits",
     teacher: str = "lenient:resnet8",
     teacher_epochs: int | None = None,
