@@ -66,9 +66,10 @@ class RetainSettings(Part):
     order: Literal["second", "first"] = "first"
     """Differentiate through the virtual step (paper), or take the gradient after it as it is, at a third of the cost:
     for steps of usual length they are the same (`results/virtual-step.md`)."""
-    alpha: float | None = Field(None, ge=0, le=1e6)
-    """Length of the virtual step (released code: 0.9, without effect). By default the student's learning rate now:
-    where a schedule takes that to 0, the two points are one, and old images are replayed and no more."""
+    alpha: float | None = Field(0.2, ge=0, le=1e6)
+    """Length of the virtual step (released code: 0.9, without effect; no length stands out in
+    `results/meta-dfkd-alpha.md`, and up to 0.2 both orders agree). `null` is the student's learning rate now: where a
+    schedule takes that to 0, the two points are one, and old images are replayed and no more."""
     joint: bool = False
     """Learn the new images together with the old ones at the point before the step, as released."""
 
