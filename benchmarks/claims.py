@@ -795,8 +795,9 @@ images of digits and a few of MNIST; pages beside this one that say `ta-dfkd` an
 *paper's weights* have the paper's two weights and its sigmoid, and nothing else of it: rates, schedule, sizes and batch
 are ours, and were not searched for them. On digits the same weights come to 97 % agreement with their teachers in runs
 of 900 generator steps at another rate ([table](ta-dfkd-digits.md)). The rates of the other methods come from one run
-each. That is no level field. In cifar10-cpu students of real images see them as they are where other rows crop and
-flip, and stand too low.
+each. That is no level field: [five trials for every method](trials-digits.md) came later, and so did the recipes that
+follow them. In cifar10-cpu students of real images see them as they are where other rows crop and flip, and stand too
+low.
 
 A *row* is a method with its settings, a *pair* two runs of two rows with the same teacher and seed. Where rows are
 compared, a claim is *{CONFIRMED}* if a two-sided sign test is clear and the means of all teachers point the same way,

@@ -70,11 +70,11 @@ def test_the_precision_page_follows_from_what_was_measured(monkeypatch: pytest.M
     assert (RESULTS / "precision.md").read_text() == importlib.import_module("accuracy").page(written)
 
 
-@pytest.mark.parametrize("name", ["bn-shift", "loss-balance", "sabotage", "virtual-step", "fallback"])
+@pytest.mark.parametrize("name", ["bn-shift", "loss-balance", "sabotage", "virtual-step", "fallback", "trials-digits"])
 def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     written = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
-    page = importlib.import_module(name.replace("-", "_")).page(written, f"{name}.json")
+    page = importlib.import_module(name.removesuffix("-digits").replace("-", "_")).page(written, f"{name}.json")
     assert (RESULTS / f"{name}.md").read_text() == page
 
 
