@@ -1,11 +1,17 @@
-"""Every command and every program that the pages show is run: small where it takes long, or by a test named here."""
+"""Every command and every program that the pages show is run: small where it takes long, or by a test named here.
+
+What else they would have a shell do is looked up: targets of make, extras and requirements, scripts and their flags.
+"""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +45,22 @@ def fences(page: Path, *kinds: str) -> Iterator[str]:
     yield from (inside for kind, inside in FENCE.findall(page.read_text(encoding="utf-8")) if kind in kinds)
 
 
-def shown(page: Path) -> Iterator[str]:
-    """Yield each command of a page, of its fences and of its text, on one line and without comment."""
-    lines = [
-        *fences(page, "", "bash"),
-        *(inside for inside in fences(page, "{code-cell} ipython3") if "%%bash" in inside),
-    ]
-    typed = re.findall(r"^lenient .*", "\n".join(lines).replace("\\\n", " "), re.MULTILINE)
-    typed += re.findall(r"`(lenient\s[a-z][^`]*)`", FENCE.sub("", page.read_text(encoding="utf-8")))
-    yield from (" ".join(shlex.split(line, comments=True)) for line in typed)
+def typed(page: Path) -> Iterator[str]:
+    """Yield each line that a page would have a shell run, in fences and in its text, with what belongs to it."""
+    inside = [*fences(page, "", "bash"), *(cell for cell in fences(page, "{code-cell} ipython3") if "%%bash" in cell)]
+    lines = "\n".join(inside).replace("\\\n", " ")
+    yield from re.findall(r"^(?!#|%%bash)([^\n]*<<'EOF'\n.*?^EOF$|[^\n]+)$", lines, re.DOTALL | re.MULTILINE)
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    spans = re.findall(r"`((?:lenient\s[a-z]|(?:make|pip|docker|python)\s)[^`]*)`", text)
+    yield from (" ".join(span.split()) for span in spans)
 
 
-COMMANDS = {line: page for page in PAGES if page.name != "CHANGELOG.md" for line in shown(page)}
+LINES = {line: page for page in PAGES if page.name != "CHANGELOG.md" for line in typed(page)}
 """Each with a page that shows it."""
+COMMANDS = {
+    " ".join(shlex.split(line, comments=True)): page for line, page in LINES.items() if line.startswith("lenient ")
+}
+"""Those of our own, on one line and without comment."""
 ELSEWHERE = {
     "lenient demo": "test_acceptance.py",
     "lenient bench ": "test_bench_run.py, test_bench_report.py",
@@ -59,6 +68,8 @@ ELSEWHERE = {
     "lenient inspect my-folder": "test_models_huggingface.py",
     "lenient distill my-folder": "test_models_huggingface.py",
     "lenient methods py:": "test_own_method.py, and `make docs`",
+    "docker build": "test_release.py, which goes its steps",
+    "python -m tf2onnx.convert": "test_models_onnx.py has what it writes",
 }
 """How a command begins -> what runs the like of it."""
 STANDING_FOR = {
@@ -95,16 +106,15 @@ def build():
 """
 
 
-def understood(line: str) -> bool:
+def taken(found: Any, words: list[str]) -> bool:
     """Whether typer takes a command as it stands; False where a page names it without all that it needs.
 
     Raises what typer says of any other fault, and AssertionError for a flag that is none of the command's.
     """
-    words, found = shlex.split(line)[1:], typer.main.get_command(app)
     while words and hasattr(found, "commands"):
         found, words = found.commands[words[0]], words[1:]
     known = {flag for option in found.params for flag in option.opts}
-    assert {word for word in words if re.match("--?[a-z]", word)} <= known, line
+    assert {word for word in words if re.match("--?[a-z]", word)} <= known, words
     try:
         found.make_context("lenient", words)
     except Exception as error:
@@ -112,6 +122,56 @@ def understood(line: str) -> bool:
             return False
         raise
     return True
+
+
+def understood(line: str) -> bool:
+    """The same of one of our own."""
+    return taken(typer.main.get_command(app), shlex.split(line)[1:])
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+REQUIRED = set(re.findall(r"^[\w-]+", "\n".join(chain(PROJECT["dependencies"], *EXTRAS.values())), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def look_up_target(words: Sequence[str]) -> None:
+    assert {word for word in words if "=" not in word} <= TARGETS
+
+
+def look_up_requirement(words: Sequence[str]) -> None:
+    assert words[0] == "install"
+    for name, _, extras in (word.rstrip("]").partition("[") for word in words[1:] if word[0] != "-"):
+        assert name in {".", "PATH", *REQUIRED}, name
+        assert set(filter(None, extras.split(","))) <= EXTRAS.keys(), extras
+
+
+def look_up_script(words: Sequence[str]) -> None:
+    """One of our own, with flags that it has; a program that stands there is run below."""
+    name, *words = words
+    if name == "-" or [name, *words][-2:] == ["-m", "lenient"]:
+        return
+    assert (ROOT / name).is_file(), name
+    module = importlib.import_module(Path(name).stem)
+    if not hasattr(module, "app") and hasattr(module, "typer"):
+        module.app = typer.Typer()
+        module.app.command()(module.main)
+    assert taken(typer.main.get_command(module.app), words) if hasattr(module, "app") else not words
+
+
+KNOWN = {"make": look_up_target, "pip": look_up_requirement, "python": look_up_script}
+"""What a line begins with -> what finds out whether it can be followed."""
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(("lenient ", *ELSEWHERE))])
+def test_a_line_of_the_pages_can_be_followed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    words = shlex.split(line, comments=True)
+    while re.match(r"[A-Z_]+=", words[0]):  # of the environment
+        del words[0]
+    if ">" in words:
+        del words[words.index(">") :]
+    KNOWN[words[0]](words[1:])
 
 
 def test_commands_and_their_flags_are_there() -> None:
@@ -186,6 +246,13 @@ PROGRAMS = {
 
 def test_every_program_of_the_pages_is_run() -> None:
     assert {page.name for page in PAGES for _ in fences(page, "python")} == PROGRAMS.keys()
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if "<<'EOF'" in line])
+def test_a_program_among_commands_runs(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(line.partition("\n")[2].removesuffix("EOF").replace("range(50)", "range(1)"), {})
+    assert any(tmp_path.iterdir())
 
 
 def test_a_student_of_noise_is_adapted_as_its_page_says(place: Path) -> None:
