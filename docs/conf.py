@@ -35,12 +35,14 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = -1
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # a table that a cell shows is one
 # A command's output comes in pieces of 100 bytes, between which MyST would put line breaks.
 NotebookClient.__init__ = partialmethod(NotebookClient.__init__, coalesce_streams=True)
 os.environ.setdefault("LENIENT_SMOKE", "1")  # LENIENT_SMOKE= make docs: at whole size
 os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))  # where `lenient` lies
 
 default_role = "code"  # docstrings write names as `name`
+smartquotes = False  # and flags as they are typed: --flag
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 python_maximum_signature_line_length = 88
 
@@ -50,6 +52,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
 html_copy_source = False
+html_show_search_summary = False  # a page that was opened as a file may not read the others
 
 NAVIGATION = {
     "README": {
@@ -87,6 +90,9 @@ shown here comes of {size}.
 """
 """What stands below a tutorial's title."""
 
+LONG = 24
+"""Characters of a word of code that is broken where its line is narrow."""
+
 EXTERNAL = re.compile(
     r"""<(?:script|link|img|iframe|source)\b[^>]*?\s(?:src|href)="(?:https?:)?//|@import|url\(["']?h"""
 )
@@ -99,7 +105,17 @@ def complete(app: Sphinx, page: str, text: list[str]) -> None:
         options = f":caption: {caption}" if caption else ""
         text[0] += "\n".join(("", "```{toctree}", ":hidden:", ":glob:", options, "", *below, "```", ""))
     if "/tables/" in page:
-        text[0] = f"---\norphan: true\nnosearch: true\n---\n{text[0].replace('### ', '# ', 1)}"
+        grid, _, name = page.removeprefix("results/").partition("/tables/")
+        text[0] = re.sub(r"^### (.*)", rf"# \1 ({grid})", text[0], count=1)
+        text[0] = f"---\norphan: true\nnosearch: true\n---\n{text[0]}\n{beside(Path(app.srcdir, page).parent, name)}\n"
+
+
+def beside(folder: Path, name: str) -> str:
+    """Return links from one of a grid's tables to the others, and to its figures."""
+    titles = {file: file.read_text(encoding="utf-8").partition("\n")[0].strip("# ") for file in folder.glob("*.md")}
+    links = [f"[{title}]({file.name})" for file, title in sorted(titles.items()) if file.stem != name]
+    links += ["[figures](../figures)"] if Path(folder.parent, "figures").is_dir() else []
+    return f"Of the same grid: {' · '.join(links)} · [all grids](../../README.md)."
 
 
 def told(app: Sphinx, page: str, text: list[str]) -> None:
@@ -117,12 +133,22 @@ def figures(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
         files = sorted(folder.glob("*.svg"))
         shutil.copytree(folder, Path(app.outdir, name), dirs_exist_ok=True)
         title = f"Figures of {folder.parent.name}"
-        shown = (f'<h2>{file.stem}</h2><img src="{file.name}" alt="{file.stem} of {name}">' for file in files)
+        shown = (
+            f'<h2>{file.stem}</h2><div class="figure"><a href="{file.name}">'
+            f'<img src="{file.name}" alt="{file.stem} of {name}"></a></div>'
+            for file in files
+        )
         yield f"{name}/index", {"title": title, "body": f"<h1>{title}</h1>{''.join(shown)}"}, "page.html"
 
 
 def lead(app: Sphinx, page: nodes.document) -> None:
-    """Lead links to folders of figures to their pages."""
+    """Lead links to folders of figures to their pages, name what cells have drawn, and mark flags for site.css."""
+    for image in page.findall(nodes.image):
+        image.setdefault("alt", "What the cell above has drawn")
+    for code in page.findall(nodes.literal):
+        words = code.astext().split()
+        if any(word.startswith("-") for word in words) and max(map(len, words)) <= LONG:
+            code["classes"].append("flags")
     here = Path(app.srcdir, app.env.doc2path(app.env.docname)).parent
     for link in list(page.findall(pending_xref)):
         target = link["reftarget"]
