@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 from filelock import FileLock
 
+import browser as driven
+
 if TYPE_CHECKING:  # the process that hands out the tests needs no torch, whose import all others would wait for
     from lenient.models.card import Network
 
@@ -99,6 +101,16 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Once:
         return folder
 
     return once
+
+
+@pytest.fixture(scope="session")
+def browser(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[driven.Browser]:
+    """A Chromium without a window; where none is installed, its tests are skipped, or fail by --nothing-missing."""
+    if driven.INSTALLED is None:
+        missing = pytest.fail if pytestconfig.getoption("--nothing-missing") else pytest.skip
+        missing("no Chromium or Chrome is installed")
+    with driven.started(tmp_path_factory.mktemp("browser") / "profile") as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
