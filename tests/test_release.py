@@ -85,6 +85,14 @@ def test_the_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
     assert f"{about}/licenses/LICENSE" in names
     assert metadata["Version"] == lenient.__version__
     assert "lenient = lenient.__main__:main" in entry
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert metadata["Author"] == citation["authors"][0]["name"]
+    assert metadata["License-Expression"] == citation["license"]
+    assert metadata["Keywords"].split(",") == citation["keywords"]
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_all("Project-URL") is None, "we hold no address"
+    tested = {"Operating System :: POSIX :: Linux"}  # as the README says; others are untested
+    assert {line for line in metadata.get_all("Classifier") if line.startswith("Operating")} == tested
 
 
 def test_the_source_distribution_holds_what_a_clone_holds(dist: Path) -> None:
