@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import inspect
 import json
 import sys
 from dataclasses import replace
@@ -170,17 +171,26 @@ def test_a_repository_is_fetched_by_the_hubs_own_library(
     import huggingface_hub
 
     Student.of(network).save_pretrained(tmp_path / "cache")
-    asked: list[tuple[str, str | None]] = []
+    asked: list[tuple[str, dict[str, Any]]] = []
 
-    def fetch(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision))
+    def fetch(name: str, *, allow_patterns: list[str], **options: Any) -> str:
+        assert "model.safetensors" in allow_patterns
+        asked.append((name, options))
         if name == "org/none":
             raise OSError("401 Client Error.\nRepository Not Found")
         return str(tmp_path / "cache")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert Student.from_pretrained("org/mine", revision="v1").card.classes == COLOURS
-    assert asked == [("org/mine", "v1")]
+    plain = {"token": None, "cache_dir": None, "force_download": False, "local_files_only": False}
+    assert asked == [("org/mine", plain | {"revision": "v1"})]
+    given = {"revision": "v1", "token": "t", "cache_dir": tmp_path, "force_download": True, "local_files_only": True}
+    Student.from_pretrained("org/mine", **given)
+    assert asked[1:] == [("org/mine", given)]
+    ours, theirs = (
+        inspect.signature(kind.from_pretrained).parameters for kind in (Student, huggingface_hub.PyTorchModelHubMixin)
+    )
+    assert [ours[name].default for name in given] == [theirs[name].default for name in given], "as the Hub's users know"
     with pytest.raises(UsageError, match=r"org/none: no such folder, and the Hub does not give it .*401") as caught:
         Student.from_pretrained("org/none")
     assert "\n" not in str(caught.value)
@@ -191,6 +201,18 @@ def test_a_repository_is_fetched_by_the_hubs_own_library(
     (tmp_path / "void").mkdir()
     with pytest.raises(TeacherError):
         Student.from_pretrained(tmp_path / "void")
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_without_a_network_one_line_says_so(only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library itself looks into its cache, and is refused every way out."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    why = "no copy of such a repository is kept; leave local_files_only out" if only else "the Hub was not reached, nor"
+    with pytest.raises(UsageError, match=f"^org/mine: no such folder, and {why}") as caught:
+        Student.from_pretrained("org/mine", cache_dir=tmp_path, local_files_only=only)
+    assert "\n" not in str(caught.value)
 
 
 def test_without_the_hubs_library_folders_still_load(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -134,23 +134,39 @@ class Student(PixelClassifier):
         *,
         arch: str | None = None,
         revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: Place | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
         trust_code: Trusted = False,
     ) -> Student:
         """Load what `save_pretrained` wrote: from a folder, else from a repository of the Hugging Face Hub.
 
         Args:
-            name: a folder, or ORG/NAME, which is fetched into the Hub's own cache with the user's own credentials.
+            name: a folder, which needs none of what is said below of a repository; or ORG/NAME, which is one.
             arch: SPEC of the architecture, for a student of your own code.
             revision: branch, tag or commit of the repository; by default its main branch.
+            token: who asks for the repository; by default, or True, whoever `hf auth login` or HF_TOKEN says, and with
+                False nobody.
+            cache_dir: where it is kept; by default the Hub's own cache.
+            force_download: fetch it again, whatever is kept.
+            local_files_only: take what is kept, and ask no host.
             trust_code: run code and visit places that the files name.
 
         Raises:
-            UsageError: the library of the Hub is missing, or `name` is neither.
+            UsageError: the library of the Hub is missing, `name` is neither, or no host is reached and no copy kept.
             TeacherError: what is there is no classifier that can be loaded.
         """
         folder = os.fspath(name)
         if not os.path.isdir(folder):
-            folder = _fetched(folder, revision)
+            folder = _fetched(
+                folder,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
         elif revision is not None:
             raise UsageError(f"revision {visible(revision, VALUE)}: is of a repository, and {folder} is a folder")
         return cls.of(load_network(folder, arch=arch, trust_code=trust_code))
@@ -161,8 +177,8 @@ class Student(PixelClassifier):
         return cls(network.module, network.card).eval()
 
 
-def _fetched(name: str, revision: str | None) -> str:
-    """Return the folder of the Hub's cache in which a repository's files lie."""
+def _fetched(name: str, **options: Any) -> str:
+    """Return the folder of the Hub's cache in which a repository's files lie; `options` are those of its library."""
     if name.count("/") != 1 or name.startswith((".", "~", "/")):
         raise UsageError(f"{visible(name, VALUE)}: there is no such folder, and a repository is called ORG/NAME")
     if find_spec("huggingface_hub") is None:
@@ -170,12 +186,18 @@ def _fetched(name: str, revision: str | None) -> str:
     from huggingface_hub import snapshot_download
 
     try:
-        return str(snapshot_download(name, revision=revision, allow_patterns=["config.json", "model.safetensors"]))
+        return str(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"], **options))
     except Exception as error:  # of the network, of names, of rights: a dozen kinds
-        raise UsageError(
-            f"{visible(name, VALUE)}: no such folder, and the Hub does not give it ({one_line(error)}); check the "
-            "name, the network and `hf auth login`"
-        ) from error
+        raise UsageError(f"{visible(name, VALUE)}: no such folder, and {_refusal(error, options)}") from error
+
+
+def _refusal(error: Exception, options: Mapping[str, Any]) -> str:
+    """Say why there is no repository; the library's own words are of several lines where no host was asked."""
+    if type(error).__name__ != "LocalEntryNotFoundError":  # its place in the library depends on the version
+        return f"the Hub does not give it ({one_line(error)}); check the name, the network and `hf auth login`"
+    if options["local_files_only"]:
+        return "no copy of such a repository is kept; leave local_files_only out to fetch it"
+    return "the Hub was not reached, nor is a copy kept; check the network, and that HF_HUB_OFFLINE is not set"
 
 
 def _answers(student: Student, images: Any) -> Predicted | list[Predicted]:
