@@ -14,6 +14,7 @@ import lenient
 from fuzzing import command
 from lenient.core.errors import LenientError, TeacherError, UsageError
 from lenient.models.classes import class_names
+from lenient.models.stated import facts_of_stated
 from toys import digits_like, write_pictures
 
 NAMES = ["null", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine | ten"]
@@ -107,9 +108,33 @@ def test_they_are_in_an_onnx_file(bare_weights: Path) -> None:
         lenient.export(bare_weights, f"{number}.onnx", "onnx", **FACTS, classes=NAMES, **way)
         session = runtime.InferenceSession(f"{number}.onnx", providers=["CPUExecutionProvider"])
         assert json.loads(session.get_modelmeta().custom_metadata_map["lenient.classes"]) == NAMES, way
+        read_back(f"{number}.onnx")
     lenient.export(bare_weights, "x.onnx", "onnx", **FACTS)
     session = runtime.InferenceSession("x.onnx", providers=["CPUExecutionProvider"])
     assert "lenient.classes" not in session.get_modelmeta().custom_metadata_map
+
+
+def read_back(file: str) -> None:
+    """Names and normalisation are those that were exported, and nothing is assumed."""
+    student = lenient.load(file, trust_code=True)
+    assert student.card.classes == tuple(NAMES), file
+    assert not [note for note in student.card.notes if "ASSUMED" in note], file
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    original = lenient.load("w.pth", **FACTS)
+    torch.testing.assert_close(student(images), original(images), atol=2e-2 if file == "2.onnx" else 1e-4, rtol=0)
+
+
+def test_they_are_in_a_program(bare_weights: Path) -> None:
+    lenient.export(bare_weights, "w.pt2", "pt2", **FACTS, classes=NAMES)
+    read_back("w.pt2")
+    lenient.export(bare_weights, "x.pt2", "pt2", **FACTS)
+    assert lenient.inspect("x.pt2", trust_code=True).card.classes is None
+
+
+@pytest.mark.parametrize("said", ["", "{", "[" * 10**5, "[]", '"ten"', '["a", 1]', '[""]', json.dumps(["x" * 201])])
+def test_what_a_program_says_amiss_is_as_if_it_were_not_said(said: str) -> None:
+    found = facts_of_stated({"lenient.classes": said, "lenient.pixels": "[0, 255]"})
+    assert (found.classes, found.mean, found.std) == (None, None, None)
 
 
 def test_names_of_data_that_is_measured_on_are_not_taken(bare_weights: Path, bare: None) -> None:

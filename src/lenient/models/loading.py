@@ -246,9 +246,9 @@ def _from_path(path: Path, arch: str | None, flags: Facts, key: str | None, trus
     if kind == GRAPH and arch is None and key is None:
         return _from_graph(path, flags, trust)
     if kind in LOADED and trust is True and arch is None:
-        program, found = load_program(path, kind)
+        program, stated = load_program(path, kind)
         note = f"{kind}, which shows no layers: statistics of its batch norms cannot be matched"
-        return Network(program, make_card([flags, found], None, str(path), (note,)))
+        return Network(program, make_card([flags, *stated], None, str(path), (note,)))
     with _held(path) as held:
         said = str(held.path)
         if arch is not None:
@@ -272,7 +272,7 @@ def _from_graph(path: Path, flags: Facts, trust: Trusted) -> Network:
             raise TeacherError(f"{error}, or --trust-code to have answers without gradients by onnxruntime") from error
         program, found = load_program(path, GRAPH)
         note = f"asked by onnxruntime, so that images get no gradient: {str(error).removeprefix(f'{path}: ')}"
-        return Network(program, make_card([flags, found], None, str(path), (note,)))
+        return Network(program, make_card([flags, *found], None, str(path), (note,)))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from lenient.core.errors import TeacherError
 from lenient.core.text import visible
 from lenient.models.facts import Facts
 from lenient.models.names import one_line
+from lenient.models.stated import CLASSES, PIXELS, facts_of_stated
 
 EXPORTED, SCRIPTED, GRAPH = "an exported program (torch.export)", "a TorchScript program", "an ONNX file"
 LOADED = {EXPORTED: "torch.export", SCRIPTED: "torch.jit", GRAPH: "onnxruntime"}
@@ -97,6 +98,7 @@ class Answers(nn.Module):
         options.log_severity_level = 4
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.given, self.made = self._session.get_inputs(), self._session.get_outputs()
+        self.said: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         rows = self.given[0].shape[0]
         self._rows = rows if isinstance(rows, int) and rows > 0 else None
 
@@ -110,9 +112,9 @@ class Answers(nn.Module):
         return torch.cat(found).to(images.device, images.dtype)
 
 
-def load_program(path: Path, kind: str) -> tuple[nn.Module, Facts]:
+def load_program(path: Path, kind: str) -> tuple[nn.Module, tuple[Facts, ...]]:
     """Load a program of one of the kinds in `LOADED` that the user trusts, for the CPU, and say what it takes and
-    returns; its code may run.
+    returns, by its shapes and in its own words; its code may run.
 
     Raises TeacherError where the file is damaged.
     """
@@ -129,8 +131,9 @@ def load_program(path: Path, kind: str) -> tuple[nn.Module, Facts]:
         own.setLevel(level)
 
 
-def _exported(path: Path) -> tuple[nn.Module, Facts]:
-    exported = torch.export.load(path)
+def _exported(path: Path) -> tuple[nn.Module, tuple[Facts, ...]]:
+    said: dict[str, Any] = dict.fromkeys((PIXELS, CLASSES), "")  # an empty one would not be filled
+    exported = torch.export.load(path, extra_files=said)
     nodes = {node.name: node.meta.get("val") for node in exported.graph.nodes}
     taken = [nodes.get(name) for name in exported.graph_signature.user_inputs]
     given = [nodes.get(name) for name in exported.graph_signature.user_outputs]
@@ -142,14 +145,15 @@ def _exported(path: Path) -> tuple[nn.Module, Facts]:
         size=(size[1], size[2]) if size else None,
         num_classes=classes[0] if classes else None,
     )
-    return Program(exported.module()), facts
+    own = facts_of_stated({key: value for key, value in said.items() if isinstance(value, str)})
+    return Program(exported.module()), (facts, own)
 
 
-def _scripted(path: Path) -> tuple[nn.Module, Facts]:
-    return Program(torch.jit.load(str(path), map_location="cpu").eval()), Facts("the program")
+def _scripted(path: Path) -> tuple[nn.Module, tuple[Facts, ...]]:
+    return Program(torch.jit.load(str(path), map_location="cpu").eval()), (Facts("the program"),)
 
 
-def _answers(path: Path) -> tuple[nn.Module, Facts]:
+def _answers(path: Path) -> tuple[nn.Module, tuple[Facts, ...]]:
     module = Answers(path)
     size, classes = _numbers(module.given[0].shape, 4), _numbers(module.made[0].shape, 2)
     facts = Facts(
@@ -158,7 +162,7 @@ def _answers(path: Path) -> tuple[nn.Module, Facts]:
         size=(size[1], size[2]) if size else None,
         num_classes=classes[0] if classes else None,
     )
-    return module, facts
+    return module, (facts, facts_of_stated(module.said))
 
 
 def _numbers(shape: Sequence[object], dimensions: int) -> tuple[int, ...] | None:

@@ -32,6 +32,7 @@ from lenient.models.facts import TeacherFacts
 from lenient.models.lending import copied_module
 from lenient.models.low_bit import LowBit
 from lenient.models.names import OWN, one_line, own_code
+from lenient.models.stated import stated
 from lenient.models.trust import Trusted
 from lenient.runs.int8 import accuracies, agreement, calibration_images, write_int8
 from lenient.runs.low_bit import fold_batch_norms, in_codes
@@ -43,8 +44,6 @@ HUB = ("model.safetensors", "config.json", "student.pt2", "README.md", "report.j
 """Files of a folder for a model hub."""
 TOLERANCE = 1e-4
 """Largest difference of logits, relative to their range, at which `--check` calls two files equal."""
-CLASSES = "lenient.classes"
-"""Under which an ONNX file has the names of the classes, a list in JSON."""
 NAMED = 100
 """Names of classes that the page of a folder for a hub has."""
 SEEN = 64
@@ -224,7 +223,7 @@ def _check_folder(output: Path, overwrite: bool) -> None:
 
 
 def export_pt2(network: Network, path: Path) -> None:
-    """Write a `torch.export` program that takes pixels in [0, 1] and a free number of images."""
+    """Write a `torch.export` program that takes pixels in [0, 1], any number of images, and says so (`stated`)."""
     classifier = _traced(network)
     sample = torch.rand(2, *network.card.input_size)
     batch = torch.export.Dim("batch", min=1)
@@ -233,16 +232,17 @@ def export_pt2(network: Network, path: Path) -> None:
         with _traceable("pt2"):
             program = torch.export.export(classifier, (sample,), dynamic_shapes=({0: batch},))
             content = io.BytesIO()  # torch's own writer has errors of its own for a full disk
-            torch.export.save(program, content)
+            torch.export.save(program, content, extra_files=stated(network.card))
     files.write(path, content.getvalue())
 
 
 def export_onnx(network: Network, path: Path, opset: int | None = None) -> None:
     """Write an ONNX file with input `images` (pixels in [0, 1], free batch) and output `logits`.
 
-    Names of the classes, where known, are in the file's properties, a list in JSON under `lenient.classes`. `opset` is
-    the version of ONNX's operators; None means what torch takes by itself. Those below 18 are converted, and then run
-    by onnxruntime, where that is installed.
+    Names of the classes, where known, are in the file's properties, a list in JSON under `lenient.classes`, and that it
+    takes pixels under `lenient.pixels`, so that the file is read back for what it is. `opset` is the version of ONNX's
+    operators; None means what torch takes by itself. Those below 18 are converted, and then run by onnxruntime, where
+    that is installed.
 
     Raises:
         UsageError: torch cannot trace the network, or it cannot be written with these operators.
@@ -268,8 +268,7 @@ def export_onnx(network: Network, path: Path, opset: int | None = None) -> None:
         assert program is not None
         if isinstance(network.module, LowBit):
             fold_batch_norms(program.model)
-        if network.card.classes is not None:
-            program.model.metadata_props[CLASSES] = json.dumps(network.card.classes)
+        program.model.metadata_props.update(stated(network.card))
         if opset is None:
             _save_program(program, path)
             return

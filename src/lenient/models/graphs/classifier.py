@@ -18,6 +18,7 @@ from lenient.models.graphs.reading import ForeignError, Graph, Node, Value, read
 from lenient.models.inside import taken_outside
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
+from lenient.models.stated import facts_of_stated
 
 ORIGIN = "the graph of the file"
 _MOST_FIXED = 1024
@@ -61,7 +62,8 @@ def classifier_of(path: Path, flags: Facts) -> Network:
             f"{path}: returns {list(made.answer)[1:]} for an image instead of logits: it is no classifier"
         )
     facts = Facts(ORIGIN, channels=size[0], size=size[1:], num_classes=made.answer[1])
-    card = make_card([flags, facts], None, str(path), (*notes, *_notes(made, graph)))
+    layers = [flags, facts, facts_of_stated(graph.said)]
+    card = make_card(layers, None, str(path), (*notes, *_notes(made, graph)))
     return taken_outside(Network(made, card), stated=flags.mean is not None)
 
 

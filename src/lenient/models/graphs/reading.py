@@ -61,6 +61,8 @@ class Graph:
     outputs: tuple[Value, ...]
     version: int
     """Of ONNX's operators (opset)."""
+    said: Mapping[str, str]
+    """The file's properties."""
 
 
 class ForeignError(TeacherError):
@@ -118,7 +120,8 @@ def _graph(model: Any, path: Path) -> Graph:
     if len(inputs) != 1:
         names = ", ".join(shown(value.name) for value in inputs[:4])
         raise TeacherError(f"{path}: takes {len(inputs)} inputs ({names}), and a classifier takes images alone")
-    return Graph(tuple(nodes), constants, inputs[0], tuple(_value(entry) for entry in graph.output), versions[0])
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    return Graph(tuple(nodes), constants, inputs[0], tuple(_value(entry) for entry in graph.output), versions[0], said)
 
 
 def _refuse_foreign(model: Any, path: Path) -> None:
