@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -16,8 +17,10 @@ from typer import Exit
 from fuzzing import command as run
 from lenient.cli import progress
 from lenient.cli.distill import finish
+from lenient.cli.export import _next as following
 from lenient.cli.progress import Afterwards, PlainProgress, working
 from lenient.models import save_network
+from lenient.runs.synthesis import Written
 from toys import digits_like
 
 
@@ -101,6 +104,49 @@ def test_training_a_teacher_ends_with_the_command_that_comes_next(
     plan = "train-teacher --data digits --arch lenient:lenet5 --epochs 1 --device cpu -o"
     ended = run(*plan.split(), "my teacher.safetensors")
     assert ended.printed.endswith("next: lenient distill 'my teacher.safetensors'\n"), ended
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    save_network(Path("my teacher.safetensors"), digits_like())
+    return "my teacher.safetensors"
+
+
+def next_of(*words: str) -> list[str]:
+    """The words of the command that another one ends with."""
+    ended = run(*words)
+    assert ended.code == 0, ended
+    last = ended.printed.splitlines()[-1]
+    assert last.startswith("next: "), ended
+    return shlex.split(last.removeprefix("next: "))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt2"])
+def test_a_file_that_was_exported_is_measured_by_the_command_that_comes_next(teacher: str, kind: str) -> None:
+    program, *words = next_of("export", teacher, "--format", kind, "-o", f"the net.{kind}")
+    ended = run(*("digits" if word == "imagefolder:DIR" else word for word in words))
+    assert (program, ended.code) == ("lenient", 0), ended
+    assert "accuracy" in ended.printed
+
+
+def test_a_folder_for_a_hub_is_sent_next_and_a_file_in_8_bits_is_run(teacher: str) -> None:
+    assert next_of("export", teacher, "--format", "hub", "-o", "my hub") == ["hf", "upload", "ORG/NAME", "my hub"]
+    assert following("s.onnx", "onnx", program=True).endswith(" --trust-code")
+
+
+def test_inspecting_a_teacher_leads_on_to_distilling_it_so(teacher: str) -> None:
+    facts = ["--mean", "0.2", "--std", "0.4"]
+    assert next_of("inspect", teacher, *facts) == ["lenient", "distill", teacher, *facts]
+
+
+def test_images_and_methods_say_what_comes_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lenient.api.sample", lambda *_, **__: Written(4, 0.5))
+    assert run("sample", "run", "-o", "my set").printed.endswith(
+        f"next: look at them; {Path('my set', 'README.md')} says how to read them\n"
+    )
+    assert next_of("methods", "dafl") == ["lenient", "distill", "TEACHER", "--method", "dafl"]
+    assert next_of("methods")[:3] == ["lenient", "methods", "NAME"]
 
 
 def test_alarms_and_evaluations_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,10 +16,7 @@ from lenient.cli import flags, options
 from lenient.cli.options import takes
 from lenient.core import numbers
 from lenient.core.errors import HealthError
-from lenient.core.text import NOT_DATA_FREE, estimated_anew, expected, fallen_back, visible
-
-WIDE = 4096
-"""Characters of the longest line that is printed: one may hold a path."""
+from lenient.core.text import NOT_DATA_FREE, WIDE, estimated_anew, expected, fallen_back, visible
 
 if TYPE_CHECKING:
     from lenient.runs.job import Job

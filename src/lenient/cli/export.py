@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
 from lenient.cli.progress import working
-from lenient.core.text import NOTE, visible
+from lenient.core.text import NOTE, WIDE, visible
 
 
 @takes(options.EXPORT)
@@ -60,3 +61,11 @@ def export(
         print(f"opset {opset_of(output)}")
     for note in notes:
         print(f"  - {visible(note, NOTE)}")
+    print(f"next: {visible(_next(shlex.quote(str(output)), format, program=int8 or format == 'pt2'), WIDE)}")
+
+
+def _next(output: str, format: str, *, program: bool) -> str:
+    """Return the command that comes next: measure the file, or send the folder. A `program` is run, not read."""
+    if format == "hub":
+        return f"hf upload ORG/NAME {output}"
+    return f"lenient evaluate {output} --data imagefolder:DIR{' --trust-code' if program else ''}"

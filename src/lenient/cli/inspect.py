@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
 from lenient.cli.progress import working
-from lenient.core.text import NOTE, visible
+from lenient.core.text import NOTE, WIDE, visible
 
 
 @takes(options.INSPECT)
@@ -53,6 +54,19 @@ def inspect(
         print(f"{name:13} {visible(value, NOTE)}")
     for note in [*card.notes, *found.advice]:
         print(f"  - {visible(note, NOTE)}")
+    if found.method is not None:
+        given = {
+            "--teacher-arch": teacher_arch,
+            "--input-size": input_size,
+            "--num-classes": num_classes,
+            "--mean": mean,
+            "--std": std,
+            "--checkpoint-key": checkpoint_key,
+            "--classes": classes,
+        }
+        words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+        trusted = ["--trust-code"] if trust_code else []
+        print(f"next: {visible(shlex.join(['lenient', 'distill', teacher, *words, *trusted]), WIDE)}")
 
 
 def _unfit(obstacles: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -39,6 +40,7 @@ def methods(
             print(f"{key:10} {_first_line(info.paper)}")
         print("\nWhat each is made of (defaults; numbers are weights):\n")
         _table({key: joined(info.anatomy) for key, info in known.items()})
+        print("next: lenient methods NAME describes one; lenient inspect TEACHER says which fit a teacher")
         return
     info, general = method_info(name), general_settings(name)
     if as_json:
@@ -58,6 +60,7 @@ def methods(
         for key, (default, text) in settings.items():
             print(f"  {key:25} {str(default)[:40]:10} {text}")
     print("\nRecipes (-c NAME):", ", ".join(info.recipes) or "none")
+    print(f"next: lenient distill TEACHER --method {shlex.quote(name)}")
 
 
 def markdown() -> str:

@@ -8,7 +8,7 @@ from lenient.cli import options
 from lenient.cli.options import takes
 from lenient.cli.progress import working
 from lenient.core.errors import UsageError
-from lenient.core.text import visible
+from lenient.core.text import WIDE, visible
 
 
 @takes(options.REPORT)
@@ -24,4 +24,4 @@ def report(runs: list[str], output: Path | None) -> None:
             write_report(Path(runs[0]))
         else:
             write_comparison([Path(run) for run in runs], output)
-    print(visible((output or Path(runs[0])) / "report.html", 4096))
+    print(visible((output or Path(runs[0])) / "report.html", WIDE))

@@ -7,6 +7,7 @@ from pathlib import Path
 from lenient.cli import options
 from lenient.cli.options import takes
 from lenient.cli.progress import working
+from lenient.core.text import WIDE, visible
 
 
 @takes(options.SAMPLE)
@@ -50,3 +51,4 @@ def sample(
             on_progress=watch,
         )
     print(f"{made.images} images in {output}; {made.clipped:.2%} of the values were clipped to 8 bit")
+    print(f"next: look at them; {visible(output / 'README.md', WIDE)} says how to read them")

@@ -13,6 +13,8 @@ VALUE = 60
 """Characters that a message shows of a value, unless a caller says otherwise."""
 NOTE = 600
 """Characters of the longest note that a command prints."""
+WIDE = 4096
+"""Characters of the longest line that is printed: one may hold a path."""
 NOT_DATA_FREE = "not data-free in the strict sense"
 """What is said of a student that learned from other images than those that the teacher gave rise to."""
 NOT_OF_REAL_IMAGES = "so they do not describe real ones; lenient evaluate --statistics adapted measures it with some"
