@@ -432,7 +432,7 @@ def test_bad_input_is_one_line_with_the_flag_to_change(
     before = {path.name for path in factories.iterdir()}
     replaced = [str(digits_file) if word == "DIGITS" else word for word in arguments]
     monkeypatch.setattr(sys, "argv", ["lenient", *replaced])
-    monkeypatch.setattr("lenient.cli.progress.AFTER", 3600.0)  # however slow the machine is
+    monkeypatch.setattr("lenient.core.progress.AFTER", 3600.0)  # however slow the machine is
     with pytest.raises(SystemExit) as caught:
         main()
     said = capsys.readouterr().err.strip()

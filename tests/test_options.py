@@ -151,7 +151,7 @@ def test_a_command_has_the_flags_of_its_options(command: str) -> None:
 
 
 def test_a_command_of_other_parameters_is_none() -> None:
-    def command(runs: list[Path], output: Path | None, other: int) -> None:
+    def command(runs: list[Path], output: Path | None, progress: str, other: int) -> None:
         """Do nothing."""
 
     with pytest.raises(TypeError, match="command: other stands in one of parameters and options alone"):

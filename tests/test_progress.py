@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect as introspection
+import logging
 import re
 import shlex
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
@@ -14,13 +17,16 @@ from typing import Any
 import pytest
 from typer import Exit
 
+import lenient
 from fuzzing import command as run
-from lenient.cli import progress
 from lenient.cli.distill import finish
 from lenient.cli.export import _next as following
-from lenient.cli.progress import Afterwards, PlainProgress, working
+from lenient.core import progress
+from lenient.core.errors import UsageError
+from lenient.core.progress import for_command, for_function, working
 from lenient.models import save_network
 from lenient.runs.synthesis import Written
+from lenient.training.display import Afterwards, PlainProgress, watching
 from toys import digits_like
 
 
@@ -161,6 +167,21 @@ def test_alarms_and_evaluations_have_a_line_each(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "alarm at step 4: too dark\nstep 5: accuracy 50.00%\n"
 
 
+@pytest.mark.parametrize("kind", ["plain", "rich"])
+def test_an_alarm_is_said_once_where_nobody_keeps_the_log(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = logging.getLogger("lenient")
+    for one in (log, logging.root):
+        monkeypatch.setattr(one, "handlers", [])
+    with watching(kind) as (shown, _):
+        shown.start(10, 0)
+        log.warning("alarm at step 4: too dark")
+        shown.line("alarm", {"step": 4, "message": "too dark"})
+        shown.stop()
+    assert capsys.readouterr().err.count("too dark") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "doing"),
     [
@@ -188,7 +209,7 @@ def test_an_error_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_follows_the_last_step_is_said_to_be_done(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(progress, "_say", said.append)
+    monkeypatch.setattr(progress, "say", said.append)
     with ExitStack() as ending:
         shown = Afterwards(ending, "plain")
         shown.start(10, 0)
@@ -198,3 +219,109 @@ def test_what_follows_the_last_step_is_said_to_be_done(monkeypatch: pytest.Monke
         shown.stop()
         wait_for(lambda: bool(said))
     assert said[0].startswith("measuring the student")
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The lines that a notebook's cell would show, each with all that it said: an IPython is pretended to be there."""
+    lines: list[list[str]] = []
+
+    class Handle:
+        def __init__(self, line: list[str]) -> None:
+            self.line = line
+
+        def update(self, data: dict[str, str], *, raw: bool) -> None:
+            self.line.append(data["text/plain"])
+
+    def display(data: dict[str, str], *, raw: bool, display_id: bool) -> Handle:
+        lines.append([data["text/plain"]])
+        return Handle(lines[-1])
+
+    shell = SimpleNamespace(kernel=None)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    return lines
+
+
+def test_a_function_shows_itself_where_somebody_looks_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool | str] = ["auto", True, "rich", "plain", "none", False]
+    assert [for_function(kind) for kind in asked] == ["none", "none", "rich", "plain", "none", "none"]
+    assert [for_command(kind) for kind in ("auto", "rich", "plain", "none")] == ["plain", "rich", "plain", "none"]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert [for_function(kind) for kind in asked] == ["rich", "rich", "rich", "plain", "none", "none"]
+    assert for_command("auto") == "rich"
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace()))
+    assert for_function("auto") == "rich", "IPython on a terminal"
+    monkeypatch.setattr(progress.processes, "speaks", lambda: False)
+    assert {for_function(kind) for kind in asked} == {"none"}, "one of several processes speaks for all"
+    with pytest.raises(UsageError, match="--progress bar: unknown; there are auto, rich, plain, none"):
+        for_function("bar")
+
+
+def test_a_notebook_shows_a_line_that_changes(cell: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert [for_function(kind) for kind in ("auto", "rich", "plain", False)] == ["notebook"] * 2 + ["plain", "none"]
+    with working("writing s.onnx", "notebook", after=0.01, every=0.01):
+        wait_for(lambda: bool(cell) and len(cell[0]) > 2)
+    with watching("notebook") as (shown, _):
+        shown.start(2, 0)
+        shown.step(1, 4)
+        shown.step(2, 8)
+        shown.line("alarm", {"step": 2, "message": "too dark"})
+    assert len(cell) == 2
+    assert cell[0][0] == "writing s.onnx, 0 s so far"
+    assert cell[0][-1] == "writing s.onnx: 0 s"
+    assert cell[1] == ["step 2/2, 0 s left"]
+    assert capsys.readouterr() == ("", "alarm at step 2: too dark\n"), "what must not be lost"
+
+
+def test_every_function_that_may_take_long_can_be_told_what_to_show() -> None:
+    functions = {name for name in lenient.__all__ if introspection.isfunction(getattr(lenient, name))}
+    for name in functions - {"list_methods", "register_method"}:
+        shown = introspection.signature(getattr(lenient, name)).parameters.get("progress")
+        assert shown is not None, name
+        assert (shown.default, shown.kind) == ("auto", shown.KEYWORD_ONLY), name
+
+
+PLAN: dict[str, Any] = {"batch_size": 4, "device": "cpu", "precision": "32"}
+WORK: dict[str, tuple[Callable[..., object], str]] = {
+    "load": (lambda **more: lenient.load("my teacher.safetensors", **more), "loading my teacher"),
+    "inspect": (lambda **more: lenient.inspect("my teacher.safetensors", **more), "looking at my teacher"),
+    "evaluate": (
+        lambda **more: lenient.evaluate("my teacher.safetensors", "digits", device="cpu", **more),
+        "measuring my teacher",
+    ),
+    "export": (
+        lambda **more: lenient.export("my teacher.safetensors", "s.pt2", "pt2", overwrite=True, **more),
+        "writing s.pt2",
+    ),
+    "distill": (
+        lambda **more: lenient.distill("my teacher.safetensors", "lenient:resnet8-half", steps=2, **PLAN, **more),
+        "step 2/2",
+    ),
+    "synthesize": (
+        lambda **more: lenient.synthesize("my teacher.safetensors", 4, "dfad", steps=2, **PLAN, **more),
+        "making images: updates",
+    ),
+    "train_teacher": (
+        lambda **more: lenient.train_teacher("digits", "lenient:lenet5", "t.safetensors", epochs=1, overwrite=True,
+                                             device="cpu", **more),
+        "epoch 1 of 1, step ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_function_shows_what_it_is_at(
+    name: str, teacher: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for; by itself and where it is not wanted it leaves the streams alone, however long it takes."""
+    work, doing = WORK[name]
+    monkeypatch.setattr(progress, "AFTER", 0.0)
+    monkeypatch.setattr("lenient.supervised.training.PROGRESS_SECONDS", 0.0)
+    work()
+    work(progress=False)
+    assert not [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    work(progress="plain")
+    shown = capsys.readouterr()
+    assert re.search(f"^{doing}", shown.err, re.MULTILINE)
+    assert shown.out == "", "it may be read by a program"

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from torch import Tensor, nn
 
 from lenient.core import ranks
+from lenient.core.progress import for_function, working
 from lenient.core.runtime import resolve_device
+from lenient.core.text import visible
 from lenient.evaluation import Measures
 from lenient.evaluation import evaluate as measure
 from lenient.generators.own import GeneratorFactory
@@ -32,6 +34,7 @@ from lenient.runs.request import Request
 from lenient.runs.statistics import statistics_images
 from lenient.runs.student import Student
 from lenient.runs.synthesis import INVERSION, Written, data_set, to_folder
+from lenient.training.display import watching
 from lenient.training.result import Result, Summary
 from lenient.training.trainer import Observer
 
@@ -40,11 +43,14 @@ if TYPE_CHECKING:
     from lenient.supervised import Epoch, Progress, TrainingResult
 
 
-def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]) -> Student:
+def load(
+    path: str | Path, *, trust_code: bool = False, progress: bool | str = "auto", **facts: Unpack[TeacherFacts]
+) -> Student:
     """Load a student (or any classifier that `lenient distill` takes) as a module that takes pixels in [0, 1], and that
     says by `predict` what pictures show.
 
-    `facts` are those of `load_teacher`; `trust_code` lets the file name code to run and places to visit.
+    `facts` are those of `load_teacher`; `trust_code` lets the file name code to run and places to visit; `progress` is
+    that of `distill`.
     Raises TeacherError where it cannot be loaded.
 
     Example:
@@ -53,11 +59,16 @@ def load(path: str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherF
         >>> student(torch.rand(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
-    return Student.of(load_network(str(path), trust_code=trust_code, **facts))
+    with working(f"loading {visible(path)}", for_function(progress)):
+        return Student.of(load_network(str(path), trust_code=trust_code, **facts))
 
 
 def inspect(
-    teacher: nn.Module | Network | str | Path, *, trust_code: bool = False, **facts: Unpack[TeacherFacts]
+    teacher: nn.Module | Network | str | Path,
+    *,
+    trust_code: bool = False,
+    progress: bool | str = "auto",
+    **facts: Unpack[TeacherFacts],
 ) -> Inspection:
     """Say what was found of a teacher, what can be done with it and what was assumed.
 
@@ -66,6 +77,8 @@ def inspect(
             Or any module that maps images to logits.
         trust_code: run code and contact hosts that files name; what you name yourself needs no flag. A run whose
             student would need that is described by its files alone.
+        progress: auto, rich, plain or none. `auto`, or True, shows it on a terminal and in a notebook, and nothing
+            elsewhere; False is none.
         facts: those of `distill`.
 
     Example:
@@ -73,7 +86,8 @@ def inspect(
         >>> found.card.input_size, found.card.num_classes, found.method
         ((1, 8, 8), 10, 'bn-adv')
     """
-    return inspection(teacher, trust_code, facts)
+    with working(f"looking at {_named(teacher)}", for_function(progress)):
+        return inspection(teacher, trust_code, facts)
 
 
 def distill(
@@ -102,6 +116,7 @@ def distill(
     overwrite: bool = False,
     trust_code: bool = False,
     observers: Sequence[Observer] = (),
+    progress: bool | str = "auto",
     **facts: Unpack[TeacherFacts],
 ) -> Result:
     """Distil `teacher` into `student` without data.
@@ -139,7 +154,9 @@ def distill(
         overwrite: replace what is at the destination.
         trust_code: run code and contact hosts that files name; what you name yourself needs no flag. Files are the
             teacher's and, with `resume`, the run's.
-        observers: watch the run: progress displays, trackers.
+        observers: watch the run: displays of your own, trackers.
+        progress: auto, rich, plain or none. `auto`, or True, shows it on a terminal and in a notebook, and nothing
+            elsewhere; False is none.
         facts: `arch`, `input_size`, `num_classes`, `mean`, `std`, `checkpoint_key` and `classes` of the teacher, where
             they cannot be found: see `TeacherFacts` in `lenient.models.facts`.
 
@@ -157,7 +174,9 @@ def distill(
         >>> result.health.verdict == "ok"
         False
     """
-    network = load_teacher(teacher, trust_code=trust_code, **facts)
+    kind = for_function(progress)
+    with working(f"loading {_named(teacher)}", kind):
+        network = load_teacher(teacher, trust_code=trust_code, **facts)
     request = Request(
         preset=preset,
         recipes=recipe,
@@ -186,8 +205,11 @@ def distill(
             trust_code=trust_code,
             generator=generator,
         )
-        job.open(output, resume=resume, overwrite=overwrite)
-        return job.run(observers if ranks.is_main() else ())
+        kind = kind if ranks.is_main() else "none"
+        with working(job.opening(resume), kind):
+            job.open(output, resume=resume, overwrite=overwrite)
+        with watching(kind, observers if ranks.is_main() else ()) as watchers:
+            return job.run(watchers)
 
 
 def evaluate(
@@ -202,6 +224,7 @@ def evaluate(
     adapt_images: int = 256,
     device: str = "auto",
     trust_code: bool = False,
+    progress: bool | str = "auto",
     **facts: Unpack[TeacherFacts],
 ) -> Measures:
     """Measure a classifier on labelled images: accuracy, calibration, and agreement with a teacher.
@@ -220,6 +243,8 @@ def evaluate(
         adapt_images: number of these images. The same ones each time.
         device: auto, cpu, cuda, cuda:N or mps (untested).
         trust_code: run code and contact hosts that files name; what you name yourself needs no flag.
+        progress: auto, rich, plain or none. `auto`, or True, shows it on a terminal and in a notebook, and nothing
+            elsewhere; False is none.
         facts: those of the model, where they cannot be found.
 
     Raises:
@@ -233,15 +258,23 @@ def evaluate(
     """
     from lenient.data import load_data
 
-    network = load_teacher(model, trust_code=trust_code, **facts)
-    other = None if teacher is None else load_teacher(teacher, trust_code=trust_code)
-    if isinstance(data, str):
-        data = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
-    images = statistics_images(
-        model, network, statistics, adapt_to, adapt_images, data_root=data_root, device=device, trust_code=trust_code
-    )
-    place = resolve_device(device)
-    return measure(network, data, teacher=other, device=place, statistics=statistics, images=images)
+    with working(f"measuring {_named(model)}", for_function(progress)):
+        network = load_teacher(model, trust_code=trust_code, **facts)
+        other = None if teacher is None else load_teacher(teacher, trust_code=trust_code)
+        if isinstance(data, str):
+            data = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
+        images = statistics_images(
+            model,
+            network,
+            statistics,
+            adapt_to,
+            adapt_images,
+            data_root=data_root,
+            device=device,
+            trust_code=trust_code,
+        )
+        place = resolve_device(device)
+        return measure(network, data, teacher=other, device=place, statistics=statistics, images=images)
 
 
 def export(
@@ -257,6 +290,7 @@ def export(
     data_root: str | Path | None = None,
     overwrite: bool = False,
     trust_code: bool = False,
+    progress: bool | str = "auto",
     **facts: Unpack[TeacherFacts],
 ) -> float | None:
     """Write the student of a run, or any network, as `safetensors`, `pt2`, `onnx` or `hub`.
@@ -275,6 +309,8 @@ def export(
         data_root: where data sets lie (default: $LENIENT_DATA, else ./data).
         overwrite: replace what is at the destination.
         trust_code: run code and contact hosts that files name; what you name yourself needs no flag.
+        progress: auto, rich, plain or none. `auto`, or True, shows it on a terminal and in a notebook, and nothing
+            elsewhere; False is none.
         facts: those of the network, where they cannot be found; what is found otherwise, or assumed, is logged.
 
     Returns:
@@ -290,27 +326,30 @@ def export(
         >>> lenient.export("runs/mine", "student.safetensors", "safetensors", check=True)
         0.0
     """
-    return write_format(
-        Path(run),
-        format,
-        Path(output),
-        check=check,
-        opset=opset,
-        int8=int8,
-        calibrate=None if calibrate is None else Path(calibrate),
-        eval_data=eval_data,
-        data_root=data_root,
-        overwrite=overwrite,
-        trust_code=trust_code,
-        **facts,
-    )
+    with working(f"writing {visible(output)}", for_function(progress)):
+        return write_format(
+            Path(run),
+            format,
+            Path(output),
+            check=check,
+            opset=opset,
+            int8=int8,
+            calibrate=None if calibrate is None else Path(calibrate),
+            eval_data=eval_data,
+            data_root=data_root,
+            overwrite=overwrite,
+            trust_code=trust_code,
+            **facts,
+        )
 
 
-def report(run: str | Path) -> Summary:
+def report(run: str | Path, *, progress: bool | str = "auto") -> Summary:
     """(Re)write `report.html` and `report.json` of a run, and return what `report.json` holds.
 
     Args:
         run: a run folder.
+        progress: auto, rich, plain or none. `auto`, or True, shows it on a terminal and in a notebook, and nothing
+            elsewhere; False is none.
 
     Returns:
         The summary that `distill` returned with its result; of a run that has not ended what is known so far, with the
@@ -322,16 +361,18 @@ def report(run: str | Path) -> Summary:
         >>> lenient.report("runs/mine").steps
         10
     """
-    return Summary.read(write_report(Path(run)), Path(run) / "report.json")
+    with working("drawing the page", for_function(progress)):
+        return Summary.read(write_report(Path(run)), Path(run) / "report.json")
 
 
-def compare(runs: Sequence[str | Path], output: str | Path) -> list[Summary]:
+def compare(runs: Sequence[str | Path], output: str | Path, *, progress: bool | str = "auto") -> list[Summary]:
     """Write a page that compares several runs: what came of each, the settings that differ, images side by side.
 
     Args:
         runs: run folders, two at least. They stay as they are.
         output: a folder that is new or empty, or holds another comparison, for `report.html`, which needs nothing else,
             and `report.json`, the same for programs.
+        progress: as for `distill`.
 
     Returns:
         What `report` returns of each run.
@@ -346,7 +387,8 @@ def compare(runs: Sequence[str | Path], output: str | Path) -> list[Summary]:
         (0, 1)
     """
     paths = [Path(run) for run in runs]
-    told = write_comparison(paths, Path(output))
+    with working("drawing the page", for_function(progress)):
+        told = write_comparison(paths, Path(output))
     return [Summary.read(values, path / "metrics.jsonl") for path, values in zip(paths, told, strict=True)]
 
 
@@ -368,6 +410,7 @@ def sample(
     trust_code: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    progress: bool | str = "auto",
 ) -> Written:
     """Write synthetic images of a run as a data set: pictures or arrays, with the teacher's soft labels and a card.
 
@@ -393,6 +436,8 @@ def sample(
         trust_code: run code and contact hosts that files name; what you name yourself needs no flag.
         overwrite: replace what is at the destination. Only another data set of this kind, as a whole.
         on_progress: called after each part with the images that are there.
+        progress: auto, rich, plain or none. `auto`, or True, shows it on a terminal and in a notebook, and nothing
+            elsewhere; False is none.
 
     Returns:
         How many images there are, and the share of values that were clipped to 8 bit.
@@ -411,16 +456,23 @@ def sample(
     """
     cropping = Cropping(crops, crop_area, crop_flip) if crops else None
     order = Order(count, cropping, folder=Path(output), format=format, overwrite=overwrite)
-    distillation, _ = reopen(
-        Path(run),
-        device,
-        teacher=teacher,
-        arch=teacher_arch,
-        checkpoint_key=checkpoint_key,
-        student=student,
-        trust_code=trust_code,
-    )
-    return to_folder(distillation.draws, Origin.of(distillation), order, seed, on_progress)
+    with working("drawing images", for_function(progress), total=count) as show:
+
+        def tell(images: int) -> None:
+            show(images)
+            if on_progress is not None:
+                on_progress(images)
+
+        distillation, _ = reopen(
+            Path(run),
+            device,
+            teacher=teacher,
+            arch=teacher_arch,
+            checkpoint_key=checkpoint_key,
+            student=student,
+            trust_code=trust_code,
+        )
+        return to_folder(distillation.draws, Origin.of(distillation), order, seed, tell)
 
 
 def synthesize(
@@ -445,6 +497,7 @@ def synthesize(
     device: str | None = None,
     precision: str | None = None,
     trust_code: bool = False,
+    progress: bool | str = "auto",
     **facts: Unpack[TeacherFacts],
 ) -> SyntheticImages:
     """Make a data set of synthetic images with the teacher's soft labels, without data.
@@ -474,6 +527,7 @@ def synthesize(
         generator: as for `distill`.
         device: where; of a run folder by default that of the run.
         trust_code: lets files, and a run folder, name code to run and places to visit.
+        progress: as for `distill`.
         facts: those of `distill`; `recipe`, `batch_size`, `settings` and `precision` are its arguments, too.
 
     Under torchrun all processes call this alike, share the batches, and return the same data set; the first one writes,
@@ -506,7 +560,8 @@ def synthesize(
         precision=precision,
         proxy_images=proxy_images,
     )
-    return data_set(teacher, order, request, method, student, generator, trust_code, facts)
+    kind = for_function(progress)
+    return data_set(teacher, order, request, method, student, generator, trust_code, facts, kind)
 
 
 def train_teacher(
@@ -527,6 +582,7 @@ def train_teacher(
     overwrite: bool = False,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    progress: bool | str = "auto",
 ) -> TrainingResult:
     """Train a classifier on real data, to distil from, and write it to a file.
 
@@ -547,6 +603,8 @@ def train_teacher(
         overwrite: replace what is at the destination.
         on_epoch: called after each epoch.
         on_progress: called about every two seconds.
+        progress: auto, rich, plain or none. `auto`, or True, shows it on a terminal and in a notebook, and nothing
+            elsewhere; False is none.
 
     Returns:
         The history, and which checkpoints were kept where.
@@ -562,25 +620,40 @@ def train_teacher(
         1
     """
     from lenient.core.config import nested
+    from lenient.supervised.display import watching as watching_training
     from lenient.supervised.job import TeacherJob
 
-    job = TeacherJob.open(
-        data,
-        arch,
-        Path(output),
-        epochs=epochs,
-        seed=seed,
-        keep=keep,
-        keep_above=keep_above,
-        settings=nested(settings or {}),
-        data_root=data_root,
-        input_size=input_size,
-        split=split,
-        device=device,
-        precision=precision,
-        overwrite=overwrite,
-    )
-    return job.run(on_epoch, on_progress)
+    kind = for_function(progress)
+    with working(f"reading {visible(data)}", kind):
+        job = TeacherJob.open(
+            data,
+            arch,
+            Path(output),
+            epochs=epochs,
+            seed=seed,
+            keep=keep,
+            keep_above=keep_above,
+            settings=nested(settings or {}),
+            data_root=data_root,
+            input_size=input_size,
+            split=split,
+            device=device,
+            precision=precision,
+            overwrite=overwrite,
+        )
+    with watching_training(kind) as show:
+
+        def tell(now: Progress) -> None:
+            show(now)
+            if on_progress is not None:
+                on_progress(now)
+
+        return job.run(on_epoch, tell)
+
+
+def _named(network: object) -> str:
+    """Return what a display calls a network."""
+    return visible(network) if isinstance(network, str | Path) else type(network).__name__
 
 
 def list_methods() -> dict[str, MethodInfo]:

@@ -67,8 +67,8 @@ def run(
     from lenient.bench.grid import load_grid, trusted
     from lenient.bench.launchers import check_options, make_launcher
     from lenient.bench.running import run_grid
-    from lenient.cli.progress import known
     from lenient.core.config import parse_overrides
+    from lenient.core.progress import known
 
     known(progress)
     plan = load_grid(grid, setting, trust_code)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from lenient.cli import flags
-from lenient.cli.progress import working
 from lenient.core.errors import UsageError
+from lenient.core.progress import working
 
 
 def report(

@@ -26,8 +26,8 @@ def demo(
 ) -> None:
     """Train a digits teacher, throw the images away, distil without data, measure both on held-out digits."""
     from lenient.cli.distill import describe, describe_method, duration, finish, run_job
-    from lenient.cli.progress import known, working
     from lenient.core.files import check_new
+    from lenient.core.progress import for_command, working
     from lenient.data import load_data
     from lenient.models import save_network
     from lenient.runs.folder import RunFolder
@@ -35,7 +35,7 @@ def demo(
     from lenient.runs.request import Request
     from lenient.supervised import TeacherRecipe, default_recipe, train_classifier, untrained
 
-    known(progress)
+    progress = for_command(progress)
     overwrite = overwrite or output == FOLDER
     teacher_file = output.parent / f"{output.name}-teacher.safetensors"
     RunFolder.check(output, overwrite=overwrite)  # said now rather than after the teacher's training

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,12 +63,12 @@ def distill(
     """Distil TEACHER into a smaller student without data; the run folder gets the student, a report and the log."""
     from lenient.cli import trackers
     from lenient.cli.launch import launch
-    from lenient.cli.progress import known, working
     from lenient.core import processes, ranks
+    from lenient.core.progress import for_command, working
     from lenient.runs.job import Job, load_teacher
     from lenient.runs.request import Request
 
-    known(progress)
+    progress = for_command(progress)
     tracked = trackers.known(track)
     found = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key, classes)
     with working(f"loading {visible(teacher)}", progress if processes.speaks() else "none"):
@@ -115,8 +115,8 @@ def _run(
     job: Job, folder: Path | None, progress: str, tracked: Sequence[str], *, resume: bool, overwrite: bool
 ) -> None:
     """Say what will be done, and do it; without a folder only measure what it would take."""
-    from lenient.cli.progress import working
     from lenient.core import ranks
+    from lenient.core.progress import working
 
     say: Any = _say if progress != "none" else _silent  # on the way
     tell: Any = _say if ranks.is_main() else _silent  # what came of it
@@ -127,7 +127,7 @@ def _run(
         _dry_run(job, progress, say, tell)
         return
     _announce_trials(job, say, resume)
-    with working("measuring" if job.undecided and not resume else "preparing", progress):
+    with working(job.opening(resume), progress):
         job.open(folder, resume=resume, overwrite=overwrite)
     if resume:  # the folder has said by now which
         describe_method(job, say)
@@ -212,7 +212,7 @@ def _print_config(job: Job) -> None:
 
 
 def _dry_run(job: Job, progress: str, say: Any, tell: Any) -> None:
-    from lenient.cli.progress import working
+    from lenient.core.progress import working
 
     _announce_trials(job, say)
     with working("measuring", progress):
@@ -234,10 +234,12 @@ def _default_folder(teacher: str) -> Path:
 
 def run_job(job: Job, progress: str, tracked: Sequence[str] = ()) -> Result:
     """Run with a progress display, TensorBoard where it is installed, and the trackers asked for."""
-    from lenient.cli.progress import Afterwards, observers
+    from lenient.cli.trackers import trackers
+    from lenient.training.display import watching
 
-    with ExitStack() as ending:
-        return job.run([*observers(progress, job, tracked), Afterwards(ending, progress)])
+    more = [] if job.folder is None else trackers(tracked, job.folder, job.settings)
+    with watching(progress, more) as observers:
+        return job.run(observers)
 
 
 def finish(result: Result, folder: Path, say: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
-from lenient.cli.progress import working
+from lenient.core.progress import for_command, working
 from lenient.core.text import NOTE, visible
 
 
@@ -32,6 +32,7 @@ def evaluate(
     adapt_images: int,
     device: str,
     as_json: bool,
+    progress: str,
 ) -> None:
     """Measure MODEL on labelled images: accuracy, calibration, agreement with a teacher, latency."""
     from lenient.core.runtime import resolve_device
@@ -42,7 +43,7 @@ def evaluate(
     from lenient.runs.statistics import statistics_images
 
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key, classes)
-    with working(f"measuring {visible(model)}"):
+    with working(f"measuring {visible(model)}", for_command(progress)):
         network = load_teacher(model, trust_code=trust_code, **facts)
         other = load_teacher(teacher, trust_code=trust_code) if teacher else None
         place = resolve_device(device)

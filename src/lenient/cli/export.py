@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
-from lenient.cli.progress import working
+from lenient.core.progress import for_command, working
 from lenient.core.text import NOTE, WIDE, visible
 
 
@@ -31,6 +31,7 @@ def export(
     data_root: str | None,
     trust_code: bool,
     overwrite: bool,
+    progress: str,
 ) -> None:
     """Write the student of RUN, or a network of yours, in another format."""
     from lenient.runs.export import export as write
@@ -39,7 +40,7 @@ def export(
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key, classes)
     found: list[str] = []
     notes: list[str] = []
-    with working(f"writing {visible(output)}"):
+    with working(f"writing {visible(output)}", for_command(progress)):
         write(
             run,
             format,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
-from lenient.cli.progress import working
+from lenient.core.progress import for_command, working
 from lenient.core.text import NOTE, WIDE, visible
 
 
@@ -24,13 +24,14 @@ def inspect(
     classes: str | None,
     trust_code: bool,
     as_json: bool,
+    progress: str,
 ) -> None:
     """Show what is known of TEACHER, which methods fit it, and what was assumed."""
     from lenient.api import inspect as look
 
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key, classes)
-    with working(f"looking at {visible(teacher)}"):
-        found = look(teacher, trust_code=trust_code, **facts)
+    with working(f"looking at {visible(teacher)}", for_command(progress)):
+        found = look(teacher, trust_code=trust_code, progress="none", **facts)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
         return

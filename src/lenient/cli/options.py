@@ -127,12 +127,7 @@ SETTING = Option(
     "Any setting, by its dotted name.", metavar="KEY=VALUE", flag="--set", short="-s", argument="settings", parsed=True
 )
 AS_JSON = Option("Print JSON.", flag="--json", default=False, alone="a function returns what is printed")
-PROGRESS = Option(
-    "auto, rich, plain or none; the outcome is always printed.",
-    metavar="KIND",
-    default="auto",
-    alone="a function has observers",
-)
+PROGRESS = Option("auto, rich, plain or none.", more="The outcome is always printed.", metavar="KIND", default="auto")
 
 # one mapping for each command that has a function: parameter of the command -> option
 
@@ -195,6 +190,7 @@ EVALUATE = {
     "adapt_images": Option("Number of these images.", metavar="N", default=256),
     "device": replace(DEVICE, default="auto"),
     "as_json": AS_JSON,
+    "progress": PROGRESS,
 }
 EXPORT = {
     "run": Option(
@@ -222,8 +218,9 @@ EXPORT = {
     "data_root": DATA_ROOT,
     "trust_code": TRUST_CODE,
     "overwrite": OVERWRITE,
+    "progress": PROGRESS,
 }
-INSPECT = {"teacher": TEACHER, **FACTS, "trust_code": TRUST_CODE, "as_json": AS_JSON}
+INSPECT = {"teacher": TEACHER, **FACTS, "trust_code": TRUST_CODE, "as_json": AS_JSON, "progress": PROGRESS}
 REPORT = {
     "runs": replace(
         RUN, more="Of several, -o names where the page goes that compares them.", argument="run", parsed=True
@@ -231,6 +228,7 @@ REPORT = {
     "output": Option(
         "Folder for the page that compares several runs.", metavar="DIR", short="-o", alone="`compare` takes it"
     ),
+    "progress": PROGRESS,
 }
 SAMPLE = {
     "run": RUN,
@@ -248,6 +246,7 @@ SAMPLE = {
     "student": Option("The student's network.", metavar="SPEC", shown="as RUN says"),
     "trust_code": TRUST_CODE,
     "overwrite": OVERWRITE,
+    "progress": PROGRESS,
 }
 TRAIN_TEACHER = {
     "data": DATA,
@@ -264,4 +263,5 @@ TRAIN_TEACHER = {
     "device": replace(DEVICE, default="auto"),
     "precision": Option("32 or bf16.", metavar="NAME", default="32"),
     "overwrite": OVERWRITE,
+    "progress": PROGRESS,
 }

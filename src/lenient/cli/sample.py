@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lenient.cli import options
 from lenient.cli.options import takes
-from lenient.cli.progress import working
+from lenient.core.progress import for_command, working
 from lenient.core.text import WIDE, visible
 
 
@@ -27,11 +27,12 @@ def sample(
     student: str | None,
     trust_code: bool,
     overwrite: bool,
+    progress: str,
 ) -> None:
     """Write synthetic images of RUN with the teacher's soft labels, as pictures or arrays that other trainers read."""
     from lenient import api
 
-    with working("drawing images", total=count) as watch:
+    with working("drawing images", for_command(progress), total=count) as watch:
         made = api.sample(
             run,
             output,
@@ -49,6 +50,7 @@ def sample(
             trust_code=trust_code,
             overwrite=overwrite,
             on_progress=watch,
+            progress="none",
         )
     print(f"{made.images} images in {output}; {made.clipped:.2%} of the values were clipped to 8 bit")
     print(f"next: look at them; {visible(output / 'README.md', WIDE)} says how to read them")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
-from lenient.cli.progress import AFTER, EVERY
+from lenient.core.progress import for_command, say
 from lenient.core.signals import save_on_signals
 from lenient.core.text import visible
 
@@ -36,11 +34,13 @@ def train_teacher(
     device: str,
     precision: str,
     overwrite: bool,
+    progress: str,
 ) -> None:
     """Train a classifier on real data, to distil from. With --keep, FILE becomes FILE-e12.safetensors and so on."""
     from lenient.core.config import parse_overrides
     from lenient.supervised.job import TeacherJob
 
+    kind = for_command(progress)
     job = TeacherJob.open(
         data,
         arch,
@@ -59,7 +59,7 @@ def train_teacher(
     )
     print(f"{visible(arch)} on {len(job.images)} images of {visible(data)}, {job.recipe.epochs} epochs")
     _say_notes(job.notes)
-    with _progress() as watch:
+    with _watching(kind) as watch:
         result = job.run(_say, watch)
     _say_notes(result.notes)
     print(output)
@@ -69,36 +69,17 @@ def train_teacher(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
-    """Yield what shows progress: on a terminal in one live line, elsewhere in a line now and then.
+def _watching(kind: str) -> Iterator[Callable[[Progress], None]]:
+    """Yield what shows progress. A scheduler's warning is answered: there is no checkpoint to write."""
+    from lenient.supervised.display import watching
 
-    A scheduler's warning is answered: there is no checkpoint to write.
-    """
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    console, text, following = Console(stderr=True), Text("training"), time.monotonic() + AFTER
-    # lines for a file go there, those for the same terminal above the live one
-    live = Live(text, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
-    with save_on_signals() as warned, live:
+    with save_on_signals() as warned, watching(kind) as show:
 
         def watch(now: Progress) -> None:
-            nonlocal following
             if warned.is_set():
                 warned.clear()
-                print(
-                    "warned by a signal: training goes on, but has no checkpoint to continue from",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            left = now.seconds / now.step * (now.steps - now.step)
-            where = f"epoch {now.epoch} of {now.epochs}, step {now.step} of {now.steps}"
-            words = f"{where}, loss {now.loss:.4f}, {left:.0f} s left"
-            text.plain = words
-            if not console.is_terminal and time.monotonic() >= following:
-                following = time.monotonic() + EVERY
-                print(words, file=sys.stderr, flush=True)
+                say("warned by a signal: training goes on, but has no checkpoint to continue from")
+            show(now)
 
         yield watch
 

@@ -257,6 +257,10 @@ class Job:
             raise UsageError(f"--devices {devices}: --batch-size {size} does not divide among them")
         return size // devices
 
+    def opening(self, resume: bool) -> str:
+        """Say what `open` will be at."""
+        return "measuring" if self.undecided and not resume else "preparing"
+
     @property
     def undecided(self) -> list[str]:
         """What short trials will decide when the job is opened."""

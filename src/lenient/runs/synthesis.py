@@ -13,7 +13,9 @@ from torch import nn
 from lenient.core import ranks
 from lenient.core.errors import UsageError
 from lenient.core.memory import memory_errors
+from lenient.core.progress import working
 from lenient.core.seeding import untouched_global_rng
+from lenient.core.text import visible
 from lenient.generators.own import GeneratorFactory
 from lenient.methods.contract import Method
 from lenient.models.card import Network
@@ -49,9 +51,12 @@ def data_set(
     generator: GeneratorFactory | None,
     trust_code: Trusted,
     facts: TeacherFacts,
+    kind: str = "none",
 ) -> SyntheticImages:
-    """Make a data set of a teacher, or draw one from a run, and write it where the order says; as `synthesize`."""
+    """Make a data set of a teacher, or draw one from a run, and write it where the order says; as `synthesize`, which
+    shows progress of this `kind`."""
     with ranks.joined():
+        kind = kind if ranks.is_main() else "none"
         if isinstance(teacher, Result) or is_run(teacher):
             asked = {
                 "method": None if method == INVERSION else method,
@@ -64,20 +69,22 @@ def data_set(
             }
             for name in (name for name, value in asked.items() if value is not None):
                 raise UsageError(f"{name}: a run has its own; leave it out to draw from a run")
-            made = from_run(teacher, order, request.seed or 0, request.device, trust_code)
+            made = from_run(teacher, order, request.seed or 0, request.device, trust_code, kind)
         else:
-            network = load_teacher(teacher, trust_code=trust_code, **facts)
+            with working("loading the teacher", kind):
+                network = load_teacher(teacher, trust_code=trust_code, **facts)
             order.shape(network.card)  # refused before the work of hours
-            made = from_teacher(Job(network, student, request, method=method, generator=generator), order)
+            made = from_teacher(Job(network, student, request, method=method, generator=generator), order, kind)
         if order.folder is None:
             return made
         if ranks.is_main():
-            made.save(order.folder, order.format)
+            with working(f"writing {visible(order.folder)}", kind):
+                made.save(order.folder, order.format)
         ranks.agree(None)  # nobody goes on before it is written
         return SyntheticImages.open(order.folder) if (order.folder / FILE).is_file() else made
 
 
-def from_teacher(job: Job, order: Order) -> SyntheticImages:
+def from_teacher(job: Job, order: Order, kind: str = "none") -> SyntheticImages:
     """Run a job's method in memory until as many images are there as were ordered, or the budget is spent.
 
     With a pool it runs until the pool holds so many, however many steps the student makes beside; any other for its
@@ -88,33 +95,37 @@ def from_teacher(job: Job, order: Order) -> SyntheticImages:
         HealthError: the run stopped itself.
     """
     time_left = Budget(order.budget)
-    job.open(None)
+    with working(job.opening(resume=False), kind):
+        job.open(None)
     with job.threaded():
-        return _from_open(job, order, time_left)
+        return _from_open(job, order, time_left, kind)
 
 
-def _from_open(job: Job, order: Order, time_left: Budget) -> SyntheticImages:
+def _from_open(job: Job, order: Order, time_left: Budget, kind: str) -> SyntheticImages:
     student = _copied(job.student)
     settings = _planned(job, student, order)
     runtime = settings.runtime()
     with FrozenTeacher(job.teacher, runtime) as frozen:
         run = Distillation(frozen, student, settings, runtime, method=job.builder())
         source = run.algorithm.drawn
+        updates = run.algorithm.schedule.updates_for(settings.steps)
 
         def done() -> bool:
+            count(run.updates)
             enough = len(source) >= order.count if isinstance(source, Pool) else run.step >= settings.steps
             return time_left.spent() or enough
 
-        stopped = f"interrupted after {run.updates} updates" if run_loop(run, done).interrupted else ""
+        with working("making images: updates", kind, total=updates) as count:
+            stopped = f"interrupted after {run.updates} updates" if run_loop(run, done).interrupted else ""
         gathered = Gathered(run.draws, order, settings.seed, time_left, stopped)
         with untouched_global_rng(), memory_errors():
-            parts = list(gathered)
+            parts = _drawn(gathered, kind)
             run.inspect(runtime.images(torch.stack(gathered.first)))
     return _held(gathered, parts, Origin.of(run))
 
 
 def from_run(
-    run: Result | str | Path, order: Order, seed: int, device: str | None, trust_code: Trusted
+    run: Result | str | Path, order: Order, seed: int, device: str | None, trust_code: Trusted, kind: str = "none"
 ) -> SyntheticImages:
     """Draw images of a run that has ended.
 
@@ -132,7 +143,7 @@ def from_run(
         draws, origin = run.draws, Origin.of_result(run)
     gathered = Gathered(draws, order, seed)
     with untouched_global_rng(), memory_errors(), draws.teacher:
-        parts = list(gathered)
+        parts = _drawn(gathered, kind)
     return _held(gathered, parts, origin)
 
 
@@ -172,6 +183,15 @@ class Written:
     """Fewer than were asked for where there are no more."""
     clipped: float
     """Share, in [0, 1], of the values that lay outside of [0, 1] and were clipped to 8 bit."""
+
+
+def _drawn(gathered: Gathered, kind: str) -> list[Part]:
+    parts = []
+    with working("drawing images", kind, total=gathered.order.count) as count:
+        for part in gathered:
+            parts.append(part)
+            count(gathered.made)
+    return parts
 
 
 def _held(gathered: Gathered, parts: list[Part], origin: Origin) -> SyntheticImages:

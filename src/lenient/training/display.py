@@ -1,43 +1,27 @@
-"""What a person sees while it runs: a live line on a terminal, plain lines elsewhere, soon and then now and then."""
+"""What a person sees of a run: a bar on a terminal, a line that changes in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import sys
-import threading
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from lenient.core.errors import UsageError
+from lenient.core import progress
+from lenient.core.progress import NotebookLine, say, working
 
 if TYPE_CHECKING:
-    from lenient.runs.job import Job
     from lenient.training.trainer import Observer
 
-AFTER, EVERY = 2.0, 10.0
-"""Seconds until it is said for the first time what is being done, and between lines."""
 
-
-def known(kind: str) -> str:
-    """Return the kind of display if there is one of that name; asked before anything is written."""
-    if kind not in ("auto", "rich", "plain", "none"):
-        raise UsageError(f"--progress {kind}: unknown; there are auto, rich, plain, none")
-    return kind
-
-
-def observers(kind: str, job: Job, track: Sequence[str] = ()) -> list[Observer]:
-    """Return the display asked for (`auto`: rich on a terminal), and the trackers."""
-    from lenient.cli.trackers import trackers
-
-    if kind == "auto":
-        kind = "rich" if sys.stderr.isatty() else "plain"
-    shown: list[Observer] = []
-    if kind == "rich":
-        shown.append(RichProgress())
-    elif kind == "plain":
-        shown.append(PlainProgress())
-    return shown if job.folder is None else [*shown, *trackers(track, job.folder, job.settings)]
+@contextmanager
+def watching(kind: str, more: Sequence[Observer] = ()) -> Iterator[list[Observer]]:
+    """Yield who watches a run: the display (rich, plain, notebook or none), and `more`; what follows its last step is
+    shown until this is left."""
+    shown: dict[str, type[Observer]] = {"rich": RichProgress, "plain": PlainProgress, "notebook": NotebookProgress}
+    with ExitStack() as ending:
+        yield [*([shown[kind]()] if kind in shown else []), *more, Afterwards(ending, kind)]
 
 
 def summary(values: Mapping[str, Any]) -> str:
@@ -66,78 +50,53 @@ def news(event: str, values: Mapping[str, Any]) -> str:
     return f"step {values['step']}: accuracy {values['accuracy']:.2%}" if event == "eval" else ""
 
 
-def _say(words: str) -> None:
-    with suppress(OSError, ValueError):  # the terminal is gone; the run goes on, or ends with a checkpoint
-        print(words, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def working(
-    what: str, kind: str = "auto", *, total: int = 0, after: float | None = None, every: float | None = None
-) -> Iterator[Callable[[int], None]]:
-    """Say on stderr what is being done where it takes over `after` seconds (AFTER), and again `every` so many (EVERY).
-
-    Yields a function to call with how many of `total` are done, where they can be counted; with `kind` none nothing is
-    said.
-    """
-    over, began, done = threading.Event(), time.monotonic(), 0
-
-    def count(number: int) -> None:
-        nonlocal done
-        done = number
-
-    def speak() -> None:
-        wait = AFTER if after is None else after
-        while not over.wait(wait):
-            seconds = time.monotonic() - began
-            left = f"{done} of {total}, {seconds / done * (total - done):.0f} s left" if done else ""
-            _say(f"{what}, {left or f'{seconds:.0f} s so far'}")
-            wait = EVERY if every is None else every
-
-    voice = threading.Thread(target=speak, name="progress", daemon=True)
-    if kind != "none":
-        voice.start()
-    try:
-        yield count
-    finally:
-        over.set()
-        if voice.is_alive():
-            voice.join()
+def _said_already(event: str) -> bool:
+    """Whether Python's last resort says it: these are logged, too, and of a run in memory nobody may keep the log."""
+    log = logging.getLogger("lenient")
+    return event in ("alarm", "fallback") and log.isEnabledFor(logging.WARNING) and not log.hasHandlers()
 
 
 class PlainProgress:
     """A line after `AFTER` seconds, then one each `EVERY`, and one for each alarm and evaluation."""
 
     def __init__(self) -> None:
-        self.total = 0
+        self.total, self.tell, self.every = 0, say, progress.EVERY
 
     def start(self, total_steps: int, step: int) -> None:
         """Open at `step` of `total_steps`."""
         self.total, self.first, self.began, self.last = total_steps, step, time.monotonic(), time.monotonic()
-        self.words, self.wait = "", AFTER
+        self.words, self.wait = "", progress.AFTER
 
     def step(self, step: int, images: int) -> None:
         """Print a line if it is time for one."""
         now = time.monotonic()
         if now - self.last < self.wait and step < self.total:
             return
-        self.last, self.wait = now, EVERY
+        self.last, self.wait = now, self.every
         parts = [f"step {step}/{self.total}"]
         if step > self.first:
             parts.append(f"{(now - self.began) / (step - self.first) * (self.total - step):.0f} s left")
         elif step == 0:
             parts.append(f"{images} images made ahead of the student's first step")
-        _say(", ".join([*parts, *filter(None, [self.words])]))
+        self.tell(", ".join([*parts, *filter(None, [self.words])]))
 
     def line(self, event: str, values: Mapping[str, Any]) -> None:
         """Remember the newest numbers; print alarms and accuracies."""
         if event == "log":
             self.words = summary(values)
-        elif said := news(event, values):
-            _say(said)
+        elif (said := news(event, values)) and not _said_already(event):
+            say(said)
 
     def stop(self) -> None:
         """Nothing to close."""
+
+
+class NotebookProgress(PlainProgress):
+    """The same as one line that changes; alarms and evaluations stay below it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tell, self.every = NotebookLine(), progress.ANEW
 
 
 class RichProgress:
@@ -165,7 +124,7 @@ class RichProgress:
         """Show the newest numbers; print alarms and accuracies above the bar."""
         if event == "log":
             self.words.plain = summary(values)
-        elif said := news(event, values):
+        elif (said := news(event, values)) and not _said_already(event):
             self._print(said)
 
     def stop(self) -> None:
