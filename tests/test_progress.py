@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from typer import Exit
 
 import lenient
@@ -285,6 +286,10 @@ def test_every_function_that_may_take_long_can_be_told_what_to_show() -> None:
 PLAN: dict[str, Any] = {"batch_size": 4, "device": "cpu", "precision": "32"}
 WORK: dict[str, tuple[Callable[..., object], str]] = {
     "load": (lambda **more: lenient.load("my teacher.safetensors", **more), "loading my teacher"),
+    "predict": (
+        lambda **more: lenient.load("my teacher.safetensors").predict(torch.rand(300, 1, 8, 8), **more),
+        "looking at images",
+    ),
     "inspect": (lambda **more: lenient.inspect("my teacher.safetensors", **more), "looking at my teacher"),
     "evaluate": (
         lambda **more: lenient.evaluate("my teacher.safetensors", "digits", device="cpu", **more),

@@ -203,6 +203,15 @@ def test_a_repository_is_fetched_by_the_hubs_own_library(
         Student.from_pretrained(tmp_path / "void")
 
 
+def test_a_repository_that_is_taken_for_a_file_is_answered_with_who_reads_it() -> None:
+    with pytest.raises(
+        TeacherError, match=r"^org/mine: no such .*; a repository .*Student.from_pretrained\('org/mine'\)"
+    ):
+        lenient.load("org/mine")
+    with pytest.raises(TeacherError, match=r"^nets/mine.pth: no such file or folder$"):
+        lenient.load("nets/mine.pth")
+
+
 @pytest.mark.parametrize("only", [True, False])
 def test_without_a_network_one_line_says_so(only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library itself looks into its cache, and is refused every way out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -432,4 +433,6 @@ def _no_file(path: Path) -> str:
     hint = did_you_mean(str(path), siblings)
     if path.parent == Path() and not path.suffix:
         hint += f"; a network by name needs its source, such as timm:{path} (sources: {', '.join(SOURCES)})"
+    elif not path.suffix and re.fullmatch(r"[\w-]+/[\w-]+", str(path)) and not path.parent.exists():
+        hint += f"; a repository of the Hub is hf-hub:{path} (timm's) or Student.from_pretrained({str(path)!r}) (ours)"
     return f"{path}: no such file or folder{hint}"

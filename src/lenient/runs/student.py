@@ -19,6 +19,7 @@ from torch import Tensor
 from lenient.core.errors import UsageError
 from lenient.core.modes import mode
 from lenient.core.packages import needs
+from lenient.core.progress import for_function, working
 from lenient.core.text import VALUE, visible
 from lenient.models import load_network
 from lenient.models.card import Network, PixelClassifier
@@ -77,16 +78,21 @@ class Student(PixelClassifier):
     """
 
     @overload
-    def predict(self, images: list[Any] | tuple[Any, ...]) -> list[Predicted]: ...
+    def predict(self, images: list[Any] | tuple[Any, ...], *, progress: bool | str = "auto") -> list[Predicted]: ...
 
     @overload
-    def predict(self, images: Image) -> Predicted: ...
+    def predict(self, images: Image, *, progress: bool | str = "auto") -> Predicted: ...
 
     @overload
-    def predict(self, images: Place | NDArray[Any] | Tensor) -> Predicted | list[Predicted]: ...
+    def predict(
+        self, images: Place | NDArray[Any] | Tensor, *, progress: bool | str = "auto"
+    ) -> Predicted | list[Predicted]: ...
 
     def predict(
-        self, images: list[Any] | tuple[Any, ...] | Image | Place | NDArray[Any] | Tensor
+        self,
+        images: list[Any] | tuple[Any, ...] | Image | Place | NDArray[Any] | Tensor,
+        *,
+        progress: bool | str = "auto",
     ) -> Predicted | list[Predicted]:
         """Say what class an image is of: one answer for one image, a list for several.
 
@@ -99,12 +105,13 @@ class Student(PixelClassifier):
                 - a tensor (C, H, W) or, for several, (N, C, H, W), of the same values;
                 - several of these in a list;
                 - a folder: all pictures below it, by the order of their names.
+            progress: how many of several are done: auto, rich, plain or none, as `lenient.distill` has it.
 
         Raises:
             UsageError: a file is not there or no picture, a folder holds none, or an array or a tensor has another
                 number of channels or other values; the message names it.
         """
-        return _answers(self, images)
+        return _answers(self, images, progress)
 
     def save_pretrained(self, folder: Place, *, overwrite: bool = False) -> None:
         """Write a folder for a model hub, as `lenient export --format hub` does: `model.safetensors`, `config.json`,
@@ -200,7 +207,7 @@ def _refusal(error: Exception, options: Mapping[str, Any]) -> str:
     return "the Hub was not reached, nor is a copy kept; check the network, and that HF_HUB_OFFLINE is not set"
 
 
-def _answers(student: Student, images: Any) -> Predicted | list[Predicted]:
+def _answers(student: Student, images: Any, progress: bool | str) -> Predicted | list[Predicted]:
     several = isinstance(images, list | tuple)
     several |= isinstance(images, np.ndarray | Tensor) and images.ndim == 4
     if isinstance(images, str | os.PathLike) and os.path.isdir(images):
@@ -209,8 +216,15 @@ def _answers(student: Student, images: Any) -> Predicted | list[Predicted]:
         images = sorted(images_below(folder, left_out))
         if not images:
             raise UsageError(f"{folder}: holds no pictures")
-    found = list(_said(student, iter(images if several else [images])))
-    return found if several else found[0]
+    kind = for_function(progress)
+    if not several:
+        return next(_said(student, iter([images])))
+    found: list[Predicted] = []
+    with working("looking at images", kind, total=len(images)) as count:
+        for answer in _said(student, iter(images)):
+            found.append(answer)
+            count(len(found))
+    return found
 
 
 @torch.no_grad()
