@@ -61,6 +61,7 @@ NAVIGATION = {
             "docs/tutorials/timm-teacher",
             "docs/tutorials/no-batch-norm",
             "docs/tutorials/int8",
+            "docs/tutorials/data-set",
             "docs/tutorials/compare",
             "docs/tutorials/own-method",
         ],

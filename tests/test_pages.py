@@ -237,7 +237,6 @@ def test_a_command_of_the_pages_runs(line: str, place: Path) -> None:
 PROGRAMS = {
     "README.md": "test_readme.py",
     "api.md": "test_examples.py",
-    "data-set.md": "test_data_set.py",
     "own-method.md": "test_own_method.py",
     "noise.md": "below",
 }
