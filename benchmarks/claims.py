@@ -815,6 +815,8 @@ Peaks (acc_max) were chosen on test images, as in the papers. acc_last[k] is the
 evaluations; TA-DFKD takes the last 10 of 200 epochs on CIFAR-10. Verdicts of runs, in the grids' own tables, are by the
 rules of the commit that ran them; of those on MNIST [half would not be `ok` today](bn-shift.md). Grids without a
 machine in the table below have not been run.
+
+What our images are worth without a student, [for ranges of networks in 8 bits](int8-table.md), has a page of its own.
 """
 
 

@@ -71,9 +71,14 @@ def copies(teacher: Network, bits: int, steps: int, test: ImageSet) -> tuple[dic
             "accuracy": {name: round(value, 4) for name, value in found.items()}}, images  # fmt: skip
 
 
-def after_training(teacher: Network, synthetic: Tensor, training: ImageSet, test: ImageSet) -> dict[str, float]:
-    """Return the accuracy of the teacher's file in 8 bits, by the images that its ranges are taken from."""
-    random = torch.Generator().manual_seed(0)
+def after_training(
+    program: Path, synthetic: Tensor, training: ImageSet, test: ImageSet, seed: int = 0
+) -> dict[str, float]:
+    """Return the accuracy of a network's ONNX file `program` in 8 bits, by the images that its ranges are taken from.
+
+    `seed` draws the real ones and the noise.
+    """
+    random = torch.Generator().manual_seed(seed)
     real = training.subset(torch.randperm(len(training), generator=random)[:IMAGES])
     pictures = {
         "real": torch.cat([(images * 255).round().byte() for images, _ in real.batches(IMAGES)]),
@@ -82,8 +87,7 @@ def after_training(teacher: Network, synthetic: Tensor, training: ImageSet, test
     }
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        program, path = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        export_onnx(teacher, program)
+        path = Path(folder) / "int8.onnx"
         for name, images in pictures.items():
             write_int8(program, images, path)
             found[name] = round(accuracy(OnnxModule(str(path)), test), 4)
@@ -178,7 +182,9 @@ def main(
         written["runs"].append(found)
         print(json.dumps(found), flush=True)
         if "int8" not in written:
-            written["int8"] = after_training(network, synthetic, training, test)
+            with tempfile.TemporaryDirectory() as folder:
+                export_onnx(network, program := Path(folder) / "float.onnx")
+                written["int8"] = after_training(program, synthetic, training, test)
             print(json.dumps(written["int8"]), flush=True)
         keep()
 

@@ -4,7 +4,7 @@
 
 Each takes images of 28 or 32 pixels, `flat_*` of 8 too. What normalises, where anything does: `plain_cnn`, `loud_cnn`
 and `plain_vgg` nothing, `group_norm` groups of channels, `vit`, `mixer` and `convnext` each image or place by itself
-(layer norm), `depthwise` and `flat_*` batches; the latter flatten their last maps instead of averaging them.
+(layer norm), `depthwise`, `mobile` and `flat_*` batches; the latter flatten their last maps instead of averaging them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import timm
 from torch import Tensor, nn
+from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 
 
 def plain_cnn(num_classes: int, in_chans: int) -> nn.Module:
@@ -58,6 +59,20 @@ def depthwise(num_classes: int, in_chans: int) -> nn.Module:
                       nn.Conv2d(before, after, 1, bias=False)):  # fmt: skip
             layers += [layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, num_classes))
+
+
+def mobile(num_classes: int, in_chans: int) -> nn.Module:
+    """A MobileNetV3 of five blocks: depthwise convolutions, hard swish, channels weighed by what an image shows."""
+    blocks = ((16, 48, 16, "RE", 1), (16, 64, 24, "RE", 2), (24, 96, 24, "HS", 1), (24, 96, 40, "HS", 2),
+              (40, 160, 40, "HS", 1))  # fmt: skip
+    settings = [
+        InvertedResidualConfig(before, 3, inner, after, use_se=after != 16, activation=activation, stride=stride,
+                               dilation=1, width_mult=1.0)
+        for before, inner, after, activation, stride in blocks
+    ]  # fmt: skip
+    network = MobileNetV3(settings, last_channel=128, num_classes=num_classes, dropout=0.0)
+    network.features[0][0] = nn.Conv2d(in_chans, 16, 3, stride=2, padding=1, bias=False)
+    return network
 
 
 def flat_cnn(num_classes: int, in_chans: int) -> nn.Module:

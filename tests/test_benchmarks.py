@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -141,6 +142,43 @@ def test_copies_in_few_bits_are_measured_once_and_the_page_follows(digits_file, 
     assert json.loads((tmp_path / "runs.json").read_text()) == written
     run(*common, "--table", "page.md", cwd=tmp_path)
     assert f"| {100 * written['int8']['noise']:.2f} |\n" in (tmp_path / "page.md").read_text()
+
+
+def test_files_in_8_bits_are_measured_once_by_each_kind_of_images_and_the_page_follows(tmp_path):
+    pytest.importorskip("onnxruntime")
+    common = [BENCHMARKS / "int8_table.py", "-o", "rows.json"]
+    measured = [*common, "digits", "lenient:resnet8", "--epochs", 2, "--precision", "32", "--steps", 3]
+    run(*measured, cwd=tmp_path)
+    teacher = (tmp_path / "runs/int8/digits-resnet8.safetensors").read_bytes()
+    run(*measured, "--student", "lenient:resnet8-half", cwd=tmp_path)
+    written = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["role"] for row in written["rows"]] == ["teacher", "student"]
+    assert (tmp_path / "runs/int8/digits-resnet8.safetensors").read_bytes() == teacher, "the one that was there"
+    for row in written["rows"]:
+        assert (row["images"], row["method"], row["steps"]) == (359, "bn-adv", 3)
+        assert all(len(row[kind]) == 3 and min(row[kind]) >= 0 for kind in ("real", "synthetic", "noise"))
+    assert min(written["rows"][0]["real"]) > written["rows"][0]["float"] - 0.05 > 0.5
+    run(*common, "--table", "page.md", cwd=tmp_path)
+    page = (tmp_path / "page.md").read_text()
+    assert "2 rows in `rows.json`" in page
+    assert f"| digits | resnet8 | 2 | {100 * written['rows'][0]['float']:.2f} | " in page
+
+
+def test_the_page_on_files_in_8_bits_says_where_noise_does_as_well(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    found = {"tough": [0.9, 0.899, 0.899], "tender": [0.6, 0.6, 0.602], "lucky": [0.901] * 3}
+    rows = [
+        {"data": "D", "network": name, "role": "teacher", "epochs": 1, "steps": 2, "method": "m", "images": 10_000,
+         "float": 0.9, "real": [0.95] * 3 if name == "lucky" else [0.899, 0.9, 0.9], "synthetic": [0.899] * 3,
+         "noise": noise}
+        for name, noise in found.items()
+    ]  # fmt: skip
+    page = importlib.import_module("int8_table").page({"rows": rows, "machine": {"device_name": "M"}}, "rows.json")
+    cells = "90.00 | 89.97 (89.90 to 90.00) | 89.90 (89.90 to 89.90) | 60.07 (60.00 to 60.20)"
+    assert f"| D | tender | 1 | {cells} | m, 2 steps |\n" in page
+    assert "- By *real* images 3 of 3 files lose at most half a point.\n" in page
+    assert "- By *noise* images 2 of 3 files lose at most half a point; more: tender of D (29.93 points).\n" in page
+    assert "- Noise loses more than real images, by more than draws differ by, in 1 of 3 rows: tender of D.\n" in page
 
 
 def test_what_the_check_of_a_file_in_8_bits_sees_becomes_a_page(tmp_path):

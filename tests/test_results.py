@@ -70,7 +70,9 @@ def test_the_precision_page_follows_from_what_was_measured(monkeypatch: pytest.M
     assert (RESULTS / "precision.md").read_text() == importlib.import_module("accuracy").page(written)
 
 
-@pytest.mark.parametrize("name", ["bn-shift", "loss-balance", "sabotage", "virtual-step", "fallback", "trials-digits"])
+@pytest.mark.parametrize(
+    "name", ["bn-shift", "loss-balance", "sabotage", "virtual-step", "fallback", "trials-digits", "int8-table"]
+)
 def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     written = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
