@@ -188,7 +188,7 @@ def make_place(folder: Path) -> None:
         patch.chdir(folder)  # the run names its teacher from here
         ended = command("distill", "t.safetensors", "-o", "finished", *SMALL.split())
         assert ended.code in (0, 4), ended
-    for name in ("other", "runs/mine", "runs/noise", "runs/device", "runs/timm"):
+    for name in ("other", "runs/mine", "runs/noise", "runs/device", "runs/timm", "runs/drawn"):
         shutil.copytree(folder / "finished", folder / name)
     for name in ("teacher", "mnist", "lenet5"):
         shutil.copy(folder / "t.safetensors", folder / f"{name}.safetensors")
