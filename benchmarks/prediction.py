@@ -2,6 +2,7 @@
 
     python benchmarks/prediction.py measure runs/digits runs/mnist -o benchmarks/results/prediction.json
     python benchmarks/prediction.py fit benchmarks/results/prediction.json --table results/prediction.md
+    python benchmarks/prediction.py check benchmarks/results/prediction-families.json --table PAGE
 
 `measure` adds finished runs of grids: their recorded answers to several kinds of images (`lenient.training.answers`),
 those to inverted images, made anew where a run has none, and the agreement of student and teacher on images held out of
@@ -9,7 +10,7 @@ the training data, which no student sees. Test images are never read. Students o
 
 `fit` leaves out one teacher after another, then one data set after another, and says how well what was fitted to the
 others orders and predicts those left out; beside it stand single numbers, among them agreement on a run's own images.
-It writes `src/lenient/training/prediction.json`.
+It writes `src/lenient/training/prediction.json`. `check` holds that table against runs that it was not fitted to.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from lenient.runs.folder import RunFolder, environment
 from lenient.runs.reopen import reopen
 from lenient.training.answers import compared
 from lenient.training.inverted import IMAGES, inverted
-from lenient.training.prediction import features, logit
+from lenient.training.prediction import features, fitted, logit, predicted
 from lenient.training.verdict import SHIFT
 
 TABLE = Path(__file__).parents[1] / "src" / "lenient" / "training" / "prediction.json"
@@ -263,6 +264,64 @@ def fit(
     output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     page_of = written | {"machine": stored["machine"]["device_name"]}
     table.write_text(page(cells, page_of, measured.name), encoding="utf-8")
+
+
+def checked(written: Mapping[str, Any], name: str) -> str:
+    """Return the page on runs that the library's table was not fitted to."""
+    told = [(cell, predicted(cell["answers"], cell["shift"], cell["classes"])) for cell in written["cells"]]
+    known = [(cell, found) for cell, found in told if found is not None]
+    shares = [cell["agreement"] for cell, _ in known]
+    below = [cell["agreement"] < found.low for cell, found in known]
+    above = [cell["agreement"] > found.high for cell, found in known]
+    lines = [
+        "# What was expected of students of methods that the table has not seen",
+        "",
+        f"{len(known)} runs of [a grid](digits-families/tables/table-3.md) with one method of each family. *Expected*",
+        "is by the library's table ([how it was fitted](prediction.md)), to which none of these runs belongs: the",
+        "share of real images on which a student answers as its teacher, and the interval that held",
+        f"{fitted()['level']:.0%} of left-out runs. *Agreement* is that on images held out of the training data. In %,",
+        "medians over seeds.",
+        "",
+        "| row | runs | expected | agreement | inside | below it | above it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in dict.fromkeys(cell["row"] for cell, _ in known):
+        own = [n for n, (cell, _) in enumerate(known) if cell["row"] == row]
+        low, middle, high, share = (
+            100 * float(np.median([value(*known[n]) for n in own]))
+            for value in (
+                lambda _, found: found.low,
+                lambda _, found: found.expected,
+                lambda _, found: found.high,
+                lambda cell, _: cell["agreement"],
+            )
+        )
+        counts = (sum(below[n] for n in own), sum(above[n] for n in own))
+        expected = f"{middle:.0f} ({low:.0f} to {high:.0f})"
+        lines.append(
+            f"| {row} | {len(own)} | {expected} | {share:.1f} | {len(own) - sum(counts)} | {counts[0]} | {counts[1]} |"
+        )
+    inside = len(known) - sum(below) - sum(above)
+    rank = spearmanr(shares, [found.expected for _, found in known])[0]
+    lines += [
+        "",
+        f"Inside: {inside} of {len(known)}; {sum(below)} below and {sum(above)} above. Rank correlation of what was",
+        f"expected with the agreement: {rank:.2f}.",
+        "",
+        f"Runs in `{name}`; machine: {written['machine']['device_name']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+@app.command()
+def check(
+    measured: Annotated[Path, typer.Argument(help="What `measure` wrote of runs that the table was not fitted to.")],
+    table: Annotated[Path, typer.Option(help="The page.")],
+) -> None:
+    """Write the page that holds the library's table against other runs."""
+    written = json.loads(measured.read_text(encoding="utf-8"))
+    table.write_text(checked(written, measured.name), encoding="utf-8")
 
 
 if __name__ == "__main__":

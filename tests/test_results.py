@@ -70,6 +70,13 @@ def test_the_precision_page_follows_from_what_was_measured(monkeypatch: pytest.M
     assert (RESULTS / "precision.md").read_text() == importlib.import_module("accuracy").page(written)
 
 
+def test_the_page_on_runs_that_no_table_was_fitted_to_follows_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    written = json.loads((ROOT / "benchmarks/results/prediction-families.json").read_text())
+    page = importlib.import_module("prediction").checked(written, "prediction-families.json")
+    assert (RESULTS / "prediction-families.md").read_text() == page
+
+
 @pytest.mark.parametrize(
     "name", ["bn-shift", "loss-balance", "sabotage", "virtual-step", "fallback", "trials-digits", "int8-table"]
 )
