@@ -58,7 +58,7 @@ def page(written: Mapping[str, Any], name: str) -> str:
         "third and three times as high: the student's, and those of what makes the images. Agreement of student and",
         "teacher on all training images, none of which a student sees, in %, the best in bold; of one seed, or the",
         "mean of as many as stand in brackets. Where another trial was better than the recipe by a point or more, the",
-        "recipe has taken it over; what had runs in grids already was asked with a second seed first.",
+        "recipe has taken it over; methods that had runs in grids by that recipe were asked with a second seed first.",
         f"A teacher `{written['teacher']}`, a student `{written['student']}`. No test image was read.",
         "",
         f"| method | {' | '.join(labels)} | seconds |",
