@@ -649,6 +649,7 @@ WITH_ADVERSARY: dict[str, tuple[Any, dict[str, Any]]] = {
     "temperature": (1.0, {}),
     "tv_weight": (1e-1, {}),
     "l2_weight": (1.0, {}),
+    "prior_view": ("train", {"augmentation": "shaken"}),
 }
 OWN_CHANGES |= dict.fromkeys(("bn-adv", "dafl-adv"), WITH_ADVERSARY)
 OWN_CHANGES["adadfq"] = {

@@ -22,7 +22,8 @@ from lenient.models.card import Network
 from lenient.synthesis.figures import drawings
 from lenient.synthesis.mutation import SIDES, boxes, mutated
 from lenient.synthesis.quota import Quota
-from lenient.synthesis.stability import Lasting, Shaken, lasting, margin
+from lenient.synthesis.stability import Lasting, lasting, margin
+from lenient.synthesis.views import Shaken
 from lenient.teacher.frozen import FrozenTeacher
 from test_methods import STABLE, take
 from toys import CPU, digits_like, distillation, quick, tiny_card, tiny_student, tiny_teacher

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given
@@ -82,9 +84,10 @@ def _window(image: Tensor, down: int, right: int, flipped: bool) -> Tensor:
     return window.flip(2) if flipped else window
 
 
-def test_views_keep_the_gradient():
+@pytest.mark.parametrize("kind", [kind for kind in get_args(Augmentation) if kind != "none"])
+def test_views_keep_the_gradient(kind):
     images = torch.rand(3, 1, 8, 8, requires_grad=True)
-    augment(images, "crop-flip", Streams(0), "x", 0).sum().backward()
+    augment(images, kind, Streams(0), "x", 0).sum().backward()
     assert images.grad.abs().sum() > 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,8 @@ class WithAdversarySettings(GeneratorMethodSettings):
     """Weight of total variation."""
     l2_weight: float = Field(6e-3, ge=0, le=1e6)
     """Weight of the L2 norm."""
+    prior_view: Literal["clean", "train"] = "clean"
+    """Of which images the teacher is to be sure, and of every class: as drawn, or changed as `augmentation` says."""
     student_steps: int = Field(5, ge=1, le=10_000)
     """Student steps in one cycle."""
     student_lr: float = Field(0.2, ge=0, le=1e3)
@@ -69,8 +71,8 @@ class WithAdversary:
                 "bn": (s.bn_weight, BatchNormStatistics("clean")),
                 "tv": (s.tv_weight, ImageNorm(differences, "TV", view="train")),
                 "l2": (s.l2_weight, ImageNorm(itself, "L2", view="train")),
-                "class_prior": (s.class_prior_weight, ClassPrior()),
-                "entropy": (s.entropy_weight, InformationEntropy()),
+                "class_prior": (s.class_prior_weight, ClassPrior(s.prior_view)),
+                "entropy": (s.entropy_weight, InformationEntropy(view=s.prior_view)),
             }
         )
         return generator_algorithm(context, s, objective, Objective({"student": (1.0, Imitation(logit_l1, "L1"))}))

@@ -27,8 +27,8 @@ from lenient.synthesis.growing import Growing
 from lenient.synthesis.photo import NAMES
 from lenient.synthesis.proxy import Proxy, with_pictures
 from lenient.synthesis.quota import Quota
-from lenient.synthesis.stability import Lasting, Shaken, lasting
-from lenient.synthesis.views import Viewer
+from lenient.synthesis.stability import Lasting, lasting
+from lenient.synthesis.views import Shaken, Viewer
 
 
 class StableSettings(MethodSettings):

@@ -19,9 +19,10 @@ from lenient.teacher.batch import Batch, Clock, Response
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.teacher.probes import Blocks
 
-Augmentation = Literal["none", "crop-flip", "crop-flip-batch", "distorted"]
+Augmentation = Literal["none", "crop-flip", "crop-flip-batch", "distorted", "shaken"]
 """`crop-flip`: zero padding, random crop and horizontal flip per image; `-batch`: one draw for the whole batch.
-`distorted`: one of 106 strong changes per image, see `lenient.synthesis.distortions`."""
+`distorted`: one of 106 strong changes per image, see `lenient.synthesis.distortions`. `shaken`: moved a little, in a
+little more or less light (`SHAKEN`)."""
 
 View = Callable[[Tensor, Streams, str, int], Tensor]
 """This rank's images (N, C, H, W) in pixel units to what is shown of them, by the key of a random stream."""
@@ -36,6 +37,8 @@ def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, upd
         return images
     if kind == "distorted":
         return distorted(images, streams, name, update)
+    if kind == "shaken":
+        return SHAKEN(images, streams, name, update)
     count, height, width = images.shape[0], images.shape[2], images.shape[3]
     padding = max(1, min(padding, min(height, width) // 8))
 
@@ -46,6 +49,35 @@ def augment(images: Tensor, kind: Augmentation, streams: Streams, name: str, upd
 
     rows, columns, flip = draw("rows", 2 * padding + 1), draw("columns", 2 * padding + 1), draw("flip", 2)
     return cropped(images, (padding, padding), rows, columns, flip > 0)
+
+
+@dataclass(frozen=True)
+class Shaken:
+    """A view: each image moved by up to a share `shift` of its sides, its edges repeated, and its pixels times a factor
+    within `gain` of 1."""
+
+    shift: float
+    gain: float
+
+    def __call__(self, images: Tensor, streams: Streams, name: str, update: int) -> Tensor:
+        """Return this rank's images (N, C, H, W) so, by the key of a random stream for the whole batch."""
+        count, height, width = images.shape[0], images.shape[2], images.shape[3]
+        whole = count * ranks.count()
+
+        def places(axis: str, length: int) -> Tensor:
+            limit = int(self.shift * length + 0.5)
+            moves = ranks.mine(streams.integers(f"{name}/{axis}", update, (whole, 1), 2 * limit + 1)) - limit
+            return (torch.arange(length, device=images.device) + moves).clamp(0, length - 1)
+
+        rows, columns = places("rows", height), places("columns", width)
+        gains = ranks.mine(streams.uniform(f"{name}/gain", update, (whole, 1, 1, 1))).to(images.dtype)
+        sample = torch.arange(count, device=images.device).view(-1, 1, 1)
+        moved = images.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        return moved * (1 + self.gain * (2 * gains - 1))
+
+
+SHAKEN = Shaken(shift=1 / 16, gain=0.15)
+"""What a sensible answer should not be changed by: two pixels of 32, and the light of another hour."""
 
 
 def rolled(images: Tensor, limit: int, streams: Streams, name: str, update: int) -> Tensor:
