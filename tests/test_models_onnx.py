@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from commands import lenient
 from lenient.core.errors import TeacherError
 from lenient.methods.choice import choose
 from lenient.models import Card, Network, batch_norm_layers, check_classifier, choose_student, load_network
@@ -390,6 +391,8 @@ def test_what_cannot_be_rebuilt_answers_without_gradient_where_the_user_trusts_i
     assert found.behaviour.blocked
     assert choose(found).name == "stable"
     assert found.module(images(3, (3, 6, 5))).shape == (3, 4)
+    told = lenient("inspect", path, "--trust-code", cwd=tmp_path).stdout
+    assert "parameters    not counted in a program" in told
 
 
 def test_a_batch_that_is_built_in_is_refused(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ SINCE_OF: Mapping[str, Mapping[str, Any]] = {
     "real": {"method.augmentation": "none"},
     "stable": {"method.pictures": 0.0},
     "fastdfkd": {"method.student_optimizer": "sgd"},
-    **dict.fromkeys(("bn-adv", "dafl-adv"), {"method.prior_view": "clean"}),
+    **{name: {"method.prior_view": "clean"} for name in ("bn-adv", "dafl-adv")},
     **{
         name: {
             "method.student_optimizer": "sgd",

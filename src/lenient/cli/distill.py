@@ -147,8 +147,9 @@ def describe(job: Job, say: Any) -> None:
 
     card = job.teacher.card
     size = "x".join(str(value) for value in card.input_size)
-    say(f"teacher   {card.arch or job.source or 'module'}: {parameters(job.teacher.module):,} parameters, "
-        f"{card.num_classes} classes, images {size}")  # fmt: skip
+    count = parameters(job.teacher.module)
+    counted = f"{count:,} parameters, " if count else ""  # none are read of a program
+    say(f"teacher   {card.arch or job.source or 'module'}: {counted}{card.num_classes} classes, images {size}")
     say(f"          mean {_row(card.mean)}, std {_row(card.std)}: check these: a wrong mean gives no error")
     for note in card.notes:
         say(f"          {note}")

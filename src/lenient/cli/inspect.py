@@ -11,6 +11,8 @@ from lenient.cli.options import takes
 from lenient.core.progress import for_command, working
 from lenient.core.text import NOTE, WIDE, visible
 
+PROGRAM = "not counted in a program"
+
 
 @takes(options.INSPECT)
 def inspect(
@@ -38,7 +40,7 @@ def inspect(
     card = found.card
     rows = {
         "architecture": card.arch or "unknown: the module alone was given",
-        "parameters": f"{found.params:,} ({found.bytes / 2**20:.1f} MiB)",
+        "parameters": f"{found.params:,} ({found.bytes / 2**20:.1f} MiB)" if found.params else PROGRAM,
         **({"bits": f"{found.bits} for weights and for the inputs of layers"} if found.bits else {}),
         "input": "x".join(map(str, card.input_size)) + " (channels x height x width)",
         "classes": str(card.num_classes) + (f": {', '.join(card.classes[:10])}" if card.classes else ""),
