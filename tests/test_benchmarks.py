@@ -72,6 +72,17 @@ def test_every_method_has_the_same_trials(tmp_path):
     assert "8 runs in `cells.json`" in page
 
 
+def test_steps_on_large_images_are_measured_once_with_maps_kept_and_computed_anew(tmp_path):
+    common = [BENCHMARKS / "large_images.py", "-o", "cells.json", "--teacher", "lenient:resnet8", "--batch", 4]
+    run(*common, "--classes", 3, "--sizes", "16", cwd=tmp_path)
+    cells = json.loads((tmp_path / "cells.json").read_text())["cells"]
+    assert [(cell["size"], cell["way"]) for cell in cells] == [(16, "kept"), (16, "computed anew")]
+    assert all(cell["seconds_per_step"] > 0 and cell["classes"] == 3 for cell in cells)
+    assert run(*common, "--sizes", "16", cwd=tmp_path) == ""
+    run(*common, "--table", "page.md", cwd=tmp_path)
+    assert "| 16 x 16 | " in (tmp_path / "page.md").read_text()
+
+
 def test_both_orders_of_a_virtual_step_are_compared_along_a_run(tmp_path):
     common = [BENCHMARKS / "virtual_step.py", "-o", "seen.json"]
     measured = [*common, "--teachers", "lenient:lenet5", "--teacher-set", "epochs=1"]

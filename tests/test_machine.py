@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import gc
+import math
+import re
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
+import lenient
 from lenient.bench.cell import Meter, read_costs
 from lenient.cli.distill import _dry_run
 from lenient.core import memory
 from lenient.core.errors import MachineError, UsageError
 from lenient.core.runtime import Runtime, check_compiler
+from lenient.models.card import Network
 from lenient.runs import autotune
 from lenient.runs.job import Job
-from lenient.runs.request import Request, decide, resolve
+from lenient.runs.request import Request, _check_ways, decide, resolve
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
 from ranks_worker import FORMS
-from toys import CPU, QUICK, settings, tiny_student, tiny_teacher
+from toys import CPU, QUICK, digits_like, settings, tiny_card, tiny_student, tiny_teacher
 
 COMPILED = Runtime(CPU.device, compile=True)
 METHODS: dict[str, dict[str, object]] = {
@@ -132,6 +138,56 @@ def test_a_system_that_does_not_say_what_is_left(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(memory, "left", lambda _: None)
     with pytest.raises(UsageError, match="--batch-size auto"):
         autotune.largest_batch(settings(), tiny_teacher(), tiny_student())
+
+
+def test_maps_are_computed_anew_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    request, teacher, student = Request(settings=QUICK), digits_like(), digits_like(1)
+    before = {name: value.clone() for name, value in student.module.state_dict().items()}
+    monkeypatch.setattr(memory, "left", lambda _: 1e5)
+    with caplog.at_level("INFO"):
+        assert decide(resolve(request), request, teacher, student).runtime().recompute
+    assert re.search(r"recompute true: maps of 8 images would take 0\.0 GB, of which", caplog.text)
+    assert all(torch.equal(value, before[name]) for name, value in student.module.state_dict().items())
+    monkeypatch.setattr(autotune, "MOST_KEPT", 1e12)  # so that it is measured
+    for left, short in ((1e9, False), (None, False)):
+        monkeypatch.setattr(memory, "left", lambda _, left=left: left)
+        assert decide(resolve(request), request, teacher, student).recompute is short
+
+
+def test_what_is_kept_of_an_image_is_known_beforehand() -> None:
+    """Of a convolution what goes into it, of a ReLU what comes out, and of the mean over a map nothing."""
+    layers = [torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    network = Network(torch.nn.Sequential(*layers), tiny_card())
+    pixels = math.prod(network.card.input_size)
+    for learns in (False, True):
+        assert autotune._kept(network, CPU, learns=learns) == 4 * (pixels + 4 * pixels)
+    assert all(weight.requires_grad for weight in network.module.parameters())
+
+
+def test_maps_cannot_be_computed_anew_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lenient.runs.request.check_compiler", lambda _: None)
+    request = Request(settings={**QUICK, "recompute": True}, compile=True)
+    with pytest.raises(UsageError, match=r"^-s recompute=true: works without --compile so far; leave one of them out$"):
+        decide(resolve(request), request, tiny_teacher(), tiny_student())
+    request = Request(settings={**QUICK, "recompute": True})
+    with monkeypatch.context() as patched:
+        patched.setattr("lenient.core.ranks.count", lambda: 2)
+        with pytest.raises(UsageError, match=r"^-s recompute=true: works on one device so far; .* or --devices$"):
+            _check_ways(resolve(request), CPU.device)
+
+
+def test_a_run_goes_on_the_same_with_maps_computed_anew(tmp_path: Path) -> None:
+    found = []
+    for name, ways in (("one", (False, False)), ("other", (False, True))):
+        for steps, anew in zip((6, 9), ways, strict=True):
+            told = {"settings": {**QUICK, "recompute": anew} if steps == 6 else {"recompute": anew}}
+            lenient.distill(digits_like(), "lenient:resnet8-half", steps=steps, output=tmp_path / name,
+                            resume=steps == 9, **told)  # fmt: skip
+        found.append(load_file(tmp_path / name / "student" / "model.safetensors"))
+    assert yaml.safe_load((tmp_path / "other" / "config.yaml").read_text())["recompute"] is True
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux measures a peak anew")

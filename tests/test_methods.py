@@ -36,6 +36,7 @@ from toys import (
     CPU,
     QUICK,
     TA_QUICK,
+    digits_like,
     distillation,
     pictures_folder,
     quick,
@@ -179,6 +180,18 @@ def course():
 
 
 # promises of every method
+
+
+@pytest.mark.parametrize(
+    "name", [*ALL, "meta-dfkd, second order, selecting", "ta-dfkd, abd", "noise, batch statistics"]
+)
+def test_maps_that_are_computed_anew_change_no_bit(name):
+    found = []
+    for runtime in (CPU, replace(CPU, recompute=True)):
+        frozen = FrozenTeacher(digits_like(), runtime).__enter__()
+        run = take(Distillation(frozen, digits_like(1), settings(**form(name)), runtime), 6)
+        found.append(weights(run))
+    assert same(*found)
 
 
 @pytest.mark.parametrize("name", FORMS)

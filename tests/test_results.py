@@ -78,7 +78,17 @@ def test_the_page_on_runs_that_no_table_was_fitted_to_follows_from_them(monkeypa
 
 
 @pytest.mark.parametrize(
-    "name", ["bn-shift", "loss-balance", "sabotage", "virtual-step", "fallback", "trials-digits", "int8-table"]
+    "name",
+    [
+        "bn-shift",
+        "loss-balance",
+        "sabotage",
+        "virtual-step",
+        "fallback",
+        "trials-digits",
+        "int8-table",
+        "large-images",
+    ],
 )
 def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

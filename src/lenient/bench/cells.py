@@ -23,7 +23,7 @@ from lenient.synthesis.pixel_views import ViewSettings
 from lenient.synthesis.proxy import SourceSettings
 from lenient.training.settings import TeacherSettings
 
-LEFT_OUT = ("device", "checkpoint_every", "overlap", "report", "health", "threads", "fallback")
+LEFT_OUT = ("device", "checkpoint_every", "overlap", "recompute", "report", "health", "threads", "fallback")
 """Settings that say where a cell runs, what it leaves behind and how it is judged, and not what it comes to, but for
 open rows, which may fall back."""
 SINCE: Mapping[str, Any] = {

@@ -190,8 +190,9 @@ def _announce_trials(job: Job, say: Any, resume: bool = False) -> None:
 def _machine(job: Job) -> str:
     s = job.settings
     threads = [f"{s.threads} thread{'s' if s.threads != 1 else ''}"] if s.device == "cpu" else []
-    ways = [s.precision, *threads, *(["compiled"] if s.compile else []), *(["overlap"] if s.overlap is True else [])]
-    return f"{s.device}, {', '.join(ways)}, batches of {s.batch_size} images"
+    ways = {"compiled": s.compile, "overlap": s.overlap is True, "maps computed anew": s.recompute is True}
+    named = [s.precision, *threads, *(way for way, taken in ways.items() if taken)]
+    return f"{s.device}, {', '.join(named)}, batches of {s.batch_size} images"
 
 
 def _row(values: tuple[float, ...]) -> str:

@@ -73,11 +73,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_errors(flag: str = "--batch-size") -> Iterator[None]:
-    """Turn an out-of-memory error of torch into one line that names the flag to lower."""
+def memory_errors(flag: str = "--batch-size", or_else: str = "") -> Iterator[None]:
+    """Turn an out-of-memory error of torch into one line that names the flag to lower, and what else would help."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
-            raise MachineError(f"the batch does not fit into memory; lower {flag}") from error
+            raise MachineError(f"the batch does not fit into memory; lower {flag}{or_else}") from error
         raise

@@ -30,6 +30,8 @@ class Runtime:
     """How images and the weights of convolutions lie in memory."""
     copies: bool = False
     """Whether a network is handed copies of its inputs, into which it may write."""
+    recompute: bool = False
+    """Whether networks compute the maps within their blocks anew for the backward pass (`core.recomputing`)."""
 
     @property
     def dtype(self) -> torch.dtype:

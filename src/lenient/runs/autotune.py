@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from lenient.core import memory, processors, ranks
 from lenient.core.conv_cpu import SmallMaps
@@ -22,6 +24,7 @@ from lenient.core.timing import seconds_of
 from lenient.methods.contract import STUDENT, Method, Phase
 from lenient.models.behaviour import failure
 from lenient.models.card import Network
+from lenient.models.checking import without_gradient
 from lenient.models.lending import copied_module
 from lenient.synthesis.figures import drawings
 from lenient.teacher.frozen import FrozenTeacher
@@ -42,6 +45,8 @@ LARGEST = 1024
 """Images in the largest batch that `--batch-size auto` takes: TA-DFKD's."""
 SMALL = (16, 64)
 """Images on each device in the two trials that the memory of larger batches is worked out from."""
+MOST_KEPT = 10_000
+"""Times its own size that networks keep of an image for the backward pass at most; usual ones a hundredth of it."""
 MEMORY_SHARE = 0.8
 """Share of the memory left that a batch may take."""
 LOUD = 15.0
@@ -273,6 +278,48 @@ def _stretches(start: int, phase: Phase, at_most: int = 10) -> Iterator[tuple[in
     for _, count in phase.updates:
         yield start, min(count, at_most), count
         start += count
+
+
+def memory_is_short(settings: DistillSettings, teacher: Network, student: Network | None) -> bool:
+    """Whether what the teacher and a student, where one learns, keep of a batch for the backward pass is more than
+    there is room for, as far as the system says; a line says so."""
+    device = torch.device(settings.device)
+    left, images = memory.left(device), settings.batch_size
+    pixels = math.prod(teacher.card.input_size)
+    if left is None or images * pixels * 4 * MOST_KEPT < MEMORY_SHARE * left:
+        return False
+    runtime = settings.runtime()
+    of_one = 0.0 if without_gradient(teacher.behaviour) else _kept(teacher, runtime, learns=False)
+    wanted = images * (of_one + (0.0 if student is None else _kept(student, runtime, learns=True)))
+    if wanted <= MEMORY_SHARE * left:
+        return False
+    log.info(
+        "recompute true: maps of %d images would take %.1f GB, of which %.1f GB are there; they are computed anew",
+        *(images, wanted / 1e9, left / 1e9),
+    )
+    return True
+
+
+def _kept(network: Network, runtime: Runtime, *, learns: bool) -> float:
+    """Return the bytes that a network keeps of an image for the backward pass: of four, less those of two."""
+    found = []
+    with untouched_global_rng(), memory_errors(), FrozenTeacher(_copied(network), runtime) as frozen:
+        for weight in frozen.module.parameters():
+            weight.requires_grad_(learns and weight.is_floating_point())
+        for count in (2, 4):
+            images = runtime.images(torch.zeros(count, *network.card.input_size)).requires_grad_(not learns)
+            held: dict[int, int] = {}
+
+            def note(tensor: Tensor, held: dict[int, int] = held) -> Tensor:
+                storage = tensor.untyped_storage()
+                held[storage.data_ptr()] = storage.nbytes()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                answer = frozen.respond(images)
+            found.append(sum(held.values()))
+            del answer
+    return max(found[1] - found[0], 0) / 2
 
 
 def largest_batch(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> int:

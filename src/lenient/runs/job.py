@@ -353,7 +353,10 @@ class Job:
             del old["method"]
         self._require_stored(old, path)
         moved = nested({PICTURES: asked[PICTURES]} if PICTURES in said else {})
-        going_on = merge({**old, "steps": steps, "device": device, "threads": self._threads(old, said)}, moved)
+        here = {"device": device, "threads": self._threads(old, said)}
+        if "recompute" in said:  # the same to the bit
+            here["recompute"] = self.settings.recompute
+        going_on = merge({**old, "steps": steps, **here}, moved)
         again = Request(shared=going_on, own=self.request.own)
         with settings_of(path / "config.yaml"):
             self.settings = resolve(again)
@@ -718,7 +721,7 @@ def _refuse_others(said: Set[str], asked: Mapping[str, Any], stored: Mapping[str
     """Refuse settings of which the user `said` other things than a run's are; raises OtherSettingsError."""
     for key in sorted(said):
         moved = key == PICTURES and stored.get(key) is not None  # whether these are the same is another question
-        if moved or key in ("device", "steps", "threads") or asked[key] in (stored.get(key), "auto"):
+        if moved or key in ("device", "steps", "threads", "recompute") or asked[key] in (stored.get(key), "auto"):
             continue
         raise OtherSettingsError(path, key, stored.get(key), asked[key])
 

@@ -31,6 +31,7 @@ from lenient.runs.autotune import (
     fastest_threads,
     fitting_temperature,
     largest_batch,
+    memory_is_short,
     overlap_pays,
     threads_are_tried,
     trial,
@@ -283,8 +284,8 @@ def _steps(epochs: int, steps_per_epoch: int) -> int:
 def decide(
     settings: DistillSettings, request: Request, teacher: Network, student: Network, method: Method | None = None
 ) -> DistillSettings:
-    """Replace what is `auto` by what was measured here: device, precision, batch size, threads, overlap, the steps in a
-    budget.
+    """Replace what is `auto` by what was measured here: device, precision, batch size, threads, overlap, what is
+    computed anew, the steps in a budget.
 
     All ranks take the measurements together, and rank 0's word for them.
     """
@@ -298,14 +299,15 @@ def decide(
     if settings.teacher.temperature == "auto":
         found = 1.0 if is_copy(student) else ranks.agree(fitting_temperature(teacher, runtime))
         changes["teacher"] = settings.teacher.model_copy(update={"temperature": found})
-    if settings.compile:
-        if ranks.count() > 1:
-            raise UsageError("--compile: works on one device so far; leave it out, or --devices")
-        check_compiler(device)
+    _check_ways(settings, device)
     settings = settings.model_copy(update=changes)
     if request.batch_size == "auto":
         size = ranks.agree(largest_batch(settings, teacher, student, method))
         settings = settings.model_copy(update={"batch_size": size})
+    if settings.recompute == "auto":
+        able = not settings.compile and ranks.count() == 1
+        anew = able and memory_is_short(settings, teacher, learning)
+        settings = settings.model_copy(update={"recompute": anew})
     count = settings.threads
     if count == "auto":
         tried = learning is not None and threads_are_tried(device)
@@ -319,6 +321,18 @@ def decide(
             steps = steps_within(request.budget, settings, teacher, student, method)
             settings = settings.model_copy(update={"steps": steps})
     return settings
+
+
+def _check_ways(settings: DistillSettings, device: torch.device) -> None:
+    """Refuse ways of running that do not go together, or not here; raises UsageError."""
+    if settings.compile:
+        if ranks.count() > 1:
+            raise UsageError("--compile: works on one device so far; leave it out, or --devices")
+        check_compiler(device)
+    if settings.recompute is True and settings.compile:
+        raise UsageError("-s recompute=true: works without --compile so far; leave one of them out")
+    if settings.recompute is True and ranks.count() > 1:
+        raise UsageError("-s recompute=true: works on one device so far; leave it out, or --devices")
 
 
 def steps_within(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lenient.core import ranks
 from lenient.core.config import BY_NAME, Part
 from lenient.core.conv_cpu import SmallMaps
+from lenient.core.recomputing import Recomputed
 from lenient.core.runtime import Runtime
 from lenient.losses.objective import Objective
 from lenient.models.lending import own_grad_mode
@@ -27,6 +29,7 @@ class LiveStudent:
         self.module, self.runtime, self.blocks = module, runtime, Blocks(tuple(blocks))
         self._plain = module if blocks else runtime.compiled(module)
         self._small = SmallMaps(module, runtime)
+        self._recomputed = Recomputed(module, self._small.products) if runtime.recompute else None
 
     def respond(
         self, inputs: Tensor, weights: Mapping[str, Tensor] | None = None, *, autocast: bool = True
@@ -34,7 +37,9 @@ class LiveStudent:
         """Answer normalised inputs (N, C, H, W), with other parameters or buffers where `weights` names them."""
         inputs = self.runtime.inputs(inputs)
         precision = self.runtime.autocast() if autocast else torch.autocast(inputs.device.type, enabled=False)
-        with self.blocks.armed() as probed, precision, own_grad_mode(), self._small.products():
+        # with other weights than its own a block would be computed anew with its own
+        recomputed = self._recomputed.armed() if self._recomputed and weights is None else nullcontext()
+        with self.blocks.armed() as probed, precision, own_grad_mode(), self._small.products(), recomputed:
             logits = (
                 self._plain(inputs)
                 if weights is None

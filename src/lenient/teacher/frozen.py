@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lenient.core import ranks
 from lenient.core.batch_norm import Statistics, by_batch
 from lenient.core.errors import TeacherError, UsageError
+from lenient.core.recomputing import Recomputed
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import untouched_global_rng
 from lenient.models.card import Card, Network, to_logits
@@ -115,6 +116,7 @@ class FrozenTeacher:
             self._lower()
         changing = bool(self._behaviour.changes)  # a compiled forward takes all tensors for constant
         self._plain = self.module if changing else self.runtime.compiled(self.module, constant=True)
+        self._recomputed = Recomputed(self.module) if self.runtime.recompute and not changing else None
 
     def __exit__(self, *_: object) -> None:
         self._loan.close()
@@ -250,6 +252,8 @@ class FrozenTeacher:
             stack.enter_context(self.runtime.autocast())
             stack.enter_context(own_grad_mode())
             stack.enter_context(unchanged(self.module, self._behaviour.changes))
+            if self._recomputed and self.statistics == "running":
+                stack.enter_context(self._recomputed.armed())
             plain = not probes and self.statistics == "running"  # in a compiled forward the stored ones are constants
             if self.statistics == "batch":
                 stack.enter_context(by_batch(self.batch_norms))

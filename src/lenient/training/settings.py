@@ -139,6 +139,9 @@ class DistillSettings(Settings):
     """Whether the plain forwards of all networks are compiled; those with probes and the virtual step never are."""
     overlap: Literal["auto"] | bool = "auto"
     """Whether a CPU makes the next step's images while the student learns: `auto` where a trial shows a gain."""
+    recompute: Literal["auto"] | bool = "auto"
+    """Whether networks keep only what goes into their blocks for the backward pass and compute the rest anew: less
+    memory for more time, and the same bits (activation checkpointing); `auto`: where memory would be short."""
     select: Literal["last", "ema", "proxy"] = "last"
     """The student delivered: of the last step, averaged over steps, or of the best agreement on the probe set."""
     ema_decay: float = Field(0.999, gt=0, lt=1)
@@ -183,7 +186,8 @@ class DistillSettings(Settings):
 
     def runtime(self) -> Runtime:
         """Return where and how networks run, once nothing is `auto` any more."""
-        return Runtime(torch.device(self.device), self.precision, self.compile, self.overlap is True)
+        device, anew = torch.device(self.device), self.recompute is True
+        return Runtime(device, self.precision, self.compile, self.overlap is True, recompute=anew)
 
 
 def general_settings(name: str) -> dict[str, Setting]:

@@ -658,11 +658,12 @@ def run_loop(distillation: Distillation, until: Callable[[], bool] | None = None
     """Run, as `Distillation.run`, under signal handling, memory errors turned into words, the caller's random streams
     untouched, and an accelerator's algorithms those that give the same bits each time."""
     device = distillation.runtime.device
+    more = "" if distillation.runtime.recompute or ranks.count() > 1 else ", or take -s recompute=true"
     with (
         untouched_global_rng(),
         stop_on_signals() as stop,
         save_on_signals() as save,
-        memory_errors(),
+        memory_errors(or_else=more),
         repeatable(device),
     ):
         return distillation.run(stop, save, until)
