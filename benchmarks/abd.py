@@ -1,11 +1,12 @@
 """Does a student inherit a teacher's backdoor, what does ABD make of it, and what does that cost on clean images?
 
-    python benchmarks/abd.py -o benchmarks/results/abd.json
+    python benchmarks/abd.py -o benchmarks/results/abd.json --method ta-dfkd
     python benchmarks/abd.py -o benchmarks/results/abd.json --table results/abd.md
 
 A tenth of the teacher's training images carry a checkered patch in a corner and the label 0 (BadNets). For the teacher
 and each student: accuracy on clean test images, and attack success, the share of test images of other classes that are
-taken for a 0 once they carry the patch. Runs that the file holds are not made again. Test images steer nothing.
+taken for a 0 once they carry the patch. Runs that the file holds are not made again; those of the committed one are of
+`ta-dfkd` with the weights that it had then. Test images steer nothing.
 """
 
 from __future__ import annotations

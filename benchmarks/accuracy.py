@@ -1,12 +1,12 @@
 """Does speed cost accuracy? Students after equal steps: the library in both precisions, and the released procedure.
 
-    python benchmarks/accuracy.py benchmarks/results/accuracy.json --teacher mnist.safetensors --data mnist --steps 1000
+    python benchmarks/accuracy.py benchmarks/results/accuracy.json --teacher mnist.safetensors --data mnist --steps 800
     python benchmarks/accuracy.py benchmarks/results/accuracy.json --table results/precision.md
 
 *As released* is the restatement that `speed.py` times (`published.py`); *released terms* is the recipe `published` in
 the library's loop, the same mathematics: the two should come to about the same. Both have the rates given, for the
-paper's belong to 72,000 steps: `results/released-rates-mnist.json` has what they were chosen by. Test accuracy is
-measured once, at the end. A cell that the file has is not run again.
+paper's belong to 72,000 steps: `benchmarks/results/released-rates-mnist.json` has what they were chosen by. Test
+accuracy is measured once, at the end. A cell that the file has is not run again.
 """
 
 from __future__ import annotations

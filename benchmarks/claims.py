@@ -791,7 +791,8 @@ which selection is made for, has 0.02 % ([what steers the generators](loss-balan
 
 *Our weights* of TA-DFKD were the library's defaults when these grids ran: an adversary of 300, a term that asks for all
 classes, and a generator that draws in the teacher's normalised space. They were chosen in dozens of runs on training
-images of digits and a few of MNIST; pages beside this one that say `ta-dfkd` and no more had them, too. Rows called
+images of digits and a few of MNIST; pages beside this one that say `ta-dfkd` and no more had them, too, but for
+[prediction-families](prediction-families.md) and [trials-digits](trials-digits.md), which have the paper's. Rows called
 *paper's weights* have the paper's two weights and its sigmoid, and nothing else of it: rates, schedule, sizes and batch
 are ours, and were not searched for them. On digits the same weights come to 97 % agreement with their teachers in runs
 of 900 generator steps at another rate ([table](ta-dfkd-digits.md)). The rates of the other methods come from one run
@@ -803,7 +804,7 @@ A *row* is a method with its settings, a *pair* two runs of two rows with the sa
 compared, a claim is *{CONFIRMED}* if a two-sided sign test is clear and the means of all teachers point the same way,
 *{OPPOSITE}* if it is clear and they point the other way, else *{NOT_CONFIRMED}*. Clear means clear among all tests of
 this page: Holm's procedure holds the chance that any of them is mistaken below {LEVEL}; each p is printed as it is.
-That takes more than a dozen pairs, so the smaller grids can clear nothing. Runs share teachers, seeds and test images,
+That takes a dozen pairs, so the smaller grids can clear nothing. Runs share teachers, seeds and test images,
 which no such test knows. *Void*: the row of which something is said is not clearer of the best of a frozen generator
 and noise than chance (a sign test at {LEVEL} by itself): it learned nothing that could be compared. *Not testable so*:
 the claim is about the end of runs, and these end on the tail of a cosine. Other rules just hold (*{SO}*) or do not

@@ -4,7 +4,7 @@
         --recipe digits --try js="method.adversarial=js" --try coded="method.adversarial=js-coded"
 
 Teachers are trained on the `fit` split. Students are measured on images that none of them sees: accuracy on `holdout`,
-and, for small data, agreement with the teacher on all training images, which needs no labels. Test images are never
+and agreement with the teacher on all training images, which needs no labels. Test images are never
 read. Every cell is one (variant, teacher, seed); a cell that the output file has already is not run again. With
 `--table PAGE` it writes the table and runs nothing.
 

@@ -132,7 +132,7 @@ def page(written: Mapping[str, Any], output: str) -> str:
     lines = [
         "# Falling back",
         "",
-        f"Runs on digits of {STEPS} steps whose method `auto` takes, here `{first}`, by its defaults. After a quarter",
+        f"Runs on digits of {STEPS} steps whose method `auto` took, then `{first}`, by its defaults. After a quarter",
         f"of them each is told what is expected of its student (*told*; below {limit:.0%} there is an alarm). It keeps",
         f"its method, or goes on with `{other}` over the steps that remain: with a student that starts",
         "anew, as the library does, or with the one that it has. *Agreement* with the teacher, as it is described, on",

@@ -1,7 +1,7 @@
 """Networks in few bits: accuracy of copies of a teacher after AdaDFQ, and of its own file in 8 bits, by onnxruntime.
 
     lenient train-teacher --data mnist --arch lenient:wrn-10-1 --epochs 1 -o runs/teacher.safetensors
-    python benchmarks/low_bit.py runs/teacher.safetensors -o benchmarks/results/low-bit.json
+    python benchmarks/low_bit.py runs/teacher.safetensors -o benchmarks/results/low-bit.json --steps 200 --images 2000
     python benchmarks/low_bit.py -o benchmarks/results/low-bit.json --table results/low-bit.md
 
 A copy (`--student int8:copy`) learns from AdaDFQ's images by the recipe `low-bit`, measured in torch and after its

@@ -2,9 +2,10 @@
 
     --teachers py:benchmarks/plain_networks.py:plain_cnn,py:benchmarks/plain_networks.py:vit
 
-Each takes images of 28 or 32 pixels, `flat_*` of 8 too. What normalises, where anything does: `plain_cnn`, `loud_cnn`
-and `plain_vgg` nothing, `group_norm` groups of channels, `vit`, `mixer` and `convnext` each image or place by itself
-(layer norm), `depthwise`, `mobile` and `flat_*` batches; the latter flatten their last maps instead of averaging them.
+Each takes images of 28 or 32 pixels, `mixer` of 28 alone, `flat_*` of 8 too. What normalises, where anything does:
+`plain_cnn`, `loud_cnn` and `plain_vgg` nothing, `group_norm` groups of channels, `vit`, `mixer` and `convnext` each
+image or place by itself (layer norm), `depthwise`, `mobile` and `flat_*` batches; the latter flatten their last maps
+instead of averaging them.
 """
 
 from __future__ import annotations

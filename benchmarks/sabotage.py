@@ -4,7 +4,7 @@
     python benchmarks/sabotage.py -o benchmarks/results/sabotage.json --table results/sabotage.md
 
 Sabotage: constants wrong by scale and offset, normalised twice, softmax or sigmoid on top, classes that are not there,
-too few steps, losses that do not suit the data. Teachers: two of grey digits, one of digits in three channels of
+too few steps, losses that do not suit the data. Teachers: three of grey digits, two of digits in three channels of
 other brightness. Runs that are in the file already are left out, so a killed command goes on. Test images are read for
 the table only: no run looks at them.
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/sheet.py runs/mnist-inversion/cells/ID/run -o docs/images/deepinversion-mnist.png
 
-The first images of `samples/` that the teacher gives each class, as they come; none is picked.
+`samples/` holds those of 512 images that the teacher is surest of, up to 8 of a class; none is picked by hand.
 """
 
 from __future__ import annotations
