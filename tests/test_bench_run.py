@@ -374,6 +374,12 @@ def test_a_new_label_is_no_new_cell(finished):
     assert {record["row"] for record in records(finished / "runs" / "tiny")} == {"noise", "real", "lenient"}
 
 
+def test_a_report_of_a_grid_that_never_ran_says_where_it_looked(tmp_path):
+    write_grid(tmp_path)
+    said = run("report", "grid.yaml", cwd=tmp_path, code=2)
+    assert "grid.yaml: there is no runs/tiny; start with `lenient bench run`, or name the folder it wrote" in said
+
+
 def test_cells_run_elsewhere_are_not_run_again(finished, tmp_path):
     run("report", finished / "runs/tiny", "-o", tmp_path / "known", cwd=tmp_path)
     known = tmp_path / "known/cells.json"
@@ -391,7 +397,7 @@ def test_cells_run_elsewhere_are_not_run_again(finished, tmp_path):
     before = {record["id"]: record for record in records(finished / "runs/tiny")}
     taken = [record for record in records(home) if record["id"] in before]
     assert [before[record["id"]] | {"row": record["row"]} for record in taken] == taken
-    run("report", home, "-o", tmp_path / "again", cwd=tmp_path)
+    run("report", "grid.yaml", "-o", tmp_path / "again", cwd=tmp_path)  # its folder is known by its name
     assert len(json.loads((tmp_path / "again/cells.json").read_text())["cells"]) == 4
 
     grid = load_grid(tmp_path / "grid.yaml")

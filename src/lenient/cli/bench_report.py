@@ -16,7 +16,9 @@ def report(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR|CELLS.json", help="What `bench run` wrote, or an earlier cells.json.", show_default=False
+            metavar="DIR|GRID|CELLS.json",
+            help="What `bench run` wrote, the grid that it ran, or an earlier cells.json.",
+            show_default=False,
         ),
     ],
     output: Annotated[
@@ -59,6 +61,8 @@ def report(
     """Write tables (Markdown, CSV, LaTeX), figures (SVG) and one page from the records of a grid."""
     from lenient.bench.report import Choice, Options, write_bench_report
 
+    if source.suffix in (".yaml", ".yml") and source.is_file():
+        source = _folder(source, trust_code)
     if projection not in ("tsne", "pca"):
         raise UsageError(f"--map {projection}: use tsne or pca")
     if records is not None and not source.is_dir():
@@ -84,6 +88,16 @@ def report(
     with working("drawing tables and figures"):
         page = write_bench_report(source, output, choice=chosen, features=options, records=records, say=print)
     print(page)
+
+
+def _folder(grid: Path, trust_code: bool) -> Path:
+    """Return where `bench run` put the grid of a file, unless it was told another place."""
+    from lenient.bench.grid import load_grid
+
+    home = Path("runs") / load_grid(grid, (), trust_code).name
+    if not home.is_dir():
+        raise UsageError(f"{grid}: there is no {home}; start with `lenient bench run`, or name the folder it wrote")
+    return home
 
 
 def _names(text: str) -> tuple[str, ...]:

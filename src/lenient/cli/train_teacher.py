@@ -36,7 +36,7 @@ def train_teacher(
     overwrite: bool,
     progress: str,
 ) -> None:
-    """Train a classifier on real data, to distil from. With --keep, FILE becomes FILE-e12.safetensors and so on."""
+    """Train a classifier on real data, to distil from. With --keep, FILE becomes FILE-e012.safetensors and so on."""
     from lenient.core.config import parse_overrides
     from lenient.supervised.job import TeacherJob
 

@@ -40,8 +40,8 @@ class CPNetSettings(LabelledSettings):
 
     name: Literal["cpnet"] = "cpnet"
     cuts: Annotated[tuple[str, ...], Field(max_length=100)] | None = None
-    """Names of the batch norms at which the teacher is cut, from the last one on (released code: four or five of each architecture); by
-    default the last one of each size of maps."""
+    """Names of the batch norms at which the teacher is cut, from the last one on (released code: four or five of each
+    architecture); by default the last one of each size of maps."""
     coupling_weight: float = Field(1.0, ge=0, le=1e6)
     """Weight of the coupling between the generator's maps and the teacher's (released code: 1)."""
     coupling_view: Literal["plain", "shown"] = "plain"
