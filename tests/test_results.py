@@ -110,6 +110,7 @@ def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyP
         "ta-dfkd-default-mnist",
         "meta-dfkd-alpha",
         "no-statistics-mnist",
+        "prior-view-mnist",
         "nayer-codes",
     ],
 )
