@@ -85,7 +85,8 @@ def page(written: Mapping[str, Any], name: str) -> str:
         )
     lines += [
         "",
-        "What the generator keeps is the same both ways: its blocks are not computed anew.",
+        "What the generator keeps is the same both ways: its blocks are not computed anew. The machine did other work,",
+        "too, so times compare within a line at best.",
         "",
         f"Runs in `{name}`; machine: {written['machine']['device_name']}, one thread.",
         "",
