@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lenient.cli import flags
+from lenient.cli.bench import home_of
 from lenient.core.errors import UsageError
 from lenient.core.progress import working
 
@@ -94,7 +95,7 @@ def _folder(grid: Path, trust_code: bool) -> Path:
     """Return where `bench run` put the grid of a file, unless it was told another place."""
     from lenient.bench.grid import load_grid
 
-    home = Path("runs") / load_grid(grid, (), trust_code).name
+    home = home_of(load_grid(grid, (), trust_code), "")
     if not home.is_dir():
         raise UsageError(f"{grid}: there is no {home}; start with `lenient bench run`, or name the folder it wrote")
     return home

@@ -332,7 +332,7 @@ def _check_ways(settings: DistillSettings, device: torch.device) -> None:
     if settings.recompute is True and settings.compile:
         raise UsageError("-s recompute=true: works without --compile so far; leave one of them out")
     if settings.recompute is True and ranks.count() > 1:
-        raise UsageError("-s recompute=true: works on one device so far; leave it out, or --devices")
+        raise UsageError("-s recompute=true: works on one device so far; take recompute=false, or leave out --devices")
 
 
 def steps_within(
