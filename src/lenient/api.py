@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from lenient.core import ranks
 from lenient.core.progress import for_function, working
-from lenient.core.runtime import resolve_device
 from lenient.core.text import visible
 from lenient.evaluation import Measures
-from lenient.evaluation import evaluate as measure
 from lenient.generators.own import GeneratorFactory
 from lenient.methods import METHODS
 from lenient.methods.anatomy import MethodInfo, method_info
@@ -29,9 +27,9 @@ from lenient.runs.gathered import Order, Origin
 from lenient.runs.images import SyntheticImages
 from lenient.runs.inspection import Inspection, inspection
 from lenient.runs.job import Job, load_teacher
+from lenient.runs.measuring import measure_model
 from lenient.runs.reopen import reopen
 from lenient.runs.request import Request
-from lenient.runs.statistics import statistics_images
 from lenient.runs.student import Student
 from lenient.runs.synthesis import INVERSION, Written, data_set, to_folder
 from lenient.training.display import watching
@@ -256,25 +254,20 @@ def evaluate(
         >>> measures.n, 0 <= measures.accuracy <= 1, 0 <= measures.agreement <= 1
         (359, True, True)
     """
-    from lenient.data import load_data
-
     with working(f"measuring {_named(model)}", for_function(progress)):
-        network = load_teacher(model, trust_code=trust_code, **facts)
-        other = None if teacher is None else load_teacher(teacher, trust_code=trust_code)
-        if isinstance(data, str):
-            data = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
-        images = statistics_images(
+        return measure_model(
             model,
-            network,
-            statistics,
-            adapt_to,
-            adapt_images,
+            data,
+            teacher=teacher,
+            split=split,
             data_root=data_root,
+            statistics=statistics,
+            adapt_to=adapt_to,
+            adapt_images=adapt_images,
             device=device,
             trust_code=trust_code,
-        )
-        place = resolve_device(device)
-        return measure(network, data, teacher=other, device=place, statistics=statistics, images=images)
+            **facts,
+        ).measures
 
 
 def export(

@@ -102,6 +102,8 @@ def _make_teachers(
         ended.append((task, outcome))
         tell(len(ended), len(tasks), f"{task.name}: {_reason(task) if outcome == 'failed' else outcome}")
 
+    if tasks:
+        tell(0, len(tasks), f"to be made first: {', '.join(task.name for task in tasks)}")
     _run_all(tasks, launcher, finished, lambda task: tell(len(ended), len(tasks), f"{task.name}: {ELSEWHERE}"), stop)
     for task, outcome in [] if stop.is_set() else ended:
         if outcome == "failed":
@@ -189,9 +191,8 @@ def _run_cells(
             write_json(task.spec, cell.spec)
             waiting[task] = cell
     done, outcomes = len(cells) - len(waiting), Counter[Outcome]()
-    if done:
-        kept = f", {states['failed']} failed before: --retry" if states["failed"] and not retry else ""
-        tell(done, len(cells), f"{states['done']} of {len(cells)} cells are done already{kept}")
+    kept = f", {states['failed']} failed before: --retry" if states["failed"] and not retry else ""
+    tell(done, len(cells), f"{states['done']} of {len(cells)} cells are done already{kept}")
 
     def finished(task: Task, outcome: Outcome) -> None:
         outcomes[outcome] += 1

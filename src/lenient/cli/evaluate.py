@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
@@ -36,32 +35,27 @@ def evaluate(
 ) -> None:
     """Measure MODEL on labelled images: accuracy, calibration, agreement with a teacher, latency."""
     from lenient.core.runtime import resolve_device
-    from lenient.data import load_data
-    from lenient.evaluation import evaluate as measure
     from lenient.evaluation import latency
-    from lenient.runs.job import load_teacher
-    from lenient.runs.statistics import statistics_images
+    from lenient.runs.measuring import measure_model
 
     facts = flags.facts(teacher_arch, input_size, num_classes, mean, std, checkpoint_key, classes)
     with working(f"measuring {visible(model)}", for_command(progress)):
-        network = load_teacher(model, trust_code=trust_code, **facts)
-        other = load_teacher(teacher, trust_code=trust_code) if teacher else None
-        place = resolve_device(device)
-        images = load_data(data, split=split, root=data_root, input_size=network.card.input_size)
-        to_estimate_on = statistics_images(
+        measured = measure_model(
             model,
-            network,
-            statistics,
-            adapt_to,
-            adapt_images,
+            data,
+            teacher=teacher or None,
+            split=split,
             data_root=data_root,
+            statistics=statistics,
+            adapt_to=adapt_to,
+            adapt_images=adapt_images,
             device=device,
             trust_code=trust_code,
+            **facts,
         )
-        measured = measure(network, images, teacher=other, device=place, statistics=statistics, images=to_estimate_on)
-        found: dict[str, Any] = measured.to_dict()
-        found["latency"] = latency(network.module, network.card.input_size, device=place)
-    for note in [*network.card.notes, *images.notes, *filter(None, [found["note"]])]:
+        network, found = measured.network, measured.measures.to_dict()
+        found["latency"] = latency(network.module, network.card.input_size, device=resolve_device(device))
+    for note in [*network.card.notes, *measured.images.notes, *filter(None, [found["note"]])]:
         print(f"note         {visible(note, NOTE)}", file=sys.stderr)
     if as_json:
         print(json.dumps(found, indent=2))
