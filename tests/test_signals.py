@@ -179,7 +179,7 @@ def test_an_interrupt_of_any_command_is_said(
 @pytest.mark.parametrize(
     ("command", "work"),
     [
-        ("evaluate run --data digits", "runs.job.load_teacher"),
+        ("evaluate run --data digits", "runs.measuring.load_teacher"),
         ("sample run -n 1 -o s", "api.sample"),
         ("report run", "reporting.write_report"),
     ],
