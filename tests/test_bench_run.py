@@ -581,7 +581,7 @@ def test_a_killed_launcher_takes_its_workers_along_and_loses_nothing(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 130, errors
-    assert "the same command goes on" in errors
+    assert "the same command continues" in errors
     assert state(cell) == "missing"
     assert not (cell / "failed.json").exists()
     assert torch.load(cell / "run" / "checkpoints" / "last.pt", weights_only=True)["step"] >= step
@@ -1024,6 +1024,15 @@ def test_launcher_options_are_refused_in_one_line(tmp_path, monkeypatch, kind, p
     with pytest.raises(UsageError, match=words) as refused:
         make_launcher(kind, None, options, tmp_path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.optional
+@pytest.mark.parametrize(("kind", "options"), [("local", {}), ("slurm", {"cluster": "local"})])
+def test_a_launcher_writes_nothing_before_the_grid_has_its_folder(tmp_path, kind, options):
+    if kind == "slurm":
+        pytest.importorskip("submitit", reason="needs the extra slurm")
+    make_launcher(kind, None, options, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.optional

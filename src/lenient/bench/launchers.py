@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import threading
 import time
 from collections import deque
@@ -243,27 +244,27 @@ class Slurm:
 
     def __init__(self, jobs: int | None, options: Mapping[str, Any], folder: Path) -> None:
         try:
-            import submitit
+            import submitit  # noqa: F401
         except ImportError:
             raise UsageError(f"--launcher slurm: {needs('submitit')}") from None
         parameters: dict[str, Any] = {"name": "lenient", "cpus_per_task": 1} | dict(options)
         self.jobs, self.threads = jobs, _threads(parameters, "cpus_per_task")
+        self.folder, self.parameters = folder, parameters
         try:
-            # by itself submitit takes this machine where there is no Slurm
-            self.executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", "slurm"))
-            self.executor.update_parameters(**parameters)
+            with tempfile.TemporaryDirectory() as place:  # an executor makes its folder, and the grid's is not yet ours
+                self._executor(place)
         except (NameError, TypeError, RuntimeError, ValueError, AssertionError) as error:
             raise UsageError(f"launcher_options: {str(error).strip().splitlines()[0]}") from None
 
     def run(self, tasks: Sequence[Task], finished: Finished, stop: threading.Event) -> None:
         """See `Launcher`."""
-        waiting, call = deque(tasks), CellCall()
+        waiting, call, executor = deque(tasks), CellCall(), self._executor(self.folder)
         running: dict[Any, Task] = {}
         while running or (waiting and not stop.is_set()):
             room = (self.jobs or len(tasks)) - len(running)
             batch = [waiting.popleft() for _ in range(min(room, len(waiting)))] if not stop.is_set() else []
             if batch:
-                jobs = self._submit(call, batch)
+                jobs = self._submit(executor, call, batch)
                 running.update(zip(jobs, batch, strict=True))
             if stop.is_set():
                 for job in running:
@@ -273,12 +274,21 @@ class Slurm:
                 finished(running.pop(job), "interrupted" if stop.is_set() else _slurm_outcome(job))
             time.sleep(PAUSE)
 
-    def _submit(self, call: CellCall, batch: Sequence[Task]) -> list[Any]:
+    def _executor(self, folder: str | Path) -> Any:
+        import submitit
+
+        # by itself submitit takes this machine where there is no Slurm
+        options = {"cluster": "slurm"} | self.parameters
+        executor = submitit.AutoExecutor(folder=folder, cluster=options.pop("cluster"))
+        executor.update_parameters(**options)
+        return executor
+
+    def _submit(self, executor: Any, call: CellCall, batch: Sequence[Task]) -> list[Any]:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            with processes.safe_path(), self.executor.batch():  # one array of jobs, with this environment
-                return [self.executor.submit(call, task, self.threads, os.getcwd()) for task in batch]
+            with processes.safe_path(), executor.batch():  # one array of jobs, with this environment
+                return [executor.submit(call, task, self.threads, os.getcwd()) for task in batch]
         except (FailedJobError, FailedSubmissionError) as error:
             why = " ".join(str(error).split()) or "without a word"
             raise UsageError(f"launcher_options: Slurm refused the jobs ({why})") from None
