@@ -4,6 +4,7 @@ not taken from the package."""
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -584,6 +585,26 @@ def test_fastdfkds_common_start_learns_at_the_released_rate() -> None:
     """Its copies' rate times the steps: written so in the one recipe, the method's own default in the other."""
     assert resolve(Request(method="fastdfkd", recipes=["paper"])).method.meta_lr == pytest.approx(5 * 3e-3)
     assert resolve(Request(method="fastdfkd", recipes=["published"])).method.meta_lr is None
+
+
+TRIED = re.compile(r"^  (\w+): (\S+) # the best of five trials on digits", re.MULTILINE)
+
+
+def test_recipes_for_mnist_have_the_rates_that_lost_least_on_digits() -> None:
+    both = [own for own in map(recipes, METHODS) if {"digits", "mnist"} <= own.keys()]
+    tried = {
+        own["digits"].parent.name: [TRIED.findall(own[n].read_text()) for n in ("digits", "mnist")] for own in both
+    }
+    assert {"noise", "photo", "kegnet", "zskd", "stable"} <= {method for method, (digits, _) in tried.items() if digits}
+    for method, (digits, mnist) in tried.items():
+        assert digits == mnist, method
+
+
+def test_kegnets_students_are_shown_distortions_by_both_recipes() -> None:
+    """Without them, and at the released rate over fewer updates, a student was near chance."""
+    for recipe in ("digits", "mnist"):
+        method = resolve(Request(method="kegnet", recipes=[recipe])).method
+        assert (method.augmentation, method.generator_lr) == ("distorted", 0.01)
 
 
 SHORT: dict[str, dict[str, Any]] = {
