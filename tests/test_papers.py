@@ -482,8 +482,8 @@ CONSTANTS: dict[tuple[str, str], dict[str, Any]] = {
         "method.pixels_lr": 1e-3,
         "method.concentrations": (1.0,),
         "method.temperature": 20,
-        "method.first_batches": 40_000 / 64,
-        "method.batch_images": None,
+        "method.first_batches": 2 * 10 * 20,  # factors, classes, batches of each
+        "method.batch_images": 100,
         "method.round_batches": 1,
         "method.student_steps": None,
         "method.student_temperature": 20,
@@ -627,7 +627,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "fastdfkd": {"first_batches": 1},
     "nayer": {"first_batches": 1, "iterations": 2, "batch_images": 8},
     "cmi": {"iterations": 2, "batch_images": 8},
-    "zskd": {"first_batches": 1, "iterations": 3},
+    "zskd": {"first_batches": 1, "iterations": 3, "batch_images": 8},
     "kegnet": {"iterations": 2, "images": 20, "generator_batch": 8},
 }
 
