@@ -61,8 +61,8 @@ class CPNet:
 
     settings_type: ClassVar[type[MethodSettings]] = CPNetSettings
     not_known: ClassVar[str] = (
-        "the released code does not run as it is, and we have not read the paper; NAYER's recipe published holds the "
-        "scripts that its own follow"
+        "we have not read the paper; the recipe published is the released script, but for colours that are changed "
+        "while images are made"
     )
     """Why there is no recipe `paper`."""
 
