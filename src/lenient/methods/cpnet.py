@@ -65,6 +65,8 @@ class CPNet:
         "while images are made"
     )
     """Why there is no recipe `paper`."""
+    takes_class_names: ClassVar[bool] = True
+    """Embeddings of them are a file of the user's, `method.embeddings`."""
 
     def __init__(self, settings: CPNetSettings) -> None:
         self.settings = settings
