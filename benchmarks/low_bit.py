@@ -40,7 +40,7 @@ from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
 
 BITS = (8, 4)
-RATES = (1e-6, 3e-6, 1e-5)
+RATES = (3e-6, 1e-5)
 IMAGES = 512
 """That ranges are taken from: of the teacher's own file, and of a copy that only looks."""
 
@@ -138,8 +138,9 @@ def page(written: Mapping[str, Any], output: str) -> str:
         "",
         "Copies (`--student int8:copy`): *ranges only* takes ranges from the images of AdaDFQ's generator and learns",
         f"nothing; the others have learned for {runs[0]['steps']} steps of {runs[0]['batch_size']} images",
-        "(`--method adadfq -c low-bit`), at the recipe's rate and others (`-s method.student_lr=RATE`), on",
-        f"{written['images']:,} held-out training images, of which the teacher gets {_percent(teacher['holdout'])}:",
+        "(`--method adadfq -c low-bit`), at the recipe's rate and others (`-s method.student_lr=RATE`), which fall",
+        f"to nothing, on {written['images']:,} held-out training images, of which the teacher gets",
+        f"{_percent(teacher['holdout'])}:",
         "",
         _row(["bits", "ranges only", *(f"{rate:g}" for rate in rates)]),
         _row(["---"] * (len(rates) + 2)),
