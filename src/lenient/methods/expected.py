@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 FILE = "expected.json"
 """Written by benchmarks/choosing.py from the records of the grids."""
@@ -43,4 +44,7 @@ def expected(method: str | None, batch_norm: bool) -> tuple[Expected, ...]:
 def measured() -> tuple[Expected, ...]:
     """Return all that the file holds."""
     held = json.loads(resources.files(__package__).joinpath(FILE).read_text(encoding="utf-8"))
-    return tuple(Expected(**{key: tuple(v) if isinstance(v, list) else v for key, v in one.items()}) for one in held)
+    whole: list[dict[str, Any]] = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in one.items()} for one in held
+    ]
+    return tuple(Expected(**one) for one in whole)
