@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from lenient.core.errors import TeacherError
+from lenient.core.runtime import Runtime
 from lenient.models import PixelClassifier, check_classifier, load_network, to_logits
+from lenient.models.lending import frozen
 from lenient.models.programs import Program
 from lenient.runs.export import export_pt2
 
@@ -136,6 +138,44 @@ def test_a_scripted_program_that_the_user_trusts_runs(tmp_path: Path) -> None:
     images = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(to_logits(found.module(images)), layers(images))
     assert any("a TorchScript program, which shows no layers" in note for note in found.card.notes)
+
+
+def small_net() -> torch.nn.Sequential:
+    """Return a classifier of images (1, 8, 8) in 5 classes, with batch norms."""
+    layers = (torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten())
+    return torch.nn.Sequential(*layers, torch.nn.Linear(144, 5)).eval()
+
+
+def written(path: Path, kind: str, module: torch.nn.Module, images: torch.Tensor, *, free: bool = True) -> Path:
+    """Write a program of a kind, traced with `images`; an exported one for any number of them where `free`."""
+    if kind == "exported":
+        shapes = ({0: torch.export.Dim("batch")},) if free else None
+        torch.export.save(torch.export.export(module, (images,), dynamic_shapes=shapes), path)
+    else:
+        made = torch.jit.script(module) if kind == "scripted" else torch.jit.trace(module, images)
+        made.save(str(path))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("kind", "name"), [("exported", "p.pt2"), ("scripted", "p.pt"), ("traced", "p.pt")])
+def test_what_runs_of_a_program_is_what_is_placed(tmp_path: Path, kind: str, name: str, dtype: torch.dtype) -> None:
+    module = small_net().to(dtype)
+    path = written(tmp_path / name, kind, module, torch.rand(2, 1, 8, 8, dtype=dtype))
+    found = check_classifier(
+        load_network(path, trust_code=True, input_size=(1, 8, 8), num_classes=5, mean=[0], std=[1])
+    )
+    assert not found.behaviour.blocked
+    program, module = found.module, module.double()
+    assert isinstance(program, Program)
+    images = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    with frozen(program, Runtime(torch.device("cpu"), "64")):
+        torch.testing.assert_close(program(images), module(images))
+    assert {tensor.dtype for tensor in program.parameters()} == {dtype}
+    program.to("meta")
+    assert {tensor.device.type for tensor in program._run[0].parameters()} == {"meta"}
+    assert program(images.to("meta", dtype)).is_meta
 
 
 @pytest.mark.parametrize("name", ["p.pt2", "p.onnx"])

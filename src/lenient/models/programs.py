@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +41,14 @@ class Program(nn.Module):
     def __init__(self, run: nn.Module) -> None:
         super().__init__()
         self._run = [run]  # in a list, so that it is no submodule: its `train` and `eval` refuse
-        for number, value in enumerate(run.parameters()):
-            shared = nn.Parameter(value.detach(), requires_grad=False)
-            self.register_parameter(f"parameter{number}", shared)
-        for number, buffer in enumerate(run.buffers()):
+        self._share()
+
+    def _share(self) -> None:
+        """Show the very tensors that run, so that whoever moves what is shown moves what runs."""
+        for number, value in enumerate(self._run[0].parameters()):
+            value._is_param = True  # by which torch knows a parameter: TorchScript's are plain tensors
+            self.register_parameter(f"parameter{number}", cast(nn.Parameter, value.requires_grad_(False)))
+        for number, buffer in enumerate(self._run[0].buffers()):
             self.register_buffer(f"buffer{number}", buffer)
 
     def forward(self, images: Tensor) -> Any:
@@ -53,7 +57,8 @@ class Program(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         self._run[0]._apply(fn)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._share()
+        return self
 
 
 def program_kind(path: Path) -> str | None:
