@@ -395,6 +395,21 @@ def test_what_cannot_be_rebuilt_answers_without_gradient_where_the_user_trusts_i
     assert "parameters    not counted in a program" in told
 
 
+def test_what_is_written_for_a_batch_answers_any_number_of_images(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    nodes, constants = head("d")
+    rounded = [node("QuantizeLinear", ["x", "step"], ["q"]), node("DequantizeLinear", ["q", "step"], ["d"])]
+    path = file(
+        tmp_path / "q.onnx", [*rounded, *nodes], [*constants, tensor("step", np.float32(1 / 255))], [4, 3, 6, 5]
+    )
+    found = check_classifier(load_network(path, trust_code=True))
+    assert isinstance(found.module, Answers)
+    assert any("written for batches of 4: asked in such" in note for note in found.card.notes)
+    seven = images(7, (3, 6, 5))
+    one_by_one = torch.cat([found.module(image[None]) for image in seven])
+    torch.testing.assert_close(found.module(seven), one_by_one)
+
+
 def test_a_batch_that_is_built_in_is_refused(tmp_path: Path) -> None:
     nodes, constants = head("s")
     mixed = [node("Softmax", ["x"], ["s"], axis=0)]

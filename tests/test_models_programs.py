@@ -178,6 +178,40 @@ def test_what_runs_of_a_program_is_what_is_placed(tmp_path: Path, kind: str, nam
     assert program(images.to("meta", dtype)).is_meta
 
 
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_an_exported_program_of_a_fixed_batch_takes_any_number_of_images(tmp_path: Path, batch: int) -> None:
+    module = small_net()
+    path = written(tmp_path / "p.pt2", "exported", module, torch.rand(batch, 1, 8, 8), free=False)
+    found = check_classifier(load_network(path, trust_code=True))
+    assert (found.card.input_size, found.card.num_classes) == ((1, 8, 8), 5)
+    assert any(f"written for batches of {batch}: asked in such" in note for note in found.card.notes)
+    images = torch.rand(5, 1, 8, 8, requires_grad=True)
+    torch.testing.assert_close(found.module(images), module(images))
+    ours, theirs = (torch.autograd.grad(net(images).square().sum(), images)[0] for net in (found.module, module))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_program_of_a_fixed_batch_returns_what_logits_can_be_read_of(tmp_path: Path) -> None:
+    class Two(torch.nn.Module):
+        def __init__(self, same: bool) -> None:
+            super().__init__()
+            self.net, self.same = small_net(), same
+
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            logits = self.net(images)
+            return {"out": logits, "more": logits if self.same else images}
+
+    def loaded(module: torch.nn.Module) -> Any:
+        path = written(tmp_path / "p.pt2", "exported", module, torch.rand(2, 1, 8, 8), free=False)
+        return load_network(path, trust_code=True, num_classes=5)
+
+    module = Two(same=False).eval()
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(check_classifier(loaded(module)).module(images), module(images)["out"])
+    with pytest.raises(TeacherError, match=r"^the network returns a dict, not logits"):
+        check_classifier(loaded(Two(same=True).eval()))
+
+
 @pytest.mark.parametrize("name", ["p.pt2", "p.onnx"])
 def test_a_pipe_is_no_program(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)  # opening it would wait for the other end

@@ -129,6 +129,8 @@ def _answer(network: Network) -> object:
         in_eval_mode(module)
         try:
             return module(inputs.clone())
+        except TeacherError:
+            raise
         except Exception as error:
             raise TeacherError(_reason(module, inputs, error)) from error
 

@@ -247,9 +247,8 @@ def _from_path(path: Path, arch: str | None, flags: Facts, key: str | None, trus
     if kind == GRAPH and arch is None and key is None:
         return _from_graph(path, flags, trust)
     if kind in LOADED and trust is True and arch is None:
-        program, stated = load_program(path, kind)
         note = f"{kind}, which shows no layers: statistics of its batch norms cannot be matched"
-        return Network(program, make_card([flags, *stated], None, str(path), (note,)))
+        return _from_program(path, kind, flags, note)
     with _held(path) as held:
         said = str(held.path)
         if arch is not None:
@@ -271,9 +270,16 @@ def _from_graph(path: Path, flags: Facts, trust: Trusted) -> Network:
     except ForeignError as error:
         if trust is not True:
             raise TeacherError(f"{error}, or --trust-code to have answers without gradients by onnxruntime") from error
-        program, found = load_program(path, GRAPH)
         note = f"asked by onnxruntime, so that images get no gradient: {str(error).removeprefix(f'{path}: ')}"
-        return Network(program, make_card([flags, *found], None, str(path), (note,)))
+        return _from_program(path, GRAPH, flags, note)
+
+
+def _from_program(path: Path, kind: str, flags: Facts, *notes: str) -> Network:
+    program, found = load_program(path, kind)
+    if program.rows is not None:
+        notes = (*notes, f"written for batches of {program.rows}: asked in such, one after the other, which takes "
+                         "longer; export it for any number of images (dynamic_shapes)")  # fmt: skip
+    return Network(program, make_card([flags, *found], None, str(path), notes))
 
 
 @contextmanager
