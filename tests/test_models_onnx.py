@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from commands import lenient
 from lenient.core.errors import TeacherError
 from lenient.methods.choice import choose
-from lenient.models import Card, Network, batch_norm_layers, check_classifier, choose_student, load_network
+from lenient.models import (
+    Card,
+    Network,
+    PixelClassifier,
+    batch_norm_layers,
+    check_classifier,
+    choose_student,
+    load_network,
+)
 from lenient.models.graphs.network import GraphNetwork
 from lenient.models.probing import classifying_layer
 from lenient.models.programs import Answers
@@ -408,6 +416,32 @@ def test_what_is_written_for_a_batch_answers_any_number_of_images(tmp_path: Path
     seven = images(7, (3, 6, 5))
     one_by_one = torch.cat([found.module(image[None]) for image in seven])
     torch.testing.assert_close(found.module(seven), one_by_one)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("UINT8", 0), ("INT8", -128), ("INT32", 0)])
+@pytest.mark.parametrize("last", [False, True])
+def test_images_of_whole_numbers_are_answered_without_gradient_where_the_user_trusts_it(
+    tmp_path: Path, kind: str, least: int, last: bool
+) -> None:
+    pytest.importorskip("onnxruntime")
+    nodes, constants = head("d")
+    turned = [node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])] if last else []
+    cast = node("Cast", ["t" if last else "x"], ["d"], to=onnx.TensorProto.FLOAT)
+    shape = ["n", 6, 5, 3] if last else ["n", 3, 6, 5]
+    number = getattr(onnx.TensorProto, kind)
+    path = file(tmp_path / "w.onnx", [*turned, cast, *nodes], constants, shape, kind=number)
+    with pytest.raises(TeacherError, match=rf"takes images as {kind.lower()}, which have no gradient.*--trust-code"):
+        load_network(path)
+    found = check_classifier(load_network(path, trust_code=True))
+    assert isinstance(found.module, Answers)
+    assert (found.card.input_size, found.behaviour.blocked) == ((3, 6, 5), "its answers have no gradient")
+    assert choose(found).name == "stable"
+    shown = images(3, (3, 6, 5)) * 1.2 - 0.1
+    whole = (shown * 255).round() + least
+    whole = whole if kind == "INT32" else whole.clamp(least, least + 255)
+    pixels = PixelClassifier(found.module, found.card)(shown)
+    weights, bias = torch.arange(12.0).view(3, 4), torch.tensor([1.0, 2, 3, 4])
+    torch.testing.assert_close(pixels, whole.mean((2, 3)) @ weights + bias)
 
 
 def test_a_batch_that_is_built_in_is_refused(tmp_path: Path) -> None:

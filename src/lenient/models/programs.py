@@ -11,6 +11,7 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from lenient.core.errors import TeacherError
 from lenient.core.text import visible
 from lenient.models.card import to_logits
-from lenient.models.facts import Facts
+from lenient.models.facts import Facts, channels_last
 from lenient.models.names import one_line
 from lenient.models.stated import CLASSES, PIXELS, facts_of_stated
 
@@ -101,7 +102,15 @@ def conversion(path: Path) -> str | None:
     return f"{command} {visible(given)} --output {visible(made)}"
 
 
-_PRECISIONS = {"tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+_TYPES = {
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(uint8)": torch.uint8,
+    "tensor(int8)": torch.int8,
+    "tensor(int32)": torch.int32,
+    "tensor(int64)": torch.int64,
+}
+"""How onnxruntime calls the types of images, besides float32."""
 
 
 class Answers(nn.Module):
@@ -117,11 +126,18 @@ class Answers(nn.Module):
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.given, self.made = self._session.get_inputs(), self._session.get_outputs()
         self.said: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self.rows = _rows(self.given[0].shape)
+        shape = self.given[0].shape
+        self.rows, self.dtype = _rows(shape), _TYPES.get(self.given[0].type, torch.float32)
+        self._last = len(shape) == 4 and channels_last(shape)
+        self.shape = [shape[0], shape[3], *shape[1:3]] if self._last else shape
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the first output for images (N, C, H, W), in as many runs as a batch that is built in asks for."""
-        values = images.detach().cpu().to(_PRECISIONS.get(self.given[0].type, torch.float32))
+        values = images.detach().cpu()
+        values = values.permute(0, 2, 3, 1) if self._last else values
+        if not self.dtype.is_floating_point:
+            values = values.round().clamp(torch.iinfo(self.dtype).min, torch.iinfo(self.dtype).max)
+        values = values.to(self.dtype)
         return _in_parts(self._answer, values, self.rows or len(values)).to(images.device, images.dtype)
 
     def _answer(self, images: Tensor) -> Tensor:
@@ -166,7 +182,10 @@ def _scripted(path: Path) -> tuple[Loaded, tuple[Facts, ...]]:
 
 def _answers(path: Path) -> tuple[Loaded, tuple[Facts, ...]]:
     module = Answers(path)
-    facts = _facts("the graph's own shapes", module.given[0].shape, module.made[0].shape)
+    facts = _facts("the graph's own shapes", module.shape, module.made[0].shape)
+    if not module.dtype.is_floating_point:  # 0 to 255, or -128 to 127
+        least = 128 / 255 if module.dtype == torch.int8 else 0.0
+        facts = replace(facts, origin="the graph's own shapes and type", mean=(least,), std=(1 / 255,))
     return module, (facts, facts_of_stated(module.said))
 
 

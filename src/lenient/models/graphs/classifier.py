@@ -11,7 +11,7 @@ from lenient.core.errors import TeacherError
 from lenient.core.seeding import derive
 from lenient.core.text import shown
 from lenient.models.card import Card, Network
-from lenient.models.facts import Facts, make_card
+from lenient.models.facts import Facts, channels_last, make_card
 from lenient.models.graphs.functions import UnknownError
 from lenient.models.graphs.network import BUDGET, GraphNetwork, TooLargeError, build
 from lenient.models.graphs.reading import ForeignError, Graph, Node, Value, read_graph
@@ -128,8 +128,8 @@ def _size(images: Value, flags: Facts, path: Path) -> tuple[bool, tuple[int, int
         raise TeacherError(f"{path}: takes {'?' if shape is None else list(shape)}, not images (N, C, H, W)")
     if images.dtype is None or not images.dtype.is_floating_point:
         kind = str(images.dtype).removeprefix("torch.")
-        raise TeacherError(f"{path}: takes images as {kind}, which have no gradient: export it for float images")
-    last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+        raise ForeignError(f"{path}: takes images as {kind}, which have no gradient: export it for float images")
+    last = channels_last(shape)
     own = (shape[3], shape[1], shape[2]) if last else shape[1:]
     asked = (flags.channels, *(flags.size or (None, None)))
     channels, height, width = (mine or given for mine, given in zip(own, asked, strict=True))
