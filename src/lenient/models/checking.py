@@ -99,8 +99,8 @@ def without_gradient(behaviour: Behaviour) -> str:
     if not behaviour.blocked:
         return ""
     return (
-        f"no gradient reaches the images: {behaviour.blocked}; take no_grad, inference_mode, detach, argmax and "
-        "rounding out of its forward"
+        f"no gradient reaches the images: {behaviour.blocked}; take no_grad, inference_mode, detach, argmax, rounding "
+        "and quantised layers out of its forward"
     )
 
 
@@ -168,6 +168,7 @@ def _asked(network: Network) -> Network:
         raise TeacherError(
             f"the network cannot run in float32 ({one_line(error, 160)}): let its forward take the type of the images"
         ) from error
+    behaviour = replace(behaviour, blocked=_quantised(network.module) or behaviour.blocked)
     new = [note for note in _notes(behaviour) if note not in network.card.notes]
     card = replace(network.card, notes=(*network.card.notes, *new)) if new else network.card
     return Network(network.module, card, behaviour)
@@ -199,14 +200,20 @@ def _refuse_kinds(module: nn.Module, plain: bool) -> None:
             raise TeacherError(f"its {name} has no values yet: send one batch through the network first")
         if tensor.is_meta:
             raise TeacherError(f"its {name} is on the meta device and has no values: load the weights first")
-    for name, part in module.named_modules():
-        if "torch.ao.nn" in type(part).__module__ and ".quantized" in type(part).__module__:
-            raise TeacherError(f"its layer {name} is quantised ({type(part).__name__}), which has no gradient: "
-                               "give the network as it was before")  # fmt: skip
+    if plain and (layer := _quantised(module)):
+        raise TeacherError(f"{layer}: give the network as it was before")
     if plain and isinstance(module, torch.jit.ScriptModule):
         raise TeacherError("it is a TorchScript program; give the module that was scripted")
     if plain and not _trains(module):
         raise TeacherError("it is an exported program, which cannot be trained; give the module that was exported")
+
+
+def _quantised(module: nn.Module) -> str:
+    """Say which layer keeps gradients from the images, though some may pass beside it; nothing where none does."""
+    for name, part in module.named_modules():
+        if "torch.ao.nn" in type(part).__module__ and ".quantized" in type(part).__module__:
+            return f"its layer {name} is quantised ({type(part).__name__}), which has no gradient"
+    return ""
 
 
 def _trains(module: nn.Module) -> bool:
