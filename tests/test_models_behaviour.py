@@ -412,6 +412,9 @@ def test_what_is_quantised_answers_without_gradient():
     assert "its layer net.0 is quantised (Quantize), which has no gradient" in network.behaviour.blocked
     assert choose(network).name == "stable"
     assert failure(network, Runtime(torch.device("cpu")), 8) is None
+    before = fingerprint(network.module)
+    observed.net[3].weight.data.neg_()
+    assert fingerprint(ao.convert(observed)) != before
     with pytest.raises(TeacherError, match=r"its layer net.0 is quantised .*: give the network as it was before"):
         check_classifier(Network(network.module, tiny_card()), plain=True)
 
