@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from lenient.core.errors import TeacherError
+import lenient
+from lenient.core.errors import TeacherError, UsageError
 from lenient.core.runtime import Runtime
 from lenient.models import PixelClassifier, check_classifier, load_network, to_logits
+from lenient.models.checking import check_distillable
 from lenient.models.lending import frozen
+from lenient.models.loading import network_from_module
 from lenient.models.programs import Program
 from lenient.runs.export import export_pt2
 
@@ -142,6 +145,7 @@ def test_a_scripted_program_that_the_user_trusts_runs(tmp_path: Path) -> None:
 
 def small_net() -> torch.nn.Sequential:
     """Return a classifier of images (1, 8, 8) in 5 classes, with batch norms."""
+    torch.manual_seed(0)
     layers = (torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten())
     return torch.nn.Sequential(*layers, torch.nn.Linear(144, 5)).eval()
 
@@ -210,6 +214,36 @@ def test_a_program_of_a_fixed_batch_returns_what_logits_can_be_read_of(tmp_path:
     torch.testing.assert_close(check_classifier(loaded(module)).module(images), module(images)["out"])
     with pytest.raises(TeacherError, match=r"^the network returns a dict, not logits"):
         check_classifier(loaded(Two(same=True).eval()))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("kind", "name"), [("exported", "p.pt2"), ("traced", "p.pt")])
+def test_a_program_in_training_mode_is_told_to_be_exported_anew(tmp_path: Path, kind: str, name: str) -> None:
+    path = written(tmp_path / name, kind, small_net().train(), torch.rand(2, 1, 8, 8))
+    found = check_classifier(load_network(path, trust_code=True, input_size=(1, 8, 8), num_classes=5))
+    with pytest.raises(TeacherError, match=r"depends on the other images .* training mode\? Export module\.eval\(\)"):
+        check_distillable(found)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_quantised_by_each_batch_is_told_so() -> None:
+    net = torch.ao.quantization.quantize_dynamic(small_net(), {torch.nn.Linear})
+    found = check_classifier(network_from_module(net, input_size=(1, 8, 8), num_classes=5))
+    with pytest.raises(
+        TeacherError, match=r"depends on the other images .* Dynamic quantisation\? Quantise statically"
+    ):
+        check_distillable(found)
+
+
+def test_a_program_that_is_no_file_is_told_to_become_one() -> None:
+    program: Any = torch.export.export(small_net(), (torch.rand(1, 1, 8, 8),))
+    with pytest.raises(
+        UsageError, match=r"^network: it cannot be of type ExportedProgram; save it with torch\.export\.save"
+    ):
+        lenient.inspect(program, progress=False)
+    nothing: Any = None
+    with pytest.raises(UsageError, match="of type NoneType; give a module, a file or SOURCE:NAME"):
+        load_network(nothing)
 
 
 @pytest.mark.parametrize("name", ["p.pt2", "p.onnx"])

@@ -87,10 +87,11 @@ def unusable(behaviour: Behaviour) -> str:
     """Return why nobody can learn from a network with this behaviour; nothing where one can."""
     if behaviour.random:
         return ("it answers the same images differently each time: a dropout or noise that stays on in eval mode? "
-                "Give F.dropout training=self.training")  # fmt: skip
+                "Give F.dropout training=self.training, and export a program from module.eval()")  # fmt: skip
     if behaviour.depends and not behaviour.batch_norms:
-        return ("an image's answer depends on the other images of the batch: a softmax or mean over dimension 0, which "
-                "is the batch? Take dimension 1")  # fmt: skip
+        return ("an image's answer depends on the other images of the batch: a program of a network in training mode? "
+                "Export module.eval(). Dynamic quantisation? Quantise statically. A softmax or mean over dimension 0, "
+                "which is the batch? Take dimension 1")  # fmt: skip
     return ""
 
 

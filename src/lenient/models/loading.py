@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,6 +83,12 @@ def load_network(
     Raises TeacherError where the network cannot be found, read or fitted, its subclass UntrustedError where that would
     need trust, UsageError where a flag is not well formed.
     """
+    if not isinstance(spec, str | os.PathLike):
+        program = isinstance(spec, torch.export.ExportedProgram)
+        advice = (
+            "save it with torch.export.save and give the file" if program else "give a module, a file or SOURCE:NAME"
+        )
+        raise UsageError(f"{LABEL}: it cannot be of type {type(spec).__name__}; {advice}")
     flags = _flags(input_size, num_classes, mean, std, classes)
     parsed = parse_spec(str(spec), LABEL)
     with seeded(0 if seed is None else seed, f"weights/{parsed}"):
