@@ -19,6 +19,7 @@ from commands import lenient
 from lenient.core.errors import TeacherError
 from lenient.methods.choice import choose
 from lenient.models import Card, Network, batch_norm_layers, check_classifier, choose_student, load_network
+from lenient.models.card import PixelClassifier
 from lenient.models.graphs.network import GraphNetwork
 from lenient.models.probing import classifying_layer
 from lenient.models.programs import Answers
@@ -157,6 +158,31 @@ def test_our_own_export_comes_back_with_its_constants(tmp_path: Path) -> None:
                for note in found.card.notes)  # fmt: skip
     assert choose(found).name == "dafl-adv"
     assert choose_student(found)[0].startswith("lenient:")
+
+
+class OfBytes(nn.Module):
+    """A network of pixels up to 255 with channels last, as Keras writes them, and a border for its first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net("tiny")
+
+    def forward(self, images: Tensor) -> Tensor:
+        scaled = (images / 127.5 - 1).permute(0, 3, 1, 2)
+        return self.net(nn.functional.pad(scaled, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("flags", [{}, {"mean": [0.0], "std": [0.00392]}])
+def test_a_file_that_scales_pixels_up_to_255_is_given_them(tmp_path: Path, flags: dict[str, Any]) -> None:
+    given, module = images().permute(0, 2, 3, 1), OfBytes().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (given,), str(tmp_path / "net.onnx"), dynamo=False, verbose=False)
+    found = check_classifier(load_network(tmp_path / "net.onnx", **flags))
+    assert (found.card.mean, found.card.std) == ((0.5,) * 3, (0.5,) * 3)
+    answer = PixelClassifier(found.module, found.card).eval()(images())
+    torch.testing.assert_close(answer, module(given * 255), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
