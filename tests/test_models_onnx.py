@@ -198,6 +198,55 @@ def test_the_layers_are_torchs_own(tmp_path: Path) -> None:
     assert sum(p.numel() for p in found.module.parameters()) == sum(p.numel() for p in net("tiny").parameters())
 
 
+class Several(nn.Module):
+    """Makes features, logits and an embedding, and returns what it is asked; each under a name that says nothing."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head, self.embed = nn.Linear(6, 4), nn.Linear(6, 5)
+        self.change = change
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.body(images)
+        return self.change(features, self.head(features), self.embed(features))
+
+
+def several(path: Path, change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]) -> tuple[Path, Several]:
+    module = Several(change).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (images(),), str(path), dynamo=False, verbose=False)
+    return path, module
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("change", "given"),
+    [
+        (lambda features, logits, _: (features, logits), None),
+        (lambda features, logits, _: (features, logits.softmax(1)), None),
+        (lambda features, logits, _: (features, features.square(), logits, logits.softmax(1)), None),
+        (lambda features, logits, _: (features.square(), logits), None),
+        (lambda _, logits, embedding: (embedding, logits), 4),
+    ],
+)
+def test_of_several_outputs_the_logits_are_taken(tmp_path: Path, change: Any, given: int | None) -> None:
+    path, module = several(tmp_path / "net.onnx", change)
+    found = check_classifier(load_network(path, num_classes=given))
+    assert found.card.num_classes == 4
+    assert any("is taken for the logits" in note for note in found.card.notes)
+    torch.testing.assert_close(found.module(images()), module.head(module.body(images())), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_of_outputs_that_nothing_tells_apart_the_number_of_classes_is_asked_for(tmp_path: Path) -> None:
+    path, _ = several(tmp_path / "net.onnx", lambda _, logits, embedding: (embedding, logits))
+    with pytest.raises(TeacherError, match=r"of 5 values, .* of 4 values, .*--num-classes"):
+        load_network(path)
+
+
 # written by hand
 
 

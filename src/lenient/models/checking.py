@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +13,11 @@ from lenient.core.errors import MachineError, TeacherError
 from lenient.core.memory import out_of_memory
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import untouched_global_rng
+from lenient.core.text import shown
 from lenient.models.behaviour import BUILT_IN, IMAGES, ask, example_images
-from lenient.models.card import Behaviour, Card, Network, precision_of, to_logits
+from lenient.models.card import Behaviour, Card, Network, flat_outputs, precision_of, to_logits
 from lenient.models.lending import as_it_was, in_eval_mode, own_grad_mode, uncompiled
+from lenient.models.logits import OneOutput, logits_among
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
 
@@ -35,6 +39,9 @@ def check_classifier(network: Network, *, plain: bool = False) -> Network:
         raise TeacherError(f"--num-classes: {card.num_classes} is too few; a classifier has 2 or more")
     _refuse_kinds(network.module, plain)
     output = _answer(network)
+    if not plain and len(several := flat_outputs(output)) > 1:
+        network = _of_one_output(network, several)
+        output, card = _answer(network), network.card
     if plain and not isinstance(output, Tensor):
         raise TeacherError(f"it returns a {type(output).__name__} with logits in it; wrap it so that it returns them")
     values = _two_dimensional(to_logits(output), card.num_classes).float()
@@ -47,6 +54,22 @@ def check_classifier(network: Network, *, plain: bool = False) -> Network:
             if fault:
                 raise TeacherError(fault)
     return network
+
+
+def _of_one_output(network: Network, several: Mapping[Any, Tensor]) -> Network:
+    """Return the network that hands on the logits alone of several tensors (N, C)."""
+    module, card = network.module, network.card
+    with untouched_global_rng(), as_it_was(module):
+        in_eval_mode(module)
+        key = logits_among(module, _inputs(network), card.num_classes if network.given else None)
+    if key is None:
+        widths = " and ".join(str(value.shape[1]) for value in several.values())
+        raise TeacherError(
+            f"the network returns {len(several)} tensors, of {widths} values per image, and nothing tells which are "
+            "the logits: give --num-classes N, or wrap it with a py: factory returning logits"
+        )
+    note = f"of its outputs {shown(key)} is taken for the logits"
+    return replace(network, module=OneOutput(module, key), card=replace(card, notes=(*card.notes, note)))
 
 
 def _with_outputs(card: Card, values: Tensor, plain: bool) -> Card:
@@ -120,17 +143,21 @@ def readable_batch_norms(network: Network) -> list[tuple[str, nn.Module]]:
 
 def _answer(network: Network) -> object:
     """Return what the module says about a few images, in its own precision, where it is."""
-    module, card = network.module, network.card
-    device, dtype = _home(module)
-    images = example_images(card.input_size).to(device, dtype)
-    mean, std = (torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1) for values in (card.mean, card.std))
-    inputs = (images - mean) / std
+    module, inputs = network.module, _inputs(network)
     with untouched_global_rng(), as_it_was(module), own_grad_mode(), torch.no_grad():
         in_eval_mode(module)
         try:
             return module(inputs.clone())
         except Exception as error:
             raise TeacherError(_reason(module, inputs, error)) from error
+
+
+def _inputs(network: Network) -> Tensor:
+    """Return a few images as the module takes them, in its own precision, where it is."""
+    card, (device, dtype) = network.card, _home(network.module)
+    images = example_images(card.input_size).to(device, dtype)
+    mean, std = (torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1) for values in (card.mean, card.std))
+    return (images - mean) / std
 
 
 def _reason(module: nn.Module, inputs: Tensor, error: Exception) -> str:
@@ -168,7 +195,7 @@ def _asked(network: Network) -> Network:
         ) from error
     new = [note for note in _notes(behaviour) if note not in network.card.notes]
     card = replace(network.card, notes=(*network.card.notes, *new)) if new else network.card
-    return Network(network.module, card, behaviour)
+    return replace(network, card=card, behaviour=behaviour)
 
 
 def _notes(behaviour: Behaviour) -> list[str]:

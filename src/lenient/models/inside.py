@@ -62,16 +62,17 @@ def taken_outside(network: Network, *, stated: bool) -> Network:
         note = (
             f"WARNING: the network itself applies {applied}, after --mean and --std; leave these out for plain pixels"
         )
-        return Network(network.module, replace(card, notes=(*card.notes, note)))
+        return replace(network, card=replace(card, notes=(*card.notes, note)))
     if not statistics and largest == 1:
         note = f"the network itself applies {applied}, which are no statistics of images; they stay inside"
-        return Network(network.module, replace(card, notes=(*card.notes, note)))
+        return replace(network, card=replace(card, notes=(*card.notes, note)))
     rest = tuple(note for note in card.notes if not note.startswith("mean "))
     note = f"{values}: measured inside the network, applied once and outside"
     if largest > 1:
         note = f"{note if statistics else f'{applied}: stay inside'}; it takes pixels of 0 to {largest}, and gets them"
     outside = (tuple(value * largest for value in values) for values in (mean, std))
-    return Network(TakenOutside(network.module, *outside), replace(card, mean=mean, std=std, notes=(*rest, note)))
+    card = replace(card, mean=mean, std=std, notes=(*rest, note))
+    return replace(network, module=TakenOutside(network.module, *outside), card=card)
 
 
 def _statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:

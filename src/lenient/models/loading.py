@@ -85,19 +85,26 @@ def load_network(
     flags = _flags(input_size, num_classes, mean, std, classes)
     parsed = parse_spec(str(spec), LABEL)
     with seeded(0 if seed is None else seed, f"weights/{parsed}"):
-        if parsed.source == "path" or (parsed.source == "local-dir" and pretrained and _not_of_timm(Path(parsed.name))):
-            return _from_path(Path(parsed.name).expanduser(), arch, flags, checkpoint_key, trust_code)
-        if arch is None:
-            if checkpoint_key is not None:
-                raise UsageError(f"--checkpoint-key {checkpoint_key}: is for files, and {parsed} is none; leave it out")
-            return _from_name(parsed, flags, pretrained)
-        if parsed.source != "py":
-            raise UsageError(f"--teacher-arch: {parsed} is an architecture itself; leave the flag out")
-        content, _ = call_factory(parsed, wanted_of([flags]), LABEL)
-        if isinstance(content, nn.Module | Network):
-            raise UsageError(f"--teacher-arch: {parsed} returns a whole network; leave the flag out")
-        weights = weights_of(content, parsed)
-        return _fit(parse_spec(arch, "--teacher-arch"), weights, flags, None, str(parsed), checkpoint_key)
+        network = _loaded(parsed, arch, flags, checkpoint_key, pretrained, trust_code)
+    return replace(network, given=num_classes is not None)
+
+
+def _loaded(
+    parsed: Spec, arch: str | None, flags: Facts, checkpoint_key: str | None, pretrained: bool, trust_code: Trusted
+) -> Network:
+    if parsed.source == "path" or (parsed.source == "local-dir" and pretrained and _not_of_timm(Path(parsed.name))):
+        return _from_path(Path(parsed.name).expanduser(), arch, flags, checkpoint_key, trust_code)
+    if arch is None:
+        if checkpoint_key is not None:
+            raise UsageError(f"--checkpoint-key {checkpoint_key}: is for files, and {parsed} is none; leave it out")
+        return _from_name(parsed, flags, pretrained)
+    if parsed.source != "py":
+        raise UsageError(f"--teacher-arch: {parsed} is an architecture itself; leave the flag out")
+    content, _ = call_factory(parsed, wanted_of([flags]), LABEL)
+    if isinstance(content, nn.Module | Network):
+        raise UsageError(f"--teacher-arch: {parsed} returns a whole network; leave the flag out")
+    weights = weights_of(content, parsed)
+    return _fit(parse_spec(arch, "--teacher-arch"), weights, flags, None, str(parsed), checkpoint_key)
 
 
 def network_from_module(
@@ -119,7 +126,8 @@ def network_from_module(
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, Mapping):
         facts.append(facts_of_config(config, f"the pretrained_cfg of {name}", assumed=True))
-    return taken_outside(Network(module, make_card(facts, None, name)), stated=mean is not None)
+    network = Network(module, make_card(facts, None, name), given=num_classes is not None)
+    return taken_outside(network, stated=mean is not None)
 
 
 @contextmanager
