@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -90,7 +91,7 @@ def test_a_single_class_is_no_classifier() -> None:
 
 
 def test_probabilities_are_noticed_and_noted() -> None:
-    card = check_classifier(Network(Returns(lambda values: values.softmax(1)), CARD)).card
+    card = check_classifier(Network(Returns(lambda values: (values * 1.1).softmax(1)), CARD)).card
     assert card.outputs == "probabilities"
     assert "probabilities" in card.notes[-1]
     assert check_classifier(Network(Returns(lambda values: values.relu()), CARD)).card.outputs == "logits"
@@ -207,3 +208,46 @@ def test_of_several_outputs_that_nothing_tells_apart_the_number_of_classes_is_as
     module = Several(lambda _, logits, embedding: (embedding, logits))
     with pytest.raises(TeacherError, match=r"4 and 3 values per image.*--num-classes"):
         check_classifier(network_from_module(module, input_size=(3, 8, 8)))
+
+
+@pytest.mark.parametrize("loud", [1, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_logits_before_a_softmax_are_read_where_a_layer_makes_them(loud: int, dtype: torch.dtype) -> None:
+    module = Returns(lambda values: {"scores": values.softmax(1), "none": None}).to(dtype)
+    module.linear.weight.data *= loud
+    state = {key: value.clone() for key, value in module.state_dict().items()}
+    found = check_classifier(Network(module, CARD))
+    assert found.card.outputs == "logits"
+    assert "read at its layer 'linear'" in found.card.notes[-1]
+    images = torch.rand(4, 3, 8, 8, requires_grad=True)
+    logits = PixelClassifier(found.module, found.card)(images)
+    torch.testing.assert_close(logits, module.linear(((images - 0.5) / 0.5).to(dtype).flatten(1)))
+    (gradient,) = torch.autograd.grad(logits.float().sum(), images)
+    assert bool(gradient.flatten(1).any(1).all())
+    assert not module.linear._forward_hooks
+    assert all(torch.equal(state[key], value) for key, value in module.state_dict().items())
+    assert check_classifier(found).module is found.module
+
+
+def test_a_pooled_layer_before_a_softmax_is_read() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(1))
+    found = check_classifier(Network(module, CARD))
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(found.module(images), module[:3](images))
+
+
+def test_probabilities_too_small_for_their_logarithm_are_warned_of() -> None:
+    module = Returns(lambda values: (values * 1000).softmax(1))
+    card = check_classifier(Network(module, CARD)).card
+    assert card.outputs == "probabilities"
+    assert any("WARNING" in note and "before the softmax" in note for note in card.notes)
+
+
+def test_a_network_whose_softmax_is_left_out_is_exported_and_compiled(tmp_path: Path) -> None:
+    found = check_classifier(Network(Returns(lambda values: values.softmax(1)), CARD))
+    images = torch.rand(2, 3, 8, 8)
+    wanted = found.module(images)
+    program = torch.export.export(found.module, (images,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.testing.assert_close(program.module()(images), wanted)
+    torch.testing.assert_close(torch.compile(found.module, backend="eager")(images), wanted)

@@ -15,18 +15,22 @@ from lenient.core.runtime import Runtime
 from lenient.core.seeding import untouched_global_rng
 from lenient.core.text import shown
 from lenient.models.behaviour import BUILT_IN, IMAGES, ask, example_images
-from lenient.models.card import Behaviour, Card, Network, flat_outputs, precision_of, to_logits
+from lenient.models.card import LEAST, Behaviour, Card, Network, flat_outputs, precision_of, to_logits
 from lenient.models.lending import as_it_was, in_eval_mode, own_grad_mode, uncompiled
-from lenient.models.logits import OneOutput, logits_among
+from lenient.models.logits import BeforeSoftmax, OneOutput, layer_before_softmax, logits_among
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
+
+_MOST_AT_LEAST = 0.1
+"""Share of probabilities that may be too small for their logarithm before it is said."""
 
 
 def check_classifier(network: Network, *, plain: bool = False) -> Network:
     """Run a few fixed images through the network in eval mode, and return it with card and behaviour as found.
 
-    Rows that are at least 0 and sum to 1 make the card's `outputs` "probabilities", with a note; each habit of the
-    forward that a run has to know of gives a note, too. What `torch.compile` has wrapped is unwrapped. The module is
+    Of several outputs the logits are handed on. Rows that are at least 0 and sum to 1 are probabilities: where a layer
+    makes the logits, these are read there, else the card's `outputs` become "probabilities". Each habit of the forward
+     that a run has to know of gives a note, too. What `torch.compile` has wrapped is unwrapped. The module is
     afterwards as before (see `as_it_was`), and so are the global random streams. With `plain`, which students have to
     be, the network must return the logits themselves, as a tensor, and be fit to learn.
 
@@ -44,11 +48,14 @@ def check_classifier(network: Network, *, plain: bool = False) -> Network:
         output, card = _answer(network), network.card
     if plain and not isinstance(output, Tensor):
         raise TeacherError(f"it returns a {type(output).__name__} with logits in it; wrap it so that it returns them")
-    values = _two_dimensional(to_logits(output), card.num_classes).float()
+    values = _two_dimensional(to_logits(output), card.num_classes)
     if not bool(torch.isfinite(values).all()):
         raise TeacherError("the network gives NaN or infinite values for ordinary images: its weights are damaged, or "
                            "--mean/--std are not those it was trained with")  # fmt: skip
-    network = _asked(replace(network, card=_with_outputs(card, values, plain)))
+    network = replace(network, card=_with_outputs(card, values, plain))
+    if network.card.outputs == "probabilities" and not plain:
+        network = _without_softmax(network, values)
+    network = _asked(network)
     if plain:
         for fault in (unusable(network.behaviour), without_gradient(network.behaviour)):
             if fault:
@@ -79,8 +86,7 @@ def _with_outputs(card: Card, values: Tensor, plain: bool) -> Card:
     if _look_like_probabilities(values):
         if plain:
             raise TeacherError("it returns probabilities, and is to learn logits; leave its softmax out")
-        note = "outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"
-        return replace(card, outputs="probabilities", notes=(*card.notes, note))
+        return replace(card, outputs="probabilities")
     note = ""
     if len(values) > 1 and bool((values == values[0]).all()):
         note = (
@@ -93,6 +99,27 @@ def _with_outputs(card: Card, values: Tensor, plain: bool) -> Card:
             "methods here are for one class of several; return the logits before it"
         )
     return replace(card, notes=(*card.notes, note)) if note and not plain and note not in card.notes else card
+
+
+def _without_softmax(network: Network, values: Tensor) -> Network:
+    """Return a network of probabilities (N, C) with a note: read where a layer makes the logits, if one does."""
+    module, card = network.module, network.card
+    with untouched_global_rng(), as_it_was(module):
+        in_eval_mode(module)
+        layer = layer_before_softmax(module, _inputs(network), values)
+    if layer is not None:
+        note = f"the softmax that ends it is left out, for logits: they are read at its layer {shown(layer)}"
+        card = replace(card, outputs="logits", notes=(*card.notes, note))
+        return replace(network, module=BeforeSoftmax(module, layer), card=card)
+    notes = ["outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"]
+    least = float((values < LEAST).float().mean())
+    if least > _MOST_AT_LEAST:
+        notes.append(
+            f"WARNING: {least:.0%} of its probabilities are below {LEAST:g}, where their logarithm is cut off: images "
+            "get next to no gradient; return the logits before the softmax"
+        )
+    new = [note for note in notes if note not in card.notes]
+    return replace(network, card=replace(card, notes=(*card.notes, *new)))
 
 
 def check_distillable(teacher: Network, *, gradient: bool = True) -> None:
@@ -263,8 +290,9 @@ def _two_dimensional(values: Tensor, num_classes: int) -> Tensor:
 
 
 def _look_like_probabilities(values: Tensor) -> bool:
-    sums = values.sum(dim=1)
-    return bool((values >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+    sums = values.float().sum(dim=1)
+    rounding = max(1e-3, torch.finfo(values.dtype).eps)
+    return bool((values >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums), atol=rounding))
 
 
 def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from lenient.models.card import flat_outputs
 from lenient.models.lending import own_grad_mode
-from lenient.models.probing import linear_outputs, same_but_for_a_last_function
+from lenient.models.probing import hooked, linear_outputs, pooled, same_but_for_a_last_function
+
+_CLEAR = 1e-4
+"""A probability above it tells a softmax from one of other logits, in half precision as well."""
 
 
 class OneOutput(nn.Module):
@@ -23,6 +26,47 @@ class OneOutput(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """Return the one output for images (N, C, H, W)."""
         return self.module(images)[self.key]
+
+
+class BeforeSoftmax(nn.Module):
+    """A network that ends in a softmax, of which the logits are read where a layer makes them.
+
+    The logarithm of its probabilities is no substitute: of a network that is very sure most are zero in float32.
+    """
+
+    def __init__(self, module: nn.Module, layer: str) -> None:
+        super().__init__()
+        self.module, self.layer = module, layer
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (N, C) for images (N, C, H, W)."""
+        found: list[Tensor] = []
+        with hooked([self.module.get_submodule(self.layer)], lambda layer, inputs, output: found.append(output)):
+            self.module(images)
+        return pooled(found[-1])
+
+
+def layer_before_softmax(module: nn.Module, images: Tensor, probabilities: Tensor) -> str | None:
+    """Return the name of the linear layer of whose output, pooled, `probabilities` (N, C), the answer to `images`, are
+    the softmax; None where there is none.
+
+    The module has to be lent (`as_it_was`), and in eval mode.
+    """
+    _, layers = linear_outputs(module, images.clone())
+    names: dict[nn.Module, str] = {part: name for name, part in module.named_modules()}
+    for layer, output in reversed(layers):
+        if output.shape == probabilities.shape and _softmax_of(output, probabilities):
+            return names[layer]
+    return None
+
+
+def _softmax_of(output: Tensor, probabilities: Tensor) -> bool:
+    """Whether `probabilities` are the softmax of `output`; by their logarithms, too, where rounding leaves any."""
+    clear = probabilities > _CLEAR
+    logs = (output.float().log_softmax(dim=1)[clear], probabilities.float()[clear].log())
+    same = same_but_for_a_last_function(output, probabilities)
+    return same and torch.allclose(*logs, atol=2e-2, rtol=1e-3)
 
 
 def logits_among(module: nn.Module, images: Tensor, num_classes: int | None) -> Any:
