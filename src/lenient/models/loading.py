@@ -42,7 +42,7 @@ from lenient.models.huggingface import is_theirs, loaded, read_json
 from lenient.models.inside import taken_outside
 from lenient.models.names import SOURCES, Spec, did_you_mean, parse_spec
 from lenient.models.programs import GRAPH, LOADED, conversion, load_program, program_kind
-from lenient.models.rebuilding import check_maps, rebuilt
+from lenient.models.rebuilding import bare, check_maps, rebuilt
 from lenient.models.sources import build, draft, weights_in
 from lenient.models.trust import Trusted, require
 from lenient.models.weights import Weights, open_weights, refusals, weights_of
@@ -361,18 +361,25 @@ def _whole(weights: Weights, flags: Facts, path: Path) -> Network:
     name, thing = next(iter(weights.networks.items()), ("", None))
     if thing is None:
         raise TeacherError(_nameless(path))
-    kind = thing.name[-60:]
+    kind = bare(thing).name[-60:]
     if len(weights.networks) > 1 or (module := rebuilt(thing)) is None:
-        home, _, own = kind.rpartition(".")
-        where = ", in a file of its own (the script that trained would train anew)" if home == "__main__" else ""
-        raise TeacherError(
-            f"{path}: holds a whole {kind}, whose code is not run: give --teacher-arch with the function or class that "
-            f"makes one{where}, for example py:my_net.py:{own}"
-        )
+        raise TeacherError(f"{path}: holds a whole {kind}, whose code is not run: {_advice(kind)}")
     made = make_card([flags, facts_of_structure(module)], None, str(path))
     check_maps(module, made.input_size, path)
     note = f"put together from the layers that the file describes{f' under {name[-60:]!r}' if name else ''}"
     return Network(module, replace(made, notes=(note, *made.notes)))
+
+
+def _advice(kind: str) -> str:
+    """Say how a network is given whose class has this name."""
+    home, _, own = kind.rpartition(".")
+    library = home.partition(".")[0]
+    if library in ("torchvision", "timm"):
+        return f"give --teacher-arch {library}:NAME with the name that it was made by, for example {library}:resnet18"
+    if library == "transformers":
+        return "write it with its save_pretrained and give that folder"
+    where = ", in a file of its own (the script that trained would train anew)" if home == "__main__" else ""
+    return f"give --teacher-arch with the function or class that makes one{where}, for example py:my_net.py:{own}"
 
 
 def _fit(
