@@ -1,14 +1,17 @@
-"""Which method, which budget, what to expect: docs/choosing.md, from the records of the grids alone.
+"""Which method, which budget, what to expect: docs/choosing.md, from the records of the grids alone, and what
+`lenient inspect` tells of it.
 
-python benchmarks/choosing.py        # writes docs/choosing.md from results/*/cells.json
+python benchmarks/choosing.py        # writes docs/choosing.md and methods/expected.json from results/*/cells.json
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +23,7 @@ from lenient.bench.report.records import NUM_CLASSES, Cell, Grid, read_grid
 from lenient.bench.report.results import context
 from lenient.core.numbers import duration, exact
 from lenient.evaluation import parameters
+from lenient.methods.expected import FILE, Expected
 from lenient.models import build_student
 from lenient.models.card import Card, Network
 from lenient.models.checking import readable_batch_norms
@@ -28,6 +32,7 @@ from lenient.training.settings import DistillSettings
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "choosing.md"
+HELD = ROOT / "src" / "lenient" / "methods" / FILE
 SIZES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
 """Of the images; records do not say it."""
 NEAR = 0.9
@@ -53,12 +58,39 @@ class Measured(NamedTuple):
 
 def filled(text: str, folder: Path = RESULTS) -> str:
     """Return the page's text with its figures written anew from the grids in a folder."""
-    found = places([read_grid(path) for path in sorted(folder.glob("*/cells.json"))])
+    found = places(grids(folder))
     tables = [line for place, measured in found.items() for line in section(place, measured)]
     for name, lines in {"methods": tables, "verdicts": worth(found), "presets": presets()}.items():
         block = re.compile(rf"(<!-- {name} -->\n).*?(?=<!-- end of {name} -->)", re.DOTALL)
         text = block.sub(lambda match, lines=lines: "\n".join([match[1], *lines, ""]), text)
     return text
+
+
+def grids(folder: Path = RESULTS) -> list[Grid]:
+    """Return the grids in a folder."""
+    return [read_grid(path) for path in sorted(folder.glob("*/cells.json"))]
+
+
+def expected(found: Mapping[Place, Measured]) -> list[Expected]:
+    """Return what runs of each method as it is came to: with and without batch norm, by data."""
+    runs: dict[tuple[str, bool, str], list[Cell]] = {}
+    for place, measured in found.items():
+        for cell in (cell for cells in measured.rows.values() for cell in cells if cell.row == cell.method):
+            runs.setdefault((cell.method, has_batch_norm(place), place.data), []).append(cell)
+    titles = {place.data: context(measured.grids[0])["data"] for place, measured in found.items()}
+    made = []
+    for (method, norm, data), cells in sorted(runs.items()):
+        shares, steps = [share(cell) for cell in cells], [int(cell.raw["steps"]) for cell in cells]
+        middle = (min(shares), statistics.median(shares), max(shares))
+        rounded = (round(middle[0], 4), round(middle[1], 4), round(middle[2], 4))
+        about = titles[data], NUM_CLASSES[data], SIZES[data]
+        made.append(Expected(method, norm, *about, len(cells), (min(steps), max(steps)), rounded))
+    return made
+
+
+def written(measured: Sequence[Expected]) -> str:
+    """Return the file of what `lenient inspect` tells, a line each."""
+    return "[\n" + ",\n".join(json.dumps(asdict(one)) for one in measured) + "\n]\n"
 
 
 def places(grids: Sequence[Grid]) -> dict[Place, Measured]:
@@ -210,8 +242,9 @@ def presets() -> list[str]:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the page and the file."""
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    HELD.write_text(written(expected(places(grids()))), encoding="utf-8")
 
 
 if __name__ == "__main__":

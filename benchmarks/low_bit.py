@@ -4,7 +4,7 @@
     python benchmarks/low_bit.py runs/teacher.safetensors -o benchmarks/results/low-bit.json --steps 200 --images 2000
     python benchmarks/low_bit.py -o benchmarks/results/low-bit.json --table results/low-bit.md
 
-A copy (`--student int8:copy`) learns from AdaDFQ's images by the recipe `low-bit`, at its rate and others, which
+A copy (`--student int8:copy`) learns from AdaDFQ's images by the recipe for its bits, at its rate and others, which
 held-out training images compare; at the recipe's rate it is measured on test images, too, in torch and after its
 export. The teacher's own file (`lenient export --int8`) takes its ranges from real, synthetic and noise images. Runs
 that the file holds are not made again.
@@ -39,8 +39,8 @@ from lenient.runs.request import Request, resolve
 from lenient.teacher.frozen import FrozenTeacher
 from lenient.training.trainer import Distillation
 
-BITS = (8, 4)
 RATES = (1e-6, 3e-6, 1e-5)
+RECIPES = {8: "int8", 4: "low-bit"}
 IMAGES = 512
 """That ranges are taken from: of the teacher's own file, and of a copy that only looks."""
 
@@ -52,10 +52,10 @@ def exported(network: Network, test: ImageSet) -> tuple[float, int]:
         return accuracy(OnnxModule(str(path)), test), path.stat().st_size
 
 
-def recipe(seed: int = 0, **changes: Any) -> Settings:
-    """Return the settings of the recipe, but for some."""
+def recipe(bits: int, seed: int = 0, **changes: Any) -> Settings:
+    """Return the settings of the recipe for so many bits, but for some."""
     asked = {"precision": "32", "device": "cpu", "overlap": False} | changes
-    return resolve(Request(method="adadfq", recipes=["low-bit"], settings=asked, seed=seed))
+    return resolve(Request(method="adadfq", recipes=[RECIPES[bits]], settings=asked, seed=seed))
 
 
 def copied(
@@ -129,6 +129,7 @@ def page(written: Mapping[str, Any], output: str) -> str:
     runs, teacher, own = written["runs"], written["teacher"], written["int8"]
     chosen = [run for run in runs if "test" in run]
     names = list(chosen[0]["test"])
+    rated = ", ".join(f"`{name}`: {recipe(bits).method.student_lr:g}" for bits, name in RECIPES.items())
     rates, seeds = sorted({run["rate"] for run in runs}), sorted({run["seed"] for run in runs})
     lines = [
         "# Networks in few bits",
@@ -138,19 +139,20 @@ def page(written: Mapping[str, Any], output: str) -> str:
         "",
         "Copies (`--student int8:copy`): *ranges only* takes ranges from the images of AdaDFQ's generator and learns",
         f"nothing; the others have learned for {runs[0]['steps']} steps of {runs[0]['batch_size']} images",
-        "(`--method adadfq -c low-bit`), at the recipe's rate and others (`-s method.student_lr=RATE`), on",
-        f"{written['images']:,} held-out training images, of which the teacher gets {_percent(teacher['holdout'])}:",
+        "(`--method adadfq -c int8` or `-c low-bit`), at rates (`-s method.student_lr=RATE`) that fall",
+        f"to nothing, on {written['images']:,} held-out training images, of which the teacher gets",
+        f"{_percent(teacher['holdout'])}:",
         "",
         _row(["bits", "ranges only", *(f"{rate:g}" for rate in rates)]),
         _row(["---"] * (len(rates) + 2)),
-        *(_row([bits, *_held_out(runs, bits, rates)]) for bits in BITS),
+        *(_row([bits, *_held_out(runs, bits, rates)]) for bits in RECIPES),
         "",
-        f"At the recipe's {chosen[0]['rate']:g}, on {written['images']:,} test images. *onnxruntime* is the student",
-        "after its export, computed in integers.",
+        f"At the rate of the recipe ({rated}), on {written['images']:,} test images. *onnxruntime* is the",
+        "student after its export, computed in integers.",
         "",
         _row(["bits", *names, "kB of the ONNX file"]),
         _row(["---"] * (len(names) + 2)),
-        *(_row(_tested([run for run in chosen if run["bits"] == bits])) for bits in BITS),
+        *(_row(_tested([run for run in chosen if run["bits"] == bits])) for bits in RECIPES),
         _row(["32: the teacher", "", "", _percent(teacher["onnxruntime"]), _kilobytes(teacher)]),
         "",
         "The teacher's own file in 8 bits (`lenient export --int8`), by the images that ranges are taken from,",
@@ -239,12 +241,12 @@ def main(
         written["teacher"] = {"arch": network.card.arch, "bytes": held, **{k: round(v, 4) for k, v in own.items()}}
         keep()
     known = {(run["bits"], run["rate"], run["seed"]) for run in written["runs"]}
-    usual = recipe().method.student_lr
-    for seed, bits, rate in itertools.product(range(seeds), BITS, sorted({usual, *(rates or RATES)})):
+    usual = {bits: recipe(bits).method.student_lr for bits in RECIPES}
+    for seed, bits, rate in itertools.product(range(seeds), RECIPES, sorted({*usual.values(), *(rates or RATES)})):
         if (bits, rate, seed) in known:
             continue
-        settings = recipe(seed, steps=steps, **{"method.student_lr": rate})
-        found, synthetic = copied(network, bits, settings, holdout, test if rate == usual else None)
+        settings = recipe(bits, seed, steps=steps, **{"method.student_lr": rate})
+        found, synthetic = copied(network, bits, settings, holdout, test if rate == usual[bits] else None)
         written["runs"].append(found)
         print(json.dumps(found), flush=True)
         if "int8" not in written:

@@ -46,7 +46,26 @@ SEEN = """
   const drawn = node => { const box = node.getBoundingClientRect(); return box.width > 0 && box.height > 0 };
   const named = node => node.outerHTML.slice(0, 100);
   const figures = [...document.querySelectorAll("svg[aria-label]")];
+  const parts = colour => (colour.match(/^rgba?\\((.*)\\)$/) || [0, ""])[1].split(",").map(Number);
+  const light = colour => {  // relative luminance, WCAG 2
+    const [r, g, b] = parts(colour).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = node => {  // of the nearest that is not seen through
+    for (; node; node = node.parentElement) {
+      const colour = getComputedStyle(node).backgroundColor, opaque = parts(colour)[3];
+      if (opaque === undefined || opaque > 0.9) return light(colour);
+    }
+    return 1;
+  };
+  const contrast = node => {
+    const [low, high] = [light(getComputedStyle(node).color), ground(node)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
   return {
+    ground: ground(body),
+    faint: [...body.querySelectorAll("h1, h2, h3, p, li, td, th, summary")]
+      .filter(node => drawn(node) && node.textContent.trim() && contrast(node) < 3).map(named),
     title: document.title,
     scrolls: Math.max(document.documentElement.scrollWidth, body.scrollWidth) - width,
     wide: [...body.querySelectorAll("*")]
@@ -85,6 +104,7 @@ class Seen:
             *(f"cut off: {node}" for node in self.found["wide"][:3]),
             *(f"no picture: {url[:200]}" for url in self.found["broken"]),
             *(f"empty: {node}" for node in self.found["empty"]),
+            *(f"hardly to be read: {node}" for node in self.found["faint"][:3]),
             *([] if self.found["title"] else ["has no title"]),
         ]
 

@@ -389,7 +389,7 @@ def test_cells_run_elsewhere_are_not_run_again(finished, tmp_path):
     assert "2 of these cells are in" in said
     assert "2 were missing here" in said
     assert "2 of 4 cells are done already" in said
-    assert "0/1 to be made first: teacher T\n" in said
+    assert f"0/1 to be made first: teacher T; how it goes is in {Path('runs/tiny/teachers')}\n" in said
     home = tmp_path / "runs/tiny"
     assert sorted((record["row"], record["seed"]) for record in records(home)) == [
         ("called anew", 0), ("called anew", 1), ("noise", 0), ("noise", 1)

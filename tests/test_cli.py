@@ -194,12 +194,20 @@ def test_resume_of_a_complete_run_says_so_and_exits_by_its_verdict(done_run, dig
 
 def test_inspect(digits_file, tmp_path):
     text = lenient("inspect", digits_file, cwd=tmp_path).stdout
-    for words in ("lenient:resnet8", "1x8x8", "batch norm", "bn-adv", "student"):
+    for words in (
+        "lenient:resnet8",
+        "1x8x8",
+        "batch norm",
+        "bn-adv",
+        "expect        of the accuracy of small teachers, ",
+        "student",
+    ):
         assert words in text
     found = json.loads(lenient("inspect", digits_file, "--json", cwd=tmp_path).stdout)
     assert found["num_classes"] == 10
     assert {"ta-dfkd", "dafl", "meta-dfkd"} <= {*found["methods"]}
     assert "noise" not in found["methods"]
+    assert {one["method"] for one in found["expected"]} == {"bn-adv"}
 
 
 def test_evaluate(done_run, digits_file, tmp_path):

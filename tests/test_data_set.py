@@ -99,6 +99,8 @@ def test_boxes_are_as_was_asked_for() -> None:
     [
         ({"crops": -1}, "--crops -1: "),
         ({"crops": 1, "crop_area": 0.0}, "--crop-area 0: "),
+        ({"crop_area": 0.5}, "--crop-area 0.5: goes with --crops N"),
+        ({"crop_flip": 0.0}, "--crop-flip 0: goes with --crops N"),
         ({"crops": 1, "crop_flip": 2.0}, "--crop-flip 2: "),
     ],
 )
@@ -201,6 +203,38 @@ def test_a_card_and_a_description_are_with_each(made: lenient.SyntheticImages, t
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "can resemble the private data" in text
     assert ("float16" in text) == (kind != "png")
+
+
+@pytest.mark.parametrize(
+    "kind", [*(kind for kind in KINDS if kind != "webdataset"), pytest.param("webdataset", marks=pytest.mark.optional)]
+)
+def test_the_program_on_a_card_reads_the_data_set(
+    made: lenient.SyntheticImages, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "webdataset":
+        pytest.importorskip("webdataset", reason="needs the extra readers")
+    replace(made, crops=None, cropping=None).save(tmp_path, kind)
+    (program,) = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(program, found)
+    if kind == "png":
+        assert int(found["row"]["label"]) == made.labels[19]
+    elif kind == "safetensors":
+        torch.testing.assert_close(found["soft_labels"], made.logits[0].softmax(dim=0))
+    else:
+        logits = torch.as_tensor(found["logits"])
+        assert (made.logits == logits.reshape(-1, 4)[0]).all(dim=1).any()
+
+
+def test_a_data_set_is_replaced_where_that_is_asked_for(
+    made: lenient.SyntheticImages, run: Path, tmp_path: Path
+) -> None:
+    made.save(tmp_path)
+    with pytest.raises(UsageError, match="--overwrite"):
+        lenient.synthesize(run, 2, output=tmp_path)
+    assert len(lenient.synthesize(run, 2, output=tmp_path, overwrite=True)) == 2
+    assert len(lenient.SyntheticImages.open(tmp_path)) == 2
 
 
 def test_what_a_format_cannot_hold_is_refused_before_anything_is_made(

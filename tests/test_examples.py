@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import lenient
+import lenient.errors
 import lenient.losses
 from lenient.core.config import resolve_dotted
 from lenient.methods import _REGISTERED, METHODS
@@ -49,6 +50,15 @@ def test_every_function_has_an_example() -> None:
 
 def test_the_page_shows_every_public_name() -> None:
     assert sorted(NAMES) == sorted(set(lenient.__all__) - {"__version__"})
+
+
+def test_the_page_shows_what_functions_return_and_raise() -> None:
+    shown = {name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: (lenient\.[\w.]+)$", PAGE, re.MULTILINE)}
+    functions = [value for name in NAMES if inspect.isfunction(value := getattr(lenient, name))]
+    returned = {name for one in functions for name in re.findall(r"\b[A-Z]\w+", str(one.__annotations__["return"]))}
+    assert {"Measures", "Result", "Written"} <= returned
+    assert returned - {"Callable", "None", "Path", "T"} <= shown
+    assert set(lenient.errors.__all__) <= shown
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -55,20 +55,12 @@ def test_an_onnx_that_cannot_convert_is_named(version: str, advice: str, monkeyp
 
 
 @pytest.mark.slow
-def test_every_opset_gives_the_same_outputs_or_a_line(student: Path) -> None:
+def test_every_opset_gives_the_same_outputs(student: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx", "1.23")
-    refused = []
     for opset in range(OPSETS[0], OPSETS[1] + 1):
-        words = ""
-        try:
-            assert written(student, opset) == opset
-        except UsageError as error:
-            words = str(error)
-            refused.append(opset)
-        assert not words or f"--opset {opset}: this network cannot be written so" in words
-    print(f"refused: {refused}")
-    assert not refused
+        assert written(student, opset) == opset
+        student.with_suffix(".onnx").unlink()
 
 
 def test_opsets_that_nobody_writes_are_refused(student: Path) -> None:

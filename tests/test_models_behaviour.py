@@ -14,6 +14,7 @@ from lenient.core.errors import TeacherError, UsageError
 from lenient.core.runtime import Runtime, in_parts
 from lenient.data import ImageSet
 from lenient.evaluation import evaluate, latency
+from lenient.methods.choice import choose
 from lenient.models import check_classifier
 from lenient.models.behaviour import failure
 from lenient.models.card import Behaviour, Network
@@ -385,9 +386,37 @@ def test_what_has_no_values_or_no_gradient_by_its_kind_is_refused():
         found_kind(TinyNet().to("meta"))
     with pytest.raises(TeacherError, match="has no values yet"):
         found_kind(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)))
-    quantised = torch.ao.quantization.quantize_dynamic(tiny_teacher().module, {nn.Linear}, dtype=torch.qint8)
-    with pytest.raises(TeacherError, match="its layer head is quantised"):
-        found_kind(quantised)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_what_is_quantised_answers_without_gradient():
+    ao = torch.ao.quantization
+
+    class Beside(nn.Module):
+        """Quantised layers, and a way beside them on which gradients pass."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(
+                ao.QuantStub(), nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(48, 4), ao.DeQuantStub()
+            )
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.net(images) + images.mean((1, 2, 3))[:, None]
+
+    module = Beside().eval()
+    module.qconfig = ao.get_default_qconfig(torch.backends.quantized.engine)
+    observed = ao.prepare(module)
+    observed(torch.rand(8, 1, 6, 5))
+    network = check_classifier(Network(ao.convert(observed), tiny_card()))
+    assert "its layer net.0 is quantised (Quantize), which has no gradient" in network.behaviour.blocked
+    assert choose(network).name == "stable"
+    assert failure(network, Runtime(torch.device("cpu")), 8) is None
+    before = fingerprint(network.module)
+    observed.net[3].weight.data.neg_()
+    assert fingerprint(ao.convert(observed)) != before
+    with pytest.raises(TeacherError, match=r"its layer net.0 is quantised .*: give the network as it was before"):
+        check_classifier(Network(network.module, tiny_card()), plain=True)
 
 
 def found_kind(module: nn.Module) -> None:

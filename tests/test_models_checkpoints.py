@@ -22,6 +22,8 @@ from torch import nn
 
 from lenient.core.errors import LenientError, TeacherError, UsageError
 from lenient.models import Card, load_network, save_network
+from lenient.models.archives import array_of
+from lenient.models.pickles import Thing, UnreadableError
 
 SIZE = (1, 8, 8)
 ARCH = {"arch": "lenient:resnet8-half", "input_size": SIZE}
@@ -197,7 +199,7 @@ ODD = {
         "is a quantised tensor",
     ),
     "meta": (lambda value: value.to("meta"), "is a tensor of the meta device, without its numbers"),
-    "NumPy": (lambda value: value.numpy(), "is an array of NumPy"),
+    "NumPy": (lambda value: value.numpy().astype("c8"), "is an array of NumPy"),
 }
 
 
@@ -219,6 +221,81 @@ def test_names_in_bytes_are_names_and_a_lone_tensor_is_called_one(tmp_path: Path
     for content, words in ((torch.zeros(3), "a tensor; save"), ({("a", "b"): 3, 4: 5}, r"keys \['key', '4'\]; save")):
         with pytest.raises(TeacherError, match=f"holds no weights by name, but {words}"):
             load(content, tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("name", ["net.th", "net.pyth", "net.model", "net.weights", "net.t7", "net", "net.pth.bak"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_torch_saved_is_read_whatever_it_is_called(name: str, zipped: bool, tmp_path: Path) -> None:
+    torch.save({"model": state()}, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    assert same(load_network(tmp_path / name, **ARCH).module.state_dict())
+
+
+@pytest.mark.parametrize("name", ["net.csv", "net"])
+def test_another_file_is_no_kind_that_is_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("a,b\n1,2\n3,4\n")
+    with pytest.raises(TeacherError, match="not a kind of file that weights are read from"):
+        load_network(tmp_path / name, **ARCH)
+
+
+@pytest.mark.parametrize("wrapper", ["_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod"])
+def test_wrappers_within_names_are_seen_through(wrapper: str, tmp_path: Path) -> None:
+    inner = {key.replace("conv.", f"conv.{wrapper}."): value for key, value in state().items()}
+    assert any(wrapper in key for key in inner)
+    inner = {f"{wrapper}.{key}": value for key, value in inner.items()}
+    assert same(load(inner, tmp_path / "net.pt")[0])
+
+
+ARRAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as they are": lambda array: array,
+    "of double precision": lambda array: array.astype("f8") if array.dtype == np.float32 else array,
+    "in columns": lambda array: np.asfortranarray(array) if array.ndim else array,
+    "the other way round": lambda array: array.astype(array.dtype.newbyteorder(">")),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_arrays_of_numpy_are_weights(kind: str, zipped: bool, tmp_path: Path) -> None:
+    content = {key: ARRAYS[kind](value.numpy()) for key, value in state().items()}
+    content["nothing"] = np.zeros(0, np.int64)
+    torch.save({"net": content, "best": np.float64(0.3)}, tmp_path / "n.pt", _use_new_zipfile_serialization=zipped)
+    found = load_network(tmp_path / "n.pt", **ARCH).module.state_dict()
+    assert all(torch.equal(found[key].to(value.dtype), value) for key, value in state().items())
+
+
+def test_what_an_array_says_of_itself_is_checked() -> None:
+    def array(shape: object, code: object, content: bytes) -> Thing:
+        kind = Thing("numpy.dtype", (code, False, True), (3, "<", None, None, None, -1, -1, 0))
+        return Thing("numpy._core.multiarray._reconstruct", (), (1, shape, kind, False, content))
+
+    sound = array_of(array((1,), "f4", bytes(4)))
+    assert sound is not None
+    assert torch.equal(sound.read(), torch.zeros(1))
+    for shape, code in (((1,), "O8"), ((1,), []), ((-1,), "f4"), ([1], "f4"), ((1,) * 20, "f4"), (None, "f4")):
+        assert array_of(array(shape, code, bytes(4))) is None
+    with pytest.raises(UnreadableError, match="as long as its shape"):
+        array_of(array((2**40,), "f4", bytes(4)))
+
+
+def test_a_whole_network_in_a_wrapper_of_torchs_is_put_together(tmp_path: Path) -> None:
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    for number, module in enumerate((
+        nn.DataParallel(inner),
+        torch.optim.swa_utils.AveragedModel(inner),
+        nn.Sequential(nn.DataParallel(inner), nn.Identity()),
+    )):  # fmt: skip
+        torch.save(module, tmp_path / f"{number}.pt")
+        found = load_network(tmp_path / f"{number}.pt", input_size=SIZE).module
+        images = torch.rand(2, *SIZE)
+        torch.testing.assert_close(found(images), inner(images))
+
+
+def test_a_whole_network_of_a_library_is_given_by_its_name_there(tmp_path: Path) -> None:
+    from torchvision.models import squeezenet1_1
+
+    torch.save(nn.DataParallel(squeezenet1_1(num_classes=3)), tmp_path / "net.pt")
+    with pytest.raises(TeacherError, match=r"torchvision\.models\.squeezenet\.SqueezeNet.* torchvision:NAME"):
+        load_network(tmp_path / "net.pt", input_size=SIZE)
 
 
 SCRIPT = """

@@ -17,6 +17,12 @@ from lenient.models.huggingface import _facts, _harmless
 RESNET = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 VIT = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
        "intermediate_size": 32, "image_size": 32, "patch_size": 8}  # fmt: skip
+DEIT = {**VIT, "model_type": "deit"}
+LEVIT = {"model_type": "levit", "image_size": 64, "hidden_sizes": [16, 16, 16], "depths": [1, 1, 1],
+         "num_attention_heads": [1, 1, 1], "key_dim": [8, 8, 8]}  # fmt: skip
+TIMM = {"model_type": "timm_wrapper", "architecture": "resnet10t", "num_classes": 4,
+        "pretrained_cfg": {"input_size": [3, 48, 40], "mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.1],
+                           "num_classes": 1000}}  # fmt: skip
 PROCESSOR = {"do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.3, 0.2, 0.1],
              "size": {"height": 32, "width": 32}}  # fmt: skip
 EFFICIENT = {**PROCESSOR, "image_processor_type": "EfficientNetImageProcessor"}
@@ -57,6 +63,49 @@ def test_a_folder_answers_as_its_network(tmp_path: Path, transformers: Any, conf
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(found.module.eval()(images).logits, module(images).logits)
     assert load_network(f"local-dir:{tmp_path}").card == found.card
+
+
+@pytest.mark.parametrize(
+    ("config", "kinds", "size"),
+    [
+        (DEIT, ["DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"], 32),
+        (LEVIT, ["LevitForImageClassification", "LevitForImageClassificationWithTeacher"], 64),
+    ],
+)
+def test_of_several_classes_for_a_network_the_one_that_was_saved_is_taken(
+    tmp_path: Path, transformers: Any, config: dict[str, Any], kinds: list[str], size: int
+) -> None:
+    images = torch.rand(2, 3, size, size)
+    described = transformers.models.auto.configuration_auto.CONFIG_MAPPING[config["model_type"]]
+    for kind in kinds:
+        module = getattr(transformers, kind)(described(**config, num_labels=4)).eval()
+        module.save_pretrained(tmp_path)
+        found = check_classifier(load_network(tmp_path, mean=[0.5], std=[0.2]))
+        assert type(found.module).__name__ == kind
+        torch.testing.assert_close(found.module.eval()(images).logits, module(images).logits)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**saved, "architectures": None}))
+    with pytest.raises(TeacherError, match="missing or do not fit"):  # the first, which has no second head
+        load_network(tmp_path)
+
+
+def test_a_network_of_timm_saved_by_transformers_says_how_it_is_used(tmp_path: Path, transformers: Any) -> None:
+    pytest.importorskip("timm")
+    module = written(tmp_path, TIMM, transformers)
+    (tmp_path / "preprocessor_config.json").unlink()  # their processor reads config.json
+    found = check_classifier(load_network(tmp_path))
+    assert (found.card.input_size, found.card.num_classes) == ((3, 48, 40), 4)
+    assert (found.card.mean, found.card.std) == ((0.4, 0.5, 0.6), (0.3, 0.2, 0.1))
+    images = torch.rand(2, 3, 48, 40)
+    torch.testing.assert_close(found.module.eval()(images).logits, module(images).logits)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for place in ("hf-hub:someone/net", "local-dir:net", "someone/net"):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "architecture": place}))
+        with pytest.raises(TeacherError, match=rf"has the architecture '{place}'; give a plain name"):
+            load_network(tmp_path)
+    elsewhere = {"checkpoint_path": str(tmp_path / "other.pt"), "cache_dir": str(tmp_path)}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_args": elsewhere}))
+    load_network(tmp_path)
 
 
 def test_a_folder_runs_no_code_visits_nothing_and_asks_for_no_memory(tmp_path: Path, transformers: Any) -> None:

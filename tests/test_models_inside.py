@@ -108,3 +108,46 @@ def test_outputs_of_a_sigmoid_are_noted() -> None:
     found = check_classifier(network_from_module(nn.Sequential(body(), nn.Sigmoid()), input_size=SIZE))
     assert any("sigmoid" in note for note in found.card.notes)
     assert found.card.outputs == "logits"
+
+
+OF_BYTES: dict[str, tuple[Callable[[Around, Tensor], Tensor], tuple[float, ...], tuple[float, ...]]] = {
+    "to [0, 1]": (lambda self, x: x / 255, (0.0,) * 3, (1.0,) * 3),
+    "to [-1, 1]": (lambda self, x: x / 127.5 - 1, (0.5,) * 3, (0.5,) * 3),
+    "by channel": (lambda self, x: (x / 255 - self.mean) / self.std, MEAN, STD),
+    "a mean alone": (lambda self, x: x - 255 * self.mean, (0.0,) * 3, (1.0,) * 3),
+}
+
+
+@pytest.mark.parametrize("flags", ["none", "pixels of bytes", "statistics"])
+@pytest.mark.parametrize("name", OF_BYTES)
+def test_a_network_of_pixels_up_to_255_is_given_them(name: str, flags: str) -> None:
+    first, mean, std = OF_BYTES[name]
+    module = Around(first)
+    said = {"none": {}, "pixels of bytes": {"mean": [0.0], "std": [0.00392]}, "statistics": {"mean": mean, "std": std}}
+    found = network_from_module(module, input_size=SIZE, **said[flags])  # type: ignore[arg-type]
+    assert found.card.mean == pytest.approx(mean, abs=1e-4)
+    assert found.card.std == pytest.approx(std, abs=1e-4)
+    assert sum("pixels of 0 to 255" in note for note in found.card.notes) == 1
+    assert not any("WARNING" in note or "ASSUMED" in note for note in found.card.notes)
+    images = torch.rand(4, *SIZE)
+    given = PixelClassifier(found.module, found.card).eval()(images)
+    assert torch.allclose(given, module(images * 255), atol=1e-3)
+
+
+def test_other_constants_by_flag_for_pixels_up_to_255_stay_with_a_warning() -> None:
+    module = Around(OF_BYTES["to [-1, 1]"][0])
+    found = network_from_module(module, input_size=SIZE, mean=[0.1] * 3, std=[0.9] * 3)
+    assert found.module is module
+    assert any("WARNING" in note and "127.5" in note for note in found.card.notes)
+
+
+def test_pixels_up_to_255_are_found_in_half_precision() -> None:
+    module = Around(OF_BYTES["to [-1, 1]"][0]).bfloat16()
+    found = network_from_module(module, input_size=(3, 8, 8))
+    assert found.card.std == pytest.approx((0.5,) * 3, abs=5e-3)
+
+
+def test_constants_are_found_before_a_border() -> None:
+    module = nn.Sequential(Normalize(MEAN, STD), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 4, 3, 2), nn.Flatten())
+    found = network_from_module(nn.Sequential(module, nn.Linear(64, 3)), input_size=SIZE)
+    assert found.card.std == pytest.approx(STD, abs=1e-4)

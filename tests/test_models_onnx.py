@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from commands import lenient
 from lenient.core.errors import TeacherError
 from lenient.methods.choice import choose
-from lenient.models import Card, Network, batch_norm_layers, check_classifier, choose_student, load_network
+from lenient.models import (
+    Card,
+    Network,
+    PixelClassifier,
+    batch_norm_layers,
+    check_classifier,
+    choose_student,
+    load_network,
+)
 from lenient.models.graphs.network import GraphNetwork
 from lenient.models.probing import classifying_layer
 from lenient.models.programs import Answers
@@ -159,6 +167,31 @@ def test_our_own_export_comes_back_with_its_constants(tmp_path: Path) -> None:
     assert choose_student(found)[0].startswith("lenient:")
 
 
+class OfBytes(nn.Module):
+    """A network of pixels up to 255 with channels last, as Keras writes them, and a border for its first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net("tiny")
+
+    def forward(self, images: Tensor) -> Tensor:
+        scaled = (images / 127.5 - 1).permute(0, 3, 1, 2)
+        return self.net(nn.functional.pad(scaled, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("flags", [{}, {"mean": [0.0], "std": [0.00392]}])
+def test_a_file_that_scales_pixels_up_to_255_is_given_them(tmp_path: Path, flags: dict[str, Any]) -> None:
+    given, module = images().permute(0, 2, 3, 1), OfBytes().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (given,), str(tmp_path / "net.onnx"), dynamo=False, verbose=False)
+    found = check_classifier(load_network(tmp_path / "net.onnx", **flags))
+    assert (found.card.mean, found.card.std) == ((0.5,) * 3, (0.5,) * 3)
+    answer = PixelClassifier(found.module, found.card).eval()(images())
+    torch.testing.assert_close(answer, module(given * 255), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_layers_are_torchs_own(tmp_path: Path) -> None:
     found = load_network(exported(net("tiny"), tmp_path / "net.onnx", kept=True))
@@ -170,6 +203,55 @@ def test_the_layers_are_torchs_own(tmp_path: Path) -> None:
     assert isinstance(head, nn.Linear)
     torch.testing.assert_close(head.weight, net("tiny").head.weight)
     assert sum(p.numel() for p in found.module.parameters()) == sum(p.numel() for p in net("tiny").parameters())
+
+
+class Several(nn.Module):
+    """Makes features, logits and an embedding, and returns what it is asked; each under a name that says nothing."""
+
+    def __init__(self, change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head, self.embed = nn.Linear(6, 4), nn.Linear(6, 5)
+        self.change = change
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        features = self.body(images)
+        return self.change(features, self.head(features), self.embed(features))
+
+
+def several(path: Path, change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]) -> tuple[Path, Several]:
+    module = Several(change).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (images(),), str(path), dynamo=False, verbose=False)
+    return path, module
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("change", "given"),
+    [
+        (lambda features, logits, _: (features, logits), None),
+        (lambda features, logits, _: (features, logits.softmax(1)), None),
+        (lambda features, logits, _: (features, features.square(), logits, logits.softmax(1)), None),
+        (lambda features, logits, _: (features.square(), logits), None),
+        (lambda _, logits, embedding: (embedding, logits), 4),
+    ],
+)
+def test_of_several_outputs_the_logits_are_taken(tmp_path: Path, change: Any, given: int | None) -> None:
+    path, module = several(tmp_path / "net.onnx", change)
+    found = check_classifier(load_network(path, num_classes=given))
+    assert found.card.num_classes == 4
+    assert any("is taken for the logits" in note for note in found.card.notes)
+    torch.testing.assert_close(found.module(images()), module.head(module.body(images())), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_of_outputs_that_nothing_tells_apart_the_number_of_classes_is_asked_for(tmp_path: Path) -> None:
+    path, _ = several(tmp_path / "net.onnx", lambda _, logits, embedding: (embedding, logits))
+    with pytest.raises(TeacherError, match=r"of 5 values, .* of 4 values, .*--num-classes"):
+        load_network(path)
 
 
 # written by hand
@@ -393,6 +475,47 @@ def test_what_cannot_be_rebuilt_answers_without_gradient_where_the_user_trusts_i
     assert found.module(images(3, (3, 6, 5))).shape == (3, 4)
     told = lenient("inspect", path, "--trust-code", cwd=tmp_path).stdout
     assert "parameters    not counted in a program" in told
+
+
+def test_what_is_written_for_a_batch_answers_any_number_of_images(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    nodes, constants = head("d")
+    rounded = [node("QuantizeLinear", ["x", "step"], ["q"]), node("DequantizeLinear", ["q", "step"], ["d"])]
+    path = file(
+        tmp_path / "q.onnx", [*rounded, *nodes], [*constants, tensor("step", np.float32(1 / 255))], [4, 3, 6, 5]
+    )
+    found = check_classifier(load_network(path, trust_code=True))
+    assert isinstance(found.module, Answers)
+    assert any("written for batches of 4: asked in such" in note for note in found.card.notes)
+    seven = images(7, (3, 6, 5))
+    one_by_one = torch.cat([found.module(image[None]) for image in seven])
+    torch.testing.assert_close(found.module(seven), one_by_one)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("UINT8", 0), ("INT8", -128), ("INT32", 0)])
+@pytest.mark.parametrize("last", [False, True])
+def test_images_of_whole_numbers_are_answered_without_gradient_where_the_user_trusts_it(
+    tmp_path: Path, kind: str, least: int, last: bool
+) -> None:
+    pytest.importorskip("onnxruntime")
+    nodes, constants = head("d")
+    turned = [node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2])] if last else []
+    cast = node("Cast", ["t" if last else "x"], ["d"], to=onnx.TensorProto.FLOAT)
+    shape = ["n", 6, 5, 3] if last else ["n", 3, 6, 5]
+    number = getattr(onnx.TensorProto, kind)
+    path = file(tmp_path / "w.onnx", [*turned, cast, *nodes], constants, shape, kind=number)
+    with pytest.raises(TeacherError, match=rf"takes images as {kind.lower()}, which have no gradient.*--trust-code"):
+        load_network(path)
+    found = check_classifier(load_network(path, trust_code=True))
+    assert isinstance(found.module, Answers)
+    assert (found.card.input_size, found.behaviour.blocked) == ((3, 6, 5), "its answers have no gradient")
+    assert choose(found).name == "stable"
+    shown = images(3, (3, 6, 5)) * 1.2 - 0.1
+    whole = (shown * 255).round() + least
+    whole = whole if kind == "INT32" else whole.clamp(least, least + 255)
+    pixels = PixelClassifier(found.module, found.card)(shown)
+    weights, bias = torch.arange(12.0).view(3, 4), torch.tensor([1.0, 2, 3, 4])
+    torch.testing.assert_close(pixels, whole.mean((2, 3)) @ weights + bias)
 
 
 def test_a_batch_that_is_built_in_is_refused(tmp_path: Path) -> None:

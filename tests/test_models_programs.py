@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from lenient.core.errors import TeacherError
+import lenient
+from lenient.core.errors import TeacherError, UsageError
+from lenient.core.runtime import Runtime
 from lenient.models import PixelClassifier, check_classifier, load_network, to_logits
+from lenient.models.checking import check_distillable
+from lenient.models.lending import frozen
+from lenient.models.loading import network_from_module
 from lenient.models.programs import Program
 from lenient.runs.export import export_pt2
 
@@ -136,6 +141,109 @@ def test_a_scripted_program_that_the_user_trusts_runs(tmp_path: Path) -> None:
     images = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(to_logits(found.module(images)), layers(images))
     assert any("a TorchScript program, which shows no layers" in note for note in found.card.notes)
+
+
+def small_net() -> torch.nn.Sequential:
+    """Return a classifier of images (1, 8, 8) in 5 classes, with batch norms."""
+    torch.manual_seed(0)
+    layers = (torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten())
+    return torch.nn.Sequential(*layers, torch.nn.Linear(144, 5)).eval()
+
+
+def written(path: Path, kind: str, module: torch.nn.Module, images: torch.Tensor, *, free: bool = True) -> Path:
+    """Write a program of a kind, traced with `images`; an exported one for any number of them where `free`."""
+    if kind == "exported":
+        shapes = ({0: torch.export.Dim("batch")},) if free else None
+        torch.export.save(torch.export.export(module, (images,), dynamic_shapes=shapes), path)
+    else:
+        made = torch.jit.script(module) if kind == "scripted" else torch.jit.trace(module, images)
+        made.save(str(path))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("kind", "name"), [("exported", "p.pt2"), ("scripted", "p.pt"), ("traced", "p.pt")])
+def test_what_runs_of_a_program_is_what_is_placed(tmp_path: Path, kind: str, name: str, dtype: torch.dtype) -> None:
+    module = small_net().to(dtype)
+    path = written(tmp_path / name, kind, module, torch.rand(2, 1, 8, 8, dtype=dtype))
+    found = check_classifier(
+        load_network(path, trust_code=True, input_size=(1, 8, 8), num_classes=5, mean=[0], std=[1])
+    )
+    assert not found.behaviour.blocked
+    program, module = found.module, module.double()
+    assert isinstance(program, Program)
+    images = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    with frozen(program, Runtime(torch.device("cpu"), "64")):
+        torch.testing.assert_close(program(images), module(images))
+    assert {tensor.dtype for tensor in program.parameters()} == {dtype}
+    program.to("meta")
+    assert {tensor.device.type for tensor in program._run[0].parameters()} == {"meta"}
+    assert program(images.to("meta", dtype)).is_meta
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_an_exported_program_of_a_fixed_batch_takes_any_number_of_images(tmp_path: Path, batch: int) -> None:
+    module = small_net()
+    path = written(tmp_path / "p.pt2", "exported", module, torch.rand(batch, 1, 8, 8), free=False)
+    found = check_classifier(load_network(path, trust_code=True))
+    assert (found.card.input_size, found.card.num_classes) == ((1, 8, 8), 5)
+    assert any(f"written for batches of {batch}: asked in such" in note for note in found.card.notes)
+    images = torch.rand(5, 1, 8, 8, requires_grad=True)
+    torch.testing.assert_close(found.module(images), module(images))
+    ours, theirs = (torch.autograd.grad(net(images).square().sum(), images)[0] for net in (found.module, module))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_program_of_a_fixed_batch_returns_what_logits_can_be_read_of(tmp_path: Path) -> None:
+    class Two(torch.nn.Module):
+        def __init__(self, same: bool) -> None:
+            super().__init__()
+            self.net, self.same = small_net(), same
+
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            logits = self.net(images)
+            return {"out": logits, "more": logits if self.same else images}
+
+    def loaded(module: torch.nn.Module) -> Any:
+        path = written(tmp_path / "p.pt2", "exported", module, torch.rand(2, 1, 8, 8), free=False)
+        return load_network(path, trust_code=True, num_classes=5)
+
+    module = Two(same=False).eval()
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(check_classifier(loaded(module)).module(images), module(images)["out"])
+    with pytest.raises(TeacherError, match=r"^the network returns a dict, not logits"):
+        check_classifier(loaded(Two(same=True).eval()))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("kind", "name"), [("exported", "p.pt2"), ("traced", "p.pt")])
+def test_a_program_in_training_mode_is_told_to_be_exported_anew(tmp_path: Path, kind: str, name: str) -> None:
+    path = written(tmp_path / name, kind, small_net().train(), torch.rand(2, 1, 8, 8))
+    found = check_classifier(load_network(path, trust_code=True, input_size=(1, 8, 8), num_classes=5))
+    with pytest.raises(TeacherError, match=r"depends on the other images .* training mode\? Export module\.eval\(\)"):
+        check_distillable(found)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_quantised_by_each_batch_is_told_so() -> None:
+    net = torch.ao.quantization.quantize_dynamic(small_net(), {torch.nn.Linear})
+    found = check_classifier(network_from_module(net, input_size=(1, 8, 8), num_classes=5))
+    with pytest.raises(
+        TeacherError, match=r"depends on the other images .* Dynamic quantisation\? Quantise statically"
+    ):
+        check_distillable(found)
+
+
+def test_a_program_that_is_no_file_is_told_to_become_one() -> None:
+    program: Any = torch.export.export(small_net(), (torch.rand(1, 1, 8, 8),))
+    with pytest.raises(
+        UsageError, match=r"^network: it cannot be of type ExportedProgram; save it with torch\.export\.save"
+    ):
+        lenient.inspect(program, progress=False)
+    nothing: Any = None
+    with pytest.raises(UsageError, match="of type NoneType; give a module, a file or SOURCE:NAME"):
+        load_network(nothing)
 
 
 @pytest.mark.parametrize("name", ["p.pt2", "p.onnx"])

@@ -21,11 +21,10 @@ from typer import Exit
 import lenient
 from fuzzing import command as run
 from lenient.cli.distill import finish
-from lenient.cli.export import _next as following
 from lenient.core import progress
 from lenient.core.errors import UsageError
 from lenient.core.progress import for_command, for_function, working
-from lenient.models import save_network
+from lenient.models import build_student, save_network
 from lenient.runs.synthesis import Written
 from lenient.training.display import Afterwards, PlainProgress, watching
 from toys import digits_like
@@ -139,7 +138,21 @@ def test_a_file_that_was_exported_is_measured_by_the_command_that_comes_next(tea
 
 def test_a_folder_for_a_hub_is_sent_next_and_a_file_in_8_bits_is_run(teacher: str) -> None:
     assert next_of("export", teacher, "--format", "hub", "-o", "my hub") == ["hf", "upload", "ORG/NAME", "my hub"]
-    assert following("s.onnx", "onnx", program=True).endswith(" --trust-code")
+
+
+@pytest.mark.parametrize("kind", ["pt2", "onnx", "safetensors"])
+def test_who_exports_code_is_told_to_trust_it(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes in few bits are run by a runtime; a network of one's own is made by one's own code."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_net.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n", "utf-8"
+    )
+    arch = "py:my_net.py:make" if kind == "safetensors" else "int8:lenient:resnet8"
+    if kind == "onnx":
+        pytest.importorskip("onnx")
+    save_network(Path("t.safetensors"), build_student(arch, digits_like().card, seed=0))
+    program, *words = next_of("export", "t.safetensors", "--format", kind, "-o", f"s.{kind}", "--trust-code")
+    assert (program, words[-1]) == ("lenient", "--trust-code")
 
 
 def test_inspecting_a_teacher_leads_on_to_distilling_it_so(teacher: str) -> None:
@@ -189,6 +202,7 @@ def test_an_alarm_is_said_once_where_nobody_keeps_the_log(
         ("inspect t", "looking at t"),
         ("evaluate t --data digits --device cpu", "measuring t"),
         ("distill t --print-config", "loading t"),
+        ("train-teacher --data digits --arch lenient:lenet5 --epochs 1 -o new.safetensors", "reading digits"),
         ("distill t --dry-run --preset smoke --batch-size 4 --precision 32 --device cpu", "measuring"),
     ],
 )
@@ -198,7 +212,7 @@ def test_a_command_that_may_take_long_says_what_it_does(
     monkeypatch.chdir(tmp_path)
     save_network(Path("t.safetensors"), digits_like())
     monkeypatch.setattr(progress, "AFTER", 0.0)
-    ended = run(*re.sub(r"\bt\b", "t.safetensors", words, count=1).split())
+    ended = run(*re.sub(r" t\b", " t.safetensors", words, count=1).split())
     assert ended.code == 0, ended
     assert re.search(rf"^{doing}\S*, \d+ s so far$", ended.said, re.MULTILINE), ended
 

@@ -191,6 +191,18 @@ def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> 
     wheel = next(dist.glob("*.whl"))
     call(there / "python", "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=tmp_path)
     tried(there, tmp_path)
+    source = next(dist.glob("*.tar.gz"))
+    call(there / "python", "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", source, cwd=tmp_path)
+    call(there / "lenient", "methods", "bn-adv", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_both_are_built_as_make_does(dist: Path, tmp_path: Path) -> None:
+    """In an environment of its own, which has what the build names and nothing else."""
+    shutil.copytree(ROOT, tmp_path / "tree", ignore=left_out)
+    call(sys.executable, "-m", "build", cwd=tmp_path / "tree")
+    built = {path.name for path in (tmp_path / "tree" / "dist").iterdir()}
+    assert built == {path.name for pattern in ("*.whl", "*.tar.gz") for path in dist.glob(pattern)}
 
 
 def tried(there: Path, folder: Path) -> None:

@@ -14,6 +14,7 @@ from lenient.bench.cells import cells_of
 from lenient.bench.grid import load_grid
 from lenient.bench.report import write_bench_report
 from lenient.methods import recipes
+from lenient.methods.expected import expected, measured
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -148,3 +149,12 @@ def test_the_figures_of_the_page_on_choosing_follow_from_the_records(monkeypatch
     text = (ROOT / "docs/choosing.md").read_text(encoding="utf-8")
     assert importlib.import_module("choosing").filled(text) == text, "python benchmarks/choosing.py"
     assert text.count("\n| ta-dfkd") > 3  # its blocks are filled
+
+
+def test_what_inspect_tells_to_expect_follows_from_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    page = importlib.import_module("choosing")
+    found = page.expected(page.places(page.grids()))
+    assert page.HELD.read_text(encoding="utf-8") == page.written(found), "python benchmarks/choosing.py"
+    assert measured() == tuple(found)
+    assert {one.data for one in expected("bn-adv", True)} >= {"digits", "mnist"}

@@ -43,11 +43,13 @@ def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seen(browser: Browser, site: Path) -> list[Seen]:
     pages = [page for page in sorted(site.rglob("*.html")) if "_static" not in page.parts]
     assert len(pages) > 100
-    return [browser.look(page, width) for width in (PHONE, DESK) for page in pages]
+    # widths and colours have nothing to do with one another: each is seen once
+    return [browser.look(page, width, dark=width == DESK) for width in (PHONE, DESK) for page in pages]
 
 
 def test_every_page_fits_its_window_and_asks_for_nothing(seen: list[Seen]) -> None:
     assert {f"{one.page}, {one.width} pixels": one.faults for one in seen if one.faults} == {}
+    assert [one.page for one in seen if (one.found["ground"] < 0.2) != (one.width == DESK)] == []
 
 
 def test_every_link_leads_somewhere(site: Path, seen: list[Seen]) -> None:
@@ -90,7 +92,7 @@ def reports(browser: Browser, digits_file: Path, tmp_path_factory: pytest.TempPa
 @pytest.mark.parametrize("name", ["bn-adv", "noise", "both", "runs/compared/report"])
 def test_a_report_fits_its_window_and_asks_for_nothing(name: str, width: int, browser: Browser, reports: Path) -> None:
     page = reports / name / "report.html"
-    found = browser.look(page, width)
+    found = browser.look(page, width, dark=width == DESK)
     assert found.faults == []
     assert [url for url in found.requests if not url.startswith("data:")] == [page.as_uri()]
     assert found.found["images"] + found.found["figures"] > 3

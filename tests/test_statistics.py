@@ -132,6 +132,7 @@ def test_a_batch_whose_statistics_count_is_never_asked_in_halves():
     ({"statistics": "adapted"}, "--adapt-to: goes with --statistics adapted"),
     ({"adapt_to": "digits"}, "--adapt-to: goes with --statistics adapted"),
     ({"statistics": "adapted", "adapt_to": "digits", "adapt_images": 1}, "--adapt-images 1: at least 2"),
+    ({"adapt_images": 16}, "--adapt-images 16: goes with --statistics adapted; leave it out"),
     ({"statistics": "adapted", "adapt_to": "digit"}, "--adapt-to digit: unknown; the nearest is digits"),
     ({"statistics": "adapted", "adapt_to": torch.rand(1, 1, 6, 5)}, "on two images at least"),
 ])  # fmt: skip

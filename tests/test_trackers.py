@@ -114,6 +114,6 @@ def test_mlflow_gets_the_log_and_goes_on_with_the_run(
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("lenient").experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.data.params["method.name"] == "ta-dfkd"
+    assert run.data.params["method.name"] == "bn-adv"
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/student")]
     assert steps == [10, 20, 30, 40]

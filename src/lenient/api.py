@@ -313,7 +313,7 @@ def export(
     Raises:
         UsageError: an unknown format, a library that it needs is missing, or something lies at `output`.
         TeacherError: the network cannot be loaded, or does not fit what is said of it.
-        MachineError: the file read back gives other outputs, or the disk refuses.
+        MachineError: the file read back gives other outputs (of `int8` it is only told how many), or the disk refuses.
 
     Example:
         >>> lenient.export("runs/mine", "student.safetensors", "safetensors", check=True)
@@ -447,7 +447,7 @@ def sample(
         >>> written.images, 0 <= written.clipped <= 1
         (4, True)
     """
-    cropping = Cropping(crops, crop_area, crop_flip) if crops else None
+    cropping = Cropping.asked(crops, crop_area, crop_flip)
     order = Order(count, cropping, folder=Path(output), format=format, overwrite=overwrite)
     with working("drawing images", for_function(progress), total=count) as show:
 
@@ -480,6 +480,7 @@ def synthesize(
     crops: int = 0,
     crop_area: float = 0.08,
     crop_flip: float = 0.5,
+    overwrite: bool = False,
     steps: int | None = None,
     recipe: str | Sequence[str] = (),
     batch_size: int | None = None,
@@ -513,6 +514,7 @@ def synthesize(
             are then read from there.
         format: of the files: safetensors, png, imagefolder, webdataset or npz, as those of `sample`.
         crops: of each image, with the teacher's answer to each; `crop_area` and `crop_flip` as for `sample`.
+        overwrite: whether another data set in the folder may be replaced.
         steps: of a method with a generator; with a pool the steps follow from `n`.
         seed: by default that of the settings; of a run, 0: draws others.
         proxy_images: as for `distill`. With the method `proxy` these pictures are the images, those that its selection
@@ -541,8 +543,8 @@ def synthesize(
         >>> image.shape, soft_labels.shape
         (torch.Size([1, 8, 8]), torch.Size([10]))
     """
-    cropping = Cropping(crops, crop_area, crop_flip) if crops else None
-    order = Order(n, cropping, budget, None if output is None else Path(output), format)
+    cropping = Cropping.asked(crops, crop_area, crop_flip)
+    order = Order(n, cropping, budget, None if output is None else Path(output), format, overwrite)
     request = Request(
         recipes=recipe,
         settings=settings,

@@ -103,7 +103,8 @@ def _make_teachers(
         tell(len(ended), len(tasks), f"{task.name}: {_reason(task) if outcome == 'failed' else outcome}")
 
     if tasks:
-        tell(0, len(tasks), f"to be made first: {', '.join(task.name for task in tasks)}")
+        names = ", ".join(task.name for task in tasks)
+        tell(0, len(tasks), f"to be made first: {names}; how it goes is in {home / 'teachers'}")
     _run_all(tasks, launcher, finished, lambda task: tell(len(ended), len(tasks), f"{task.name}: {ELSEWHERE}"), stop)
     for task, outcome in [] if stop.is_set() else ended:
         if outcome == "failed":

@@ -10,7 +10,7 @@ import typer
 from lenient.cli import flags
 from lenient.cli.bench import home_of
 from lenient.core.errors import UsageError
-from lenient.core.progress import working
+from lenient.core.progress import for_command, working
 
 
 def report(
@@ -58,10 +58,12 @@ def report(
     trust_code: flags.TrustCode = False,
     data_root: flags.DataRoot = "",
     device: flags.Device = "cpu",
+    progress: Annotated[str, typer.Option(metavar="KIND", help="auto, rich, plain or none.")] = "auto",
 ) -> None:
     """Write tables (Markdown, CSV, LaTeX), figures (SVG) and one page from the records of a grid."""
     from lenient.bench.report import Choice, Options, write_bench_report
 
+    kind = for_command(progress)
     if source.suffix in (".yaml", ".yml") and source.is_file():
         source = _folder(source, trust_code)
     if projection not in ("tsne", "pca"):
@@ -86,7 +88,7 @@ def report(
             inception=inception,
             trust_code=trust_code,
         )
-    with working("drawing tables and figures"):
+    with working("drawing tables and figures", kind):
         page = write_bench_report(source, output, choice=chosen, features=options, records=records, say=print)
     print(page)
 

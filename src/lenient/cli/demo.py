@@ -54,7 +54,8 @@ def demo(
     noise = Job(
         teacher, STUDENT, Request(method="noise", recipes=["digits"], steps=STEPS, seed=seed), eval_data="digits"
     )
-    noise.open(None)
+    with working(f"   {noise.opening(False)}", progress):
+        noise.open(None)
     logging.getLogger("lenient").setLevel(logging.ERROR)  # its alarms are what it is there for
     with working("   learning from noise", progress):
         baseline = noise.run()
@@ -70,7 +71,8 @@ def demo(
     describe(job, print)
     describe_method(job, print)
     job.extra = {"noise_student": {"accuracy": noise_accuracy}, "demo": True}
-    job.open(output, overwrite=overwrite)
+    with working(f"   {job.opening(False)}", progress):
+        job.open(output, overwrite=overwrite)
     result = run_job(job, progress)
     print(f"in all    {duration(time.monotonic() - started)}; noise student {noise_accuracy:.2%}")
     finish(result, output, print)

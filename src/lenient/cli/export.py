@@ -57,16 +57,29 @@ def export(
             trust_code=trust_code,
             **facts,
         )
+        trust = format != "hub" and _needs_trust(output)
     print(f"{output}: {'; '.join(found)}" if found else output)
     if format == "onnx":
         print(f"opset {opset_of(output)}")
     for note in notes:
         print(f"  - {visible(note, NOTE)}")
-    print(f"next: {visible(_next(shlex.quote(str(output)), format, program=int8 or format == 'pt2'), WIDE)}")
+    print(f"next: {visible(_next(shlex.quote(str(output)), format, trust), WIDE)}")
 
 
-def _next(output: str, format: str, *, program: bool) -> str:
-    """Return the command that comes next: measure the file, or send the folder. A `program` is run, not read."""
+def _next(output: str, format: str, trust: bool) -> str:
+    """Return the command that comes next: measure the file, which may need `trust`, or send the folder."""
     if format == "hub":
         return f"hf upload ORG/NAME {output}"
-    return f"lenient evaluate {output} --data imagefolder:DIR{' --trust-code' if program else ''}"
+    return f"lenient evaluate {output} --data imagefolder:DIR{' --trust-code' if trust else ''}"
+
+
+def _needs_trust(output: Path) -> bool:
+    """Whether a file is a program to be run, or names one: who reads it is told of the flag."""
+    from lenient.core.errors import LenientError
+    from lenient.models import load_network
+
+    try:
+        load_network(output)
+    except LenientError as error:
+        return "--trust-code" in str(error)
+    return False

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
 from lenient.core.progress import for_command, working
 from lenient.core.text import NOTE, WIDE, visible
+from lenient.methods.expected import Expected
 
 PROGRAM = "not counted in a program"
 
@@ -49,6 +50,7 @@ def inspect(
         "outputs": card.outputs,
         "batch norm": f"{found.batch_norm_layers} layers with statistics",
         "method": f"{found.method or 'none'} ({found.method_reason})",
+        **({} if found.method is None else {"expect": _expect(found.expected)}),
         "methods": ", ".join(found.methods) or "none fits this teacher as it is",
         **({"unfit": _unfit(found.obstacles)} if found.obstacles else {}),
         "student": f"{found.student} ({found.student_reason})",
@@ -70,6 +72,12 @@ def inspect(
         words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
         trusted = ["--trust-code"] if trust_code else []
         print(f"next: {visible(shlex.join(['lenient', 'distill', teacher, *words, *trusted]), WIDE)}")
+
+
+def _expect(measured: Iterable[Expected]) -> str:
+    """Return what the method came to elsewhere."""
+    told = "; ".join(one.told() for one in measured)
+    return f"of the accuracy of small teachers, {told}" if told else "not measured on such teachers"
 
 
 def _unfit(obstacles: Mapping[str, str]) -> str:

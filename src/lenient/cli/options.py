@@ -203,7 +203,7 @@ EXPORT = {
     "output": Option("File (hub: folder).", metavar="PATH", default=REQUIRED, short="-o"),
     "check": Option(
         "Read it back and compare its outputs.",
-        more="With --int8 it reports agreement only.",
+        more="With --int8 it only reports: agreement, or accuracy with --eval-data.",
         default=False,
     ),
     **FACTS,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lenient.cli import flags, options
 from lenient.cli.options import takes
-from lenient.core.progress import for_command, say
+from lenient.core.progress import for_command, say, working
 from lenient.core.signals import save_on_signals
 from lenient.core.text import visible
 
@@ -41,22 +41,23 @@ def train_teacher(
     from lenient.supervised.job import TeacherJob
 
     kind = for_command(progress)
-    job = TeacherJob.open(
-        data,
-        arch,
-        output,
-        epochs=epochs,
-        seed=seed,
-        keep=keep,
-        keep_above=flags.number("--keep-above", keep_above),
-        settings=parse_overrides(setting),
-        data_root=data_root,
-        input_size=flags.size(input_size),
-        split=split,
-        device=device,
-        precision=precision,
-        overwrite=overwrite,
-    )
+    with working(f"reading {visible(data)}", kind):
+        job = TeacherJob.open(
+            data,
+            arch,
+            output,
+            epochs=epochs,
+            seed=seed,
+            keep=keep,
+            keep_above=flags.number("--keep-above", keep_above),
+            settings=parse_overrides(setting),
+            data_root=data_root,
+            input_size=flags.size(input_size),
+            split=split,
+            device=device,
+            precision=precision,
+            overwrite=overwrite,
+        )
     print(f"{visible(arch)} on {len(job.images)} images of {visible(data)}, {job.recipe.epochs} epochs")
     _say_notes(job.notes)
     with _watching(kind) as watch:

@@ -52,7 +52,7 @@ def load_data(name: str, *, split: str, root: str | Path | None = None, input_si
         UsageError: unknown name or split, impossible size, or files that are missing or broken.
     """
     if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+        raise UsageError(f"--split {split}: unknown; there are {', '.join(SPLITS)}")
     if input_size is not None:
         _check_size(input_size)
     if name.startswith("imagefolder:"):

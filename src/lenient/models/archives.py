@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,6 +43,10 @@ _TYPES = {
     "QUInt8Storage": torch.uint8,
     "QInt32Storage": torch.int32,
 }
+_ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+_NUMBERS = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i1": torch.int8, "i2": torch.int16,
+            "i4": torch.int32, "i8": torch.int64, "u1": torch.uint8, "b1": torch.bool}  # fmt: skip
+_MOST_AXES = 16
 _FLIPPED = {"neg": torch.neg, "conj": torch.conj}
 """What a tensor's description says of its numbers, and what then remains to be done with those that are stored."""
 
@@ -236,6 +241,36 @@ class _Archive:
             return found
 
         return Entry(shape, kind, read)
+
+
+def array_of(thing: Thing) -> Entry | None:
+    """Return the numbers of a pickled array of NumPy; None for other things, and for arrays of other kinds of numbers.
+
+    Nothing of NumPy's is called that the file names: its bytes are read as what its description says.
+    """
+    given = thing.state if thing.name in _ARRAYS else None
+    if not isinstance(given, tuple) or len(given) != 5:
+        return None
+    _, shape, kind, fortran, content = given
+    about = (kind.made_of, kind.state) if isinstance(kind, Thing) and kind.name == "numpy.dtype" else None
+    if not about or not all(isinstance(part, tuple) and len(part) > 1 for part in about):
+        return None
+    code, order = about[0][0], about[1][1]  # type: ignore[index]
+    known = isinstance(code, str) and code in _NUMBERS and order in ("<", ">", "|")
+    if not known or not isinstance(shape, tuple) or len(shape) > _MOST_AXES or not _sizes(shape):
+        return None
+    stored = np.dtype(f"{order}{code}")
+    elements = math.prod(shape)
+    if elements and (not isinstance(content, bytes) or len(content) != elements * stored.itemsize):
+        raise UnreadableError("an array is not as long as its shape says")
+
+    def read() -> Tensor:
+        if not elements:
+            return torch.empty(shape, dtype=_NUMBERS[code])
+        found = np.frombuffer(content, stored).reshape(shape, order="F" if fortran else "C")
+        return torch.from_numpy(found.astype(stored.newbyteorder("=")))
+
+    return Entry(shape, _NUMBERS[code], read)
 
 
 def _sizes(numbers: tuple[Any, ...]) -> bool:

@@ -18,6 +18,8 @@ Size = tuple[int, int, int]
 MAX_CLASSES = 2**20
 MAX_INPUT = 2**23
 """Values of one image, such as 3 x 1600 x 1600: a forward keeps some dozens of maps of that size."""
+LEAST = 1e-12
+"""Probabilities below it are taken for it, for their logarithms."""
 
 
 _MAX_NOTES, _MAX_TEXT = 100, 1000
@@ -162,6 +164,8 @@ class Network:
     module: nn.Module
     card: Card
     behaviour: Behaviour = Behaviour()
+    given: bool = True
+    """Whether the user said the card's number of classes; else it was read off shapes."""
 
 
 class PixelClassifier(nn.Module):
@@ -207,18 +211,28 @@ def to_logits(output: object, outputs: Outputs = "logits") -> Tensor:
     Raises TeacherError for anything else, such as a tuple of logits and features.
     """
     found = output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
-    if isinstance(found, Mapping | tuple | list):
-        parts = found.values() if isinstance(found, Mapping) else found
-        flat = [part for part in parts if isinstance(part, Tensor) and part.dim() == 2]
-        found = flat[0] if len(flat) == 1 else found
+    flat = list(flat_outputs(found).values())
+    found = flat[0] if len(flat) == 1 else found
     if not isinstance(found, Tensor):
         kind = type(output).__name__
         raise TeacherError(f"the network returns a {kind}, not logits: wrap it with a py: factory returning logits")
     if not found.is_floating_point():
         found = found.float()
     if outputs == "probabilities":
-        return found.clamp_min(max(1e-12, torch.finfo(found.dtype).tiny)).log()
+        return found.clamp_min(max(LEAST, torch.finfo(found.dtype).tiny)).log()
     return found
+
+
+def flat_outputs(output: object) -> dict[Any, Tensor]:
+    """Return the tensors of two dimensions in a tuple, list or mapping, by place or key; {} where one is called logits.
+
+    It is {} for anything else, too.
+    """
+    named = hasattr(output, "logits") or (isinstance(output, Mapping) and "logits" in output)
+    if named or not isinstance(output, Mapping | tuple | list):
+        return {}
+    parts = output.items() if isinstance(output, Mapping) else enumerate(output)
+    return {key: part for key, part in parts if isinstance(part, Tensor) and part.dim() == 2}
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:

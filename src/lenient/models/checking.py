@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +13,24 @@ from lenient.core.errors import MachineError, TeacherError
 from lenient.core.memory import out_of_memory
 from lenient.core.runtime import Runtime
 from lenient.core.seeding import untouched_global_rng
+from lenient.core.text import shown
 from lenient.models.behaviour import BUILT_IN, IMAGES, ask, example_images
-from lenient.models.card import Behaviour, Card, Network, precision_of, to_logits
+from lenient.models.card import LEAST, Behaviour, Card, Network, flat_outputs, precision_of, to_logits
 from lenient.models.lending import as_it_was, in_eval_mode, own_grad_mode, uncompiled
+from lenient.models.logits import BeforeSoftmax, OneOutput, layer_before_softmax, logits_among
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
+
+_MOST_AT_LEAST = 0.1
+"""Share of probabilities that may be too small for their logarithm before it is said."""
 
 
 def check_classifier(network: Network, *, plain: bool = False) -> Network:
     """Run a few fixed images through the network in eval mode, and return it with card and behaviour as found.
 
-    Rows that are at least 0 and sum to 1 make the card's `outputs` "probabilities", with a note; each habit of the
-    forward that a run has to know of gives a note, too. What `torch.compile` has wrapped is unwrapped. The module is
+    Of several outputs the logits are handed on. Rows that are at least 0 and sum to 1 are probabilities: where a layer
+    makes the logits, these are read there, else the card's `outputs` become "probabilities". Each habit of the forward
+    that a run has to know of gives a note, too. What `torch.compile` has wrapped is unwrapped. The module is
     afterwards as before (see `as_it_was`), and so are the global random streams. With `plain`, which students have to
     be, the network must return the logits themselves, as a tensor, and be fit to learn.
 
@@ -35,18 +43,40 @@ def check_classifier(network: Network, *, plain: bool = False) -> Network:
         raise TeacherError(f"--num-classes: {card.num_classes} is too few; a classifier has 2 or more")
     _refuse_kinds(network.module, plain)
     output = _answer(network)
+    if not plain and len(several := flat_outputs(output)) > 1:
+        network = _of_one_output(network, several)
+        output, card = _answer(network), network.card
     if plain and not isinstance(output, Tensor):
         raise TeacherError(f"it returns a {type(output).__name__} with logits in it; wrap it so that it returns them")
-    values = _two_dimensional(to_logits(output), card.num_classes).float()
+    values = _two_dimensional(to_logits(output), card.num_classes)
     if not bool(torch.isfinite(values).all()):
         raise TeacherError("the network gives NaN or infinite values for ordinary images: its weights are damaged, or "
                            "--mean/--std are not those it was trained with")  # fmt: skip
-    network = _asked(replace(network, card=_with_outputs(card, values, plain)))
+    network = replace(network, card=_with_outputs(card, values, plain))
+    if network.card.outputs == "probabilities" and not plain:
+        network = _without_softmax(network, values)
+    network = _asked(network)
     if plain:
         for fault in (unusable(network.behaviour), without_gradient(network.behaviour)):
             if fault:
                 raise TeacherError(fault)
     return network
+
+
+def _of_one_output(network: Network, several: Mapping[Any, Tensor]) -> Network:
+    """Return the network that hands on the logits alone of several tensors (N, C)."""
+    module, card = network.module, network.card
+    with untouched_global_rng(), as_it_was(module):
+        in_eval_mode(module)
+        key = logits_among(module, _inputs(network), card.num_classes if network.given else None)
+    if key is None:
+        widths = " and ".join(str(value.shape[1]) for value in several.values())
+        raise TeacherError(
+            f"the network returns {len(several)} tensors, of {widths} values per image, and nothing tells which are "
+            "the logits: give --num-classes N, or wrap it with a py: factory returning logits"
+        )
+    note = f"of its outputs {shown(key)} is taken for the logits"
+    return replace(network, module=OneOutput(module, key), card=replace(card, notes=(*card.notes, note)))
 
 
 def _with_outputs(card: Card, values: Tensor, plain: bool) -> Card:
@@ -56,8 +86,7 @@ def _with_outputs(card: Card, values: Tensor, plain: bool) -> Card:
     if _look_like_probabilities(values):
         if plain:
             raise TeacherError("it returns probabilities, and is to learn logits; leave its softmax out")
-        note = "outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"
-        return replace(card, outputs="probabilities", notes=(*card.notes, note))
+        return replace(card, outputs="probabilities")
     note = ""
     if len(values) > 1 and bool((values == values[0]).all()):
         note = (
@@ -70,6 +99,27 @@ def _with_outputs(card: Card, values: Tensor, plain: bool) -> Card:
             "methods here are for one class of several; return the logits before it"
         )
     return replace(card, notes=(*card.notes, note)) if note and not plain and note not in card.notes else card
+
+
+def _without_softmax(network: Network, values: Tensor) -> Network:
+    """Return a network of probabilities (N, C) with a note: read where a layer makes the logits, if one does."""
+    module, card = network.module, network.card
+    with untouched_global_rng(), as_it_was(module):
+        in_eval_mode(module)
+        layer = layer_before_softmax(module, _inputs(network), values)
+    if layer is not None:
+        note = f"the softmax that ends it is left out, for logits: they are read at its layer {shown(layer)}"
+        card = replace(card, outputs="logits", notes=(*card.notes, note))
+        return replace(network, module=BeforeSoftmax(module, layer), card=card)
+    notes = ["outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"]
+    least = float((values < LEAST).float().mean())
+    if least > _MOST_AT_LEAST:
+        notes.append(
+            f"WARNING: {least:.0%} of its probabilities are below {LEAST:g}, where their logarithm is cut off: images "
+            "get next to no gradient; return the logits before the softmax"
+        )
+    new = [note for note in notes if note not in card.notes]
+    return replace(network, card=replace(card, notes=(*card.notes, *new)))
 
 
 def check_distillable(teacher: Network, *, gradient: bool = True) -> None:
@@ -87,10 +137,11 @@ def unusable(behaviour: Behaviour) -> str:
     """Return why nobody can learn from a network with this behaviour; nothing where one can."""
     if behaviour.random:
         return ("it answers the same images differently each time: a dropout or noise that stays on in eval mode? "
-                "Give F.dropout training=self.training")  # fmt: skip
+                "Give F.dropout training=self.training, and export a program from module.eval()")  # fmt: skip
     if behaviour.depends and not behaviour.batch_norms:
-        return ("an image's answer depends on the other images of the batch: a softmax or mean over dimension 0, which "
-                "is the batch? Take dimension 1")  # fmt: skip
+        return ("an image's answer depends on the other images of the batch: a program of a network in training mode? "
+                "Export module.eval(). Dynamic quantisation? Quantise statically. A softmax or mean over dimension 0, "
+                "which is the batch? Take dimension 1")  # fmt: skip
     return ""
 
 
@@ -99,8 +150,8 @@ def without_gradient(behaviour: Behaviour) -> str:
     if not behaviour.blocked:
         return ""
     return (
-        f"no gradient reaches the images: {behaviour.blocked}; take no_grad, inference_mode, detach, argmax and "
-        "rounding out of its forward"
+        f"no gradient reaches the images: {behaviour.blocked}; take no_grad, inference_mode, detach, argmax, rounding "
+        "and quantised layers out of its forward"
     )
 
 
@@ -120,17 +171,23 @@ def readable_batch_norms(network: Network) -> list[tuple[str, nn.Module]]:
 
 def _answer(network: Network) -> object:
     """Return what the module says about a few images, in its own precision, where it is."""
-    module, card = network.module, network.card
-    device, dtype = _home(module)
-    images = example_images(card.input_size).to(device, dtype)
-    mean, std = (torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1) for values in (card.mean, card.std))
-    inputs = (images - mean) / std
+    module, inputs = network.module, _inputs(network)
     with untouched_global_rng(), as_it_was(module), own_grad_mode(), torch.no_grad():
         in_eval_mode(module)
         try:
             return module(inputs.clone())
+        except TeacherError:
+            raise
         except Exception as error:
             raise TeacherError(_reason(module, inputs, error)) from error
+
+
+def _inputs(network: Network) -> Tensor:
+    """Return a few images as the module takes them, in its own precision, where it is."""
+    card, (device, dtype) = network.card, _home(network.module)
+    images = example_images(card.input_size).to(device, dtype)
+    mean, std = (torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1) for values in (card.mean, card.std))
+    return (images - mean) / std
 
 
 def _reason(module: nn.Module, inputs: Tensor, error: Exception) -> str:
@@ -166,9 +223,10 @@ def _asked(network: Network) -> Network:
         raise TeacherError(
             f"the network cannot run in float32 ({one_line(error, 160)}): let its forward take the type of the images"
         ) from error
+    behaviour = replace(behaviour, blocked=_quantised(network.module) or behaviour.blocked)
     new = [note for note in _notes(behaviour) if note not in network.card.notes]
     card = replace(network.card, notes=(*network.card.notes, *new)) if new else network.card
-    return Network(network.module, card, behaviour)
+    return replace(network, card=card, behaviour=behaviour)
 
 
 def _notes(behaviour: Behaviour) -> list[str]:
@@ -197,14 +255,20 @@ def _refuse_kinds(module: nn.Module, plain: bool) -> None:
             raise TeacherError(f"its {name} has no values yet: send one batch through the network first")
         if tensor.is_meta:
             raise TeacherError(f"its {name} is on the meta device and has no values: load the weights first")
-    for name, part in module.named_modules():
-        if "torch.ao.nn" in type(part).__module__ and ".quantized" in type(part).__module__:
-            raise TeacherError(f"its layer {name} is quantised ({type(part).__name__}), which has no gradient: "
-                               "give the network as it was before")  # fmt: skip
+    if plain and (layer := _quantised(module)):
+        raise TeacherError(f"{layer}: give the network as it was before")
     if plain and isinstance(module, torch.jit.ScriptModule):
         raise TeacherError("it is a TorchScript program; give the module that was scripted")
     if plain and not _trains(module):
         raise TeacherError("it is an exported program, which cannot be trained; give the module that was exported")
+
+
+def _quantised(module: nn.Module) -> str:
+    """Say which layer keeps gradients from the images, though some may pass beside it; nothing where none does."""
+    for name, part in module.named_modules():
+        if "torch.ao.nn" in type(part).__module__ and ".quantized" in type(part).__module__:
+            return f"its layer {name} is quantised ({type(part).__name__}), which has no gradient"
+    return ""
 
 
 def _trains(module: nn.Module) -> bool:
@@ -236,8 +300,9 @@ def _two_dimensional(values: Tensor, num_classes: int) -> Tensor:
 
 
 def _look_like_probabilities(values: Tensor) -> bool:
-    sums = values.sum(dim=1)
-    return bool((values >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+    sums = values.float().sum(dim=1)
+    rounding = max(1e-3, torch.finfo(values.dtype).eps)
+    return bool((values >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums), atol=rounding))
 
 
 def _home(module: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -18,6 +18,7 @@ from lenient.models.weights import Weights, refusals, unreadable
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 _USUAL = frozenset(("", "state_dict", "model_state_dict", "model", "net", "network", "module", "state", "weights"))
+_WRAPPED = re.compile(r"(^|\.)(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)(?=\.)")
 _AVERAGED = re.compile(r"(^|[._])(ema|averaged?|swa)([._]|$)|^n_averaged$", re.IGNORECASE)
 _OTHER_USE = re.compile(r"criterion|loss|metric|acc(uracy)?\b|ema\b|swa\b|averag|teacher|optim|scheduler|scaler", re.I)
 
@@ -60,8 +61,8 @@ def choose(weights: Weights, own: Sequence[str], where: object, key: str | None 
 
 
 def _plain(name: str) -> str:
-    """Drop what torch.compile puts into names."""
-    return re.sub(r"(^|\.)_orig_mod(?=\.)", "", name).removeprefix(".")
+    """Drop what torch.compile, activation checkpointing and FSDP put into names."""
+    return _WRAPPED.sub("", name).removeprefix(".")
 
 
 def _under(name: str, key: str) -> bool:

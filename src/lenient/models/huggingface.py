@@ -29,8 +29,18 @@ MAX_CONFIG = 4 * 2**20
 """Bytes of a `config.json`, which may name 20,000 classes."""
 PROCESSOR = "preprocessor_config.json"
 _VISITS = ("use_pretrained_backbone", "use_timm_backbone")
-_LEFT_OUT = ("auto_map", "implementation", "kernels", "quantization_config", "name_or_path")
+_LEFT_OUT = (
+    "auto_map",
+    "implementation",
+    "kernels",
+    "quantization_config",
+    "name_or_path",
+    "checkpoint_path",
+    "cache_dir",
+)
 """Parts of keys by which a configuration names code, or another place."""
+_TIMM = "pretrained_cfg"
+"""Key under which a network of timm, as transformers saves it, has size, mean and deviation; it has no processor."""
 _CHANNELS = 3
 """Of networks whose configuration does not say."""
 _FLIP = "do_flip_channel_order"
@@ -58,6 +68,9 @@ def loaded(folder: Path, weights: Weights) -> tuple[nn.Module, Facts]:
     visits = next((key for key in _VISITS if config.get(key)), None)
     if visits is not None:
         raise TeacherError(f"{folder}: its config.json asks for another network by {visits}; set that to false")
+    name = config.get("architecture", "")  # of timm
+    if not isinstance(name, str) or ":" in name or "/" in name:
+        raise TeacherError(f"{folder}: its config.json has the architecture {shown(name)}; give a plain name of timm's")
     try:
         module, described = _module(config, weights)
     except TeacherError as error:
@@ -72,14 +85,15 @@ def loaded(folder: Path, weights: Weights) -> tuple[nn.Module, Facts]:
 def _module(config: Mapping[str, Any], weights: Weights) -> tuple[nn.Module, Any]:
     from transformers import AutoModelForImageClassification
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING as CLASSIFIERS
     from transformers.utils import logging as progress
 
     if config["model_type"] not in CONFIG_MAPPING:
         raise TeacherError(f"transformers has no network {shown(config['model_type'])}; a newer one may")
     described = CONFIG_MAPPING[config["model_type"]].from_dict(_harmless(config))
+    described.architectures = described.architectures or []  # by which the class is chosen where there are several
     with torch.device("meta"):
-        asked = parameters(AutoModelForImageClassification.from_config(described, trust_remote_code=False))
+        drafted = AutoModelForImageClassification.from_config(described, trust_remote_code=False)
+    asked = parameters(drafted)
     held = sum(math.prod(entry.shape) for entry in weights.entries.values())
     if asked > _MOST * held + _SPARE:
         raise TeacherError(f"its config.json describes {asked:,} weights, and there are {held:,}; fetch it again")
@@ -88,7 +102,7 @@ def _module(config: Mapping[str, Any], weights: Weights) -> tuple[nn.Module, Any
     progress.disable_progress_bar()
     progress.set_verbosity_error()
     try:
-        module, found = CLASSIFIERS[type(described)].from_pretrained(
+        module, found = type(drafted).from_pretrained(
             None, config=described, state_dict=state, output_loading_info=True, ignore_mismatched_sizes=True
         )
     finally:
@@ -135,17 +149,17 @@ def _facts(folder: Path, config: Mapping[str, Any], described: Any) -> Facts:
     channels = getattr(described, "num_channels", None)
     names = [described.id2label.get(place) for place in range(described.num_labels)]
     known = all(isinstance(name, str) and not name.startswith("LABEL_") for name in names)
-    mean, std = (None, None) if processor is None else _normalisation(processor)
     size = _size(processor or {}) or _pair(config.get("image_size"))
     values = {
         "input_size": None if size is None else (channels if isinstance(channels, int) else _CHANNELS, *size),
         "num_classes": described.num_labels,
         "label_names": names if known else None,
-        "mean": mean,
-        "std": std,
+        **({} if processor is None else _normalisation(processor)),
     }
+    own = config.get(_TIMM)
     both = f"config.json and {PROCESSOR}" if processor is not None else "config.json"
-    return facts_of_config(values, f"{both} of {folder}")
+    found = {key: value for key, value in values.items() if value is not None}
+    return facts_of_config({**(own if isinstance(own, Mapping) else {}), **found}, f"{both} of {folder}")
 
 
 def _is_of(family: str, processor: Mapping[str, Any]) -> bool:
@@ -169,7 +183,7 @@ def _pair(size: object) -> tuple[int, int] | None:
     return (found[0], found[1]) if len(found) == len(sides) == 2 else None
 
 
-def _normalisation(processor: Mapping[str, Any]) -> tuple[list[float] | None, list[float] | None]:
+def _normalisation(processor: Mapping[str, Any]) -> dict[str, list[float]]:
     """Return mean and deviation in pixel units (0 to 1): a processor scales 0..255 by a factor of its own before.
 
     EfficientNet's divides by its deviation once more for classifiers (`include_top`, by default), normalised or not.
@@ -187,6 +201,6 @@ def _normalisation(processor: Mapping[str, Any]) -> tuple[list[float] | None, li
             means, stds = (values * count if len(values) == 1 else values for values in (means, stds))
             stds = [value * more for value, more in zip(stds, again, strict=True)]
         found = [round((value + shift) / scale, 9) for value in means], [round(value / scale, 9) for value in stds]
-        return found if means and stds else (None, None)
+        return dict(zip(("mean", "std"), found, strict=True)) if means and stds else {}
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        return None, None
+        return {}

@@ -1,4 +1,4 @@
-"""Networks that normalise inside: the constants are measured, and taken outside where a method can use them."""
+"""Networks that normalise inside, or take pixels of 0 to 255: the constants are measured, and taken outside."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from lenient.models.lending import as_it_was, in_eval_mode
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 _PLAUSIBLE = (0.02, 1.5)
 """Deviations of images in [0, 1]; what scales to 0..255 inside states none."""
+_BYTES = 255
+_BORDER = 8
+"""Rows or columns that may be added around the images before the first layer."""
 
 
 class TakenOutside(nn.Module):
@@ -38,38 +41,72 @@ class TakenOutside(nn.Module):
 def taken_outside(network: Network, *, stated: bool) -> Network:
     """Return a network whose card has the constants that its module applies to the images itself.
 
-    They are measured: what comes to the first layer with weights is compared with the images. `stated` says that the
-    card's constants come from flags; then they stay, with a note where the module has others. A module that does
-    nothing to the images, or something else, comes back as it is.
+    They are measured: what comes to the first layer with weights is compared with the images. A module whose constants
+    are those of pixels of 0 to 255 is given such. `stated` says that the card's constants come from flags; then they
+    stay, with a note where the module has others. A module that does nothing to the images, or something else, comes
+    back as it is.
     """
     card = network.card
     found = constants_of(network.module, card.input_size)
     if found is None:
         return network
-    mean, std = found
-    values = f"mean {_numbers(mean)} and std {_numbers(std)}"
-    if stated and not _equal(card, mean, std):
-        note = f"WARNING: the network itself applies {values}, after --mean and --std; leave these out for plain pixels"
-        return Network(network.module, replace(card, notes=(*card.notes, note)))
-    if not all(_PLAUSIBLE[0] < value < _PLAUSIBLE[1] for value in std) or not all(0 <= value <= 1 for value in mean):
-        note = f"the network itself applies {values}, which are no statistics of images; they stay inside"
-        return Network(network.module, replace(card, notes=(*card.notes, note)))
+    largest = _largest_pixel(*found)
+    if largest > 1:  # of images in [0, 1] it makes values so small that they are measured less well
+        found = constants_of(network.module, card.input_size, largest) or found
+    mean, std = (tuple(round(value / largest, 5) for value in values) for values in found)
+    applied, values = (f"mean {_numbers(mean)} and std {_numbers(std)}" for mean, std in (found, (mean, std)))
+    statistics = _statistics(mean, std)
+    if not statistics and largest > 1:  # a mean alone is subtracted: that stays inside, and the pixels are made larger
+        mean, std = (0.0,) * len(mean), (1.0,) * len(std)
+    if stated and not _equal(card, mean, std) and not (largest > 1 and _makes(card, largest)):
+        note = (
+            f"WARNING: the network itself applies {applied}, after --mean and --std; leave these out for plain pixels"
+        )
+        return replace(network, card=replace(card, notes=(*card.notes, note)))
+    if not statistics and largest == 1:
+        note = f"the network itself applies {applied}, which are no statistics of images; they stay inside"
+        return replace(network, card=replace(card, notes=(*card.notes, note)))
     rest = tuple(note for note in card.notes if not note.startswith("mean "))
     note = f"{values}: measured inside the network, applied once and outside"
-    return Network(TakenOutside(network.module, mean, std), replace(card, mean=mean, std=std, notes=(*rest, note)))
+    if largest > 1:
+        note = f"{note if statistics else f'{applied}: stay inside'}; it takes pixels of 0 to {largest}, and gets them"
+    outside = (tuple(value * largest for value in values) for values in (mean, std))
+    card = replace(card, mean=mean, std=std, notes=(*rest, note))
+    return replace(network, module=TakenOutside(network.module, *outside), card=card)
 
 
-def constants_of(module: nn.Module, input_size: tuple[int, int, int]) -> Constants | None:
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
+    """Whether these may be mean and deviation of images in [0, 1]."""
+    return all(_PLAUSIBLE[0] < value < _PLAUSIBLE[1] for value in std) and all(0 <= value <= 1 for value in mean)
+
+
+def _largest_pixel(mean: tuple[float, ...], std: tuple[float, ...]) -> int:
+    """Return 255 where constants are those of pixels of 0 to 255, else 1."""
+    scaled = tuple(value / _BYTES for value in mean)
+    only_centred = max(mean) > 1 and all(abs(value - 1) < 1e-3 for value in std)
+    of_bytes = _statistics(scaled, (1.0,) if only_centred else tuple(value / _BYTES for value in std))
+    return _BYTES if of_bytes and not _statistics(mean, std) else 1
+
+
+def _makes(card: Card, largest: int) -> bool:
+    """Whether a card's constants do nothing but to make of pixels in [0, 1] such up to `largest`."""
+    return not any(card.mean) and all(abs(value * largest - 1) < 1e-2 for value in card.std)
+
+
+def constants_of(module: nn.Module, input_size: tuple[int, int, int], largest: int = 1) -> Constants | None:
     """Return mean and std that a module applies to images (C, H, W) before its first layer with weights.
 
-    None where it applies none, where another thing happens there, or where it cannot be told. The module is left as it
-    was.
+    They are in the units of the pixels that it is shown, from 0 to `largest`. None where it applies none, where another
+    thing happens there, or where it cannot be told. The module is left as it was.
     """
-    images = torch.rand((2, *input_size), generator=torch.Generator().manual_seed(derive(0, "constants_of")))
+    images = torch.rand((2, *input_size), generator=torch.Generator().manual_seed(derive(0, "constants_of"))) * largest
     seen = _first_input(module, images)
-    if seen is None or seen.numel() != images.numel():
+    if seen is None:
         return None
-    seen = seen.detach().double().cpu().reshape(images.shape).transpose(0, 1).flatten(1)
+    seen = _without_border(seen.detach().double().cpu(), images.shape)
+    if seen.numel() != images.numel():
+        return None
+    seen = seen.reshape(images.shape).transpose(0, 1).flatten(1)
     given = images.to(precision_of(module)).double().transpose(0, 1).flatten(1)
     centred = given - given.mean(1, keepdim=True)
     slope = (centred * seen).sum(1) / centred.square().sum(1)
@@ -83,6 +120,17 @@ def constants_of(module: nn.Module, input_size: tuple[int, int, int]) -> Constan
         return None
     std = 1 / slope
     return _rounded(-offset * std), _rounded(std)
+
+
+def _without_border(seen: Tensor, shape: torch.Size) -> Tensor:
+    """Return maps without what was added around them, as for convolutions that shall keep the size of their maps."""
+    if seen.dim() != 4 or seen.shape[:2] != shape[:2]:
+        return seen
+    added = [own - given for own, given in zip(seen.shape[2:], shape[2:], strict=True)]
+    if not all(0 <= size <= _BORDER for size in added):
+        return seen
+    top, left = (size // 2 for size in added)  # of an odd number the frameworks put more below and to the right
+    return seen[:, :, top : top + shape[2], left : left + shape[3]]
 
 
 class _SeenError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ from lenient.models.huggingface import is_theirs, loaded, read_json
 from lenient.models.inside import taken_outside
 from lenient.models.names import SOURCES, Spec, did_you_mean, parse_spec
 from lenient.models.programs import GRAPH, LOADED, conversion, load_program, program_kind
-from lenient.models.rebuilding import check_maps, rebuilt
+from lenient.models.rebuilding import bare, check_maps, rebuilt
 from lenient.models.sources import build, draft, weights_in
 from lenient.models.trust import Trusted, require
 from lenient.models.weights import Weights, open_weights, refusals, weights_of
@@ -82,22 +83,35 @@ def load_network(
     Raises TeacherError where the network cannot be found, read or fitted, its subclass UntrustedError where that would
     need trust, UsageError where a flag is not well formed.
     """
+    if not isinstance(spec, str | os.PathLike):
+        program = isinstance(spec, torch.export.ExportedProgram)
+        advice = (
+            "save it with torch.export.save and give the file" if program else "give a module, a file or SOURCE:NAME"
+        )
+        raise UsageError(f"{LABEL}: it cannot be of type {type(spec).__name__}; {advice}")
     flags = _flags(input_size, num_classes, mean, std, classes)
     parsed = parse_spec(str(spec), LABEL)
     with seeded(0 if seed is None else seed, f"weights/{parsed}"):
-        if parsed.source == "path" or (parsed.source == "local-dir" and pretrained and _not_of_timm(Path(parsed.name))):
-            return _from_path(Path(parsed.name).expanduser(), arch, flags, checkpoint_key, trust_code)
-        if arch is None:
-            if checkpoint_key is not None:
-                raise UsageError(f"--checkpoint-key {checkpoint_key}: is for files, and {parsed} is none; leave it out")
-            return _from_name(parsed, flags, pretrained)
-        if parsed.source != "py":
-            raise UsageError(f"--teacher-arch: {parsed} is an architecture itself; leave the flag out")
-        content, _ = call_factory(parsed, wanted_of([flags]), LABEL)
-        if isinstance(content, nn.Module | Network):
-            raise UsageError(f"--teacher-arch: {parsed} returns a whole network; leave the flag out")
-        weights = weights_of(content, parsed)
-        return _fit(parse_spec(arch, "--teacher-arch"), weights, flags, None, str(parsed), checkpoint_key)
+        network = _loaded(parsed, arch, flags, checkpoint_key, pretrained, trust_code)
+    return replace(network, given=num_classes is not None)
+
+
+def _loaded(
+    parsed: Spec, arch: str | None, flags: Facts, checkpoint_key: str | None, pretrained: bool, trust_code: Trusted
+) -> Network:
+    if parsed.source == "path" or (parsed.source == "local-dir" and pretrained and _not_of_timm(Path(parsed.name))):
+        return _from_path(Path(parsed.name).expanduser(), arch, flags, checkpoint_key, trust_code)
+    if arch is None:
+        if checkpoint_key is not None:
+            raise UsageError(f"--checkpoint-key {checkpoint_key}: is for files, and {parsed} is none; leave it out")
+        return _from_name(parsed, flags, pretrained)
+    if parsed.source != "py":
+        raise UsageError(f"--teacher-arch: {parsed} is an architecture itself; leave the flag out")
+    content, _ = call_factory(parsed, wanted_of([flags]), LABEL)
+    if isinstance(content, nn.Module | Network):
+        raise UsageError(f"--teacher-arch: {parsed} returns a whole network; leave the flag out")
+    weights = weights_of(content, parsed)
+    return _fit(parse_spec(arch, "--teacher-arch"), weights, flags, None, str(parsed), checkpoint_key)
 
 
 def network_from_module(
@@ -119,7 +133,8 @@ def network_from_module(
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, Mapping):
         facts.append(facts_of_config(config, f"the pretrained_cfg of {name}", assumed=True))
-    return taken_outside(Network(module, make_card(facts, None, name)), stated=mean is not None)
+    network = Network(module, make_card(facts, None, name), given=num_classes is not None)
+    return taken_outside(network, stated=mean is not None)
 
 
 @contextmanager
@@ -247,9 +262,8 @@ def _from_path(path: Path, arch: str | None, flags: Facts, key: str | None, trus
     if kind == GRAPH and arch is None and key is None:
         return _from_graph(path, flags, trust)
     if kind in LOADED and trust is True and arch is None:
-        program, stated = load_program(path, kind)
         note = f"{kind}, which shows no layers: statistics of its batch norms cannot be matched"
-        return Network(program, make_card([flags, *stated], None, str(path), (note,)))
+        return _from_program(path, kind, flags, note)
     with _held(path) as held:
         said = str(held.path)
         if arch is not None:
@@ -271,9 +285,16 @@ def _from_graph(path: Path, flags: Facts, trust: Trusted) -> Network:
     except ForeignError as error:
         if trust is not True:
             raise TeacherError(f"{error}, or --trust-code to have answers without gradients by onnxruntime") from error
-        program, found = load_program(path, GRAPH)
         note = f"asked by onnxruntime, so that images get no gradient: {str(error).removeprefix(f'{path}: ')}"
-        return Network(program, make_card([flags, *found], None, str(path), (note,)))
+        return _from_program(path, GRAPH, flags, note)
+
+
+def _from_program(path: Path, kind: str, flags: Facts, *notes: str) -> Network:
+    program, found = load_program(path, kind)
+    if program.rows is not None:
+        notes = (*notes, f"written for batches of {program.rows}: asked in such, one after the other, which takes "
+                         "longer; export it for any number of images (dynamic_shapes)")  # fmt: skip
+    return Network(program, make_card([flags, *found], None, str(path), notes))
 
 
 @contextmanager
@@ -353,18 +374,25 @@ def _whole(weights: Weights, flags: Facts, path: Path) -> Network:
     name, thing = next(iter(weights.networks.items()), ("", None))
     if thing is None:
         raise TeacherError(_nameless(path))
-    kind = thing.name[-60:]
+    kind = bare(thing).name[-60:]
     if len(weights.networks) > 1 or (module := rebuilt(thing)) is None:
-        home, _, own = kind.rpartition(".")
-        where = ", in a file of its own (the script that trained would train anew)" if home == "__main__" else ""
-        raise TeacherError(
-            f"{path}: holds a whole {kind}, whose code is not run: give --teacher-arch with the function or class that "
-            f"makes one{where}, for example py:my_net.py:{own}"
-        )
+        raise TeacherError(f"{path}: holds a whole {kind}, whose code is not run: {_advice(kind)}")
     made = make_card([flags, facts_of_structure(module)], None, str(path))
     check_maps(module, made.input_size, path)
     note = f"put together from the layers that the file describes{f' under {name[-60:]!r}' if name else ''}"
     return Network(module, replace(made, notes=(note, *made.notes)))
+
+
+def _advice(kind: str) -> str:
+    """Say how a network is given whose class has this name."""
+    home, _, own = kind.rpartition(".")
+    library = home.partition(".")[0]
+    if library in ("torchvision", "timm"):
+        return f"give --teacher-arch {library}:NAME with the name that it was made by, for example {library}:resnet18"
+    if library == "transformers":
+        return "write it with its save_pretrained and give that folder"
+    where = ", in a file of its own (the script that trained would train anew)" if home == "__main__" else ""
+    return f"give --teacher-arch with the function or class that makes one{where}, for example py:my_net.py:{own}"
 
 
 def _fit(

@@ -86,10 +86,20 @@ def classifying_layer(module: nn.Module, example: Tensor, num_classes: int) -> n
 
     Its input is what the field calls penultimate features. None where the network ends in another way.
     """
+    answer, found = linear_outputs(module, example)
+    logits = next((value for value in _tensors(answer) if value.shape[-1] == num_classes), None)
+    for layer, output in reversed(found):
+        if logits is not None and same_but_for_a_last_function(output, logits):
+            return layer
+    return None
+
+
+def linear_outputs(module: nn.Module, images: Tensor) -> tuple[Any, list[tuple[nn.Module, Tensor]]]:
+    """Return the answer to `images`, and each linear layer or 1x1 convolution with its output, pooled, as they ran."""
     found: list[tuple[nn.Module, Tensor]] = []
 
     def note(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() >= 2 and output.shape[1] == num_classes:
+        if isinstance(output, Tensor) and output.dim() >= 2:
             found.append((layer, pooled(output)))
 
     layers = [
@@ -98,12 +108,7 @@ def classifying_layer(module: nn.Module, example: Tensor, num_classes: int) -> n
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1))
     ]
     with torch.no_grad(), hooked(layers, note):
-        answer = module(example)
-    logits = next((value for value in _tensors(answer) if value.shape[-1] == num_classes), None)
-    for layer, output in reversed(found):
-        if logits is not None and _same_but_for_a_last_function(output, logits):
-            return layer
-    return None
+        return module(images), found
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -162,7 +167,7 @@ def _tensors(answer: Any) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
-def _same_but_for_a_last_function(output: Tensor, answer: Tensor) -> bool:
+def same_but_for_a_last_function(output: Tensor, answer: Tensor) -> bool:
     """Whether `answer` is `output`, or its softmax or log-softmax, up to rounding."""
     if not answer.is_floating_point() or answer.shape != output.shape:
         return False  # whole numbers, as argmax makes them, have lost what a layer said

@@ -10,16 +10,18 @@ from __future__ import annotations
 import logging
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lenient.core.errors import TeacherError
 from lenient.core.text import visible
-from lenient.models.facts import Facts
+from lenient.models.card import to_logits
+from lenient.models.facts import Facts, channels_last
 from lenient.models.names import one_line
 from lenient.models.stated import CLASSES, PIXELS, facts_of_stated
 
@@ -35,25 +37,42 @@ _CONVERTED = {
 """Files of TensorFlow, and what makes ONNX of them (https://github.com/onnx/tensorflow-onnx)."""
 
 
-class Program(nn.Module):
-    """A loaded program: it takes what it was traced with, in the one mode it was traced in, and shows no layers."""
+def _in_parts(answer: Callable[[Tensor], Tensor], images: Tensor, rows: int) -> Tensor:
+    """Return the answers to images that are given `rows` at a time; those given again to fill the last part are cut."""
+    places = torch.arange(-(-len(images) // rows) * rows, device=images.device)
+    found = torch.cat([answer(images[part]) for part in (places % len(images)).split(rows)])
+    return found[: len(found) - (len(places) - len(images))]
 
-    def __init__(self, run: nn.Module) -> None:
+
+class Program(nn.Module):
+    """A loaded program: it takes what it was traced with, in the one mode it was traced in, and shows no layers.
+
+    `rows` is the number of images that it was traced for, where it takes no other.
+    """
+
+    def __init__(self, run: nn.Module, rows: int | None = None) -> None:
         super().__init__()
+        self.rows = rows
         self._run = [run]  # in a list, so that it is no submodule: its `train` and `eval` refuse
-        for number, value in enumerate(run.parameters()):
-            shared = nn.Parameter(value.detach(), requires_grad=False)
-            self.register_parameter(f"parameter{number}", shared)
-        for number, buffer in enumerate(run.buffers()):
+        self._share()
+
+    def _share(self) -> None:
+        """Show the very tensors that run, so that whoever moves what is shown moves what runs."""
+        for number, value in enumerate(self._run[0].parameters()):
+            value._is_param = True  # by which torch knows a parameter: TorchScript's are plain tensors
+            self.register_parameter(f"parameter{number}", cast(nn.Parameter, value.requires_grad_(False)))
+        for number, buffer in enumerate(self._run[0].buffers()):
             self.register_buffer(f"buffer{number}", buffer)
 
     def forward(self, images: Tensor) -> Any:
-        """Run the program."""
-        return self._run[0](images)
+        """Run the program; where it takes just so many images, in parts, whose logits are joined."""
+        run = self._run[0]
+        return run(images) if self.rows is None else _in_parts(lambda part: to_logits(run(part)), images, self.rows)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         self._run[0]._apply(fn)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._share()
+        return self
 
 
 def program_kind(path: Path) -> str | None:
@@ -83,7 +102,15 @@ def conversion(path: Path) -> str | None:
     return f"{command} {visible(given)} --output {visible(made)}"
 
 
-_PRECISIONS = {"tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+_TYPES = {
+    "tensor(float16)": torch.float16,
+    "tensor(double)": torch.float64,
+    "tensor(uint8)": torch.uint8,
+    "tensor(int8)": torch.int8,
+    "tensor(int32)": torch.int32,
+    "tensor(int64)": torch.int64,
+}
+"""How onnxruntime calls the types of images, besides float32."""
 
 
 class Answers(nn.Module):
@@ -99,20 +126,28 @@ class Answers(nn.Module):
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.given, self.made = self._session.get_inputs(), self._session.get_outputs()
         self.said: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        rows = self.given[0].shape[0]
-        self._rows = rows if isinstance(rows, int) and rows > 0 else None
+        shape = self.given[0].shape
+        self.rows, self.dtype = _rows(shape), _TYPES.get(self.given[0].type, torch.float32)
+        self._last = len(shape) == 4 and channels_last(shape)
+        self.shape = [shape[0], shape[3], *shape[1:3]] if self._last else shape
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the first output for images (N, C, H, W), in as many runs as a batch that is built in asks for."""
-        values = images.detach().cpu().to(_PRECISIONS.get(self.given[0].type, torch.float32))
-        found = [
-            torch.from_numpy(self._session.run([self.made[0].name], {self.given[0].name: part.numpy()})[0])[: len(part)]
-            for part in values.split(self._rows or len(values))
-        ]
-        return torch.cat(found).to(images.device, images.dtype)
+        values = images.detach().cpu()
+        values = values.permute(0, 2, 3, 1) if self._last else values
+        if not self.dtype.is_floating_point:
+            values = values.round().clamp(torch.iinfo(self.dtype).min, torch.iinfo(self.dtype).max)
+        values = values.to(self.dtype)
+        return _in_parts(self._answer, values, self.rows or len(values)).to(images.device, images.dtype)
+
+    def _answer(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self._session.run([self.made[0].name], {self.given[0].name: images.numpy()})[0])
 
 
-def load_program(path: Path, kind: str) -> tuple[nn.Module, tuple[Facts, ...]]:
+Loaded = Program | Answers
+
+
+def load_program(path: Path, kind: str) -> tuple[Loaded, tuple[Facts, ...]]:
     """Load a program of one of the kinds in `LOADED` that the user trusts, for the CPU, and say what it takes and
     returns, by its shapes and in its own words; its code may run.
 
@@ -131,38 +166,43 @@ def load_program(path: Path, kind: str) -> tuple[nn.Module, tuple[Facts, ...]]:
         own.setLevel(level)
 
 
-def _exported(path: Path) -> tuple[nn.Module, tuple[Facts, ...]]:
+def _exported(path: Path) -> tuple[Loaded, tuple[Facts, ...]]:
     said: dict[str, Any] = dict.fromkeys((PIXELS, CLASSES), "")  # an empty one would not be filled
     exported = torch.export.load(path, extra_files=said)
     nodes = {node.name: node.meta.get("val") for node in exported.graph.nodes}
-    taken = [nodes.get(name) for name in exported.graph_signature.user_inputs]
-    given = [nodes.get(name) for name in exported.graph_signature.user_outputs]
-    size = _fixed(taken[0], 4) if taken else None
-    classes = _fixed(given[0], 2) if given else None
-    facts = Facts(
-        "the program's own shapes",
-        channels=size[0] if size else None,
-        size=(size[1], size[2]) if size else None,
-        num_classes=classes[0] if classes else None,
-    )
+    signature = exported.graph_signature
+    given, made = (_shape(nodes, names) for names in (signature.user_inputs, signature.user_outputs))
     own = facts_of_stated({key: value for key, value in said.items() if isinstance(value, str)})
-    return Program(exported.module()), (facts, own)
+    return Program(exported.module(), _rows(given)), (_facts("the program's own shapes", given, made), own)
 
 
-def _scripted(path: Path) -> tuple[nn.Module, tuple[Facts, ...]]:
+def _scripted(path: Path) -> tuple[Loaded, tuple[Facts, ...]]:
     return Program(torch.jit.load(str(path), map_location="cpu").eval()), (Facts("the program"),)
 
 
-def _answers(path: Path) -> tuple[nn.Module, tuple[Facts, ...]]:
+def _answers(path: Path) -> tuple[Loaded, tuple[Facts, ...]]:
     module = Answers(path)
-    size, classes = _numbers(module.given[0].shape, 4), _numbers(module.made[0].shape, 2)
-    facts = Facts(
-        "the graph's own shapes",
+    facts = _facts("the graph's own shapes", module.shape, module.made[0].shape)
+    if not module.dtype.is_floating_point:  # 0 to 255, or -128 to 127
+        least = 128 / 255 if module.dtype == torch.int8 else 0.0
+        facts = replace(facts, origin="the graph's own shapes and type", mean=(least,), std=(1 / 255,))
+    return module, (facts, facts_of_stated(module.said))
+
+
+def _rows(shape: Sequence[object]) -> int | None:
+    """Return the size of a batch that is built in, None where it is free."""
+    return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
+
+
+def _facts(origin: str, given: Sequence[object], made: Sequence[object]) -> Facts:
+    """Return what the shapes of images and logits say, as far as they are numbers."""
+    size, classes = _numbers(given, 4), _numbers(made, 2)
+    return Facts(
+        origin,
         channels=size[0] if size else None,
         size=(size[1], size[2]) if size else None,
         num_classes=classes[0] if classes else None,
     )
-    return module, (facts, facts_of_stated(module.said))
 
 
 def _numbers(shape: Sequence[object], dimensions: int) -> tuple[int, ...] | None:
@@ -171,6 +211,7 @@ def _numbers(shape: Sequence[object], dimensions: int) -> tuple[int, ...] | None
     return sizes if len(shape) == dimensions == len(sizes) + 1 else None
 
 
-def _fixed(value: object, dimensions: int) -> tuple[int, ...] | None:
-    """Return the sizes after the first of a traced tensor, None where they are not numbers or not that many."""
-    return _numbers(tuple(value.shape) if isinstance(value, Tensor) else (), dimensions)
+def _shape(values: Mapping[str, object], names: Sequence[object]) -> tuple[object, ...]:
+    """Return the shape of the first traced tensor of those named; none where it is no tensor."""
+    value = values.get(str(names[0])) if names else None
+    return tuple(value.shape) if isinstance(value, Tensor) else ()

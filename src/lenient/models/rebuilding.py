@@ -27,7 +27,15 @@ _LAYERS: dict[str, type[nn.Module]] = {
         *(nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
     )
 }
+_WRAPPERS = {
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+}
+"""What only stands around a network, and the name of the network in it."""
 _MAX_LAYERS, _MAX_NUMBER, _MAX_MAP = 1000, 2**20, 2**27
+_MAX_WRAPPERS = 10
 _TENSORS = ("_parameters", "_buffers", "_modules")
 
 
@@ -41,6 +49,17 @@ def rebuilt(thing: Thing) -> nn.Module | None:
         return _layer(thing, [0])
     except _UnknownError:
         return None
+
+
+def bare(thing: Thing) -> Thing:
+    """Return what a pickled wrapper of torch's holds, such as `DataParallel`; another network as it is."""
+    for _ in range(_MAX_WRAPPERS):
+        modules = thing.state.get("_modules") if isinstance(thing.state, Mapping) else None
+        inner = modules.get(_WRAPPERS.get(thing.name)) if isinstance(modules, Mapping) else None
+        if not isinstance(inner, Thing):
+            break
+        thing = inner
+    return thing
 
 
 def check_maps(module: nn.Module, input_size: tuple[int, int, int], where: object) -> None:
@@ -69,6 +88,7 @@ class _UnknownError(Exception):
 
 
 def _layer(thing: object, made: list[int]) -> nn.Module:
+    thing = bare(thing) if isinstance(thing, Thing) else thing
     kind = _LAYERS.get(thing.name) if isinstance(thing, Thing) else None
     made[0] += 1
     if kind is None or not isinstance(thing, Thing) or not isinstance(thing.state, Mapping) or made[0] > _MAX_LAYERS:

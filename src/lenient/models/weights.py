@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lenient.core import files
 from lenient.core.errors import TeacherError
-from lenient.models.archives import Entry, opened
+from lenient.models.archives import Entry, array_of, opened
 from lenient.models.names import one_line
 from lenient.models.pickles import Thing, UnreadableError
 from lenient.models.programs import GRAPH, LOADED, conversion, program_kind
@@ -69,14 +69,14 @@ def open_weights(path: Path) -> Iterator[Weights]:
             yield _shards(path)
             return
         _refuse_programs(path)
-        if path.suffix != ".safetensors" and path.suffix not in _PICKLES:
-            kinds = f".safetensors, {', '.join(_PICKLES)}"
-            raise TeacherError(f"{path}: not a kind of file that weights are read from ({kinds}); convert it")
         if _is_safetensors(path):
             yield _safetensors(path)
             return
         if path.suffix == ".safetensors":
             raise UnreadableError("it does not begin as a safetensors file")
+        if path.suffix not in _PICKLES and not _may_be_pickled(path):
+            kinds = f".safetensors, {', '.join(_PICKLES)}, or what torch.save wrote under any other name"
+            raise TeacherError(f"{path}: not a kind of file that weights are read from ({kinds}); convert it")
         with opened(path) as content:
             yield weights_of(content, path)
 
@@ -135,7 +135,10 @@ class _Gathering:
         elif isinstance(value, nn.Module):
             self.take(value.state_dict(), name, above)
         elif id(value) not in above and len(above) < _MAX_DEPTH:
-            if isinstance(value, Thing) and value.name in _UNREAD:
+            array = array_of(value) if isinstance(value, Thing) else None
+            if array is not None:
+                self._found.entries[name] = array
+            elif isinstance(value, Thing) and value.name in _UNREAD:
                 self._found.unread[name] = _UNREAD[value.name]
             network = module_parts(value) if isinstance(value, Thing) else None
             if network is not None and isinstance(value, Thing) and not inside:
@@ -179,6 +182,12 @@ def _is_safetensors(path: Path) -> bool:
         if int.from_bytes(start[:8], "little") > _MAX_HEADER:
             raise UnreadableError(f"its header is longer than {_MAX_HEADER >> 20} MiB")
     return True
+
+
+def _may_be_pickled(path: Path) -> bool:
+    """Return whether a file begins as those of `torch.save` do, of either format."""
+    with files.reading(path) as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80"))
 
 
 def _safetensors(path: Path) -> Weights:

@@ -42,6 +42,16 @@ class Cropping:
         if not 0 <= self.flip <= 1:
             raise UsageError(f"--crop-flip {self.flip:g}: give a share from 0 to 1")
 
+    @classmethod
+    def asked(cls, crops: int, area: float, flip: float) -> Cropping | None:
+        """Return how crops are drawn, None for no crops; raises UsageError where only a part of it is asked for."""
+        if crops:
+            return cls(crops, area, flip)
+        for flag, given, usual in (("--crop-area", area, cls.area), ("--crop-flip", flip, cls.flip)):
+            if given != usual:
+                raise UsageError(f"{flag} {given:g}: goes with --crops N; give that, too, or leave it out")
+        return None
+
     def draw(self, height: int, width: int, seed: int, number: int) -> tuple[Tensor, Tensor]:
         """Return boxes (count, 4) int32 and flips (count,) bool of the image that is so many from 0, by the seed.
 

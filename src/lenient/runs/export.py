@@ -120,7 +120,7 @@ def export(
             needs is not installed, or something lies at `output` and is not to be replaced (`overwrite`) or cannot be:
             the source's own files, a folder, a pipe.
         TeacherError: the network cannot be loaded, or is not the classifier that card and `facts` describe.
-        MachineError: the file read back gives other outputs, or the disk refuses.
+        MachineError: the file read back gives other outputs (of `int8` it is only told how many), or the disk refuses.
     """
     if kind not in FORMATS:
         raise UsageError(f"--format {kind}: unknown; there are {', '.join(FORMATS)}")

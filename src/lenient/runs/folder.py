@@ -309,10 +309,19 @@ def _short(value: float) -> float | None:
 def fingerprint(module: nn.Module) -> str:
     """Return a hash of a module's parameters and buffers: names, shapes and bytes."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in _tensors(dict(sorted(module.state_dict().items()))):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Return what a state holds as tensors: quantised layers have theirs in tuples; some keep others, too."""
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            yield name, value.dequantize() if value.is_quantized else value
+        elif isinstance(value, tuple):
+            yield from _tensors({f"{name}.{number}": part for number, part in enumerate(value)})
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:

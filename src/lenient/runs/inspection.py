@@ -12,6 +12,7 @@ from torch import nn
 from lenient.core.keyed import Keyed
 from lenient.evaluation import num_bytes, parameters
 from lenient.methods.choice import choose, obstacles
+from lenient.methods.expected import Expected, expected
 from lenient.models import choose_student
 from lenient.models.card import Card, Network
 from lenient.models.checking import advice, readable_batch_norms
@@ -39,6 +40,8 @@ class Inspection(Keyed):
     """What `auto` takes, None where that does not fit."""
     method_reason: str
     """Why it is taken, or does not fit."""
+    expected: tuple[Expected, ...]
+    """What that method came to on other teachers of the kind, small ones: a data set each, where it was measured."""
     methods: tuple[str, ...]
     """All that fit as their settings are."""
     obstacles: Mapping[str, str]
@@ -63,6 +66,7 @@ class Inspection(Keyed):
             batch_norm_layers=len(readable_batch_norms(network)),
             method=None if kept[choice.name] else choice.name,
             method_reason=kept[choice.name] or choice.reason,
+            expected=expected(choice.name, bool(readable_batch_norms(network))),
             methods=tuple(name for name, obstacle in kept.items() if not obstacle),
             obstacles={name: obstacle for name, obstacle in kept.items() if obstacle},
             advice=tuple(advice(network.behaviour)),

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from lenient.data import ImageSet
 
 
+ADAPT_IMAGES = 256
+"""That statistics are estimated on anew by default."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """A network, the labelled images that it was measured on, and what was found."""
@@ -82,6 +86,8 @@ def _statistics_images(
 
     if (adapt_to is None) == (statistics == "adapted"):
         raise UsageError("--adapt-to: goes with --statistics adapted, which needs it")
+    if adapt_to is None and adapt_images != ADAPT_IMAGES:
+        raise UsageError(f"--adapt-images {adapt_images}: goes with --statistics adapted; leave it out")
     if adapt_images < 2:
         raise UsageError(f"--adapt-images {adapt_images}: at least 2")
     if statistics == "synthetic":

@@ -79,7 +79,7 @@ def data_set(
             return made
         if ranks.is_main():
             with working(f"writing {visible(order.folder)}", kind):
-                made.save(order.folder, order.format)
+                made.save(order.folder, order.format, overwrite=order.overwrite)
         ranks.agree(None)  # nobody goes on before it is written
         return SyntheticImages.open(order.folder) if (order.folder / FILE).is_file() else made
 
