@@ -27,6 +27,7 @@ from bench_fixtures import TA, K, make_grid, record
 from lenient.bench.report import Choice, Options, read_grid, write_bench_report
 from lenient.bench.report.figures import (
     _picture_heading,
+    clock_curves,
     gap_boxes,
     image_grids,
     style,
@@ -48,6 +49,7 @@ from lenient.bench.report.tables.learning import learning
 from lenient.bench.report.tables.noise import beyond
 from lenient.bench.report.tables.notes import with_origins
 from lenient.bench.report.tables.runs import runs
+from lenient.bench.report.tables.steps import after_equal_steps
 from lenient.bench.report.tables.table import Column, Row, Table, Value, marked, marks
 from lenient.bench.report.tables.teachers import teachers
 from lenient.bench.report.tables.verdicts import verdicts
@@ -779,6 +781,41 @@ def test_methods_compare_by_the_clock(tmp_path: Path) -> None:
 
 def test_records_without_times_have_no_table_by_the_clock(partial: Grid) -> None:
     assert by_the_clock(partial, "by-the-clock") is None
+    assert clock_curves(partial, "clock") is None
+
+
+def test_accuracy_is_drawn_over_seconds(tmp_path: Path) -> None:
+    """A line lies where the median run came to each step; seconds are logarithmic where rows differ much in them."""
+    plan = {"dfad": [(0, 8.0), (1, 12.0)], "dafl": [(0, 39.0)]}
+    cells = [
+        one(row, seed, "T1", curve=[[1, 0.2], [2, 0.8 + seed / 10]], curve_seconds=[last / 2, last])
+        for row, runs in plan.items()
+        for seed, last in runs
+    ]
+    slow, alike = (clock_curves(grid_of(tmp_path, kept), "clock") for kept in (cells, cells[:2]))
+    assert slow is not None
+    assert alike is not None
+    assert slow.description.replace("\u202f", " ") == "dfad ends at 85.0 % after 10 s; dafl ends at 80.0 % after 39 s."
+    assert [">seconds<" in figure.drawing for figure in (slow, alike)] == [True, True]
+    assert ["logarithmically" in figure.text for figure in (slow, alike)] == [True, False]
+
+
+def test_rows_that_differ_in_steps_are_read_after_equal_ones(tmp_path: Path) -> None:
+    """The shortest row's steps, an evaluation at or before them; of rows that do not differ there is no such table."""
+    plan = {"dfad": [[20, 0.5], [40, 0.9]], "dafl": [[15, 0.3], [30, 0.4], [45, 0.6], [60, 0.99]]}
+    cells = [one(row, 0, "T1", curve=curve) for row, curve in plan.items()]
+    grid = grid_of(tmp_path, cells)
+    found = after_equal_steps(grid, "equal-steps")
+    assert found is not None
+    assert found.columns[0].title == "after 40 steps"
+    assert {row.name: [(value.text, value.mark) for value in row.values] for row in found.rows} == {
+        "dfad": [("90.00", "best"), ("90.00", ""), ("40", "")],
+        "dafl": [("40.00", "second"), ("99.00", ""), ("60", "")],
+    }
+    assert any("Rows differ in steps (40, 60)" in note for note in table_3(grid, "table-3").notes)
+    alike = grid_of(tmp_path, cells[:1])
+    assert after_equal_steps(alike, "equal-steps") is None
+    assert not any("differ in steps" in note for note in table_3(alike, "table-3").notes)
 
 
 def test_pictures_are_of_the_class_prior_alone_and_of_the_ablation_where_nothing_else_has_one(tmp_path: Path) -> None:

@@ -282,6 +282,8 @@ def test_methods(tmp_path):
     page = lenient("methods", "--markdown", cwd=tmp_path).stdout
     assert page.startswith("| `--method` | images come from |")
     assert "[`adi`](docs/methods/deepinversion.md) | pixels | balanced | label + 10 statistics" in page
+    named = {line.split("`")[1] for line in page.splitlines() if "last layer or class names" in line}
+    assert named == {"nayer", "cpnet"}
     refused = lenient("methods", "zskd", "--markdown", cwd=tmp_path, code=2).stderr
     assert "--markdown: prints the table of all methods" in refused
     one = lenient("methods", "ta-dfkd", cwd=tmp_path).stdout

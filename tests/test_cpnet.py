@@ -80,13 +80,35 @@ def test_the_teacher_is_cut_at_the_last_batch_norm_of_each_size(arch, wanted):
 
 
 def test_cuts_that_there_are_not_are_refused():
-    with pytest.raises(UsageError, match=r"^-s method\.cuts: bn9 is no batch norm .*; it has norm1, norm2$"):
+    with pytest.raises(UsageError, match=r"^-s method\.cuts: bn9 is no batch norm .*; the teacher has norm1, norm2$"):
         run_of(cuts=("norm1", "bn9"))
     with pytest.raises(UsageError, match=r"^-s method\.cuts: nothing is no batch norm"):
         run_of(cuts=())
     module = nn.Sequential(nn.Flatten(), nn.Linear(30, 4))
     with pytest.raises(TeacherError, match="no batch norms over maps, at which its generator would be cut"):
         distillation(Network(module, tiny_card()), method={**QUICK, "bn_weight": 0.0})
+
+
+def test_only_batch_norms_that_maps_go_into_are_offered_as_cuts():
+    """One of vectors, as behind a flattening head, has no shape for a generator, and one that never runs has none."""
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maps, self.idle = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+            self.vectors, self.head = nn.BatchNorm1d(30), nn.Linear(30, 4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(self.vectors(self.maps(images).flatten(1)))
+
+    network = Network(Flat().eval(), tiny_card())
+    for name in ("vectors", "idle"):
+        with pytest.raises(
+            UsageError, match=rf"^-s method\.cuts: {name} is no batch norm over maps; the teacher has maps$"
+        ):
+            distillation(network, method={**QUICK, "cuts": ("maps", name)})
+    with FrozenTeacher(network, CPU) as teacher:
+        assert teacher.cuts() == teacher.cuts(["maps"]) == (network.module.maps,)
 
 
 # the coupling

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lenient.bench.cells import cells_of
 from lenient.bench.grid import load_grid
 from lenient.bench.report import write_bench_report
+from lenient.methods import recipes
 from lenient.methods.expected import expected, measured
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +49,21 @@ def test_records_are_those_of_the_grid_beside_them(folder: Path) -> None:
     cells = cells_of(load_grid(ROOT / "grids" / f"{folder.name}.yaml"), list(teachers.values()), None)
     rows = {wanted["row"] for wanted in records["wanted"]}  # one that came later waits for its runs
     assert [cell.id for cell in cells if cell.row in rows] == [wanted["id"] for wanted in records["wanted"]]
+
+
+@pytest.mark.parametrize("grid", ["digits-families", "mnist-families"])
+def test_pages_of_methods_that_lead_to_a_table_of_the_families_lead_to_its_curves(grid: str) -> None:
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs/methods").glob("*.md")}
+    led = {name for name, text in pages.items() if f"results/{grid}/tables/" in text}
+    assert len(led) > 8
+    assert {name for name in led if f"results/{grid}/figures/clock.svg" not in pages[name]} == set()
+
+
+def test_no_recipe_that_has_results_says_that_it_was_not_measured() -> None:
+    rows = yaml.safe_load((ROOT / "grids/mnist-families.yaml").read_text())["rows"].values()
+    run = {row["method"] for row in rows if isinstance(row, dict) and row.get("recipe") == "mnist"}
+    run.remove("kegnet")  # its row keeps what the recipe had before
+    assert {method for method in run if "not measured" in recipes(method)["mnist"].read_text()} == set()
 
 
 def test_the_speed_page_and_its_picture_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:

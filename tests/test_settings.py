@@ -220,3 +220,25 @@ def test_what_is_no_grid_is_one_line(change):
     said = str(caught.value)
     assert said == visible(said, LINE - len("lenient: "))
     assert next(iter(change)) in said
+
+
+@pytest.mark.parametrize(
+    ("method", "least", "most", "values"),
+    [
+        ("adadfq", "lower", "upper", (0.6, 0.5)),
+        ("cudfkd", "climb_begin", "climb_end", (0.8, 0.2)),
+        ("ta-dfkd", "selection.min_rounds", "selection.max_rounds", (3, 2)),
+    ],
+)
+def test_two_settings_that_come_in_the_wrong_order_are_refused(method, least, most, values):
+    low, high = values
+    with pytest.raises(UsageError) as caught:
+        resolve(Request(method=method, settings={f"method.{least}": low, f"method.{most}": high}))
+    assert str(caught.value) == f"-s method.{most}={high}: is below {least.rpartition('.')[2]}, which is {low}"
+    same = {f"method.{least}": low, f"method.{most}": low}
+    assert flatten(resolve(Request(method=method, settings=same)).model_dump()).items() >= same.items()
+
+
+def test_a_bound_that_is_none_is_above_all():
+    settings = {"method.selection.min_rounds": 9, "method.selection.max_rounds": None}
+    assert resolve(Request(method="ta-dfkd", settings=settings)).method.selection.max_rounds is None

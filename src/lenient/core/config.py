@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, ValidationInfo, field_validator
@@ -49,6 +49,8 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         str_max_length=4096,
     )
+    not_below: ClassVar[Mapping[str, str]] = {}
+    """Settings that may not be below another one, and which; that one stands before."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -71,6 +73,15 @@ class Settings(BaseModel):
         if not isinstance(value, str | Mapping):
             raise ValueError("write a name, or settings as key: value")
         return _merged(default.model_dump(), value)
+
+    @field_validator("*")
+    @classmethod
+    def _ordered(cls, value: Any, info: ValidationInfo) -> Any:
+        name = cls.not_below.get(info.field_name or "", "")
+        least = info.data.get(name)  # not there where it is wrong itself
+        if least is not None and value is not None and value < least:
+            raise ValueError(f"is below {name}, which is {shown(least)}")
+        return value
 
     @classmethod
     def known(cls, values: Mapping[str, Any]) -> Iterable[str]:

@@ -7,6 +7,7 @@ difference is kept in a band. The paper's student is `--student int4:copy` (`mod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +27,7 @@ class AdaDFQSettings(GeneratorMethodSettings):
     MSE. Rates are ours, for students that start at random: the released ones, of a copy in few bits, are in recipes."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn", "stem_activation": False}}
+    not_below: ClassVar[Mapping[str, str]] = {"upper": "lower"}
 
     name: Literal["adadfq"] = "adadfq"
     lower: float = Field(0.1, ge=0, le=1)

@@ -138,7 +138,10 @@ def page(name: str) -> str:
 
 def _pieces(name: str) -> Mapping[str, str]:
     method, algorithm = _toy_of(name)
-    return {**describe(algorithm), "needs": ", ".join(needs_of(method, algorithm))}
+    needed = ", ".join(needs_of(method, algorithm))
+    if getattr(method, "takes_class_names", False):
+        needed = needed.replace("last layer", "last layer or class names")
+    return {**describe(algorithm), "needs": needed}
 
 
 def needs_by_default(name: str) -> tuple[str, ...]:

@@ -457,9 +457,9 @@ class Method(Protocol):
     """One published method: its settings, and how its algorithm is built from parts.
 
     A method that never differentiates through the teacher may say so with `needs_gradient = False`; one that reads the
-    weights of its last layer with `needs_linear_head = True`; one of the user's pictures with `needs_pictures = True`;
-    one that is only there to be beaten with `baseline = True`; one without a recipe `paper` says with `not_known` what
-    of its paper is not known.
+    weights of its last layer with `needs_linear_head = True`, and that embeddings of class names may take their place
+    with `takes_class_names = True`; one of the user's pictures with `needs_pictures = True`; one that is only there to
+    be beaten with `baseline = True`; one without a recipe `paper` says with `not_known` what of its paper is not known.
     """
 
     settings_type: ClassVar[type[MethodSettings]]

@@ -61,10 +61,12 @@ class CPNet:
 
     settings_type: ClassVar[type[MethodSettings]] = CPNetSettings
     not_known: ClassVar[str] = (
-        "the released code does not run as it is, and we have not read the paper; NAYER's recipe published holds the "
-        "scripts that its own follow"
+        "we have not read the paper; the recipe published is the released script, but for colours that are changed "
+        "while images are made"
     )
     """Why there is no recipe `paper`."""
+    takes_class_names: ClassVar[bool] = True
+    """Embeddings of them are a file of the user's, `method.embeddings`."""
 
     def __init__(self, settings: CPNetSettings) -> None:
         self.settings = settings

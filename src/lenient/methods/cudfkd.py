@@ -6,6 +6,7 @@ Li, Zhou, Li et al., "Dynamic data-free knowledge distillation by easy-to-hard l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +26,7 @@ class CuDFKDSettings(GeneratorMethodSettings):
     """Settings of CuDFKD: L_G = oh L_oh - 20 H + bn R + a(epoch) L_adv. Defaults: CIFAR-10, ResNet-34 to 18."""
 
     general: ClassVar[dict[str, Any]] = {"generator": {"stem_activation": False, "halve_each_stage": True}}
+    not_below: ClassVar[Mapping[str, str]] = {"climb_end": "climb_begin"}
 
     name: Literal["cudfkd"] = "cudfkd"
     class_prior_weight: float = Field(1.0, ge=0, le=1e6)

@@ -40,6 +40,8 @@ class NAYER:
         "is the released script, with what -s method.embeddings names"
     )
     """Why there is no recipe `paper`."""
+    takes_class_names: ClassVar[bool] = True
+    """Embeddings of them are a file of the user's, `method.embeddings`."""
 
     def __init__(self, settings: NAYERSettings) -> None:
         self.settings = settings

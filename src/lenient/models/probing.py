@@ -66,16 +66,15 @@ def convolutions(module: nn.Module, example: Tensor) -> list[str]:
     return [names[layer] for layer in seen]
 
 
-def last_by_input_size(
-    module: nn.Module, example: Tensor, layers: Sequence[nn.Module]
-) -> dict[tuple[int, int], nn.Module]:
-    """Return, for each size of the maps that go into one of `layers` on the way of `example` (1, C, H, W), the layer
-    that came last."""
-    found: dict[tuple[int, int], nn.Module] = {}
+def map_sizes(module: nn.Module, example: Tensor, layers: Sequence[nn.Module]) -> dict[nn.Module, tuple[int, int]]:
+    """Return those of `layers` that maps go into on the way of `example` (1, C, H, W), in the order in which they ran
+    last, each with the size of these maps."""
+    found: dict[nn.Module, tuple[int, int]] = {}
 
     def note(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        found.pop(layer, None)
         if inputs[0].dim() == 4:
-            found[inputs[0].shape[2], inputs[0].shape[3]] = layer
+            found[layer] = (inputs[0].shape[2], inputs[0].shape[3])
 
     with torch.no_grad(), hooked(layers, note):
         module(example)

@@ -6,8 +6,9 @@ A score is a loss: the smaller, the surer the teacher. Selections see scores, no
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -91,6 +92,8 @@ def check_selection(selection: Selection, name: str, device: torch.device) -> No
 class MixtureSettings(Part):
     """The teacher vouches for the surer component of a mixture of two (TA-DFKD), and images that it does not vouch for
     are made again; the paper gives none of these figures but tau."""
+
+    not_below: ClassVar[Mapping[str, str]] = {"max_rounds": "min_rounds"}
 
     name: Literal["mixture"] = "mixture"
     tau: float = Field(0.5, gt=0, lt=1)

@@ -24,7 +24,7 @@ from lenient.models.probing import (
     classifying_layer,
     convolutions,
     last_block_by_size,
-    last_by_input_size,
+    map_sizes,
 )
 from lenient.teacher.batch import Response
 from lenient.teacher.probes import Probe
@@ -204,20 +204,21 @@ class FrozenTeacher:
         names, in their order.
 
         Raises:
-            TeacherError: it has none; UsageError: one of the names is none.
+            TeacherError: it has none over maps; UsageError: one of the names is none of these.
         """
-        known = {name: part for name, part in batch_norm_layers(self.module) if part in self.batch_norms}
-        if names is not None:
-            wrong = [name for name in names if name not in known]
-            if wrong or not names:
-                what = ", ".join(wrong) or "nothing"
-                raise UsageError(f"-s method.cuts: {what} is no batch norm of the teacher; it has {', '.join(known)}")
-            return tuple(known[name] for name in names)
         with self._in_full_precision():
-            found = last_by_input_size(self.module, self._example(), self.batch_norms)
-        if not found:
+            sizes = map_sizes(self.module, self._example(), self.batch_norms)
+        if not sizes:
             raise TeacherError("the teacher has no batch norms over maps, at which its generator would be cut")
-        return tuple(found[size] for size in sorted(found))
+        if names is None:
+            last = {size: layer for layer, size in sizes.items()}
+            return tuple(last[size] for size in sorted(last))
+        known = {name: part for name, part in batch_norm_layers(self.module) if part in sizes}
+        wrong = [name for name in names if name not in known]
+        if wrong or not names:
+            what = ", ".join(wrong) or "nothing"
+            raise UsageError(f"-s method.cuts: {what} is no batch norm over maps; the teacher has {', '.join(known)}")
+        return tuple(known[name] for name in names)
 
     def convolutions(self) -> list[str]:
         """Return the names of its convolutions in the order of the forward, see `models.probing.convolutions`."""

@@ -7,8 +7,9 @@ import io
 import math
 import statistics
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from lenient.bench.report.records import Cell, Grid, unique
 from lenient.bench.report.results import REPLAY_METHODS, context, gap, heading, in_percent, teacher_means
 from lenient.bench.report.sweeps import Sweep
+from lenient.bench.report.tables import clock
 from lenient.bench.report.tables.features import describe
-from lenient.core.numbers import THIN, exact, figures, scaled
+from lenient.core.numbers import THIN, duration, exact, figures, scaled
 from lenient.reporting.svg import COLOURS, canvas, draw
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ CLASSES = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7
 WIDE, HALF = 7.4, 3.6  # inches: across the page, and half of it
 LEGEND_LINE = 0.19  # inches
 TICKS = (-30.0, -10.0, -3.0, -1.0, 0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
+UNEQUAL = 3.0
+"""How many times as long as the quickest row's the slowest row's runs take, where seconds are drawn logarithmically."""
+
+Course = tuple[list[float], list[float], list[float], list[float]]
+"""Places on the x axis, and least, median and greatest value over runs at each."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def two_teachers(grid: Grid, chosen: Sequence[str]) -> list[str]:
 def training_curves(grid: Grid, key: str, teachers: Sequence[str]) -> Figure | None:
     """Figure 1: accuracy over training for each row, one panel per teacher."""
     panels = [(heading(grid, teacher), grid.of(teacher=teacher)) for teacher in teachers]
-    drawn = _curves(grid, panels, "curve", fraction=True)
+    drawn = _curves(grid, panels, partial(_over_steps, field="curve"), _steps, fraction=True)
     if drawn is None:
         return None
     drawing, words = drawn
@@ -98,19 +105,48 @@ def logged(grid: Grid, key: str, field: str, title: str, text: str, *, fraction:
         cells = [cell for cell in cells if any(value < 1 for value in cell.series(field)[1])]
     if field == "gradient_cosine":
         cells = [cell for cell in cells if cell.method in REPLAY_METHODS] or cells
-    drawn = _curves(grid, [("", cells)], field, fraction=fraction) if cells else None
+    drawn = _curves(grid, [("", cells)], partial(_over_steps, field=field), _steps, fraction=fraction)
     if drawn is None:
         return None
     text = f"{text} Median over teachers and seeds, least to most shaded."
     return Figure(key, title, text, drawn[0], drawn[1], context(grid))
 
 
+def clock_curves(grid: Grid, key: str) -> Figure | None:
+    """Accuracy over seconds for each row, of the runs of the table by the clock; None where no record has times."""
+    takes = [course[0][-1] for row in grid.rows if (course := _over_seconds(grid.of(row)))]
+    bent = bool(takes) and max(takes) > UNEQUAL * min(takes)
+    axis = partial(_seconds, bent=bent)
+    drawn = _curves(grid, [("", grid.cells)], _over_seconds, axis, fraction=True, end=duration)
+    if drawn is None:
+        return None
+    text = (
+        "Accuracy on test images, which chose nothing, after so many seconds of a run, evaluations among them. Median "
+        "over teachers and seeds, of the seconds as of the accuracies; least to most shaded. A line begins with the "
+        "first evaluation: before it only images are made. Only runs of one machine, as many at a time, compare."
+    )
+    text += " Seconds are drawn logarithmically." if bent else ""
+    return Figure(key, "Accuracy over seconds", text, drawn[0], drawn[1], context(grid))
+
+
 def _curves(
-    grid: Grid, panels: Sequence[tuple[str, Sequence[Cell]]], field: str, *, fraction: bool
+    grid: Grid,
+    panels: Sequence[tuple[str, Sequence[Cell]]],
+    course_of: Callable[[Sequence[Cell]], Course | None],
+    axis: Callable[[Axes], None],
+    *,
+    fraction: bool,
+    end: Callable[[float], str] | None = None,
 ) -> tuple[str, str] | None:
     """Draw axes for each panel, with one line per row; below each other for more methods than there are colours, the
-    baselines in each. Return drawing and description."""
-    names = [row for row in grid.rows if any(c.row == row and c.series(field)[0] for _, cells in panels for c in cells)]
+    baselines in each. Return drawing and description, which tells where lines end if `end` puts it into words."""
+    courses = {
+        (row, column): course
+        for column, (_, cells) in enumerate(panels)
+        for row in grid.rows
+        if (course := course_of([cell for cell in cells if cell.row == row]))
+    }
+    names = [row for row in grid.rows if any((row, column) in courses for column in range(len(panels)))]
     if not names:
         return None
     methods = [row for row in names if not grid.is_baseline(row)] or names
@@ -122,21 +158,22 @@ def _curves(
     words = []
     with canvas(2.3 * len(groups) + 0.2 + LEGEND_LINE * math.ceil(len(names) / across), width) as figure:
         axes = figure.subplots(len(groups), len(panels), sharex=True, sharey=True, squeeze=False)
-        for (level, group), (column, (title, cells)) in product(enumerate(groups), enumerate(panels)):
+        for (level, group), (column, (title, _)) in product(enumerate(groups), enumerate(panels)):
             place = axes[level, column]
             place.set_title(title if level == 0 else "", fontsize=9, loc="left")
             for row in group:
-                course = _band([cell.series(field) for cell in cells if cell.row == row])
+                course = courses.get((row, column))
                 if course is None:
                     continue
-                steps, low, middle, high = course
+                places, low, middle, high = course
                 look = style(grid, row)
-                place.plot(steps, middle, label=row, **look)
-                place.fill_between(steps, low, high, color=look["color"], alpha=0.13, linewidth=0)
+                place.plot(places, middle, label=row, **look)
+                place.fill_between(places, low, high, color=look["color"], alpha=0.13, linewidth=0)
                 if level == 0 or row in methods:
-                    end = in_percent(middle[-1], 1) + " %" if fraction else figures(middle[-1])
-                    words.append(f"{title}: {row} ends at {end}".removeprefix(": "))
-            _steps(place)
+                    value = in_percent(middle[-1], 1) + " %" if fraction else figures(middle[-1])
+                    value += f" after {end(places[-1])}" if end else ""
+                    words.append(f"{title}: {row} ends at {value}".removeprefix(": "))
+            axis(place)
             place.label_outer()
         if fraction:
             axes[0, 0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}{THIN}%")
@@ -144,9 +181,19 @@ def _curves(
         return draw(figure), "; ".join(words) + "."
 
 
-def _band(
-    series: Iterable[tuple[list[float], list[float]]],
-) -> tuple[list[float], list[float], list[float], list[float]] | None:
+def _over_steps(cells: Sequence[Cell], field: str) -> Course | None:
+    return _band(cell.series(field) for cell in cells)
+
+
+def _over_seconds(cells: Sequence[Cell]) -> Course | None:
+    """The accuracies at each step, where the median of the seconds lies at which runs came to it."""
+    timed = [cell for cell in cells if clock.curve(cell)[0]]
+    values = _band(cell.series("curve") for cell in timed)
+    seconds = _band((cell.series("curve")[0], clock.curve(cell)[0]) for cell in timed)
+    return None if values is None or seconds is None else (seconds[2], *values[1:])
+
+
+def _band(series: Iterable[tuple[list[float], list[float]]]) -> Course | None:
     """Steps, least, median and greatest value over runs, at each step that any run has."""
     at: dict[float, list[float]] = {}
     for steps, values in series:
@@ -158,13 +205,26 @@ def _band(
     return order, *([f(at[step]) for step in order] for f in (min, statistics.median, max))  # type: ignore[return-value]
 
 
-def _steps(axes: Axes) -> None:
+def _steps(axes: Axes, label: str = "student step") -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: scaled(value))
-    axes.set_xlabel("student step", loc="right", labelpad=1)
+    axes.set_xlabel(label, loc="right", labelpad=1)
+
+
+def _seconds(axes: Axes, *, bent: bool) -> None:
+    """Seconds, on a logarithmic axis where rows differ much in what they take."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    if not bent:
+        return _steps(axes, "seconds")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: scaled(value))
+    axes.set_xlabel("seconds", loc="right", labelpad=1)
 
 
 def _legend(figure: Drawing, axes: Sequence[Axes], across: int, order: Sequence[str] = ()) -> None:

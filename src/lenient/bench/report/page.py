@@ -23,6 +23,7 @@ from lenient.bench.report.tables.learning import learning
 from lenient.bench.report.tables.noise import beyond
 from lenient.bench.report.tables.notes import with_choices, with_origins
 from lenient.bench.report.tables.runs import runs
+from lenient.bench.report.tables.steps import after_equal_steps
 from lenient.bench.report.tables.table import Table, in_words
 from lenient.bench.report.tables.teachers import teachers
 from lenient.bench.report.tables.verdicts import verdicts
@@ -110,7 +111,11 @@ def _accuracy(content: Content, grid: Grid, choice: Choice, end: str) -> Section
     above = beyond(grid, f"beyond-noise{end}")
     content.add(section, above, "What the methods add to noise", "no row of noise images or of a frozen generator")
     clock = by_the_clock(grid, f"by-the-clock{end}")
-    content.add(section, clock, "Accuracy by the clock", "the records do not say when evaluations were")
+    timeless = "the records do not say when evaluations were"
+    content.add(section, clock, "Accuracy by the clock", timeless)
+    content.add(section, figures.clock_curves(grid, f"clock{end}"), "Accuracy over seconds", timeless)
+    equal = after_equal_steps(grid, f"equal-steps{end}")
+    content.add(section, equal, "Accuracy after equal steps", "all rows have the same steps, as Table 3 reads them")
     compared = ablation(grid, f"table-4{end}", choice.ablation)
     content.add(section, compared, "Tables 4 and A2", "no two rows of an ablation; name them with --ablation")
     shown = [teacher for teacher in figures.two_teachers(grid, choice.teachers) if teacher in grid.teachers]

@@ -8,8 +8,10 @@ import statistics
 from lenient.bench.report.records import Grid, run_of, unique
 from lenient.bench.report.results import MARGIN, catastrophic, heading, in_percent, last_k, peak, teacher_means, whole
 from lenient.bench.report.tables.notes import COUNTED, MARKED, ORACLE, twice
+from lenient.bench.report.tables.steps import lengths
 from lenient.bench.report.tables.table import Column, Table, Value
 from lenient.bench.report.tables.values import SPREAD, absent, count, counted, of_rows, percentage, spread
+from lenient.core.numbers import exact
 
 
 def table_3(grid: Grid, key: str) -> Table:
@@ -50,6 +52,7 @@ def table_3(grid: Grid, key: str) -> Table:
         "A run is a catastrophic failure where its last accuracy is below half of the highest acc_max of its row"
         f"{chance}.",
         COUNTED,
+        *_unequal(grid),
         *twice(grid),
     )
     return of_rows(grid, key, "Table 3. Accuracy per teacher", columns, rows, notes)
@@ -60,6 +63,13 @@ def _converging(grid: Grid) -> str:
     known = [cell for cell in grid.cells if not math.isnan(cell.number("k"))]
     shares = unique(f"{int(cell.number('k'))} of {len(cell.series('curve')[0])}" for cell in known)
     return f"the mean of the last evaluations ({', '.join(shares) or 'how many is unknown'})"
+
+
+def _unequal(grid: Grid) -> tuple[str, ...]:
+    """The note on rows that do not have the same steps, where there are such."""
+    found = sorted({*lengths(grid).values()})
+    words = ", ".join(map(exact, found))
+    return (f"Rows differ in steps ({words}): another table has them after equal ones.",) if len(found) > 1 else ()
 
 
 def _peak(grid: Grid, row: str, teacher: str) -> Value:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 
 from lenient.bench.report.records import Cell, Grid
-from lenient.bench.report.results import in_percent, whole
+from lenient.bench.report.results import whole
 from lenient.bench.report.tables.notes import twice
 from lenient.bench.report.tables.table import Column, Table, Value
-from lenient.bench.report.tables.values import counted, of_rows, percentage
+from lenient.bench.report.tables.values import counted, middle, of_rows
 from lenient.core.numbers import duration
 
 SHARES = (0.25, 0.5, 1.0)
@@ -28,9 +27,10 @@ def curve(cell: Cell) -> tuple[list[float], list[float]]:
     return [float(second) for second in seconds], values
 
 
-def accuracy_at(cell: Cell, seconds: float) -> float:
-    """The accuracy of the last evaluation at or before so many seconds, minus infinity before the first one."""
-    known = [value for second, value in zip(*curve(cell), strict=True) if second <= seconds]
+def accuracy_at(course: tuple[list[float], list[float]], limit: float) -> float:
+    """The accuracy of the last evaluation at or before so many seconds, or steps, as the course is of; minus infinity
+    before the first one."""
+    known = [value for place, value in zip(*course, strict=True) if place <= limit]
     return known[-1] if known else -math.inf
 
 
@@ -56,7 +56,7 @@ def by_the_clock(grid: Grid, key: str) -> Table | None:
     columns += [Column(f"to {ENOUGH:.0%} of the teacher", better="low"), Column("a run takes")]
     rows = {}
     for row, cells in timed.items():
-        values = [_middle(grid, row, [accuracy_at(cell, point) for cell in cells]) for point in points]
+        values = [middle(grid, row, [accuracy_at(curve(cell), point) for cell in cells]) for point in points]
         needed = statistics.median(seconds_to(cell, ENOUGH * cell.teacher_accuracy) for cell in cells)
         reached = Value("not reached") if math.isinf(needed) else _time(grid, row, needed, len(cells), ranked=True)
         takes = statistics.median(curve(cell)[0][-1] for cell in cells)
@@ -69,13 +69,6 @@ def by_the_clock(grid: Grid, key: str) -> Table | None:
         *twice(grid),
     )
     return of_rows(grid, key, "Accuracy by the clock", columns, rows, notes)
-
-
-def _middle(grid: Grid, row: str, values: Sequence[float]) -> Value:
-    middle = statistics.median(values)
-    if math.isinf(middle):
-        return Value("not begun")
-    return percentage(middle, counted(grid, row, None, in_percent(middle), len(values)), ranked=whole(grid, row))
 
 
 def _time(grid: Grid, row: str, seconds: float, count: int, *, ranked: bool = False) -> Value:

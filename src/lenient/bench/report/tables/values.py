@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lenient.bench.report.records import Grid, Wanted, run_of
@@ -67,6 +68,14 @@ def spread(grid: Grid, row: str, teacher: str | None, key: str = "acc_last_k") -
     text = in_percent(mean) + ("" if math.isnan(std) else f" ± {in_percent(std, 1)}")
     rank = round(100 * mean, 2) if fair(grid, row, teacher) else None
     return Value(counted(grid, row, teacher, text), (100 * mean, 100 * std, len(cells)), rank)
+
+
+def middle(grid: Grid, row: str, values: Sequence[float]) -> Value:
+    """The median of accuracies of a row's runs, minus infinity of those that had none yet."""
+    found = statistics.median(values)
+    if math.isinf(found):
+        return Value("not begun")
+    return percentage(found, counted(grid, row, None, in_percent(found), len(values)), ranked=whole(grid, row))
 
 
 def shown(value: float, show: Callable[[float], str]) -> Value:
