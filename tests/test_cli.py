@@ -385,7 +385,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["distill", "tiny.pt", *FACTS], 3, "--teacher-arch"),
     (["distill", "tiny.pt", "--teacher-arch", "lenient:resnet8", *FACTS], 3, "conv1.weight"),
     (["distill", "py:nets.py:nan", *FACTS], 3, "NaN"),
-    (["distill", "py:nets.py:pair", *FACTS], 3, "tuple"),
+    (["distill", "py:nets.py:pair", *FACTS], 3, "nothing tells which are the logits: wrap it"),
     (["distill", "py:nets.py:maps", *FACTS], 3, "logits"),
     (["distill", "py:nets.py:crash", *FACTS], 3, "factory broke"),
     (["distill", "py:nets.py:no_norm", *FACTS, "--method", "ta-dfkd"], 3, "-s method.bn_weight=0"),

@@ -70,10 +70,11 @@ def _of_one_output(network: Network, several: Mapping[Any, Tensor]) -> Network:
         in_eval_mode(module)
         key = logits_among(module, _inputs(network), card.num_classes if network.given else None)
     if key is None:
-        widths = " and ".join(str(value.shape[1]) for value in several.values())
+        widths = [str(value.shape[1]) for value in several.values()]
+        number = "" if network.given or len({*widths}) == 1 else "give --num-classes N, or "
         raise TeacherError(
-            f"the network returns {len(several)} tensors, of {widths} values per image, and nothing tells which are "
-            "the logits: give --num-classes N, or wrap it with a py: factory returning logits"
+            f"the network returns {len(several)} tensors, of {' and '.join(widths)} values per image, and nothing "
+            f"tells which are the logits: {number}wrap it with a py: factory returning logits"
         )
     note = f"of its outputs {shown(key)} is taken for the logits"
     return replace(network, module=OneOutput(module, key), card=replace(card, notes=(*card.notes, note)))

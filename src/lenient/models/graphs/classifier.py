@@ -115,9 +115,9 @@ def _output(graph: Graph, num_classes: int | None, path: Path) -> tuple[str, lis
         listed = ", ".join(
             f"{shown(value.name)} of {value.shape[1] if value.shape else '?'} values" for value in flat[:4]
         )
+        number = "" if num_classes else "give --num-classes N, or "
         raise TeacherError(
-            f"{path}: puts out {listed}, and nothing tells which are the logits: give --num-classes N, or export it "
-            "with the logits alone"
+            f"{path}: puts out {listed}, and nothing tells which are the logits: {number}export it with these alone"
         )
     notes = []
     if len(graph.outputs) > 1:
