@@ -106,6 +106,7 @@ def test_the_page_on_runs_that_no_table_was_fitted_to_follows_from_them(monkeypa
         "trials-digits",
         "int8-table",
         "large-images",
+        "low-bit",
     ],
 )
 def test_pages_on_runs_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
