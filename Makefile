@@ -25,9 +25,10 @@ test: $(VENV)/.installed-dev  ## Run the fast tests (ARGS="-k name" is handed to
 test-portable: $(VENV)/.installed-dev  ## Run the fast tests as on other processors, users, paths and Pythons: five times
 	tests/portable.sh $(BIN)/python $(ARGS)
 
-test-slow: $(VENV)/.installed-dev  ## Run the long tests, as before a release; installs Jupyter, Ray, trackers, readers
+test-slow: $(VENV)/.installed-dev  ## Run the long tests, then test-versions, as before a release; installs Ray, trackers and the like
 	$(PIP) -e '.[dev,docs,ray,slurm,wandb,mlflow,readers]'
 	$(BIN)/python -m pytest -m 'slow or optional' --nothing-missing $(ARGS)
+	tests/versions.sh $(PYTHON)
 
 test-versions:  ## Run the fast tests with the lowest versions that pyproject.toml allows, and with the newest
 	tests/versions.sh $(PYTHON) $(ARGS)
