@@ -99,29 +99,34 @@ def test_they_go_with_a_student(bare_weights: Path, bare: None) -> None:
         lenient.distill(bare_weights, "lenient:resnet8-half", **FACTS, output="run", resume=True, **PLAN)
 
 
-def test_they_are_in_an_onnx_file(bare_weights: Path) -> None:
+@pytest.mark.parametrize("way", [{}, {"opset": 17}, {"int8": True, "calibrate": "images.safetensors"}])
+def test_they_are_in_an_onnx_file(way: dict[str, Any], bare_weights: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
+    if "opset" in way:
+        pytest.importorskip("onnx", "1.23", reason="earlier ones convert less")
     images = (torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).byte()
     save_file({"images": images}, "images.safetensors")
-    ways: list[dict[str, Any]] = [{}, {"opset": 17}, {"int8": True, "calibrate": "images.safetensors"}]
-    for number, way in enumerate(ways):
-        lenient.export(bare_weights, f"{number}.onnx", "onnx", **FACTS, classes=NAMES, **way)
-        session = runtime.InferenceSession(f"{number}.onnx", providers=["CPUExecutionProvider"])
-        assert json.loads(session.get_modelmeta().custom_metadata_map["lenient.classes"]) == NAMES, way
-        read_back(f"{number}.onnx")
+    lenient.export(bare_weights, "named.onnx", "onnx", **FACTS, classes=NAMES, **way)
+    session = runtime.InferenceSession("named.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["lenient.classes"]) == NAMES
+    read_back("named.onnx", tolerance=2e-2 if "int8" in way else 1e-4)
+
+
+def test_an_onnx_file_of_unnamed_classes_has_no_names(bare_weights: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
     lenient.export(bare_weights, "x.onnx", "onnx", **FACTS)
     session = runtime.InferenceSession("x.onnx", providers=["CPUExecutionProvider"])
     assert "lenient.classes" not in session.get_modelmeta().custom_metadata_map
 
 
-def read_back(file: str) -> None:
+def read_back(file: str, tolerance: float = 1e-4) -> None:
     """Names and normalisation are those that were exported, and nothing is assumed."""
     student = lenient.load(file, trust_code=True)
     assert student.card.classes == tuple(NAMES), file
     assert not [note for note in student.card.notes if "ASSUMED" in note], file
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     original = lenient.load("w.pth", **FACTS)
-    torch.testing.assert_close(student(images), original(images), atol=2e-2 if file == "2.onnx" else 1e-4, rtol=0)
+    torch.testing.assert_close(student(images), original(images), atol=tolerance, rtol=0)
 
 
 def test_they_are_in_a_program(bare_weights: Path) -> None:

@@ -98,6 +98,8 @@ def logits_among(module: nn.Module, images: Tensor, num_classes: int | None) -> 
 def _computed_from(value: Tensor, outputs: Mapping[Any, Tensor]) -> bool:
     """Whether all the other outputs went into this one."""
     others = [other for other in outputs.values() if other is not value]
+    if not others:  # the same tensor twice, of which torch 2.8 cannot be asked
+        return True
     try:
         gradients = torch.autograd.grad(value.sum(), others, allow_unused=True, retain_graph=True)
     except RuntimeError:  # one of them has no gradient, or its backward pass fails
