@@ -138,10 +138,8 @@ def page(name: str) -> str:
 
 def _pieces(name: str) -> Mapping[str, str]:
     method, algorithm = _toy_of(name)
-    needed = ", ".join(needs_of(method, algorithm))
-    if getattr(method, "takes_class_names", False):
-        needed = needed.replace("last layer", "last layer or class names")
-    return {**describe(algorithm), "needs": needed}
+    instead = {"last layer": "last layer or class names"} if getattr(method, "takes_class_names", False) else {}
+    return {**describe(algorithm), "needs": ", ".join(instead.get(n, n) for n in needs_of(method, algorithm))}
 
 
 def needs_by_default(name: str) -> tuple[str, ...]:
