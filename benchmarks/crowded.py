@@ -49,7 +49,7 @@ SAMPLE = 1.0
 
 def main(
     output: Annotated[Path, typer.Option("-o", help="JSON file.")],
-    page: Annotated[Path | None, typer.Option("--table", help="Write the page to this file.")] = None,
+    table_to: Annotated[Path | None, typer.Option("--table", help="Write the page to this file.")] = None,
     rounds: Annotated[int, typer.Option(help="How often each is measured.")] = 2,
     steps: Annotated[int, typer.Option(help="Of each run, as the demo makes them.")] = 60,
     busy: Annotated[int, typer.Option(help="Processes beside it.")] = 1,
@@ -69,8 +69,8 @@ def main(
             print(row, flush=True)
             found["rows"].append(row)
             write(output, (json.dumps(found, indent=1) + "\n").encode())
-    if page is not None:
-        page.write_text(text(json.loads(output.read_text(encoding="utf-8")), output), encoding="utf-8")
+    if table_to is not None:
+        table_to.write_text(page(json.loads(output.read_text(encoding="utf-8")), output.name), encoding="utf-8")
 
 
 def measured(rounds: int, steps: int, busy: int, ways: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -140,7 +140,7 @@ def crowd(count: int) -> Iterator[None]:
             process.wait()
 
 
-def text(found: Mapping[str, Any], output: Path) -> str:
+def page(found: Mapping[str, Any], name: str) -> str:
     """Return the page."""
     busy, count = found["busy"], found["processors"]
     fair = count / max(count - busy, 1)
@@ -150,7 +150,7 @@ def text(found: Mapping[str, Any], output: Path) -> str:
         "# On a machine that is shared",
         "",
         *wrapped(
-            f"Written by `benchmarks/crowded.py` from `{output.name}`; no figure is typed. Whole commands, of runs of "
+            f"Written by `benchmarks/crowded.py` from `{name}`; no figure is typed. Whole commands, of runs of "
             f"{found['steps']} steps of the demo, quiet and beside {busy} process(es) that never rest: seconds, median "
             f"(least to most) of {found['rounds']} rounds in which all take turns. *Times*: crowded over the quiet "
             f"seconds of *before*; the fair share of {count} processors beside {busy} is {fair:.2f}. *Processor*: "
@@ -168,11 +168,11 @@ def text(found: Mapping[str, Any], output: Path) -> str:
             f"average {found['load'][0]:.1f} at the start. Figures from a machine that is not quiet say little."
         ),
     ]
-    for name in dict.fromkeys(row["command"] for row in found["rows"]):
-        rows = [row for row in found["rows"] if row["command"] == name]
-        lines += ["", f"## `lenient {name}`", "", *table(*_columns(rows, busy))]
+    for told in dict.fromkeys(row["command"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["command"] == told]
+        lines += ["", f"## `lenient {told}`", "", *table(*_columns(rows, busy))]
     lines += ["", "## Command", "", "```bash"]
-    start = f"python benchmarks/crowded.py -o benchmarks/results/{output.name} --table results/{output.stem}.md"
+    start = f"python benchmarks/crowded.py -o benchmarks/results/{name} --table results/{Path(name).stem}.md"
     lines += [f"{start} --rounds {found['rounds']} --steps {found['steps']} --busy {busy}", "```"]
     return "\n".join(lines) + "\n"
 

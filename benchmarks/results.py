@@ -15,7 +15,7 @@ import json
 import re
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -31,10 +31,15 @@ app = typer.Typer()
 
 
 @app.command()
-def add(output: Path, runs: list[Path]) -> None:
+def add(
+    output: Path,
+    runs: list[Path],
+    where: Annotated[str, typer.Option(help="What the machine was held to, which runs do not know.")] = "",
+) -> None:
     """Store what RUNS say about themselves in OUTPUT, in place of what it held."""
     rows = [read(run) for run in runs]
-    output.write_text(json.dumps({"runs": rows}, indent=1) + "\n", encoding="utf-8")
+    written = ({"where": where} if where else {}) | {"runs": rows}
+    output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     print(f"{output}: {len(rows)} runs")
 
 
@@ -76,11 +81,13 @@ def markdown() -> str:
     """Return the table: one row for each data set, method and pair of networks."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for path in sorted((HERE / "results").glob("*.json")):
-        for run in json.loads(path.read_text(encoding="utf-8")).get("runs", []):
+        written = json.loads(path.read_text(encoding="utf-8"))
+        for run in written.get("runs", []):
             if "eval_data" not in run:  # a table of another command
                 continue
             names = (run["teacher"].get("arch") or "own", run["student"].get("arch") or "own")
-            groups.setdefault((run["eval_data"], called(run), *names), []).append(run)
+            data = ", ".join(filter(None, (run["eval_data"], written.get("where"))))
+            groups.setdefault((data, called(run), *names), []).append(run)
     lines = [
         "| data | method | teacher | student | teacher's accuracy | student's accuracy | verdict | minutes | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
