@@ -44,6 +44,7 @@ from lenient.bench.report.tables.cells import status
 from lenient.bench.report.tables.clock import by_the_clock
 from lenient.bench.report.tables.cost import cost
 from lenient.bench.report.tables.features import fid_table
+from lenient.bench.report.tables.each_teacher import each_teacher
 from lenient.bench.report.tables.gaps import gaps
 from lenient.bench.report.tables.learning import learning
 from lenient.bench.report.tables.noise import beyond
@@ -203,6 +204,25 @@ def test_what_was_expected_is_held_against_the_agreement(tmp_path: Path) -> None
     ]
     silent = grid_of(tmp_path, cells[2:])
     assert not any("xpected" in column.name for t in (verdicts, runs) for column in t(silent, "t").columns)
+
+
+def test_more_teachers_than_methods_are_told_one_by_one(tmp_path: Path) -> None:
+    expected = {"prediction": {"low": 0.7, "expected": 0.8, "high": 0.9}}
+    cells = [
+        one("dafl", 0, last=0.80, agreement=0.65, verdict="ok", cost={"seconds": 10.0}, **expected),
+        one("dafl", 1, last=0.85, agreement=0.85, verdict="warning", cost={"seconds": 30.0}, **expected),
+        one("dafl", 2, last=0.86, agreement=0.86, verdict="ok", cost={"seconds": 20.0}),
+    ]
+    cells += [one("dafl", seed, "T2", last=last) for seed, last in ((0, 0.80), (1, 0.85))]
+    table = each_teacher(grid_of(tmp_path, cells), "t")
+    assert table is not None
+    first, second = ([value.text for value in row.values] for row in table.rows)
+    teacher = f"{100 * cells[0]['teacher']['accuracy']:.2f}"
+    behind = f"{100 * cells[0]['teacher']['accuracy'] - 85:.2f}"
+    verdicts_and_seconds = ["2 ok, 1 warning", "70 to 90", "1 of 2", "20\N{NARROW NO-BREAK SPACE}s"]
+    assert first == ["dafl", "dafl", teacher, "80.00", "85.00", "86.00", behind, *verdicts_and_seconds]
+    assert second[3:6] == ["80.00", "82.50", "85.00"]
+    assert each_teacher(grid_of(tmp_path, cells[:3]), "t") is None  # one row, one teacher
 
 
 def test_gaps_are_the_papers(tmp_path: Path) -> None:

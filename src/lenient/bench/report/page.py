@@ -17,6 +17,7 @@ from lenient.bench.report.tables.accuracy import table_3
 from lenient.bench.report.tables.cells import absentees, status
 from lenient.bench.report.tables.clock import by_the_clock
 from lenient.bench.report.tables.cost import cost
+from lenient.bench.report.tables.each_teacher import each_teacher
 from lenient.bench.report.tables.features import boundary_table, fid_table, inception_table, skipped_table
 from lenient.bench.report.tables.gaps import gaps
 from lenient.bench.report.tables.learning import learning
@@ -108,6 +109,10 @@ def compose(grid: Grid, choice: Choice) -> Content:
 def _accuracy(content: Content, grid: Grid, choice: Choice, end: str) -> Section:
     section = Section(f"accuracy{end}", "Accuracy")
     section.tables.append(table_3(grid, f"table-3{end}"))
+    one_by_one = each_teacher(grid, f"each-teacher{end}")
+    content.add(
+        section, one_by_one, "Teacher by teacher", "no fewer rows of methods than teachers: Table 3 compares them"
+    )
     above = beyond(grid, f"beyond-noise{end}")
     content.add(section, above, "What the methods add to noise", "no row of noise images or of a frozen generator")
     clock = by_the_clock(grid, f"by-the-clock{end}")
