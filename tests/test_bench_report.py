@@ -43,8 +43,8 @@ from lenient.bench.report.tables.accuracy import table_3
 from lenient.bench.report.tables.cells import status
 from lenient.bench.report.tables.clock import by_the_clock
 from lenient.bench.report.tables.cost import cost
-from lenient.bench.report.tables.features import fid_table
 from lenient.bench.report.tables.each_teacher import each_teacher
+from lenient.bench.report.tables.features import fid_table
 from lenient.bench.report.tables.gaps import gaps
 from lenient.bench.report.tables.learning import learning
 from lenient.bench.report.tables.noise import beyond
