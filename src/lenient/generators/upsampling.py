@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lenient.core.config import Settings
+from lenient.core.doubling import convolved_at
 from lenient.core.reductions import full
 from lenient.core.seeding import Streams
 from lenient.models.names import OWN, with_whole_path
@@ -92,7 +93,7 @@ class UpsamplingGenerator(nn.Module):
         maps = self.project(latents).view(-1, self.width, *self.sizes[0])
         maps = F.leaky_relu(self.stem(maps), self.stem_slope)
         for size, conv, norm in zip(self.sizes[1:], self.convs, self.norms, strict=True):
-            maps = F.leaky_relu(norm(conv(F.interpolate(maps, size=size, mode="nearest"))), 0.2)
+            maps = F.leaky_relu(norm(convolved_at(size, maps, cast(nn.Conv2d, conv))), 0.2)
         drawn: Tensor = full(self.to_pixels(maps))
         if self.output == "sigmoid":
             return drawn.sigmoid()
