@@ -25,6 +25,7 @@ from lenient.core.errors import UsageError
 from lenient.core.processors import SAID, THREADS, WAITING, Others, available, given, prepare, quota, waiting
 from lenient.runs import autotune, job, request
 from lenient.runs.request import Request, decide, resolve
+from test_ahead import Trial
 from test_loop import StopAt
 from toys import QUICK, tiny_student, tiny_teacher
 
@@ -184,6 +185,27 @@ def test_no_more_threads_are_taken_than_a_quota_allows(monkeypatch: pytest.Monke
     assert decide(resolve(Request(settings=QUICK)), Request(), tiny_teacher(), tiny_student()).threads == 3
 
 
+@pytest.mark.parametrize(("fastest", "overlap", "gain", "expected"), [
+    (1, "auto", 2.0, (True, 2)), (1, "auto", 0.95, (False, 1)), (2, "auto", 2.0, (True, 4)),
+    (4, "auto", 2.0, (True, 4)), (1, True, 0.95, (True, 2)), (1, False, 2.0, (False, 1)),
+])  # fmt: skip
+def test_each_of_two_things_at_once_may_have_the_threads_that_are_fastest_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+    open_threads: None,
+    fastest: int,
+    overlap: object,
+    gain: float,
+    expected: tuple[bool, int],
+) -> None:
+    """Where one thread alone is faster than two, a second one may still make the next images."""
+    monkeypatch.setattr(autotune, "_median_ratio", lambda _, first, second: 1.5 if second >= fastest else 1.05)
+    monkeypatch.setattr(autotune, "seconds_of", Trial(gain))
+    asked = Request(settings=QUICK | {"overlap": overlap})
+    found = decide(resolve(asked), asked, tiny_teacher(), tiny_student())
+    assert (found.overlap, found.threads) == expected
+    assert torch.get_num_threads() == 4
+
+
 def test_two_numbers_of_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autotune, "THREADS_SECONDS", 0.05)
     asked = []
@@ -225,10 +247,13 @@ def test_others_are_counted_without_this_process(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(processors.time, "process_time", lambda: own[0])
 
     def stat(busy: float, idle: float) -> None:
-        counts = [int(busy * ticks), 0, 0, int(idle * ticks), 7, 0, 0, 0, 0, 0]
-        (tmp_path / "proc/stat").write_text(f"cpu  {' '.join(map(str, counts))}\ncpu0 1 2 3\n")
+        whole, half = ([int(busy * ticks / part), 0, 0, int(idle * ticks / part), 7, 0, 0, 0, 0, 0] for part in (1, 2))
+        lines = {"cpu": [10 * count for count in whole], "cpu2": half, "cpu3": whole, "cpu7": half}
+        text = "".join(f"{name}  {' '.join(map(str, counts))}\n" for name, counts in lines.items())
+        (tmp_path / "proc/stat").write_text(f"{text}intr 1 2\n")
 
     (tmp_path / "proc").mkdir()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 7}, raising=False)
     stat(1000, 500)
     others = Others(tmp_path)
     assert others.processors() is None, "no time has gone by"
@@ -236,6 +261,8 @@ def test_others_are_counted_without_this_process(monkeypatch: pytest.MonkeyPatch
     stat(1004, 503)  # four seconds, one of them ours, in two
     assert others.processors() == pytest.approx(1.5)
     assert Others(tmp_path / "elsewhere").processors() is None
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
+    assert Others(tmp_path).processors() is None
 
 
 # what goes on

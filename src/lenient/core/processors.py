@@ -117,12 +117,15 @@ class Others:
         self._start = time.monotonic(), self._busy()
 
     def _busy(self) -> float | None:
-        """Return the seconds that all processors were busy with others than this process, None where nobody counts."""
+        """Return the seconds that the processors which this process may use were busy with others than it, None where
+        nobody counts."""
         with suppress(IndexError, ValueError, AttributeError):
+            own = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+            lines = (line.split() for line in _read(self._root / "proc/stat").splitlines())
             # user, nice, system, idle, waiting for the disk, interrupts, the same later, stolen by other machines
-            counts = [int(count) for count in _read(self._root / "proc/stat").splitlines()[0].split()[1:9]]
-            ticks = sum(counts) - counts[3] - counts[4]
-            return float(ticks / os.sysconf("SC_CLK_TCK") - time.process_time())
+            counts = [[int(count) for count in line[1:9]] for line in lines if line[:1] and line[0] in own]
+            ticks = sum(sum(line) - line[3] - line[4] for line in counts)
+            return float(ticks / os.sysconf("SC_CLK_TCK") - time.process_time()) if counts else None
         return None
 
     def processors(self) -> float | None:

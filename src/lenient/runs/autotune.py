@@ -191,20 +191,29 @@ def _median_ratio(seconds: Callable[[int], float], first: int, second: int) -> f
     return statistics.median(ratios)
 
 
-def overlap_pays(settings: DistillSettings, teacher: Network, student: Network, method: Method | None = None) -> bool:
+def overlap_pays(
+    settings: DistillSettings,
+    teacher: Network,
+    student: Network,
+    method: Method | None = None,
+    *,
+    together: int | None = None,
+) -> bool:
     """Whether student steps are clearly faster here where the next one's images are made while the student learns.
 
-    That takes two threads at least, and pays where both sides have about the same to do.
+    That takes two threads at least, and pays where both sides have about the same to do. Steps without it have torch's
+    threads; with it `together`, by default as many, half of which each side gets.
     """
     device = torch.device(settings.device)
+    alone = torch.get_num_threads()
     seconds: dict[bool, float] = {}
-    for overlap in (True, False):
+    for overlap, count in ((True, together or alone), (False, alone)):
         plan = settings.model_copy(update={"overlap": overlap, "steps": max(settings.steps, 10)})
         runtime = plan.runtime()
-        if overlap and not runtime.threads_ahead:
-            return False
         copied = _copied(student)
-        with untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
+        with threads(count), untouched_global_rng(), memory_errors(), FrozenTeacher(teacher, runtime) as frozen:
+            if overlap and not runtime.threads_ahead:
+                return False
             run = Distillation(frozen, copied, plan, runtime, method=copy.deepcopy(method))
             last, start = run.algorithm.schedule.phases[-1], run.algorithm.schedule.starts()[-1]
             if last.count(STUDENT) < 4:  # else there are hardly steps between which the generator rests

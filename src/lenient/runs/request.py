@@ -32,6 +32,7 @@ from lenient.runs.autotune import (
     fitting_temperature,
     largest_batch,
     memory_is_short,
+    most_threads,
     overlap_pays,
     threads_are_tried,
     trial,
@@ -308,15 +309,21 @@ def decide(
         able = not settings.compile and ranks.count() == 1
         anew = able and memory_is_short(settings, teacher, learning)
         settings = settings.model_copy(update={"recompute": anew})
-    count = settings.threads
+    count, tried = settings.threads, False
     if count == "auto":
         tried = learning is not None and threads_are_tried(device)
         count = fastest_threads(settings, teacher, student, method) if tried else torch.get_num_threads()
         settings = settings.model_copy(update={"threads": count})
+    # where fewer threads are faster at one thing, each of two things at once may have as many
+    together, overlap = min(2 * count, most_threads()) if tried else count, settings.overlap
+    if overlap == "auto":
+        with threads(count):
+            overlap = settings.method.takes("overlap") and overlap_pays(
+                settings, teacher, student, method, together=together
+            )
+    count = together if overlap else count
+    settings = settings.model_copy(update={"overlap": overlap, "threads": count})
     with threads(count):
-        if settings.overlap == "auto":
-            pays = settings.method.takes("overlap") and overlap_pays(settings, teacher, student, method)
-            settings = settings.model_copy(update={"overlap": pays})
         if request.budget is not None:
             steps = steps_within(request.budget, settings, teacher, student, method)
             settings = settings.model_copy(update={"steps": steps})
