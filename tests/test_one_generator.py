@@ -63,6 +63,19 @@ def test_selection_none_is_the_ablation():
     assert same(weights(ours), weights(ablation))
 
 
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
+def test_without_a_selection_the_teacher_is_asked_once_for_the_student(augmentation):
+    run = distillation(method={**BASE["bn-adv"], "augmentation": augmentation})
+    before = run.teacher.forwards
+    name, output = run.take_update()
+    assert (name, run.teacher.forwards - before) == ("student", 8)
+    shown = output.batch.inputs["train"]
+    assert (augmentation == "none") == torch.equal(shown, run.teacher.normalize(output.batch.images))
+    torch.testing.assert_close(output.batch.logits("train", "teacher"), run.teacher.respond(shown).logits)
+    assert output.selected.weight.tolist() == [1] * 8
+    assert float(output.facts["shortfall"]) == 0
+
+
 def test_mads_second_weight_zero_is_the_plain_adversary():
     mad = {**BASE["mad"], "replay": {"weight": 0.0}}
     without = {**BASE["mad"], "replay": "none"}

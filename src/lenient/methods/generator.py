@@ -302,11 +302,18 @@ def build_source(
 ) -> Source:
     """Make what deals accepted images; on a CPU with threads to spare, a batch ahead."""
     on_cpu = context.runtime.device.type == "cpu"
-    accepted = partial(AcceptedImages, batch_size=context.batch_size, kept=1.0, allow_sync=on_cpu)
+    accepted = None
     if not isinstance(selection, KeepAll):
         s = settings.selection if isinstance(settings.selection, MixtureSettings) else MixtureSettings()
         least, most = (1, 1) if same_batch else (s.min_rounds, s.max_rounds or MOST_ROUNDS)
-        accepted = partial(accepted, carry=s.carry_leftovers, min_rounds=least, max_rounds=most, kept=0.5)
+        accepted = partial(
+            AcceptedImages,
+            batch_size=context.batch_size,
+            carry=s.carry_leftovers,
+            min_rounds=least,
+            max_rounds=most,
+            allow_sync=on_cpu,
+        )
     source = Generated(sampler, context.teacher, viewer, selection, accepted, key, context.batch_size, draw_mode)
     threads = context.runtime.threads_ahead
     return Prefetch(source, partial(next_student_update, context, schedule), threads) if threads else source

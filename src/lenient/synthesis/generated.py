@@ -24,7 +24,10 @@ Key = Callable[[str, Clock], tuple[str, int]]
 
 
 class Generated:
-    """Draws rounds of images, lets the teacher answer, and deals out those that the selection accepts."""
+    """Draws rounds of images, lets the teacher answer, and deals out those that the selection accepts.
+
+    Where all are kept nothing is dealt out: the teacher is asked once, about the images as the student sees them.
+    """
 
     def __init__(
         self,
@@ -32,13 +35,14 @@ class Generated:
         teacher: FrozenTeacher,
         viewer: Viewer,
         selection: Selection,
-        accepted: Callable[[Callable[[Clock, int], Round]], AcceptedImages],
+        accepted: Callable[[Callable[[Clock, int], Round]], AcceptedImages] | None,
         key: Key,
         batch_size: int,
         draw_mode: Literal["train", "eval"] = "train",
     ) -> None:
         self.sampler, self.teacher, self.viewer, self.selection = sampler, teacher, viewer, selection
-        self.accepted, self.key, self.batch_size, self.draw_mode = accepted(self._round), key, batch_size, draw_mode
+        self.accepted = None if accepted is None else accepted(self._round)
+        self.key, self.batch_size, self.draw_mode = key, batch_size, draw_mode
         self._make_accepted = accepted
 
     @property
@@ -61,15 +65,23 @@ class Generated:
 
     def _round(self, clock: Clock, number: int) -> Round:
         """One round of synthesis: images, the teacher's answer to them, and which of them it vouches for."""
-        with mode(self.sampler.generator, self.draw_mode):
-            images = self.sampler.sample(self.batch_size, *self.key(f"student-latents/{number}", clock)).images
+        images = self._drawn(clock, number)
         logits = self.teacher.respond(self.teacher.normalize(images)).logits
         images, logits = self.sampler.runtime.images(ranks.gather(images)), ranks.gather(logits)
         return Round(images, logits, self.selection(confidence_score(logits)))
 
+    def _drawn(self, clock: Clock, number: int) -> Tensor:
+        with mode(self.sampler.generator, self.draw_mode):
+            return self.sampler.sample(self.batch_size, *self.key(f"student-latents/{number}", clock)).images
+
     @torch.no_grad()
     def batch(self, clock: Clock) -> Drawn:
         """Return accepted images with the teacher's answer."""
+        if self.accepted is None:
+            images = self.sampler.runtime.images(self._drawn(clock, 0))
+            batch = self.viewer.view(self.teacher, images, "student-view", clock)
+            scores = confidence_score(ranks.gather(batch.answers["train"]["teacher"].logits))
+            return Drawn(batch, self.batch_size, self.selection(scores), scores.new_zeros(()))
         deal = self.accepted.deal(clock)
         answer = Response(ranks.mine(deal.logits))
         batch = self.viewer.view(self.teacher, ranks.mine(deal.images), "student-view", clock, answer)
@@ -81,15 +93,17 @@ class Generated:
 
     def moved(self) -> None:
         """Forget leftovers: the generator is about to move."""
-        self.accepted.moved()
+        if self.accepted is not None:
+            self.accepted.moved()
 
     def close(self) -> None:
         """Do nothing: nothing is begun."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return leftovers and counts."""
-        return self.accepted.state_dict()
+        return {} if self.accepted is None else self.accepted.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from them."""
-        self.accepted.load_state_dict(state)
+        if self.accepted is not None:
+            self.accepted.load_state_dict(state)
