@@ -139,7 +139,8 @@ def _profiled(way: Way, device: torch.device) -> dict[str, Any]:
         return {}
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         seconds, _ = clock(way.iterate, device)
-    kernels = [event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_card = (event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA)
+    kernels = [event for event in on_card if not event.is_user_annotation]  # ranges such as an optimizer's step
     busy = sum(event.time_range.elapsed_us() for event in kernels) / 1e6
     return {"launches": len(kernels), "busy": busy / seconds, "profiled_seconds": seconds}
 

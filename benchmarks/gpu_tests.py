@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -27,9 +29,15 @@ def tests(
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rfEs", "--tb=short", "--color=no"]
     command += ["-p", "no:cacheprovider", TESTS.name]
     process = subprocess.Popen(
-        command, cwd=TESTS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+        command,
+        cwd=TESTS.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,  # so that what tests have started ends with them, and leaves the card
     )
-    end = threading.Timer(max(until - time.monotonic(), 1.0), process.kill)
+    end = threading.Timer(max(until - time.monotonic(), 1.0), os.killpg, (process.pid, signal.SIGKILL))
     end.start()
     lines: list[str] = []
     assert process.stdout is not None, "it is a pipe"
