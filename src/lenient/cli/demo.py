@@ -65,7 +65,7 @@ def demo(
     print(f"   it reaches {noise_accuracy:.1%} on held-out digits")
 
     print("3. Distillation without data")
-    found = {name: getattr(noise.settings, name) for name in ("precision", "threads")}  # one trial is enough
+    found = {"precision": noise.settings.precision}  # one trial is enough
     request = Request(recipes=["digits"], steps=STEPS, seed=seed, settings=found)
     job = Job(teacher, STUDENT, request, source=str(teacher_file), eval_data="digits")
     describe(job, print)
