@@ -148,6 +148,19 @@ class Tinted(nn.Module):
         return (self.paint(latents) + self.tint(labels)).view(-1, *self.size)
 
 
+class Dropping(nn.Sequential):
+    """A generator that draws from torch's stream."""
+
+    def __init__(self, card: Any) -> None:
+        super().__init__(nn.Linear(100, 64), nn.Dropout(0.5), nn.Unflatten(1, card.input_size), nn.Sigmoid())
+
+
+def test_a_generator_that_draws_from_torchs_stream_is_not_asked_ahead_of_its_time() -> None:
+    run: dict[str, Any] = {"teacher": digits_like(), "student": "lenient:lenet5-half", "generator": Dropping}
+    runs = [lenient.distill(**run, settings=PLAN | {"threads": 2, "overlap": ahead}) for ahead in (True, False)]
+    assert equal(*runs)
+
+
 def test_a_run_with_its_methods_generator_takes_no_other(written: dict[str, Any], tmp_path: Path) -> None:
     save_network(tmp_path / "t.safetensors", digits_like())
     run: dict[str, Any] = {"teacher": tmp_path / "t.safetensors", "student": "lenient:lenet5-half"}

@@ -315,7 +315,8 @@ def build_source(
             allow_sync=on_cpu,
         )
     source = Generated(sampler, context.teacher, viewer, selection, accepted, key, context.batch_size, draw_mode)
-    threads = context.runtime.threads_ahead
+    # one of the user's own may draw from torch's stream, which both threads would share
+    threads = context.runtime.threads_ahead if context.own_generator is None else 0
     return Prefetch(source, partial(next_student_update, context, schedule), threads) if threads else source
 
 
