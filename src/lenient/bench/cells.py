@@ -29,6 +29,7 @@ open rows, which may fall back."""
 SINCE: Mapping[str, Any] = {
     "generator.conv_bias": True,
     "generator.factory": None,
+    "generator.output_moments": None,
     "method.student_lr_end": 0.0,
     "method.batch_images": None,
     "method.round_batches": 1,
@@ -43,7 +44,8 @@ SINCE_OF: Mapping[str, Mapping[str, Any]] = {
     "real": {"method.augmentation": "none"},
     "stable": {"method.pictures": 0.0},
     "fastdfkd": {"method.student_optimizer": "sgd"},
-    **{name: {"method.prior_view": "clean"} for name in ("bn-adv", "dafl-adv")},
+    # "auto" comes to what was before, for teachers whose constants are those of their images, as all in records are
+    **{name: {"method.prior_view": "clean", "generator.output_moments": "auto"} for name in ("bn-adv", "dafl-adv")},
     **{
         name: {
             "method.student_optimizer": "sgd",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,12 @@ class GeneratorSettings(Settings):
     output: Literal["sigmoid", "tanh-bn", "bn"] = "sigmoid"
     """Last layer: pixels by a sigmoid; or the teacher's normalised space by tanh and a batch norm without affine part
     (DAFL and heirs), or by an affine batch norm alone (ZSKT)."""
+    output_moments: (
+        tuple[Annotated[float, Field(ge=-1e6, le=1e6)], Annotated[float, Field(gt=0, le=1e6)]] | Literal["auto"] | None
+    ) = None
+    """Mean and deviation that a last batch norm without affine part gives the images in the teacher's normalised space,
+    or an affine one starts from; null: 0 and 1 (released codes), `auto`: what the teacher's batch norms tell of the
+    images that they saw."""
     stem_activation: bool = True
     """Whether a leaky ReLU follows the first batch norm (DAFL and heirs: none)."""
     conv_bias: bool = True
@@ -72,6 +78,7 @@ class UpsamplingGenerator(nn.Module):
         self.latent_dim, self.width = settings.latent_dim, settings.width
         self.stem_slope = 0.2 if settings.stem_activation else 1.0
         self.output = settings.output
+        self.moments = settings.output_moments if settings.output_moments != "auto" else None
         self.space: Space = "pixels" if settings.output == "sigmoid" else "normalized"
         self.project = nn.Linear(self.latent_dim, self.width * self.sizes[0][0] * self.sizes[0][1])
         self.stem = nn.BatchNorm2d(self.width)
@@ -98,7 +105,7 @@ class UpsamplingGenerator(nn.Module):
         if self.output == "sigmoid":
             return drawn.sigmoid()
         images: Tensor = self.last_norm(drawn.tanh() if self.output == "tanh-bn" else drawn)
-        return images
+        return images if self.moments is None else images * self.moments[1] + self.moments[0]
 
 
 def first_layers_anew(generator: nn.Module, streams: Streams, name: str, update: int) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from lenient.methods.generator import GeneratorMethodSettings, generator_algorit
 class WithAdversarySettings(GeneratorMethodSettings):
     """Settings of `bn-adv` and `dafl-adv`: L_G = adv L_adv + bn L_bn + tv TV + l2 L2 + oh L_oh + ie L_ie."""
 
-    general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn"}}
+    general: ClassVar[dict[str, Any]] = {"generator": {"output": "tanh-bn", "output_moments": "auto"}}
 
     bn_weight: float = Field(10.0, ge=0, le=1e6)
     """Weight of the batch-norm statistics: the images are to have those of the training images."""

@@ -267,6 +267,7 @@ class Job:
         s = self.settings
         own = [name for name in ("precision", "overlap") if getattr(s, name) == "auto" and s.method.takes(name)]
         own += ["temperature"] if s.teacher.temperature == "auto" else []
+        own += ["images' moments"] if s.generator.output_moments == "auto" else []
         asked = {
             "batch size": self.request.batch_size == "auto",
             "threads": s.threads == "auto" and threads_are_tried(resolve_device(s.device)),

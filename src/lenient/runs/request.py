@@ -37,6 +37,7 @@ from lenient.runs.autotune import (
     threads_are_tried,
     trial,
 )
+from lenient.runs.moments import fitting_moments
 from lenient.training.settings import MOST_STEPS, DistillSettings, method_settings
 from lenient.training.settings import method_name as section_name
 
@@ -300,6 +301,9 @@ def decide(
     if settings.teacher.temperature == "auto":
         found = 1.0 if is_copy(student) else ranks.agree(fitting_temperature(teacher, runtime))
         changes["teacher"] = settings.teacher.model_copy(update={"temperature": found})
+    if settings.generator.output_moments == "auto":
+        moments = ranks.agree(fitting_moments(teacher, runtime, settings.generator))
+        changes["generator"] = settings.generator.model_copy(update={"output_moments": moments})
     _check_ways(settings, device)
     settings = settings.model_copy(update=changes)
     if request.batch_size == "auto":
