@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lenient.core.seeding import derive, untouched_global_rng
 from lenient.models.card import Card, Network, precision_of
 from lenient.models.lending import as_it_was, in_eval_mode
+from lenient.models.low_bit import InputGrid, LowBit
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 _PLAUSIBLE = (0.02, 1.5)
@@ -36,6 +37,34 @@ class TakenOutside(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """Return what the network gives for normalised images (N, C, H, W)."""
         return self.module((images * self.std + self.mean).to(images.dtype))
+
+
+def undone(module: nn.Module) -> Constants | None:
+    """Return the constants of its own that are undone before a network, wherever in it; None where none are."""
+    found = next((part for part in module.modules() if isinstance(part, TakenOutside)), None)
+    if found is None:
+        return None
+    mean, std = (tuple(values.flatten().tolist()) for values in (found.mean, found.std))
+    return mean, std
+
+
+def undone_again(network: Network, constants: Constants | None) -> Network:
+    """Return a network of a file, before which its own normalisation was undone, as it was; the card is the file's.
+
+    Without `constants`, which old files do not say, they are measured. One that does not normalise stays as it is.
+    """
+    few = network.module if isinstance(network.module, LowBit) else None
+    inner = network.module if few is None else few.network
+    if constants is None:
+        made = taken_outside(replace(network, module=inner), stated=False).module
+    elif constants_of(inner, network.card.input_size) is None:
+        return network
+    else:
+        made = TakenOutside(inner, *constants)
+    if few is None:
+        return replace(network, module=made)
+    few.network = made
+    return network
 
 
 def taken_outside(network: Network, *, stated: bool) -> Network:
@@ -151,7 +180,9 @@ def _first_input(module: nn.Module, images: Tensor) -> Tensor | None:
     layers = [
         part
         for part in module.modules()
-        if next(part.parameters(recurse=False), None) is not None or getattr(part, "running_mean", None) is not None
+        if next(part.parameters(recurse=False), None) is not None
+        or getattr(part, "running_mean", None) is not None
+        or isinstance(part, InputGrid)  # rounds what comes to a layer, before the layer itself is asked
     ]
     place = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]

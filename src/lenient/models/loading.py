@@ -35,12 +35,12 @@ from lenient.models.facts import (
     make_card,
     wanted_of,
 )
-from lenient.models.files import card_of
+from lenient.models.files import UNDONE, card_of, undone_of
 from lenient.models.fitting import check_fit, check_read, choose, put_weights
 from lenient.models.graphs.classifier import classifier_of
 from lenient.models.graphs.reading import ForeignError
 from lenient.models.huggingface import is_theirs, loaded, read_json
-from lenient.models.inside import taken_outside
+from lenient.models.inside import taken_outside, undone_again
 from lenient.models.names import SOURCES, Spec, did_you_mean, parse_spec
 from lenient.models.programs import GRAPH, LOADED, conversion, load_program, program_kind
 from lenient.models.rebuilding import bare, check_maps, rebuilt
@@ -311,10 +311,9 @@ def _held(path: Path) -> Iterator[_Held]:
     if not path.is_file():
         raise TeacherError(f"{path}: is {files.kind_of(path.resolve())}, not a file of weights")
     with _unwritten(path), open_weights(path) as weights:
-        metadata = weights.metadata
-        if metadata is None and config is not None and "input_size" in config:
-            metadata = config
-        yield _Held(path, weights, card_of(metadata, path))
+        if weights.metadata is None and config is not None and "input_size" in config:
+            weights.metadata = config
+        yield _Held(path, weights, card_of(weights.metadata, path))
 
 
 @contextmanager
@@ -434,7 +433,23 @@ def _fit(
     if card is not None and replace(made, notes=()) == replace(card, notes=()) and not chosen.notes:
         made = card
     network = Network(built.module, made)
-    return taken_outside(network, stated=flags.mean is not None) if arch.source == "py" else network
+    if arch.whole.source != "py":
+        return network
+    if card is not None:
+        return _as_saved(network, weights, chosen.state, where)
+    return network if arch.bits else taken_outside(network, stated=flags.mean is not None)
+
+
+def _as_saved(network: Network, weights: Weights, state: Mapping[str, Entry], where: str) -> Network:
+    """Return a network of the user's own, of a file with a card, as it was when that was written.
+
+    One that a run has trained may normalise inside, too, after what its card says: both belong to it.
+    """
+    said = weights.metadata or {}
+    if UNDONE not in said:  # of before: what was put around the network stands in its tensors' names
+        return network if all(name in weights.entries for name in state) else undone_again(network, None)
+    constants = undone_of(said, network.card.input_size[0], where)
+    return network if constants is None else undone_again(network, constants)
 
 
 def _not_of_timm(folder: Path) -> bool:
