@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import Normalize
 
+import lenient
 from lenient.core.errors import TeacherError
 from lenient.models import (
     Card,
@@ -26,6 +27,7 @@ from lenient.models import (
 )
 from lenient.models.students import copy_student
 from lenient.runs.request import pick_student
+from lenient.runs.student import Student
 
 SIZE, MEAN, STD = (3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -189,6 +191,18 @@ def build(*last):
 
 def sure():
     return build(nn.Softmax(1))
+
+class Features(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = build()
+
+    def forward(self, images):
+        found = self.net[:5](images)
+        return found, self.net[5](found)
+
+def features():
+    return Features()
 """
 GREY = Card(None, SIZE, 3, (0.5,) * 3, (0.3,) * 3)
 
@@ -200,7 +214,7 @@ def own(tmp_path: Path) -> str:
     return f"py:{tmp_path / 'net.py'}"
 
 
-def answers(network: Network) -> Tensor:
+def answers(network: Network | Student) -> Tensor:
     images = torch.rand(4, *SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return PixelClassifier(network.module, network.card).eval()(images)  # type: ignore[no-any-return]
@@ -261,3 +275,17 @@ def test_damaged_words_on_what_is_undone_are_refused(own: str, tmp_path: Path, s
     save_file(made.module.state_dict(), tmp_path / "net.safetensors", {"lenient": text})
     with pytest.raises(TeacherError, match=r"net\.safetensors: .* damaged \(undone\)"):
         load_network(tmp_path / "net.safetensors", trust_code=True)
+
+
+@pytest.mark.parametrize("name", ["build", "sure", "features"])
+def test_what_is_loaded_answers_in_logits(own: str, tmp_path: Path, name: str) -> None:
+    teacher = check_classifier(load_network(f"{own}:{name}"))
+    assert torch.equal(answers(lenient.load(f"{own}:{name}")), answers(teacher))
+    for made in (teacher, copy_student("int8:copy", teacher)):
+        save_network(tmp_path / "net.safetensors", made)
+        found = lenient.load(tmp_path / "net.safetensors", trust_code=True)
+        assert torch.equal(answers(found), answers(made))
+        assert type(found.module) is type(made.module), "one in few bits is written as a program of such"
+        found.save_pretrained(tmp_path / "folder", overwrite=True)
+        again = Student.from_pretrained(tmp_path / "folder", trust_code=True)
+        assert torch.equal(answers(again), answers(made))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lenient.core.seeding import derive, untouched_global_rng
 from lenient.models.card import Card, Network, precision_of
 from lenient.models.lending import as_it_was, in_eval_mode
-from lenient.models.low_bit import InputGrid, LowBit
+from lenient.models.low_bit import InputGrid, around, inner_of
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 _PLAUSIBLE = (0.02, 1.5)
@@ -53,18 +53,14 @@ def undone_again(network: Network, constants: Constants | None) -> Network:
 
     Without `constants`, which old files do not say, they are measured. One that does not normalise stays as it is.
     """
-    few = network.module if isinstance(network.module, LowBit) else None
-    inner = network.module if few is None else few.network
+    inner = inner_of(network.module)
     if constants is None:
         made = taken_outside(replace(network, module=inner), stated=False).module
     elif constants_of(inner, network.card.input_size) is None:
         return network
     else:
         made = TakenOutside(inner, *constants)
-    if few is None:
-        return replace(network, module=made)
-    few.network = made
-    return network
+    return replace(network, module=around(network.module, lambda _: made))
 
 
 def taken_outside(network: Network, *, stated: bool) -> Network:
