@@ -19,7 +19,7 @@ from lenient.core.errors import LenientError, TeacherError, UsageError
 from lenient.core.seeding import derive, untouched_global_rng
 from lenient.core.text import shown
 from lenient.models.archives import Entry
-from lenient.models.card import Card, Network
+from lenient.models.card import Card, Network, PixelClassifier
 from lenient.models.classes import Names, class_names
 from lenient.models.factories import call_factory
 from lenient.models.facts import (
@@ -115,7 +115,7 @@ def _loaded(
 
 
 def network_from_module(
-    module: nn.Module,
+    module: nn.Module | Network,
     *,
     input_size: Sequence[int] | None = None,
     num_classes: int | None = None,
@@ -125,9 +125,15 @@ def network_from_module(
 ) -> Network:
     """Describe a module at hand; its own attributes and `pretrained_cfg` fill in what is not given.
 
-    Arguments and errors are those of `load_network`. The card's `arch` is None: only the caller can build it again.
+    Arguments and errors are those of `load_network`. The card's `arch` is None: only the caller can build it again. One
+    that has a card, as what `lenient.load` returns, keeps it, with what is given laid over.
     """
     flags = _flags(input_size, num_classes, mean, std, classes)
+    if isinstance(module, Network | PixelClassifier):
+        card = module.card
+        made = make_card([flags, facts_of_card(card, "its card")], card.arch, LABEL, card.notes)
+        known = module if isinstance(module, Network) else Network(module.module, card)
+        return replace(known, card=_unless_equal(made, card), given=known.given or num_classes is not None)
     name = type(module).__name__
     facts = [flags, facts_of_attributes(module, f"attributes of {name}"), facts_of_structure(module)]
     config = getattr(module, "pretrained_cfg", None)
@@ -430,14 +436,19 @@ def _fit(
     guesses = [replace(facts, assumed=True) for facts in built.configs]
     layers = [*known, tensors, *built.attributes, facts_of_structure(built.module), *guesses]
     made = make_card(layers, str(arch), where, (*(() if card is None else card.notes), *chosen.notes))
-    if card is not None and replace(made, notes=()) == replace(card, notes=()) and not chosen.notes:
-        made = card
+    if card is not None and not chosen.notes:
+        made = _unless_equal(made, card)
     network = Network(built.module, made)
     if arch.whole.source != "py":
         return network
     if card is not None:
         return _as_saved(network, weights, chosen.state, where)
     return network if arch.bits else taken_outside(network, stated=flags.mean is not None)
+
+
+def _unless_equal(made: Card, card: Card) -> Card:
+    """Return the new card, or the old one where only notes are new: on where each value is from."""
+    return card if replace(made, notes=()) == replace(card, notes=()) else made
 
 
 def _as_saved(network: Network, weights: Weights, state: Mapping[str, Entry], where: str) -> Network:
