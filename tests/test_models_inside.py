@@ -38,11 +38,12 @@ def body() -> nn.Module:
 
 
 class Around(nn.Module):
-    """Does something to its images first; `mean` and `std` are buffers."""
+    """Does something to its images first; `mean` and `std` are buffers, and the network has a parameter of its own."""
 
     def __init__(self, first: Callable[[Around, Tensor], Tensor]) -> None:
         super().__init__()
         self.first, self.net = first, body()
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
 
@@ -50,6 +51,34 @@ class Around(nn.Module):
         return self.net(self.first(self, images))  # type: ignore[no-any-return]
 
 
+class Held(nn.Module):
+    """Normalises by parameters."""
+
+    def __init__(self, scale: float = 1) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(scale * torch.tensor(MEAN).view(1, 3, 1, 1), requires_grad=False)
+        self.std = nn.Parameter(scale * torch.tensor(STD).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class Whole(Held):
+    """The same, as the network itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = body()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(super().forward(images))  # type: ignore[no-any-return]
+
+
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    "layer": lambda: nn.Sequential(Normalize(MEAN, STD), body()),
+    "parameters of a part": lambda: nn.Sequential(Held(), body()),
+    "parameters of the network": Whole,
+}
 INSIDE: dict[str, Callable[[Around, Tensor], Tensor]] = {
     "buffers": lambda self, x: (x - self.mean) / self.std,
     "in place": lambda self, x: x.sub_(self.mean).div_(self.std),
@@ -57,10 +86,10 @@ INSIDE: dict[str, Callable[[Around, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*INSIDE, "layer"])
+@pytest.mark.parametrize("name", [*INSIDE, *MODULES])
 @pytest.mark.parametrize("said", [True, False])
 def test_constants_inside_are_applied_once(name: str, said: bool) -> None:
-    module = nn.Sequential(Normalize(MEAN, STD), body()) if name == "layer" else Around(INSIDE[name])
+    module = MODULES[name]() if name in MODULES else Around(INSIDE[name])
     flags = {"mean": MEAN, "std": STD} if said else {}
     found = network_from_module(module, input_size=SIZE, **flags)  # type: ignore[arg-type]
     assert found.card.mean == pytest.approx(MEAN, abs=1e-4)
@@ -149,6 +178,28 @@ def test_a_network_of_pixels_up_to_255_is_given_them(name: str, flags: str) -> N
     images = torch.rand(4, *SIZE)
     given = PixelClassifier(found.module, found.card).eval()(images)
     assert torch.allclose(given, module(images * 255), atol=1e-3)
+
+
+def test_parameters_for_pixels_up_to_255_are_found() -> None:
+    module = nn.Sequential(Held(255), body())
+    found = network_from_module(module, input_size=SIZE)
+    assert (found.card.mean, found.card.std) == (pytest.approx(MEAN, abs=1e-4), pytest.approx(STD, abs=1e-4))
+    images = torch.rand(4, *SIZE)
+    given = PixelClassifier(found.module, found.card).eval()(images)
+    assert torch.allclose(given, module(images * 255), atol=1e-3)
+
+
+def test_weights_of_a_layer_of_ones_own_are_no_constants() -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(3) * 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.einsum("oc,nchw->nohw", self.weight, images)
+
+    module = nn.Sequential(Mixing(), body())
+    assert network_from_module(module, input_size=SIZE).module is module
 
 
 def test_other_constants_by_flag_for_pixels_up_to_255_stay_with_a_warning() -> None:
