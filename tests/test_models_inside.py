@@ -340,3 +340,20 @@ def test_what_is_loaded_answers_in_logits(own: str, tmp_path: Path, name: str) -
         found.save_pretrained(tmp_path / "folder", overwrite=True)
         again = Student.from_pretrained(tmp_path / "folder", trust_code=True)
         assert torch.equal(answers(again), answers(made))
+
+
+def test_a_card_of_ones_own_code_holds(own: str, tmp_path: Path) -> None:
+    made = build_student(f"{own}:build", GREY, seed=0)
+    save_network(tmp_path / "net.safetensors", made)
+    torch.save(made.module.state_dict(), tmp_path / "bare.pt")
+    text = f"""
+import lenient
+
+def build():
+    return lenient.load({str(tmp_path / "net.safetensors")!r}, trust_code=True)
+"""
+    (tmp_path / "loads.py").write_text(text, encoding="utf-8")
+    arch = f"py:{tmp_path / 'loads.py'}:build"
+    for found in (load_network(arch), load_network(tmp_path / "bare.pt", arch=arch)):
+        assert torch.equal(answers(found), answers(made))
+        assert found.card.mean == GREY.mean

@@ -216,7 +216,8 @@ def _from_name(spec: Spec, flags: Facts, pretrained: bool) -> Network:
     layers = [flags, *built.attributes, *rest]
     notes = () if published or spec.source == "py" else (f"random weights: {spec} was not trained",)
     made = Network(built.module, make_card(layers, built.arch, f"{LABEL} {spec}", notes))
-    return taken_outside(made, stated=flags.mean is not None) if spec.source == "py" else made
+    own = spec.source == "py" and not built.has_card
+    return taken_outside(made, stated=flags.mean is not None) if own else made
 
 
 def outline(path: str | Path) -> Network:
@@ -443,7 +444,7 @@ def _fit(
         return network
     if card is not None:
         return _as_saved(network, weights, chosen.state, where)
-    return network if arch.bits else taken_outside(network, stated=flags.mean is not None)
+    return network if arch.bits or built.has_card else taken_outside(network, stated=flags.mean is not None)
 
 
 def _unless_equal(made: Card, card: Card) -> Card:
