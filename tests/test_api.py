@@ -17,7 +17,7 @@ from lenient.data import load_data
 from lenient.methods import _REGISTERED, METHODS
 from lenient.methods.contract import MethodSettings
 from lenient.methods.single import SingleStudentSettings, single_student
-from lenient.models import save_network
+from lenient.models import Network, save_network
 from toys import QUICK, digits_like, quick, tiny_student, tiny_teacher
 
 pytestmark = pytest.mark.usefixtures("bare_module")
@@ -172,6 +172,21 @@ def test_the_contracts_are_names_of_the_package() -> None:
     assert {"Algorithm", "Method", "Schedule", "Source", "Term", "Update"} <= set(lenient.__all__) <= set(dir(lenient))
     result = lenient.distill(tiny_teacher(), tiny_student(), settings=QUICK)
     assert isinstance(result, lenient.Result)
+
+
+def test_what_load_returns_is_taken_with_its_card(tmp_path: Path) -> None:
+    save_network(tmp_path / "net.safetensors", digits_like())
+    loaded = lenient.load(tmp_path / "net.safetensors")
+    assert lenient.inspect(loaded).card == loaded.card
+    expected = lenient.evaluate(tmp_path / "net.safetensors", "digits", device="cpu")
+    assert lenient.evaluate(loaded, "digits", teacher=loaded, device="cpu").accuracy == expected.accuracy
+    for given in (loaded, Network(loaded.module, loaded.card)):
+        other = lenient.inspect(given, mean=[0.25], std=[0.5], classes=list("abcdefghij")).card
+        assert (other.mean, other.std, other.input_size, other.arch) == ((0.25,), (0.5,), (1, 8, 8), loaded.card.arch)
+        assert other.classes == tuple("abcdefghij")
+        assert any("from --mean/--std (its card says mean" in note for note in other.notes)
+    result = lenient.distill(loaded, "lenient:lenet5-half", settings=FEW | {"generator.width": 4})
+    assert result.student is not None
 
 
 def test_errors_are_caught_by_public_names(tmp_path: Path) -> None:

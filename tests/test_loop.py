@@ -29,7 +29,7 @@ from lenient.methods import METHODS, method_class, recipes
 from lenient.methods.contract import learning_rate
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
 from lenient.models import build_student, save_network
-from lenient.models.card import Network
+from lenient.models.card import Network, PixelClassifier
 from lenient.runs.export import export_pt2
 from lenient.runs.folder import RunFolder, fingerprint
 from lenient.runs.job import Job, last_and_best
@@ -894,6 +894,8 @@ def test_a_student_learns_images_as_the_teacher_sees_them():
     own = Network(TinyNet(), replace(tiny_student().card, mean=(0.1,), std=(0.9,)))
     chosen, _ = pick_student(own, tiny_teacher(), 0)
     assert (chosen.card.mean, chosen.card.std) == ((0.4,), (0.3,))
+    loaded, _ = pick_student(PixelClassifier(own.module, own.card), tiny_teacher(), 0)
+    assert (loaded.module, loaded.card) == (chosen.module, chosen.card), "it is normalised once"
 
 
 def test_data_to_measure_on_has_to_fit_before_anything_is_replaced(tmp_path):

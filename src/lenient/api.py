@@ -49,7 +49,7 @@ def load(
 
     `facts` are those of `load_teacher`; `trust_code` lets the file name code to run and places to visit; `progress` is
     that of `distill`.
-    Raises TeacherError where it cannot be loaded.
+    Raises TeacherError where it cannot be loaded, or is not the classifier that is described.
 
     Example:
         >>> import torch

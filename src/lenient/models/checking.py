@@ -18,6 +18,7 @@ from lenient.models.behaviour import BUILT_IN, IMAGES, ask, example_images
 from lenient.models.card import LEAST, Behaviour, Card, Network, flat_outputs, precision_of, to_logits
 from lenient.models.lending import as_it_was, in_eval_mode, own_grad_mode, uncompiled
 from lenient.models.logits import BeforeSoftmax, OneOutput, layer_before_softmax, logits_among
+from lenient.models.low_bit import around, inner_of
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
 
@@ -68,7 +69,7 @@ def _of_one_output(network: Network, several: Mapping[Any, Tensor]) -> Network:
     module, card = network.module, network.card
     with untouched_global_rng(), as_it_was(module):
         in_eval_mode(module)
-        key = logits_among(module, _inputs(network), card.num_classes if network.given else None)
+        key = logits_among(inner_of(module), _inputs(network), card.num_classes if network.given else None)
     if key is None:
         widths = [str(value.shape[1]) for value in several.values()]
         number = "" if network.given or len({*widths}) == 1 else "give --num-classes N, or "
@@ -77,7 +78,8 @@ def _of_one_output(network: Network, several: Mapping[Any, Tensor]) -> Network:
             f"tells which are the logits: {number}wrap it with a py: factory returning logits"
         )
     note = f"of its outputs {shown(key)} is taken for the logits"
-    return replace(network, module=OneOutput(module, key), card=replace(card, notes=(*card.notes, note)))
+    made = around(module, lambda inner: OneOutput(inner, key))
+    return replace(network, module=made, card=replace(card, notes=(*card.notes, note)))
 
 
 def _with_outputs(card: Card, values: Tensor, plain: bool) -> Card:
@@ -107,11 +109,11 @@ def _without_softmax(network: Network, values: Tensor) -> Network:
     module, card = network.module, network.card
     with untouched_global_rng(), as_it_was(module):
         in_eval_mode(module)
-        layer = layer_before_softmax(module, _inputs(network), values)
+        layer = layer_before_softmax(inner_of(module), _inputs(network), values)
     if layer is not None:
         note = f"the softmax that ends it is left out, for logits: they are read at its layer {shown(layer)}"
         card = replace(card, outputs="logits", notes=(*card.notes, note))
-        return replace(network, module=BeforeSoftmax(module, layer), card=card)
+        return replace(network, module=around(module, lambda inner: BeforeSoftmax(inner, layer)), card=card)
     notes = ["outputs are probabilities (rows sum to 1 and none is below 0): their logarithm is taken as logits"]
     least = float((values < LEAST).float().mean())
     if least > _MOST_AT_LEAST:

@@ -21,8 +21,9 @@ from lenient.models.facts import Facts, Wanted, facts_of_attributes, facts_of_ca
 from lenient.models.names import Spec, did_you_mean, one_line
 
 
-def build_from_factory(spec: Spec, wanted: Wanted, label: str) -> tuple[nn.Module, list[Facts], list[Facts]]:
-    """Call the factory; return its module, and what attributes and what `pretrained_cfg` say about it.
+def build_from_factory(spec: Spec, wanted: Wanted, label: str) -> tuple[nn.Module, list[Facts], list[Facts], bool]:
+    """Call the factory; return its module, what attributes and what `pretrained_cfg` say about it, and whether it came
+    with a card, which says all of them.
 
     Both are looked for on the module first, then in the Python file that the factory lives in.
 
@@ -30,7 +31,7 @@ def build_from_factory(spec: Spec, wanted: Wanted, label: str) -> tuple[nn.Modul
     """
     result, home = call_factory(spec, wanted, label)
     if isinstance(result, Network | PixelClassifier):
-        return result.module, [facts_of_card(result.card, f"the card that {spec} returns")], []
+        return result.module, [facts_of_card(result.card, f"the card that {spec} returns")], [], True
     if not isinstance(result, nn.Module):
         hint = "; to use it as weights give --teacher-arch" if isinstance(result, Mapping) else ""
         raise TeacherError(
@@ -43,7 +44,7 @@ def build_from_factory(spec: Spec, wanted: Wanted, label: str) -> tuple[nn.Modul
             if isinstance(config := _mapping(getattr(thing, name, None)), Mapping):
                 configs.append(facts_of_config(config, f"the {name} in {words} of {spec}"))
                 break
-    return result, attributes, configs
+    return result, attributes, configs, False
 
 
 def call_factory(spec: Spec, wanted: Wanted, label: str) -> tuple[Any, ModuleType]:

@@ -44,10 +44,11 @@ def choose(weights: Weights, own: Sequence[str], where: object, key: str | None 
     entries = {_plain(name): entry for name, entry in weights.entries.items()}
     needed = [name for name in own if not name.endswith("num_batches_tracked")] or list(own)
     fitting = _fitting(entries, needed, key)
-    if not fitting and any(".module." in name for name in entries):
-        inner = {name.replace(".module.", "."): entry for name, entry in entries.items()}
-        if found := _fitting(inner, needed, key):  # a part of it was in DataParallel
-            entries, fitting = inner, found
+    inner = entries
+    while not fitting and any(".module." in name for name in inner):  # a part of it was in DataParallel, or in two such
+        inner = {name.replace(".module.", ".", 1): entry for name, entry in inner.items()}
+        if fitting := _fitting(inner, needed, key):
+            entries = inner
     if key and not any(_under(name, _plain(key)) for name in entries):
         tops = list(dict.fromkeys(name.partition(".")[0] for name in entries))
         raise TeacherError(

@@ -7,10 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from lenient.core.seeding import derive, untouched_global_rng
 from lenient.models.card import Card, Network, precision_of
 from lenient.models.lending import as_it_was, in_eval_mode
+from lenient.models.low_bit import InputGrid, around, inner_of
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 _PLAUSIBLE = (0.02, 1.5)
@@ -18,6 +22,8 @@ _PLAUSIBLE = (0.02, 1.5)
 _BYTES = 255
 _BORDER = 8
 """Rows or columns that may be added around the images before the first layer."""
+_LAYERS = (_ConvNd, _NormBase, nn.Linear, nn.Embedding, nn.LayerNorm, nn.GroupNorm, InputGrid)
+"""Layers with weights, and what rounds the images that come to one before it is asked itself."""
 
 
 class TakenOutside(nn.Module):
@@ -36,6 +42,30 @@ class TakenOutside(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """Return what the network gives for normalised images (N, C, H, W)."""
         return self.module((images * self.std + self.mean).to(images.dtype))
+
+
+def undone(module: nn.Module) -> Constants | None:
+    """Return the constants of its own that are undone before a network, wherever in it; None where none are."""
+    found = next((part for part in module.modules() if isinstance(part, TakenOutside)), None)
+    if found is None:
+        return None
+    mean, std = (tuple(values.flatten().tolist()) for values in (found.mean, found.std))
+    return mean, std
+
+
+def undone_again(network: Network, constants: Constants | None) -> Network:
+    """Return a network of a file, before which its own normalisation was undone, as it was; the card is the file's.
+
+    Without `constants`, which old files do not say, they are measured. One that does not normalise stays as it is.
+    """
+    inner = inner_of(network.module)
+    if constants is None:
+        made = taken_outside(replace(network, module=inner), stated=False).module
+    elif constants_of(inner, network.card.input_size) is None:
+        return network
+    else:
+        made = TakenOutside(inner, *constants)
+    return replace(network, module=around(network.module, lambda _: made))
 
 
 def taken_outside(network: Network, *, stated: bool) -> Network:
@@ -137,8 +167,16 @@ class _SeenError(Exception):
     """The forward need not go on."""
 
 
+def _computes(part: nn.Module) -> bool:
+    """Whether a part is a layer with weights: not one that holds a class token, or what images are normalised by."""
+    if isinstance(part, _LAYERS) or getattr(part, "running_mean", None) is not None:
+        return True
+    weights = [] if [*part.children()] else [weight for weight in part.parameters() if not is_lazy(weight)]
+    return any(sum(side > 1 for side in weight.shape) > 1 for weight in weights)
+
+
 def _first_input(module: nn.Module, images: Tensor) -> Tensor | None:
-    """Return what comes to the first layer that has weights or batch statistics of its own."""
+    """Return what comes to the first layer with weights or batch statistics; the network as a whole is none."""
     found: list[Tensor] = []
 
     def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -148,11 +186,7 @@ def _first_input(module: nn.Module, images: Tensor) -> Tensor | None:
 
     if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule) or hasattr(module, "_orig_mod"):
         return None
-    layers = [
-        part
-        for part in module.modules()
-        if next(part.parameters(recurse=False), None) is not None or getattr(part, "running_mean", None) is not None
-    ]
+    layers = [part for part in module.modules() if part is not module and _computes(part)]
     place = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     try:

@@ -19,7 +19,7 @@ from lenient.core.errors import LenientError, TeacherError, UsageError
 from lenient.core.seeding import derive, untouched_global_rng
 from lenient.core.text import shown
 from lenient.models.archives import Entry
-from lenient.models.card import Card, Network
+from lenient.models.card import Card, Network, PixelClassifier
 from lenient.models.classes import Names, class_names
 from lenient.models.factories import call_factory
 from lenient.models.facts import (
@@ -35,12 +35,12 @@ from lenient.models.facts import (
     make_card,
     wanted_of,
 )
-from lenient.models.files import card_of
+from lenient.models.files import UNDONE, card_of, undone_of
 from lenient.models.fitting import check_fit, check_read, choose, put_weights
 from lenient.models.graphs.classifier import classifier_of
 from lenient.models.graphs.reading import ForeignError
 from lenient.models.huggingface import is_theirs, loaded, read_json
-from lenient.models.inside import taken_outside
+from lenient.models.inside import taken_outside, undone_again
 from lenient.models.names import SOURCES, Spec, did_you_mean, parse_spec
 from lenient.models.programs import GRAPH, LOADED, conversion, load_program, program_kind
 from lenient.models.rebuilding import bare, check_maps, rebuilt
@@ -115,7 +115,7 @@ def _loaded(
 
 
 def network_from_module(
-    module: nn.Module,
+    module: nn.Module | Network,
     *,
     input_size: Sequence[int] | None = None,
     num_classes: int | None = None,
@@ -125,9 +125,15 @@ def network_from_module(
 ) -> Network:
     """Describe a module at hand; its own attributes and `pretrained_cfg` fill in what is not given.
 
-    Arguments and errors are those of `load_network`. The card's `arch` is None: only the caller can build it again.
+    Arguments and errors are those of `load_network`. The card's `arch` is None: only the caller can build it again. One
+    that has a card, as what `lenient.load` returns, keeps it, with what is given laid over.
     """
     flags = _flags(input_size, num_classes, mean, std, classes)
+    if isinstance(module, Network | PixelClassifier):
+        card = module.card
+        made = make_card([flags, facts_of_card(card, "its card")], card.arch, LABEL, card.notes)
+        known = module if isinstance(module, Network) else Network(module.module, card)
+        return replace(known, card=_unless_equal(made, card), given=known.given or num_classes is not None)
     name = type(module).__name__
     facts = [flags, facts_of_attributes(module, f"attributes of {name}"), facts_of_structure(module)]
     config = getattr(module, "pretrained_cfg", None)
@@ -210,7 +216,8 @@ def _from_name(spec: Spec, flags: Facts, pretrained: bool) -> Network:
     layers = [flags, *built.attributes, *rest]
     notes = () if published or spec.source == "py" else (f"random weights: {spec} was not trained",)
     made = Network(built.module, make_card(layers, built.arch, f"{LABEL} {spec}", notes))
-    return taken_outside(made, stated=flags.mean is not None) if spec.source == "py" else made
+    own = spec.source == "py" and not built.has_card
+    return taken_outside(made, stated=flags.mean is not None) if own else made
 
 
 def outline(path: str | Path) -> Network:
@@ -311,10 +318,9 @@ def _held(path: Path) -> Iterator[_Held]:
     if not path.is_file():
         raise TeacherError(f"{path}: is {files.kind_of(path.resolve())}, not a file of weights")
     with _unwritten(path), open_weights(path) as weights:
-        metadata = weights.metadata
-        if metadata is None and config is not None and "input_size" in config:
-            metadata = config
-        yield _Held(path, weights, card_of(metadata, path))
+        if weights.metadata is None and config is not None and "input_size" in config:
+            weights.metadata = config
+        yield _Held(path, weights, card_of(weights.metadata, path))
 
 
 @contextmanager
@@ -431,10 +437,31 @@ def _fit(
     guesses = [replace(facts, assumed=True) for facts in built.configs]
     layers = [*known, tensors, *built.attributes, facts_of_structure(built.module), *guesses]
     made = make_card(layers, str(arch), where, (*(() if card is None else card.notes), *chosen.notes))
-    if card is not None and replace(made, notes=()) == replace(card, notes=()) and not chosen.notes:
-        made = card
+    if card is not None and not chosen.notes:
+        made = _unless_equal(made, card)
     network = Network(built.module, made)
-    return taken_outside(network, stated=flags.mean is not None) if arch.source == "py" else network
+    if arch.whole.source != "py":
+        return network
+    if card is not None:
+        return _as_saved(network, weights, chosen.state, where)
+    return network if arch.bits or built.has_card else taken_outside(network, stated=flags.mean is not None)
+
+
+def _unless_equal(made: Card, card: Card) -> Card:
+    """Return the new card, or the old one where only notes are new: on where each value is from."""
+    return card if replace(made, notes=()) == replace(card, notes=()) else made
+
+
+def _as_saved(network: Network, weights: Weights, state: Mapping[str, Entry], where: str) -> Network:
+    """Return a network of the user's own, of a file with a card, as it was when that was written.
+
+    One that a run has trained may normalise inside, too, after what its card says: both belong to it.
+    """
+    said = weights.metadata or {}
+    if UNDONE not in said:  # of before: what was put around the network stands in its tensors' names
+        return network if all(name in weights.entries for name in state) else undone_again(network, None)
+    constants = undone_of(said, network.card.input_size[0], where)
+    return network if constants is None else undone_again(network, constants)
 
 
 def _not_of_timm(folder: Path) -> bool:

@@ -8,7 +8,8 @@ batches and stay from then on. Gradients pass rounding as if it were not there. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -70,6 +71,20 @@ def rounded_layers(network: nn.Module) -> dict[str, Any]:
     if not layers:
         raise TeacherError(f"there is no convolution or linear layer in a {type(network).__name__}")
     return layers
+
+
+def around(module: nn.Module, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Return what `wrap` makes of a network; one in few bits stays so, and it goes around the network in these bits."""
+    if not isinstance(module, LowBit):
+        return wrap(module)
+    made = copy.copy(module)
+    made._modules = {**module._modules, "network": wrap(module.network)}
+    return made
+
+
+def inner_of(module: nn.Module) -> nn.Module:
+    """Return what `around` goes around."""
+    return module.network if isinstance(module, LowBit) else module
 
 
 class WeightGrid(nn.Module):

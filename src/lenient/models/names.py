@@ -31,11 +31,6 @@ COPY = "copy"
 """What stands there for the teacher itself."""
 
 
-def lenient_names() -> tuple[str, ...]:
-    """Return the own nets as `--student` takes them; `lenient:wrn-D-K` stands for depths 6n+4 and widths from 1."""
-    return (*(f"lenient:{name}" for name in NETS), "lenient:wrn-D-K")
-
-
 @dataclass(frozen=True)
 class Spec:
     """A parsed name: `source` is one of `SOURCES`, "path" or "int2" to "int8"; `name` is what follows the colon, or the

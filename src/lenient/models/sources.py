@@ -33,6 +33,8 @@ class Built:
     """What the module says of itself."""
     configs: list[Facts] = field(default_factory=list)
     """What a `pretrained_cfg` or published weights say."""
+    has_card: bool = False
+    """Whether it came with a card: what it applies to its images belongs to it, after what the card says."""
 
 
 def build(spec: Spec, wanted: Wanted, *, pretrained: bool = False, new_head: bool = False, label: str) -> Built:
@@ -53,8 +55,8 @@ def build(spec: Spec, wanted: Wanted, *, pretrained: bool = False, new_head: boo
         if spec.source == "torchvision":
             return _torchvision(spec, wanted, pretrained, new_head, label)
         if spec.source == "py":
-            module, attributes, configs = build_from_factory(spec, wanted, label)
-            return Built(module, str(spec), attributes, configs)
+            module, attributes, configs, has_card = build_from_factory(spec, wanted, label)
+            return Built(module, str(spec), attributes, configs, has_card)
         if spec.source in ("timm", "hf-hub", "local-dir"):
             return _timm(spec, wanted, pretrained, new_head, label)
     except LenientError:

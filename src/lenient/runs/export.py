@@ -29,6 +29,7 @@ from lenient.core.text import NOT_DATA_FREE, cell
 from lenient.models import check_classifier, load_network, save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.facts import TeacherFacts
+from lenient.models.files import described
 from lenient.models.lending import copied_module
 from lenient.models.low_bit import LowBit
 from lenient.models.names import OWN, one_line, own_code
@@ -78,7 +79,7 @@ def write_student(folder: Path, network: Network, warn: Callable[[str], None] = 
         folder.mkdir(parents=True, exist_ok=True)
     save_network(folder / "model.safetensors", network)
     with disk_errors(folder):
-        files.write(folder / "config.json", json.dumps(network.card.to_dict(), indent=2) + "\n")
+        files.write(folder / "config.json", json.dumps(described(network), indent=2) + "\n")
         program = folder / "student.pt2"
         program.unlink(missing_ok=True)
         try:

@@ -91,18 +91,17 @@ def load_teacher(
     classes: Names | None = None,
     trust_code: Trusted = False,
 ) -> Network:
-    """Load and check a teacher: a module, a file, a folder, or SOURCE:NAME; what is not given is found or assumed.
+    """Load and check a teacher: a module (what `lenient.load` returns, too), a file, a folder, or SOURCE:NAME; what is
+    not given is found or assumed.
 
     `trust_code` allows code and places that the file names, as in `load_network`.
 
     Raises:
         TeacherError: it cannot be loaded, or one real forward pass shows that it is not the classifier described.
     """
-    if isinstance(teacher, Network):
-        return check_classifier(teacher)
     facts: dict[str, Any] = {"input_size": input_size, "num_classes": num_classes, "mean": mean, "std": std}
     facts["classes"] = classes
-    if isinstance(teacher, nn.Module):
+    if isinstance(teacher, nn.Module | Network):
         return check_classifier(network_from_module(teacher, **facts))
     more: dict[str, Any] = {"checkpoint_key": checkpoint_key, "trust_code": trust_code}
     return check_classifier(load_network(teacher, arch=arch, **more, **facts))

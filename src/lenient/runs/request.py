@@ -21,7 +21,7 @@ from lenient.core.text import VALUE, shown, visible
 from lenient.methods import DEFAULT, METHODS, method_class, recipes
 from lenient.methods.contract import Method, MethodSettings
 from lenient.models import build_student, check_classifier, choose_student
-from lenient.models.card import Network
+from lenient.models.card import Network, PixelClassifier
 from lenient.models.names import OWN, parse_spec
 from lenient.models.students import LABEL, Init, copy_student, is_copy
 from lenient.models.trust import Trusted, UntrustedError, UntrustedSettingError, require
@@ -383,7 +383,9 @@ def pick_student(
     Raises:
         UsageError: a module given does not answer the teacher's images with the teacher's classes.
     """
-    if isinstance(spec, torch.nn.Module):
+    if isinstance(spec, PixelClassifier):  # the network without its own normalisation
+        spec = Network(spec.module, spec.card)
+    elif isinstance(spec, torch.nn.Module):
         spec = Network(spec, replace(teacher.card, arch=None, outputs="logits", notes=()))
     if isinstance(spec, Network):
         # it learns images as the teacher sees them, normalisation and all

@@ -21,7 +21,7 @@ from lenient.core.modes import mode
 from lenient.core.packages import needs
 from lenient.core.progress import for_function, working
 from lenient.core.text import VALUE, visible
-from lenient.models import load_network
+from lenient.models import check_classifier, load_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.names import one_line
 from lenient.models.trust import Trusted
@@ -180,8 +180,12 @@ class Student(PixelClassifier):
 
     @classmethod
     def of(cls, network: Network) -> Student:
-        """Return the student of a network, in eval mode."""
-        return cls(network.module, network.card).eval()
+        """Return the student of a network, in eval mode, once it is checked: logits are read where they are made.
+
+        Raises TeacherError where it is not the classifier that its card describes.
+        """
+        checked = check_classifier(network)
+        return cls(checked.module, checked.card).eval()
 
 
 def _fetched(name: str, **options: Any) -> str:
