@@ -473,6 +473,7 @@ def test_what_cannot_be_rebuilt_answers_without_gradient_where_the_user_trusts_i
     assert found.behaviour.blocked
     assert choose(found).name == "stable"
     assert found.module(images(3, (3, 6, 5))).shape == (3, 4)
+    assert "the teacher (16 parameters)" in choose_student(found)[1]
     told = lenient("inspect", path, "--trust-code", cwd=tmp_path).stdout
     assert "parameters    not counted in a program" in told
 

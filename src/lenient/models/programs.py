@@ -18,10 +18,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from lenient.core import files
 from lenient.core.errors import TeacherError
 from lenient.core.text import visible
 from lenient.models.card import to_logits
 from lenient.models.facts import Facts, channels_last
+from lenient.models.graphs.reading import held
 from lenient.models.names import one_line
 from lenient.models.stated import CLASSES, PIXELS, facts_of_stated
 
@@ -47,12 +49,12 @@ def _in_parts(answer: Callable[[Tensor], Tensor], images: Tensor, rows: int) -> 
 class Program(nn.Module):
     """A loaded program: it takes what it was traced with, in the one mode it was traced in, and shows no layers.
 
-    `rows` is the number of images that it was traced for, where it takes no other.
+    `digest` is the hash of its file, and `rows` the number of images that it was traced for, where it takes no other.
     """
 
-    def __init__(self, run: nn.Module, rows: int | None = None) -> None:
+    def __init__(self, run: nn.Module, digest: str, rows: int | None = None) -> None:
         super().__init__()
-        self.rows = rows
+        self.digest, self.rows = digest, rows
         self._run = [run]  # in a list, so that it is no submodule: its `train` and `eval` refuse
         self._share()
 
@@ -124,6 +126,8 @@ class Answers(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.values, beside = held(path)
+        self.digest = "".join(map(files.file_hash, (path, *beside)))
         self.given, self.made = self._session.get_inputs(), self._session.get_outputs()
         self.said: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         shape = self.given[0].shape
@@ -173,11 +177,15 @@ def _exported(path: Path) -> tuple[Loaded, tuple[Facts, ...]]:
     signature = exported.graph_signature
     given, made = (_shape(nodes, names) for names in (signature.user_inputs, signature.user_outputs))
     own = facts_of_stated({key: value for key, value in said.items() if isinstance(value, str)})
-    return Program(exported.module(), _rows(given)), (_facts("the program's own shapes", given, made), own)
+    return Program(exported.module(), files.file_hash(path), _rows(given)), (
+        _facts("the program's own shapes", given, made),
+        own,
+    )
 
 
 def _scripted(path: Path) -> tuple[Loaded, tuple[Facts, ...]]:
-    return Program(torch.jit.load(str(path), map_location="cpu").eval()), (Facts("the program"),)
+    run = torch.jit.load(str(path), map_location="cpu").eval()
+    return Program(run, files.file_hash(path)), (Facts("the program"),)
 
 
 def _answers(path: Path) -> tuple[Loaded, tuple[Facts, ...]]:
