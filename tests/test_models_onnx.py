@@ -32,6 +32,7 @@ from lenient.models.probing import classifying_layer
 from lenient.models.programs import Answers
 from lenient.models.students import copy_student
 from lenient.runs.export import export_onnx
+from lenient.runs.folder import fingerprint
 from toys import TinyNet
 
 onnx = pytest.importorskip("onnx")
@@ -476,6 +477,21 @@ def test_what_cannot_be_rebuilt_answers_without_gradient_where_the_user_trusts_i
     assert "the teacher (16 parameters)" in choose_student(found)[1]
     told = lenient("inspect", path, "--trust-code", cwd=tmp_path).stdout
     assert "parameters    not counted in a program" in told
+
+
+def test_what_is_run_is_told_apart_by_its_file_and_those_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    nodes, _ = head("d")
+    outside = onnx.TensorProto(name="w", data_type=1, dims=[3, 4], data_location=1)
+    outside.external_data.add(key="location", value="w.bin")
+
+    def hashed(bias: float, weight: float) -> str:
+        (tmp_path / "w.bin").write_bytes(np.full(12, weight, np.float32).tobytes())
+        path = file(tmp_path / "q.onnx", [*QUANTISED, *nodes], [outside, tensor("b", [bias] * 4)], [1, 3, 6, 5])
+        return fingerprint(load_network(path, trust_code=True).module)
+
+    assert hashed(1, 2) == hashed(1, 2)
+    assert len({hashed(1, 2), hashed(2, 2), hashed(1, 1)}) == 3
 
 
 def test_what_is_written_for_a_batch_answers_any_number_of_images(tmp_path: Path) -> None:

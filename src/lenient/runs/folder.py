@@ -26,6 +26,7 @@ from lenient.core.manifest import ALWAYS, FOLDERS, GROWING, LAST, NAMES, PREVIOU
 from lenient.core.numbers import finite, plain
 from lenient.models.card import tensors_of
 from lenient.models.names import one_line
+from lenient.models.programs import Loaded
 from lenient.runs.segments import put_back, set_apart
 
 log = logging.getLogger("lenient")
@@ -308,13 +309,16 @@ def _short(value: float) -> float | None:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Return a hash of a module's state, names, shapes and bytes."""
+    """Return a hash of a module's state, names, shapes and bytes, or of the file of a program that shows none."""
     digest = hashlib.sha256()
     state = dict(tensors_of(dict(sorted(module.state_dict().items()))))
     for name, stored in state.items():
         tensor = stored.dequantize() if stored.is_quantized else stored
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    if not state:
+        for part in module.modules():
+            digest.update(part.digest.encode() if isinstance(part, Loaded) else b"")
     return digest.hexdigest()
 
 
