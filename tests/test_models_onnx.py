@@ -28,8 +28,8 @@ from lenient.models import (
     load_network,
 )
 from lenient.models.graphs.network import GraphNetwork
-from lenient.models.probing import classifying_layer
-from lenient.models.programs import Answers
+from lenient.models.probing import classifying_layer, same_but_for_a_last_function
+from lenient.models.programs import GRAPH, Answers, load_program
 from lenient.models.students import copy_student
 from lenient.runs.export import export_onnx
 from lenient.runs.folder import fingerprint
@@ -229,17 +229,18 @@ def several(path: Path, change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor,
     return path, module
 
 
+SEVERAL: list[tuple[Any, int | None]] = [
+    (lambda features, logits, _: (features, logits), None),
+    (lambda features, logits, _: (features, logits.softmax(1)), None),
+    (lambda features, logits, _: (features, features.square(), logits, logits.softmax(1)), None),
+    (lambda features, logits, _: (features.square(), logits), None),
+    (lambda _, logits, embedding: (embedding, logits), 4),
+    (lambda _, logits, embedding: (logits.argmax(1, keepdim=True), logits), None),
+]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(
-    ("change", "given"),
-    [
-        (lambda features, logits, _: (features, logits), None),
-        (lambda features, logits, _: (features, logits.softmax(1)), None),
-        (lambda features, logits, _: (features, features.square(), logits, logits.softmax(1)), None),
-        (lambda features, logits, _: (features.square(), logits), None),
-        (lambda _, logits, embedding: (embedding, logits), 4),
-    ],
-)
+@pytest.mark.parametrize(("change", "given"), SEVERAL)
 def test_of_several_outputs_the_logits_are_taken(tmp_path: Path, change: Any, given: int | None) -> None:
     path, module = several(tmp_path / "net.onnx", change)
     found = check_classifier(load_network(path, num_classes=given))
@@ -249,10 +250,24 @@ def test_of_several_outputs_the_logits_are_taken(tmp_path: Path, change: Any, gi
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("change", "given"), SEVERAL)
+def test_of_several_outputs_that_are_run_the_logits_are_taken(tmp_path: Path, change: Any, given: int | None) -> None:
+    pytest.importorskip("onnxruntime")
+    path, module = several(tmp_path / "net.onnx", change)
+    program, (facts, _) = load_program(path, GRAPH, given)
+    assert isinstance(program, Answers)
+    assert facts.num_classes == 4
+    assert "is taken for the logits" in program.notes[0]
+    assert same_but_for_a_last_function(module.head(module.body(images())).detach(), program(images()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_of_outputs_that_nothing_tells_apart_the_number_of_classes_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
     path, _ = several(tmp_path / "net.onnx", lambda _, logits, embedding: (embedding, logits))
-    with pytest.raises(TeacherError, match=r"of 5 values, .* of 4 values, .*--num-classes"):
-        load_network(path)
+    for load in (load_network, lambda path: load_program(path, GRAPH, None)):
+        with pytest.raises(TeacherError, match=r"of 5 values, .* of 4 values, .*--num-classes"):
+            load(path)
 
 
 # written by hand

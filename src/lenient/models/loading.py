@@ -42,7 +42,7 @@ from lenient.models.graphs.reading import ForeignError
 from lenient.models.huggingface import is_theirs, loaded, read_json
 from lenient.models.inside import taken_outside
 from lenient.models.names import SOURCES, Spec, did_you_mean, parse_spec
-from lenient.models.programs import GRAPH, LOADED, conversion, load_program, program_kind
+from lenient.models.programs import GRAPH, LOADED, Answers, conversion, load_program, program_kind
 from lenient.models.rebuilding import bare, check_maps, rebuilt
 from lenient.models.sources import build, draft, weights_in
 from lenient.models.trust import Trusted, require
@@ -290,7 +290,9 @@ def _from_graph(path: Path, flags: Facts, trust: Trusted) -> Network:
 
 
 def _from_program(path: Path, kind: str, flags: Facts, *notes: str) -> Network:
-    program, found = load_program(path, kind)
+    program, found = load_program(path, kind, flags.num_classes)
+    if isinstance(program, Answers):
+        notes = (*notes, *program.notes)
     if program.rows is not None:
         notes = (*notes, f"written for batches of {program.rows}: asked in such, one after the other, which takes "
                          "longer; export it for any number of images (dynamic_shapes)")  # fmt: skip

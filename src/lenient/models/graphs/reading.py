@@ -93,15 +93,42 @@ def read_graph(path: Path) -> Graph:
         raise TeacherError(f"{path}: damaged or not an ONNX file ({one_line(error, 100)})") from error
 
 
-def held(path: Path) -> tuple[int, list[Path]]:
-    """Return how many numbers a sound file holds as constants, and the files beside it that they lie in; reads none."""
+@dataclass(frozen=True)
+class Sketch:
+    """What a sound file says at first sight, also one of a network that is not rebuilt here."""
+
+    nodes: tuple[Node, ...]
+    """With those attributes that are whole numbers."""
+    outputs: tuple[Value, ...]
+    values: int
+    """How many numbers it holds as constants."""
+    beside: tuple[Path, ...]
+    """Files that constants lie in."""
+
+
+def sketch(path: Path) -> Sketch:
+    """Look at a sound file, without reading its constants."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
-    constants = [value.t for node in graph.node if node.op_type == "Constant" for value in node.attribute]
+    nodes = [
+        Node(
+            proto.op_type,
+            tuple(proto.input),
+            tuple(proto.output),
+            {a.name: a.i for a in proto.attribute if a.type == 2},
+        )
+        for proto in graph.node
+    ]
+    constants = [value.t for proto in graph.node if proto.op_type == "Constant" for value in proto.attribute]
     constants += graph.initializer
     places = {entry.value for proto in constants for entry in proto.external_data if entry.key == "location"}
-    return sum(math.prod(proto.dims) for proto in constants), [path.parent / name for name in sorted(places)]
+    return Sketch(
+        tuple(nodes),
+        tuple(_value(entry) for entry in graph.output),
+        sum(math.prod(proto.dims) for proto in constants),
+        tuple(path.parent / name for name in sorted(places)),
+    )
 
 
 def _graph(model: Any, path: Path) -> Graph:
