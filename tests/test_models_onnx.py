@@ -27,7 +27,9 @@ from lenient.models import (
     choose_student,
     load_network,
 )
+from lenient.models.graphs.functions import OPERATORS
 from lenient.models.graphs.network import GraphNetwork
+from lenient.models.graphs.reading import read_graph
 from lenient.models.probing import classifying_layer, same_but_for_a_last_function
 from lenient.models.programs import GRAPH, Answers, load_program
 from lenient.models.students import copy_student
@@ -349,6 +351,34 @@ def test_uneven_pads_are_those_of_the_format(tmp_path: Path) -> None:
     given = images(2, (3, 6, 5))
     (wanted,) = onnxruntime.InferenceSession(str(path)).run(None, {"x": given.numpy()})
     torch.testing.assert_close(found.module(given), torch.from_numpy(wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_pools_are_those_of_the_format(tmp_path: Path) -> None:
+    """Kernels, strides and pads by chance, as far as a runtime takes them: no pad is as long as its kernel."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    shape = [2, 3, 9, 8]
+    given = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+    for case in range(200):
+        kernel = rng.integers(1, 5, 2).tolist()
+        ends = rng.integers(0, np.array([*kernel, *kernel])).tolist()
+        about = {"kernel_shape": kernel, "strides": rng.integers(1, 4, 2).tolist(), "ceil_mode": case % 2}
+        about["pads"] = [*ends[:2], *ends[:2]] if case % 8 < 4 else ends
+        whole = {"count_include_pad": case // 2 % 2} if case % 3 else {"dilations": rng.integers(1, 3, 2).tolist()}
+        pool = node("AveragePool" if case % 3 else "MaxPool", ["x"], ["y"], **about, **whole)
+        graph = onnx.helper.make_graph(
+            [pool],
+            "g",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        )
+        made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+        (tmp_path / "p.onnx").write_bytes(made.SerializeToString())
+        session = onnxruntime.InferenceSession(str(tmp_path / "p.onnx"), providers=["CPUExecutionProvider"])
+        (wanted,) = session.run(None, {"x": given.numpy()})
+        (read,) = read_graph(tmp_path / "p.onnx").nodes
+        found = OPERATORS[read.operator].make(read, 19)(given)
+        torch.testing.assert_close(found, torch.from_numpy(wanted), msg=lambda text, about=pool: f"{about}: {text}")
 
 
 def against_the_runtime(path: Path, given: Tensor) -> Network:
