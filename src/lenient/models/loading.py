@@ -213,6 +213,10 @@ def _from_name(spec: Spec, flags: Facts, pretrained: bool) -> Network:
     return taken_outside(made, stated=flags.mean is not None) if spec.source == "py" else made
 
 
+class Described(nn.Module):
+    """A network, or a part of one, whose tensors alone are known: it cannot be run."""
+
+
 def outline(path: str | Path) -> Network:
     """Return a run's student as its files describe it, with its tensors by name, in a module that cannot be run.
 
@@ -224,12 +228,12 @@ def outline(path: str | Path) -> Network:
         if held.card is None:
             raise TeacherError(_nameless(held.path))
         state = {name: entry.read() for name, entry in held.weights.entries.items()}
-    module = nn.Module()
+    module = Described()
     for name, value in state.items():
         *parents, leaf = name.split(".")
-        part = module
+        part: nn.Module = module
         for parent in parents:
-            inner = part._modules.get(parent) or nn.Module()
+            inner = part._modules.get(parent) or Described()
             part._modules[parent] = inner
             part = inner
         if leaf.startswith(("running_", "num_batches_")) or not value.is_floating_point():
