@@ -310,6 +310,30 @@ def head(values: str = "x") -> tuple[list[Any], list[Any]]:
     return nodes, [tensor("w", np.arange(12).reshape(3, 4)), tensor("b", [1, 2, 3, 4])]
 
 
+@pytest.mark.parametrize("first", [[], [node("Div", ["x", "two"], ["a"])]])
+@pytest.mark.parametrize(
+    ("shape", "perm", "size"),
+    [
+        (["n", 6, 5, 4], [0, 3, 1, 2], (4, 6, 5)),
+        (["n", 3, 5, 3], [0, 3, 1, 2], (3, 3, 5)),
+        (["n", 1, 5, 6], [0, 3, 1, 2], (1, 5, 6)),
+        (["n", 6, 5, 4], [0, 2, 3, 1], (6, 5, 4)),
+    ],
+)
+def test_channels_last_are_known_by_the_transpose_that_turns_them(
+    tmp_path: Path, first: list[Any], shape: list[Any], perm: list[int], size: tuple[int, int, int]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    width = shape[perm[1]]
+    nodes = [node("Transpose", ["a" if first else "x"], ["t"], perm=perm), *head("t")[0]]
+    constants = [tensor("w", np.arange(4 * width).reshape(width, 4)), tensor("b", [1, 2, 3, 4]), tensor("two", 2)]
+    path = file(tmp_path / "k.onnx", [*first, *nodes], constants, shape)
+    found = check_classifier(load_network(path))
+    assert found.card.input_size == size
+    program = load_program(path, GRAPH, None)[0]
+    torch.testing.assert_close(program(images(2, size)), found.module(images(2, size)))
+
+
 def test_channels_last_are_turned_and_a_dense_layer_of_keras_is_one_layer(tmp_path: Path) -> None:
     nodes, constants = head("t")
     path = file(

@@ -24,7 +24,8 @@ from lenient.core import files
 from lenient.core.errors import TeacherError
 from lenient.core.text import visible
 from lenient.models.card import flat_outputs, to_logits
-from lenient.models.facts import Facts, channels_last
+from lenient.models.facts import Facts
+from lenient.models.graphs.images import channels_last
 from lenient.models.graphs.outputs import chosen_output
 from lenient.models.graphs.reading import sketch
 from lenient.models.names import one_line
@@ -145,7 +146,7 @@ class Answers(nn.Module):
         self.said: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         shape = self.given[0].shape
         self.rows, self.dtype = _rows(shape), _TYPES.get(self.given[0].type, torch.float32)
-        self._last = len(shape) == 4 and channels_last(shape)
+        self._last = len(shape) == 4 and channels_last(shape, seen.nodes, self.given[0].name)
         self.shape = [shape[0], shape[3], *shape[1:3]] if self._last else shape
 
     def forward(self, images: Tensor) -> Tensor:

@@ -10,11 +10,12 @@ from lenient.core.errors import TeacherError
 from lenient.core.seeding import derive
 from lenient.core.text import shown
 from lenient.models.card import Card, Network
-from lenient.models.facts import Facts, channels_last, make_card
+from lenient.models.facts import Facts, make_card
 from lenient.models.graphs.functions import UnknownError
+from lenient.models.graphs.images import channels_last
 from lenient.models.graphs.network import BUDGET, GraphNetwork, TooLargeError, build
 from lenient.models.graphs.outputs import before_softmax, chosen_output, makers_of
-from lenient.models.graphs.reading import ForeignError, Graph, Value, read_graph
+from lenient.models.graphs.reading import ForeignError, Graph, read_graph
 from lenient.models.inside import taken_outside
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
@@ -38,7 +39,7 @@ def classifier_of(path: Path, flags: Facts) -> Network:
     output, cut = before_softmax(chosen.name, makers_of(graph.nodes))
     if cut:
         notes.append("the softmax that ends it is left out, for logits")
-    last, size = _size(graph.images, flags, path)
+    last, size = _size(graph, flags, path)
     if last:
         notes.append("it takes images with channels last (N,H,W,C): they are turned on the way in")
     try:
@@ -102,15 +103,15 @@ def _all_biased(graph: Graph) -> bool:
     return all(len(node.inputs) > 2 and node.inputs[2] for node in graph.nodes if node.operator == "Conv")
 
 
-def _size(images: Value, flags: Facts, path: Path) -> tuple[bool, tuple[int, int, int]]:
+def _size(graph: Graph, flags: Facts, path: Path) -> tuple[bool, tuple[int, int, int]]:
     """Return whether channels come last, and the images' channels, height and width."""
-    shape = images.shape
+    images, shape = graph.images, graph.images.shape
     if shape is None or len(shape) != 4:
         raise TeacherError(f"{path}: takes {'?' if shape is None else list(shape)}, not images (N, C, H, W)")
     if images.dtype is None or not images.dtype.is_floating_point:
         kind = str(images.dtype).removeprefix("torch.")
         raise ForeignError(f"{path}: takes images as {kind}, which have no gradient: export it for float images")
-    last = channels_last(shape)
+    last = channels_last(shape, graph.nodes, images.name)
     own = (shape[3], shape[1], shape[2]) if last else shape[1:]
     asked = (flags.channels, *(flags.size or (None, None)))
     channels, height, width = (mine or given for mine, given in zip(own, asked, strict=True))

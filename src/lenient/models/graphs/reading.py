@@ -98,7 +98,7 @@ class Sketch:
     """What a sound file says at first sight, also one of a network that is not rebuilt here."""
 
     nodes: tuple[Node, ...]
-    """With those attributes that are whole numbers."""
+    """With those attributes that are whole numbers or lists of them."""
     outputs: tuple[Value, ...]
     values: int
     """How many numbers it holds as constants."""
@@ -116,7 +116,7 @@ def sketch(path: Path) -> Sketch:
             proto.op_type,
             tuple(proto.input),
             tuple(proto.output),
-            {a.name: a.i for a in proto.attribute if a.type == 2},
+            {a.name: _attribute(a, path) for a in proto.attribute if a.type in (2, 7)},
         )
         for proto in graph.node
     ]
