@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +67,21 @@ def test_a_patch_is_of_even_area_and_near_the_images_shape(monkeypatch: pytest.M
     assert shares.std() == pytest.approx((1 / 2 - 1 / 500) / 12**0.5, abs=0.01)
     assert 3 / 4 - 1e-3 <= shapes.min() < 0.8
     assert 1.28 < shapes.max() <= 4 / 3 + 1e-3
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1000), (2, 1024, 2), (3, 1, 740)])
+def test_images_too_long_for_any_patch_have_one_that_is_cut(size: tuple[int, int, int]) -> None:
+    class Draws(np.random.Generator):
+        left = 5000
+
+        def uniform(self, *bounds: Any) -> Any:
+            self.left -= 1
+            assert self.left, "it draws on and on"
+            return super().uniform(*bounds)
+
+    images = [photo.patch(Draws(np.random.PCG64(seed)), size) for seed in range(3)]
+    assert {image.shape for image in images} == {size}
+    assert all(0 <= image.min() < image.max() <= 1 for image in images)
 
 
 def test_grey_is_the_mean_of_the_colours() -> None:

@@ -28,7 +28,7 @@ from lenient.losses.prior import InformationEntropy
 from lenient.methods import METHODS, method_class, recipes
 from lenient.methods.contract import learning_rate
 from lenient.methods.ta_dfkd import TADFKD, TADFKDSettings
-from lenient.models import build_student, save_network
+from lenient.models import build_student, load_network, save_network
 from lenient.models.card import Network, PixelClassifier
 from lenient.runs.export import export_pt2
 from lenient.runs.folder import RunFolder, fingerprint
@@ -523,6 +523,20 @@ except LenientError as error:
 def test_fingerprints_tell_networks_apart():
     assert fingerprint(tiny_teacher().module) == fingerprint(tiny_teacher().module)
     assert fingerprint(tiny_teacher().module) != fingerprint(tiny_teacher(seed=1).module)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_fingerprints_tell_programs_apart(tmp_path):
+    def loaded(seed, frozen):
+        program = torch.jit.trace(tiny_teacher(seed).module, torch.rand(2, 1, 6, 5))
+        (torch.jit.freeze(program) if frozen else program).save(tmp_path / "p.pt")
+        return load_network(tmp_path / "p.pt", trust_code=True, input_size=(1, 6, 5), num_classes=4).module
+
+    assert not loaded(0, True).state_dict()
+    for frozen in (True, False):
+        assert fingerprint(loaded(0, frozen)) != fingerprint(loaded(1, frozen))
+    again = load_network(tmp_path / "p.pt", trust_code=True, input_size=(1, 6, 5), num_classes=4).module
+    assert fingerprint(again) == fingerprint(loaded(1, False)), "by its weights, however it was written"
 
 
 # signals

@@ -253,14 +253,57 @@ ARRAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+def _dumped(content: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content, protocol=5))
+
+
+def _by_savez(content: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **content)
+
+
+WRITERS: dict[str, Callable[[dict[str, Any], Path], None]] = {
+    "zipped": lambda content, path: torch.save({"net": content, "best": np.float64(0.3)}, path),
+    "by protocol 5": lambda content, path: torch.save(
+        {"net": content, "best": np.float64(0.3)}, path, pickle_protocol=5
+    ),
+    "legacy": lambda content, path: torch.save({"net": content}, path, _use_new_zipfile_serialization=False),
+    "dumped": lambda content, path: _dumped({"net": content, "best": np.float64(0.3)}, path),
+    "savez": _by_savez,
+}
+
+
 @pytest.mark.parametrize("kind", ARRAYS)
-@pytest.mark.parametrize("zipped", [True, False])
-def test_arrays_of_numpy_are_weights(kind: str, zipped: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", WRITERS)
+def test_arrays_of_numpy_are_weights(kind: str, writer: str, tmp_path: Path) -> None:
     content = {key: ARRAYS[kind](value.numpy()) for key, value in state().items()}
     content["nothing"] = np.zeros(0, np.int64)
-    torch.save({"net": content, "best": np.float64(0.3)}, tmp_path / "n.pt", _use_new_zipfile_serialization=zipped)
+    WRITERS[writer](content, tmp_path / "n.pt")
     found = load_network(tmp_path / "n.pt", **ARCH).module.state_dict()
     assert all(torch.equal(found[key].to(value.dtype), value) for key, value in state().items())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"w": np.array([object()])}, "'w' is an array of NumPy: save dense tensors"),
+        ({"w": np.zeros(3, "c8")}, "'w' is an array of NumPy: save dense tensors"),
+        (None, "is compressed or encrypted, as those of torch.save and numpy.savez are not"),
+    ],
+)
+def test_other_archives_of_numpy_end_in_one_line(content: Any, words: str, tmp_path: Path) -> None:
+    if content is None:
+        np.savez_compressed(tmp_path / "n.npz", w=np.zeros(3))
+    else:
+        np.savez(tmp_path / "n.npz", **content)
+    with pytest.raises(TeacherError, match=words):
+        load_network(tmp_path / "n.npz", **ARCH)
+
+
+def test_tensors_that_pickle_wrote_by_itself_are_named(tmp_path: Path) -> None:
+    _dumped(state(), tmp_path / "n.pt")
+    with pytest.raises(TeacherError, match=r"is a tensor that pickle\.dump wrote, which torch\.save does otherwise"):
+        load_network(tmp_path / "n.pt", **ARCH)
 
 
 def test_what_an_array_says_of_itself_is_checked() -> None:
@@ -505,6 +548,9 @@ def _saved(kind: str, path: Path) -> Path:
     if kind == "safetensors":
         save_network(path / "net.safetensors", made)
         return path / "net.safetensors"
+    if kind == "npz":
+        np.savez(path / "net.npz", **{key: value.numpy() for key, value in state().items()})
+        return path / "net.npz"
     content = {"state_dict": under("model."), "hyper_parameters": {"lr": 0.1}} if kind == "ckpt" else state()
     torch.save(content, path / f"net.{kind[:4]}", _use_new_zipfile_serialization=kind != "pt-legacy")
     return (path / f"net.{kind[:4]}").rename(path / ("net.ckpt" if kind == "ckpt" else "net.pt"))
@@ -551,7 +597,7 @@ def _try(kind: str, count: int, folder: Path) -> dict[str, int]:
     return counts
 
 
-KINDS = ["pt", "pt-legacy", "ckpt", "safetensors"]
+KINDS = ["pt", "pt-legacy", "ckpt", "npz", "safetensors"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -27,11 +27,14 @@ from lenient.models import (
     choose_student,
     load_network,
 )
+from lenient.models.graphs.functions import OPERATORS
 from lenient.models.graphs.network import GraphNetwork
-from lenient.models.probing import classifying_layer
-from lenient.models.programs import Answers
+from lenient.models.graphs.reading import read_graph
+from lenient.models.probing import classifying_layer, same_but_for_a_last_function
+from lenient.models.programs import GRAPH, Answers, load_program
 from lenient.models.students import copy_student
 from lenient.runs.export import export_onnx
+from lenient.runs.folder import fingerprint
 from toys import TinyNet
 
 onnx = pytest.importorskip("onnx")
@@ -228,17 +231,18 @@ def several(path: Path, change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor,
     return path, module
 
 
+SEVERAL: list[tuple[Any, int | None]] = [
+    (lambda features, logits, _: (features, logits), None),
+    (lambda features, logits, _: (features, logits.softmax(1)), None),
+    (lambda features, logits, _: (features, features.square(), logits, logits.softmax(1)), None),
+    (lambda features, logits, _: (features.square(), logits), None),
+    (lambda _, logits, embedding: (embedding, logits), 4),
+    (lambda _, logits, embedding: (logits.argmax(1, keepdim=True), logits), None),
+]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(
-    ("change", "given"),
-    [
-        (lambda features, logits, _: (features, logits), None),
-        (lambda features, logits, _: (features, logits.softmax(1)), None),
-        (lambda features, logits, _: (features, features.square(), logits, logits.softmax(1)), None),
-        (lambda features, logits, _: (features.square(), logits), None),
-        (lambda _, logits, embedding: (embedding, logits), 4),
-    ],
-)
+@pytest.mark.parametrize(("change", "given"), SEVERAL)
 def test_of_several_outputs_the_logits_are_taken(tmp_path: Path, change: Any, given: int | None) -> None:
     path, module = several(tmp_path / "net.onnx", change)
     found = check_classifier(load_network(path, num_classes=given))
@@ -248,10 +252,24 @@ def test_of_several_outputs_the_logits_are_taken(tmp_path: Path, change: Any, gi
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("change", "given"), SEVERAL)
+def test_of_several_outputs_that_are_run_the_logits_are_taken(tmp_path: Path, change: Any, given: int | None) -> None:
+    pytest.importorskip("onnxruntime")
+    path, module = several(tmp_path / "net.onnx", change)
+    program, (facts, _) = load_program(path, GRAPH, given)
+    assert isinstance(program, Answers)
+    assert facts.num_classes == 4
+    assert "is taken for the logits" in program.notes[0]
+    assert same_but_for_a_last_function(module.head(module.body(images())).detach(), program(images()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_of_outputs_that_nothing_tells_apart_the_number_of_classes_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
     path, _ = several(tmp_path / "net.onnx", lambda _, logits, embedding: (embedding, logits))
-    with pytest.raises(TeacherError, match=r"of 5 values, .* of 4 values, .*--num-classes"):
-        load_network(path)
+    for load in (load_network, lambda path: load_program(path, GRAPH, None)):
+        with pytest.raises(TeacherError, match=r"of 5 values, .* of 4 values, .*--num-classes"):
+            load(path)
 
 
 # written by hand
@@ -290,6 +308,30 @@ def head(values: str = "x") -> tuple[list[Any], list[Any]]:
     pool, flat = node("GlobalAveragePool", [values], ["p"]), node("Flatten", ["p"], ["f"])
     nodes = [pool, flat, node("MatMul", ["f", "w"], ["m"]), node("Add", ["m", "b"], ["y"])]
     return nodes, [tensor("w", np.arange(12).reshape(3, 4)), tensor("b", [1, 2, 3, 4])]
+
+
+@pytest.mark.parametrize("first", [[], [node("Div", ["x", "two"], ["a"])]])
+@pytest.mark.parametrize(
+    ("shape", "perm", "size"),
+    [
+        (["n", 6, 5, 4], [0, 3, 1, 2], (4, 6, 5)),
+        (["n", 3, 5, 3], [0, 3, 1, 2], (3, 3, 5)),
+        (["n", 1, 5, 6], [0, 3, 1, 2], (1, 5, 6)),
+        (["n", 6, 5, 4], [0, 2, 3, 1], (6, 5, 4)),
+    ],
+)
+def test_channels_last_are_known_by_the_transpose_that_turns_them(
+    tmp_path: Path, first: list[Any], shape: list[Any], perm: list[int], size: tuple[int, int, int]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    width = shape[perm[1]]
+    nodes = [node("Transpose", ["a" if first else "x"], ["t"], perm=perm), *head("t")[0]]
+    constants = [tensor("w", np.arange(4 * width).reshape(width, 4)), tensor("b", [1, 2, 3, 4]), tensor("two", 2)]
+    path = file(tmp_path / "k.onnx", [*first, *nodes], constants, shape)
+    found = check_classifier(load_network(path))
+    assert found.card.input_size == size
+    program = load_program(path, GRAPH, None)[0]
+    torch.testing.assert_close(program(images(2, size)), found.module(images(2, size)))
 
 
 def test_channels_last_are_turned_and_a_dense_layer_of_keras_is_one_layer(tmp_path: Path) -> None:
@@ -333,6 +375,34 @@ def test_uneven_pads_are_those_of_the_format(tmp_path: Path) -> None:
     given = images(2, (3, 6, 5))
     (wanted,) = onnxruntime.InferenceSession(str(path)).run(None, {"x": given.numpy()})
     torch.testing.assert_close(found.module(given), torch.from_numpy(wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_pools_are_those_of_the_format(tmp_path: Path) -> None:
+    """Kernels, strides and pads by chance, as far as a runtime takes them: no pad is as long as its kernel."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    shape = [2, 3, 9, 8]
+    given = torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+    for case in range(200):
+        kernel = rng.integers(1, 5, 2).tolist()
+        ends = rng.integers(0, np.array([*kernel, *kernel])).tolist()
+        about = {"kernel_shape": kernel, "strides": rng.integers(1, 4, 2).tolist(), "ceil_mode": case % 2}
+        about["pads"] = [*ends[:2], *ends[:2]] if case % 8 < 4 else ends
+        whole = {"count_include_pad": case // 2 % 2} if case % 3 else {"dilations": rng.integers(1, 3, 2).tolist()}
+        pool = node("AveragePool" if case % 3 else "MaxPool", ["x"], ["y"], **about, **whole)
+        graph = onnx.helper.make_graph(
+            [pool],
+            "g",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        )
+        made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 19)], ir_version=9)
+        (tmp_path / "p.onnx").write_bytes(made.SerializeToString())
+        session = onnxruntime.InferenceSession(str(tmp_path / "p.onnx"), providers=["CPUExecutionProvider"])
+        (wanted,) = session.run(None, {"x": given.numpy()})
+        (read,) = read_graph(tmp_path / "p.onnx").nodes
+        found = OPERATORS[read.operator].make(read, 19)(given)
+        torch.testing.assert_close(found, torch.from_numpy(wanted), msg=lambda text, about=pool: f"{about}: {text}")
 
 
 def against_the_runtime(path: Path, given: Tensor) -> Network:
@@ -473,8 +543,24 @@ def test_what_cannot_be_rebuilt_answers_without_gradient_where_the_user_trusts_i
     assert found.behaviour.blocked
     assert choose(found).name == "stable"
     assert found.module(images(3, (3, 6, 5))).shape == (3, 4)
+    assert "the teacher (16 parameters)" in choose_student(found)[1]
     told = lenient("inspect", path, "--trust-code", cwd=tmp_path).stdout
     assert "parameters    not counted in a program" in told
+
+
+def test_what_is_run_is_told_apart_by_its_file_and_those_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    nodes, _ = head("d")
+    outside = onnx.TensorProto(name="w", data_type=1, dims=[3, 4], data_location=1)
+    outside.external_data.add(key="location", value="w.bin")
+
+    def hashed(bias: float, weight: float) -> str:
+        (tmp_path / "w.bin").write_bytes(np.full(12, weight, np.float32).tobytes())
+        path = file(tmp_path / "q.onnx", [*QUANTISED, *nodes], [outside, tensor("b", [bias] * 4)], [1, 3, 6, 5])
+        return fingerprint(load_network(path, trust_code=True).module)
+
+    assert hashed(1, 2) == hashed(1, 2)
+    assert len({hashed(1, 2), hashed(2, 2), hashed(1, 1)}) == 3
 
 
 def test_what_is_written_for_a_batch_answers_any_number_of_images(tmp_path: Path) -> None:

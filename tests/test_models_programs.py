@@ -212,9 +212,28 @@ def test_a_program_of_a_fixed_batch_returns_what_logits_can_be_read_of(tmp_path:
 
     module = Two(same=False).eval()
     images = torch.rand(3, 1, 8, 8)
-    torch.testing.assert_close(check_classifier(loaded(module)).module(images), module(images)["out"])
-    with pytest.raises(TeacherError, match=r"^the network returns a dict, not logits"):
+    torch.testing.assert_close(to_logits(check_classifier(loaded(module)).module(images)), module(images)["out"])
+    with pytest.raises(TeacherError, match=r"^the network returns 2 tensors, of 5 and 5 values .* wrap it"):
         check_classifier(loaded(Two(same=True).eval()))
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_of_several_outputs_of_an_exported_program_the_logits_are_taken(tmp_path: Path, free: bool) -> None:
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = self.net[:-1](images)
+            return features, self.net[-1](features)
+
+    path = written(tmp_path / "p.pt2", "exported", Two().eval(), torch.rand(2, 1, 8, 8), free=free)
+    found = check_classifier(load_network(path, trust_code=True, num_classes=5))
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(found.module(images), small_net()(images))
+    with pytest.raises(TeacherError, match=r"the number of classes is not known: give --num-classes N"):
+        load_network(path, trust_code=True)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from lenient.core.errors import UsageError
+from lenient.evaluation import num_bytes
 from lenient.models import Card, Network, build_student, choose_student, load_network, network_from_module
 from lenient.models.card import parameters
 from lenient.models.students import Init
@@ -162,6 +164,37 @@ def test_auto_falls_back_on_our_small_nets() -> None:
         assert chosen == spec
         assert words in reason
         assert reason.count("parameters)") == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_auto_counts_what_quantised_layers_and_buffers_hold() -> None:
+    ao = torch.ao.quantization
+    layers = [nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, 4000), nn.ReLU(), nn.Linear(4000, 5)]
+    module = nn.Sequential(ao.QuantStub(), *layers, ao.DeQuantStub()).eval()
+    count = parameters(module)
+    module.qconfig = ao.get_default_qconfig(torch.backends.quantized.engine)
+    observed = ao.prepare(module)
+    observed(torch.rand(8, 3, 8, 8))
+    quantised = network_from_module(ao.convert(observed), input_size=(3, 8, 8), num_classes=5)
+    assert count <= parameters(quantised.module) <= count + 20, "with scales and zero points"
+    assert count < num_bytes(quantised.module) < 1.2 * count
+    assert choose_student(quantised)[0] == "lenient:resnet14"
+    buffers = nn.Module()
+    buffers.register_buffer("weight", torch.rand(192, 4000))
+    assert choose_student(Network(buffers, quantised.card))[0] == "lenient:resnet14"
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    assert parameters(tied) == 24
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_auto_says_that_a_size_cannot_be_seen(tmp_path: Path) -> None:
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval()
+    torch.jit.freeze(torch.jit.trace(layers, torch.rand(2, 3, 8, 8))).save(tmp_path / "p.pt")
+    frozen = load_network(tmp_path / "p.pt", trust_code=True, input_size=(3, 8, 8), num_classes=5)
+    chosen, reason = choose_student(frozen)
+    assert chosen == "lenient:resnet20"
+    assert "how many parameters the teacher has cannot be seen" in reason
 
 
 def test_auto_never_offers_what_cannot_take_the_images() -> None:

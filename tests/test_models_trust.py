@@ -22,7 +22,7 @@ from lenient.bench.launchers import check_options
 from lenient.bench.report.features import Options
 from lenient.bench.report.features import _one as features_of
 from lenient.core.errors import LenientError, UsageError
-from lenient.models import Network, load_network, save_network
+from lenient.models import Network, batch_norm_layers, load_network, save_network
 from lenient.models.trust import UntrustedError, effect, require
 from lenient.reporting import write_report
 from lenient.runs.export import export
@@ -329,6 +329,16 @@ def test_looking_at_a_run_needs_no_trust(place: Place) -> None:
     assert any("nothing was run" in note and "--trust-code" in note for note in found.card.notes)
     write_report(run)
     assert not place.mark.exists()
+
+
+def test_batch_norms_of_a_network_that_is_not_run_are_counted(tmp_path: Path) -> None:
+    network = load_network("lenient:resnet8-half", input_size=(1, 8, 8), num_classes=4)
+    network.card = replace(network.card, arch="py:absent.py:build")
+    save_network(tmp_path / "model.safetensors", network)
+    found = api.inspect(tmp_path)
+    assert found.batch_norm_layers == len(batch_norm_layers(network.module)) > 0
+    assert found.method == "bn-adv"
+    assert all(row.batch_norm for row in found.expected)
 
 
 def test_a_grid_may_name_code_that_the_user_typed(place: Place) -> None:

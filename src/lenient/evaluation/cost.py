@@ -13,12 +13,13 @@ from torch import nn
 
 from lenient.core.timing import seconds_of
 from lenient.evaluation.running import in_eval_mode
-from lenient.models.card import precision_of
+from lenient.models.card import packed, precision_of
 
 
 def num_bytes(module: nn.Module) -> int:
-    """Return the bytes that parameters and buffers take in their present types, shared ones counted once."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in chain(module.parameters(), module.buffers()))
+    """Return the bytes that parameters, buffers and packed weights take as they are, shared ones counted once."""
+    tensors = chain(module.parameters(), module.buffers(), packed(module))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def latency(

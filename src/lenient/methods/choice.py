@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
 
 from lenient.core.runtime import Runtime
 from lenient.methods import DEFAULT, METHODS, method_class
 from lenient.methods.anatomy import LAST_LAYER, needs_by_default
 from lenient.models.card import Network
 from lenient.models.checking import readable_batch_norms, unusable, without_gradient
+from lenient.models.loading import Described
 from lenient.teacher.frozen import FrozenTeacher
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _reads_the_end(name: str) -> bool:
 
 def _headless(teacher: Network) -> bool:
     """Whether no linear layer puts the logits of a teacher out, where it can be asked."""
-    if type(teacher.module) is nn.Module or unusable(teacher.behaviour):  # known by its files alone, or of no use
+    if isinstance(teacher.module, Described) or unusable(teacher.behaviour):  # known by its files alone, or of no use
         return False
     with FrozenTeacher(teacher, Runtime(torch.device("cpu"))) as frozen:
         return frozen.head is None

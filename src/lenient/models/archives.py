@@ -1,4 +1,5 @@
-"""The files that `torch.save` writes, of either format: what they hold, and where in them tensors lie."""
+"""The files that `torch.save` writes, of either format, `numpy.savez` and `pickle.dump`: what they hold, and where in
+them tensors lie."""
 
 from __future__ import annotations
 
@@ -47,6 +48,12 @@ _ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._recons
 _NUMBERS = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "i1": torch.int8, "i2": torch.int16,
             "i4": torch.int32, "i8": torch.int64, "u1": torch.uint8, "b1": torch.bool}  # fmt: skip
 _MOST_AXES = 16
+_FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
+"""How protocol 5 of pickles has the same."""
+_ARRAY = ".npy"
+_MAX_HEADER = 2**16
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""What reads the description of an array, by the version of the format: plain values, of limited length."""
 _FLIPPED = {"neg": torch.neg, "conj": torch.conj}
 """What a tensor's description says of its numbers, and what then remains to be done with those that are stored."""
 
@@ -95,14 +102,17 @@ def _zipped(file: IO[bytes]) -> object:
         members = zipfile.ZipFile(file).infolist()
     except (ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise UnreadableError("its table of contents cannot be read") from error
+    of_numpy = bool(members) and all(info.filename.endswith(_ARRAY) for info in members)
     for info in members:
-        name = info.filename.partition("/")[2]
-        if name not in ("data.pkl", "byteorder") and not name.startswith("data/"):
+        name = info.filename if of_numpy else info.filename.partition("/")[2]
+        if not of_numpy and name not in ("data.pkl", "byteorder") and not name.startswith("data/"):
             continue
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise UnreadableError("it is compressed or encrypted, which torch does not do")
+            raise UnreadableError("it is compressed or encrypted, as those of torch.save and numpy.savez are not")
         archive.places[name] = (_start(file, info.header_offset), info.file_size)
         archive.sums[name] = info.CRC
+    if of_numpy:
+        return {name.removesuffix(_ARRAY): archive.array(name) for name in archive.places}
     if "data.pkl" not in archive.places:
         raise UnreadableError("it holds no data.pkl")
     if "byteorder" in archive.places and archive.whole("byteorder", 16) != b"little":
@@ -121,18 +131,19 @@ def _start(file: IO[bytes], header: int) -> int:
 
 
 def _legacy(file: IO[bytes]) -> object:
-    """Read the format before torch 1.6: five pickles, then the storages one after another."""
+    """Read the format before torch 1.6: five pickles, then the storages one after another; or a single pickle."""
     file.seek(0)
     stream, archive = Stream(file), _Archive(file, "")
 
     def next_pickle() -> Any:
         return Reader(stream, archive.made, archive.stored).load()
 
-    begins = file.read(1) == b"\x80"
+    if file.read(1) != b"\x80":
+        raise UnreadableError("it does not begin as one")
     file.seek(0)
-    if not begins or next_pickle() != _MAGIC:
-        kind = "it is a pickle that torch.save did not write" if begins else "it does not begin as one"
-        raise UnreadableError(kind)
+    first = next_pickle()
+    if first != _MAGIC:
+        return first
     next_pickle()  # the version of the format, always 1001
     system = next_pickle()
     if isinstance(system, dict) and system.get("little_endian") is False:
@@ -207,13 +218,14 @@ class _Archive:
             return arguments[0]
         if name == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes, or of a class of its own
             return self.made(arguments[0].name, arguments[2])
-        if name.startswith("torch._utils._rebuild_parameter") and isinstance(arguments[0], Entry):
+        if name.startswith("torch._utils._rebuild_parameter") and isinstance(arguments[0], Entry | Thing):
             return arguments[0]
         if name == "_codecs.encode" and len(arguments) == 2 and isinstance(arguments[0], str):  # bytes, by protocol 2
             return arguments[0].encode("latin-1")
-        if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
+        stored = bool(arguments) and isinstance(arguments[0], _Storage)
+        if stored and name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
             return self._tensor(arguments, None, *arguments[6:7])
-        if name == "torch._utils._rebuild_tensor_v3":
+        if stored and name == "torch._utils._rebuild_tensor_v3":
             kind = getattr(torch, arguments[6].name.removeprefix("torch."))
             return self._tensor(arguments, kind, *arguments[7:8])
         return Thing(name, arguments)
@@ -242,6 +254,19 @@ class _Archive:
 
         return Entry(shape, kind, read)
 
+    def array(self, name: str) -> Any:
+        """Return the array of a member, a `Thing` where it has numbers of another kind or is none of numbers."""
+        size = self.places[name][1]
+        head = io.BytesIO(self.part(name, 0, min(size, _MAX_HEADER)))
+        try:
+            shape, fortran, kind = _HEADERS[np.lib.format.read_magic(head)](head)
+        except Exception as error:  # whatever the bytes lead NumPy to
+            raise UnreadableError("an array does not say what it holds") from error
+        start, code = head.tell(), f"{kind.kind}{kind.itemsize}"
+        if code not in _NUMBERS or len(shape) > _MOST_AXES or not _sizes(shape):
+            return Thing(_ARRAYS[0])
+        return _array(shape, code, kind, fortran, size - start, lambda: self.part(name, 0, size)[start:])
+
 
 def array_of(thing: Thing) -> Entry | None:
     """Return the numbers of a pickled array of NumPy; None for other things, and for arrays of other kinds of numbers.
@@ -249,6 +274,9 @@ def array_of(thing: Thing) -> Entry | None:
     Nothing of NumPy's is called that the file names: its bytes are read as what its description says.
     """
     given = thing.state if thing.name in _ARRAYS else None
+    if thing.name in _FROM_BUFFER and isinstance(thing.made_of, tuple) and len(thing.made_of) == 4:
+        buffer, kind, shape, order = thing.made_of
+        given = (1, shape, kind, order == "F", buffer)
     if not isinstance(given, tuple) or len(given) != 5:
         return None
     _, shape, kind, fortran, content = given
@@ -259,15 +287,27 @@ def array_of(thing: Thing) -> Entry | None:
     known = isinstance(code, str) and code in _NUMBERS and order in ("<", ">", "|")
     if not known or not isinstance(shape, tuple) or len(shape) > _MOST_AXES or not _sizes(shape):
         return None
-    stored = np.dtype(f"{order}{code}")
+    held = len(content) if isinstance(content, bytes | bytearray) else -1
+    return _array(shape, code, np.dtype(f"{order}{code}"), bool(fortran), held, lambda: content)
+
+
+def _array(
+    shape: tuple[int, ...],
+    code: str,
+    stored: np.dtype[Any],
+    fortran: bool,
+    held: int,
+    content: Callable[[], bytes | bytearray],
+) -> Entry:
+    """Return an array of numbers that lie in so many bytes."""
     elements = math.prod(shape)
-    if elements and (not isinstance(content, bytes) or len(content) != elements * stored.itemsize):
+    if elements and held != elements * stored.itemsize:
         raise UnreadableError("an array is not as long as its shape says")
 
     def read() -> Tensor:
         if not elements:
             return torch.empty(shape, dtype=_NUMBERS[code])
-        found = np.frombuffer(content, stored).reshape(shape, order="F" if fortran else "C")
+        found = np.frombuffer(content(), stored).reshape(shape, order="F" if fortran else "C")
         return torch.from_numpy(found.astype(stored.newbyteorder("=")))
 
     return Entry(shape, _NUMBERS[code], read)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -193,7 +194,23 @@ class PixelClassifier(nn.Module):
 
 def parameters(module: nn.Module) -> int:
     """Return the number of parameter values, shared ones counted once; buffers are not counted."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(tensor.numel() for tensor in chain(module.parameters(), packed(module)))
+
+
+def packed(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors of a module's state that are neither parameters nor buffers, as those of quantised layers."""
+    named = (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    registered = {name for name, _ in chain(*named)}
+    return (tensor for name, tensor in tensors_of(module.state_dict()) if name not in registered)
+
+
+def tensors_of(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield what a state holds as tensors: quantised layers have theirs in tuples; some keep others, too."""
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, tuple):
+            yield from tensors_of({f"{name}.{number}": part for number, part in enumerate(value)})
 
 
 def precision_of(module: nn.Module) -> torch.dtype:

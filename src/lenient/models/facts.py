@@ -105,11 +105,6 @@ def facts_of_structure(module: nn.Module) -> Facts:
     )
 
 
-def channels_last(shape: Sequence[object]) -> bool:
-    """Whether a program's images (four sizes) have their channels last, as those of TensorFlow do."""
-    return shape[3] in (1, 3) and shape[1] not in (1, 3)
-
-
 def first_conv(module: nn.Module) -> tuple[str, nn.Conv2d] | None:
     """Return the first 2-D convolution with its name."""
     return next(((name, part) for name, part in module.named_modules() if isinstance(part, nn.Conv2d)), None)

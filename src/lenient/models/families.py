@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from lenient.core.errors import LenientError
-from lenient.models.card import Network, parameters
+from lenient.models.card import Network, parameters, tensors_of
 from lenient.models.facts import Wanted
 from lenient.models.loading import seeded
 from lenient.models.names import WIDE, Spec, parse_spec
+from lenient.models.programs import Answers
 from lenient.models.sources import build
 
 MOST = 0.6
@@ -98,11 +100,12 @@ def choose_student(teacher: Network) -> tuple[str, str]:
 
     The largest sibling of the teacher's family with at most 0.6 of its parameters that can take images of its size;
     where there is none, the largest of lenient:resnet20, 14, 8, 8-half with at most a quarter of them, else the last.
+    Of a teacher that shows no parameters all that it holds is counted; where nothing can be, it is lenient:resnet20.
     """
     channels, height, width = teacher.card.input_size
     wanted = Wanted(channels, (height, width), teacher.card.num_classes)
     arch = teacher.card.arch
-    known = _Teacher(None if arch is None else parse_spec(arch).whole, parameters(teacher.module), wanted)
+    known = _Teacher(None if arch is None else parse_spec(arch).whole, _held(teacher.module), wanted)
     for name in _siblings(known.spec, min(height, width)) if known.spec else ():
         size = _size_of(name, wanted)
         if size is not None and size <= MOST * known.parameters:
@@ -113,6 +116,11 @@ def choose_student(teacher: Network) -> tuple[str, str]:
     name, size = "", 0
     for name in ("lenient:resnet20", "lenient:resnet14", "lenient:resnet8", "lenient:resnet8-half"):
         size = _size_of(name, wanted) or 0
+        if not known.parameters:
+            return name, (
+                f"{name} ({size:,} parameters) is the largest of our small networks; how many parameters "
+                "the teacher has cannot be seen. A smaller teacher needs --student SPEC."
+            )
         if size <= QUARTER * known.parameters:
             return name, (
                 f"{name} ({size:,} parameters) is the largest of our small networks with at most a quarter of the "
@@ -123,6 +131,12 @@ def choose_student(teacher: Network) -> tuple[str, str]:
         f"no network of ours has at most a quarter of the parameters of {_words(known)}: {name} ({size:,} parameters) "
         f"is our smallest residual one, and {compared} the teacher."
     )
+
+
+def _held(module: nn.Module) -> int:
+    """Return how many numbers a network has learned, as far as that can be seen: 0 where it cannot."""
+    state = sum(tensor.numel() for _, tensor in tensors_of(module.state_dict()))
+    return parameters(module) or state or sum(part.values for part in module.modules() if isinstance(part, Answers))
 
 
 def _words(teacher: _Teacher) -> str:

@@ -131,7 +131,7 @@ def constants_of(module: nn.Module, input_size: tuple[int, int, int], largest: i
     """
     images = torch.rand((2, *input_size), generator=torch.Generator().manual_seed(derive(0, "constants_of"))) * largest
     seen = _first_input(module, images)
-    if seen is None:
+    if seen is None or seen.is_quantized:
         return None
     seen = _without_border(seen.detach().double().cpu(), images.shape)
     if seen.numel() != images.numel():

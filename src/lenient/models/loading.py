@@ -42,7 +42,7 @@ from lenient.models.graphs.reading import ForeignError
 from lenient.models.huggingface import is_theirs, loaded, read_json
 from lenient.models.inside import taken_outside, undone_again
 from lenient.models.names import SOURCES, Spec, did_you_mean, parse_spec
-from lenient.models.programs import GRAPH, LOADED, conversion, load_program, program_kind
+from lenient.models.programs import GRAPH, LOADED, Answers, conversion, load_program, program_kind
 from lenient.models.rebuilding import bare, check_maps, rebuilt
 from lenient.models.sources import build, draft, weights_in
 from lenient.models.trust import Trusted, require
@@ -220,6 +220,10 @@ def _from_name(spec: Spec, flags: Facts, pretrained: bool) -> Network:
     return taken_outside(made, stated=flags.mean is not None) if own else made
 
 
+class Described(nn.Module):
+    """A network, or a part of one, whose tensors alone are known: it cannot be run."""
+
+
 def outline(path: str | Path) -> Network:
     """Return a run's student as its files describe it, with its tensors by name, in a module that cannot be run.
 
@@ -231,12 +235,12 @@ def outline(path: str | Path) -> Network:
         if held.card is None:
             raise TeacherError(_nameless(held.path))
         state = {name: entry.read() for name, entry in held.weights.entries.items()}
-    module = nn.Module()
+    module = Described()
     for name, value in state.items():
         *parents, leaf = name.split(".")
-        part = module
+        part: nn.Module = module
         for parent in parents:
-            inner = part._modules.get(parent) or nn.Module()
+            inner = part._modules.get(parent) or Described()
             part._modules[parent] = inner
             part = inner
         if leaf.startswith(("running_", "num_batches_")) or not value.is_floating_point():
@@ -297,7 +301,9 @@ def _from_graph(path: Path, flags: Facts, trust: Trusted) -> Network:
 
 
 def _from_program(path: Path, kind: str, flags: Facts, *notes: str) -> Network:
-    program, found = load_program(path, kind)
+    program, found = load_program(path, kind, flags.num_classes)
+    if isinstance(program, Answers):
+        notes = (*notes, *program.notes)
     if program.rows is not None:
         notes = (*notes, f"written for batches of {program.rows}: asked in such, one after the other, which takes "
                          "longer; export it for any number of images (dynamic_shapes)")  # fmt: skip

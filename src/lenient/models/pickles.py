@@ -50,7 +50,10 @@ class Stream:
     def read(self, count: int) -> bytes:
         """Return the next `count` bytes, or fewer at the end; raises UnreadableError beyond the limit."""
         if not 0 <= count <= self._left:
-            raise UnreadableError("a text in it is longer than the file")
+            raise UnreadableError(
+                f"a part of it is longer than the file, or than {MAX_BYTES >> 20} MiB, as arrays in a pickle may be: "
+                "save it as safetensors"
+            )
         self._left -= count
         return self._file.read(count)
 

@@ -37,8 +37,11 @@ _UNREAD = {
     "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
     "torch._utils._rebuild_nested_tensor": "a nested tensor",
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor of the meta device, without its numbers",
+    "torch._utils._rebuild_tensor_v2": "a tensor that pickle.dump wrote, which torch.save does otherwise",
     "numpy.core.multiarray._reconstruct": "an array of NumPy",
     "numpy._core.multiarray._reconstruct": "an array of NumPy",
+    "numpy.core.numeric._frombuffer": "an array of NumPy",
+    "numpy._core.numeric._frombuffer": "an array of NumPy",
 }
 
 

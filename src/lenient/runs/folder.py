@@ -24,7 +24,9 @@ from lenient.core.errors import DamagedError, UsageError
 from lenient.core.files import disk_errors
 from lenient.core.manifest import ALWAYS, FOLDERS, GROWING, LAST, NAMES, PREVIOUS, SEGMENTS, TREES, of_run
 from lenient.core.numbers import finite, plain
+from lenient.models.card import tensors_of
 from lenient.models.names import one_line
+from lenient.models.programs import Loaded
 from lenient.runs.segments import put_back, set_apart
 
 log = logging.getLogger("lenient")
@@ -307,21 +309,17 @@ def _short(value: float) -> float | None:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Return a hash of a module's parameters and buffers: names, shapes and bytes."""
+    """Return a hash of a module's state, names, shapes and bytes, or of the file of a program that shows none."""
     digest = hashlib.sha256()
-    for name, tensor in _tensors(dict(sorted(module.state_dict().items()))):
+    state = dict(tensors_of(dict(sorted(module.state_dict().items()))))
+    for name, stored in state.items():
+        tensor = stored.dequantize() if stored.is_quantized else stored
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    if not state:
+        for part in module.modules():
+            digest.update(part.digest.encode() if isinstance(part, Loaded) else b"")
     return digest.hexdigest()
-
-
-def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Return what a state holds as tensors: quantised layers have theirs in tuples; some keep others, too."""
-    for name, value in state.items():
-        if isinstance(value, torch.Tensor):
-            yield name, value.dequantize() if value.is_quantized else value
-        elif isinstance(value, tuple):
-            yield from _tensors({f"{name}.{number}": part for number, part in enumerate(value)})
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:

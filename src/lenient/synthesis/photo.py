@@ -27,6 +27,8 @@ AREAS = (1 / 500, 1 / 2)
 """Of a patch, as shares of the picture."""
 LEAST_AREA = 0.02
 """Of a crop, as a share of the largest that fits into the picture."""
+_TRIES = 1000
+"""Draws until a patch fits, of which images as long as 100 : 1 need about a hundred."""
 
 
 @cache
@@ -99,16 +101,17 @@ def patch(rng: Generator, input_size: tuple[int, int, int]) -> NDArray[np.float3
     """Return a part of one of the pictures, scaled to (C, H, W), float32 in [0, 1].
 
     Its area is uniform between two shares of the picture, its shape that of the images within 4 : 3; one that does not
-    fit is drawn again. Channels are as in `crops`.
+    fit is drawn again, and cut where the images are so long that none does. Channels are as in `crops`.
     """
     picture = pictures()[rng.integers(len(NAMES))]
     _, height, width = input_size
-    while True:
+    for _ in range(_TRIES):
         area = rng.uniform(*AREAS) * picture.width * picture.height
         shape = width / height * (4 / 3) ** rng.uniform(-1, 1)
         wide, tall = math.sqrt(area * shape), math.sqrt(area / shape)
         if wide <= picture.width and tall <= picture.height:
             break
+    wide, tall = min(wide, picture.width), min(tall, picture.height)
     left, top = rng.uniform(0, picture.width - wide), rng.uniform(0, picture.height - tall)
     box = (left, top, left + wide, top + tall)
     shown = picture.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)

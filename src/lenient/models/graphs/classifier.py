@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,10 +10,12 @@ from lenient.core.errors import TeacherError
 from lenient.core.seeding import derive
 from lenient.core.text import shown
 from lenient.models.card import Card, Network
-from lenient.models.facts import Facts, channels_last, make_card
+from lenient.models.facts import Facts, make_card
 from lenient.models.graphs.functions import UnknownError
+from lenient.models.graphs.images import channels_last
 from lenient.models.graphs.network import BUDGET, GraphNetwork, TooLargeError, build
-from lenient.models.graphs.reading import ForeignError, Graph, Node, Value, read_graph
+from lenient.models.graphs.outputs import before_softmax, chosen_output, makers_of
+from lenient.models.graphs.reading import ForeignError, Graph, read_graph
 from lenient.models.inside import taken_outside
 from lenient.models.names import one_line
 from lenient.models.probing import batch_norm_layers
@@ -34,8 +35,11 @@ def classifier_of(path: Path, flags: Facts) -> Network:
         ForeignError: it has what is not rebuilt here; a runtime for such files may take it.
     """
     graph = read_graph(path)
-    output, notes = _output(graph, flags.num_classes, path)
-    last, size = _size(graph.images, flags, path)
+    chosen, notes = chosen_output(graph.nodes, graph.outputs, flags.num_classes, path)
+    output, cut = before_softmax(chosen.name, makers_of(graph.nodes))
+    if cut:
+        notes.append("the softmax that ends it is left out, for logits")
+    last, size = _size(graph, flags, path)
     if last:
         notes.append("it takes images with channels last (N,H,W,C): they are turned on the way in")
     try:
@@ -99,87 +103,15 @@ def _all_biased(graph: Graph) -> bool:
     return all(len(node.inputs) > 2 and node.inputs[2] for node in graph.nodes if node.operator == "Conv")
 
 
-def _output(graph: Graph, num_classes: int | None, path: Path) -> tuple[str, list[str]]:
-    """Return the name of the logits: before a softmax that ends the graph, and of several outputs the likeliest.
-
-    Raises TeacherError where nothing tells which of them are the logits.
-    """
-    flat = [value for value in graph.outputs if value.shape is None or len(value.shape) == 2] or list(graph.outputs)[:1]
-    makers: Mapping[str, Node] = {made: node for node in graph.nodes for made in node.outputs if made}
-    sources = {value.name: _before_softmax(value.name, makers) for value in flat}
-    named = [value.name for value in flat if "logit" in value.name.lower()]
-    if not named:
-        wide = [value.name for value in flat if num_classes and value.shape and value.shape[1] == num_classes]
-        named = _computed_last({name: sources[name][0] for name in wide or sources}, makers)
-    if not named:
-        listed = ", ".join(
-            f"{shown(value.name)} of {value.shape[1] if value.shape else '?'} values" for value in flat[:4]
-        )
-        number = "" if num_classes else "give --num-classes N, or "
-        raise TeacherError(
-            f"{path}: puts out {listed}, and nothing tells which are the logits: {number}export it with these alone"
-        )
-    notes = []
-    if len(graph.outputs) > 1:
-        rest = ", ".join(shown(value.name) for value in graph.outputs if value.name != named[0])
-        notes.append(f"of its outputs {shown(named[0])} is taken for the logits, not {rest}")
-    name, cut = sources[named[0]]
-    return name, [*notes, "the softmax that ends it is left out, for logits"] if cut else notes
-
-
-def _before_softmax(name: str, makers: Mapping[str, Node]) -> tuple[str, bool]:
-    """Return what an output is before what ends the graph, and whether that is a softmax."""
-    seen: set[str] = set()
-    cut = False
-    while name in makers and name not in seen:
-        seen.add(name)
-        node = makers[name]
-        ends = node.operator == "Softmax" and node.attributes.get("axis", -1) in (1, -1)
-        if not ends and node.operator != "Identity":
-            break
-        cut |= ends
-        name = node.inputs[0]
-    return name, cut
-
-
-def _computed_last(sources: Mapping[str, str], makers: Mapping[str, Node]) -> list[str]:
-    """Return of outputs, given with what they are before a softmax, those that are computed from all the others, as
-    logits are from features; else the one that a linear layer makes; [] where that is none, or several."""
-    last = [name for name, source in sources.items() if {*sources.values()} <= _leading_to(source, makers)]
-    linear = [
-        name
-        for name, source in sources.items()
-        if any(made in makers and makers[made].operator in ("Gemm", "MatMul") for made in _with_sum(source, makers))
-    ]
-    return last or (linear if len({sources[name] for name in linear}) == 1 else [])
-
-
-def _with_sum(name: str, makers: Mapping[str, Node]) -> tuple[str, ...]:
-    """Return a value's name, and where it is a sum, those of what is added."""
-    node = makers.get(name)
-    return (name, *node.inputs) if node is not None and node.operator == "Add" else (name,)
-
-
-def _leading_to(name: str, makers: Mapping[str, Node]) -> set[str]:
-    """Return the names of all that a value is computed from, and its own."""
-    found, left = {name}, [name]
-    while left:
-        node = makers.get(left.pop())
-        new = set(node.inputs if node is not None else ()) - found
-        found |= new
-        left += new
-    return found
-
-
-def _size(images: Value, flags: Facts, path: Path) -> tuple[bool, tuple[int, int, int]]:
+def _size(graph: Graph, flags: Facts, path: Path) -> tuple[bool, tuple[int, int, int]]:
     """Return whether channels come last, and the images' channels, height and width."""
-    shape = images.shape
+    images, shape = graph.images, graph.images.shape
     if shape is None or len(shape) != 4:
         raise TeacherError(f"{path}: takes {'?' if shape is None else list(shape)}, not images (N, C, H, W)")
     if images.dtype is None or not images.dtype.is_floating_point:
         kind = str(images.dtype).removeprefix("torch.")
         raise ForeignError(f"{path}: takes images as {kind}, which have no gradient: export it for float images")
-    last = channels_last(shape)
+    last = channels_last(shape, graph.nodes, images.name)
     own = (shape[3], shape[1], shape[2]) if last else shape[1:]
     asked = (flags.channels, *(flags.size or (None, None)))
     channels, height, width = (mine or given for mine, given in zip(own, asked, strict=True))

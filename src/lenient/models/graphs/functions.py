@@ -210,12 +210,29 @@ def _max_pool(node: Node, version: int) -> Function:
 
     def pool(x: Tensor) -> Tensor:
         strides, dilations, pads = sides(node, x.shape, kernel)
-        half, even = pads[: len(kernel)], pads[: len(kernel)] == pads[len(kernel) :]
-        if not even or any(2 * pad > size for pad, size in zip(half, kernel, strict=True)):
-            x, half = F.pad(x, torch_pads(pads), value=-math.inf), [0] * len(kernel)
-        return _MAX_POOLS[len(kernel)](x, kernel, strides, half, dilations, ceil_mode=ceil)
+        padded, half = _padded(x, kernel, pads, -math.inf)
+        found = _MAX_POOLS[len(kernel)](padded, kernel, strides, half, dilations, ceil_mode=ceil)
+        return _begun(found, x.shape, strides, pads) if ceil else found
 
     return pool
+
+
+def _padded(x: Tensor, kernel: list[int], pads: list[int], value: float) -> tuple[Tensor, list[int]]:
+    """Return maps to be pooled, and what is left of their pads for torch: none where it does not take such."""
+    half = pads[: len(kernel)]
+    if half == pads[len(kernel) :] and all(2 * pad <= size for pad, size in zip(half, kernel, strict=True)):
+        return x, half
+    return F.pad(x, torch_pads(pads), value=value), [0] * len(kernel)
+
+
+def _begun(found: Tensor, shape: Sequence[int], strides: Sequence[int], pads: Sequence[int]) -> Tensor:
+    """Return what maps of `shape` were pooled to, without windows that begin in the pads after them.
+
+    In ceil_mode the format has none such; torch keeps them where the maps were padded before.
+    """
+    for axis, (size, stride, before) in enumerate(zip(shape[2:], strides, pads, strict=False), 2):
+        found = found.narrow(axis, 0, min(found.shape[axis], math.ceil((size + before) / stride)))
+    return found
 
 
 def _average_pool(node: Node, version: int) -> Function:
@@ -226,11 +243,12 @@ def _average_pool(node: Node, version: int) -> Function:
 
     def pool(x: Tensor) -> Tensor:
         strides, _, pads = sides(node, x.shape, kernel)
+        padded, half = _padded(x, kernel, pads, 0.0)
         average = partial(_AVERAGE_POOLS[len(kernel)], kernel_size=kernel, stride=strides, ceil_mode=ceil)
-        if pads[: len(kernel)] == pads[len(kernel) :]:
-            return average(x, padding=pads[: len(kernel)], count_include_pad=counts)
-        sums = average(F.pad(x, torch_pads(pads)))
-        return sums if counts else sums / average(F.pad(torch.ones_like(x[:1, :1]), torch_pads(pads)))
+        found = average(padded, padding=half, count_include_pad=counts)
+        if padded is not x and not counts:
+            found = found / average(_padded(torch.ones_like(x[:1, :1]), kernel, pads, 0.0)[0])
+        return _begun(found, x.shape, strides, pads) if ceil else found
 
     return pool
 

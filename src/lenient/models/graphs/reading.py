@@ -93,6 +93,44 @@ def read_graph(path: Path) -> Graph:
         raise TeacherError(f"{path}: damaged or not an ONNX file ({one_line(error, 100)})") from error
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """What a sound file says at first sight, also one of a network that is not rebuilt here."""
+
+    nodes: tuple[Node, ...]
+    """With those attributes that are whole numbers or lists of them."""
+    outputs: tuple[Value, ...]
+    values: int
+    """How many numbers it holds as constants."""
+    beside: tuple[Path, ...]
+    """Files that constants lie in."""
+
+
+def sketch(path: Path) -> Sketch:
+    """Look at a sound file, without reading its constants."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    nodes = [
+        Node(
+            proto.op_type,
+            tuple(proto.input),
+            tuple(proto.output),
+            {a.name: _attribute(a, path) for a in proto.attribute if a.type in (2, 7)},
+        )
+        for proto in graph.node
+    ]
+    constants = [value.t for proto in graph.node if proto.op_type == "Constant" for value in proto.attribute]
+    constants += graph.initializer
+    places = {entry.value for proto in constants for entry in proto.external_data if entry.key == "location"}
+    return Sketch(
+        tuple(nodes),
+        tuple(_value(entry) for entry in graph.output),
+        sum(math.prod(proto.dims) for proto in constants),
+        tuple(path.parent / name for name in sorted(places)),
+    )
+
+
 def _graph(model: Any, path: Path) -> Graph:
     graph = model.graph
     versions = [int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
