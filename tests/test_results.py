@@ -105,6 +105,7 @@ def test_the_page_on_runs_that_no_table_was_fitted_to_follows_from_them(monkeypa
     "name",
     [
         "bn-shift",
+        "constants",
         "crowded",
         "loss-balance",
         "sabotage",
