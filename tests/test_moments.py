@@ -65,11 +65,20 @@ def test_where_the_last_layer_fixes_none_there_is_nothing_to_fit() -> None:
         assert fitting_moments(teacher(0.0, 1.0), CPU, other) is None
 
 
-@pytest.mark.parametrize(("mean", "wanted"), [(0.0, USUAL), (1.0, (USUAL[0] - 1, USUAL[1])), (0.45, None)])
+@pytest.mark.parametrize(
+    ("mean", "std", "notes", "wanted"),
+    [
+        (0.0, 1.0, (), USUAL),
+        (1.0, 1.0, (), (USUAL[0] - 1, USUAL[1])),
+        (0.45, 1 / 255, (), (0.0, 255 * USUAL[1])),
+        (0.45, 0.25, (), None),
+        (0.0, 1.0, ("mean and std ASSUMED",), None),
+    ],
+)
 def test_a_teacher_without_batch_norm_gets_usual_ones_where_its_constants_are_none(
-    mean: float, wanted: tuple[float, float] | None
+    mean: float, std: float, notes: tuple[str, ...], wanted: tuple[float, float] | None
 ) -> None:
-    card = dataclasses.replace(tiny_card(), mean=(mean,), std=(1.0,))
+    card = dataclasses.replace(tiny_card(), mean=(mean,), std=(std,), notes=notes)
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     found = fitting_moments(Network(plain.eval(), card), CPU, DRAWN)
     assert found == (None if wanted is None else pytest.approx(wanted, abs=1e-3))
@@ -98,6 +107,26 @@ def test_they_are_decided_before_the_first_update_and_kept(tmp_path: Path) -> No
     lenient.distill(network, "lenient:lenet5-half", method="bn-adv", settings=plan, output=tmp_path / "run")
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["generator"]["output_moments"]
     assert kept == list(fitting_moments(network, CPU, DRAWN.model_copy(update={"width": 4})) or ())
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_it_drew(tmp_path: Path) -> None:
+    plan = {key: value for key, value in QUICK.items() if key != "generator"} | {"generator.width": 4}
+    run = {"student": "lenient:lenet5-half", "method": "bn-adv", "output": tmp_path / "run"}
+    lenient.distill(teacher(0.0, 1.0), settings=plan | {"generator.output_moments": None}, **run)
+    file = tmp_path / "run" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    del config["generator"]["output_moments"]
+    file.write_text(yaml.safe_dump(config))
+    lenient.distill(teacher(0.0, 1.0), steps=config["steps"] + 2, resume=True, **run)
+    assert yaml.safe_load(file.read_text())["generator"]["output_moments"] is None
+
+
+def test_a_generator_of_ones_own_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    plan = {key: value for key, value in QUICK.items() if key != "generator"}
+    own = {"generator": lambda card: UpsamplingGenerator(card.input_size, GeneratorSettings(width=4))}
+    lenient.distill(teacher(0.0, 1.0), "lenient:lenet5-half", method="bn-adv", settings=plan, **own)
+    assert "generator.output_moments" not in caplog.text
 
 
 def test_methods_of_papers_draw_as_released() -> None:

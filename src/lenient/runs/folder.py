@@ -152,7 +152,11 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any] | None:
         """Return the settings of the run that the folder holds, or None; raises DamagedError."""
-        return schemas.read_config(self.path / "config.yaml")
+        config = schemas.read_config(self.path / "config.yaml")
+        generator = None if config is None else config.get("generator")
+        if isinstance(generator, dict):
+            generator.setdefault("output_moments", None)  # of an earlier version, which drew as released
+        return config
 
     def write_env(self, facts: Mapping[str, Any]) -> None:
         """Write what may change numbers: versions, device, threads, precision."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -279,7 +278,7 @@ class Job:
         settings = decide(self.settings, self.request, self.teacher, self.student, self.builder())
         busy = others.processors()
         if tried and busy is not None and busy > CROWDED:
-            where = f"{busy:.1f} of {os.cpu_count()} processors busy"
+            where = f"{busy:.1f} of {processors.available()} processors busy"
             log.warning("the machine is crowded: other processes keep %s, so steps take longer", where)
         return settings
 

@@ -20,6 +20,7 @@ from lenient.core.schemas import ANEW, damaged
 from lenient.core.text import VALUE, shown, visible
 from lenient.methods import DEFAULT, METHODS, method_class, recipes
 from lenient.methods.contract import Method, MethodSettings
+from lenient.methods.generator import WithGenerator
 from lenient.models import build_student, check_classifier, choose_student
 from lenient.models.card import Network, PixelClassifier
 from lenient.models.names import OWN, parse_spec
@@ -301,8 +302,9 @@ def decide(
     if settings.teacher.temperature == "auto":
         found = 1.0 if is_copy(student) else ranks.agree(fitting_temperature(teacher, runtime))
         changes["teacher"] = settings.teacher.model_copy(update={"temperature": found})
+    own = isinstance(method, WithGenerator) or settings.generator.factory is not None
     if settings.generator.output_moments == "auto":
-        moments = ranks.agree(fitting_moments(teacher, runtime, settings.generator))
+        moments = None if own else ranks.agree(fitting_moments(teacher, runtime, settings.generator))
         changes["generator"] = settings.generator.model_copy(update={"output_moments": moments})
     _check_ways(settings, device)
     settings = settings.model_copy(update=changes)
@@ -322,8 +324,10 @@ def decide(
     together, overlap = min(2 * count, most_threads()) if tried else count, settings.overlap
     if overlap == "auto":
         with threads(count):
-            overlap = settings.method.takes("overlap") and overlap_pays(
-                settings, teacher, student, method, together=together
+            overlap = (
+                settings.method.takes("overlap")
+                and not own
+                and overlap_pays(settings, teacher, student, method, together=together)
             )
     count = together if overlap else count
     settings = settings.model_copy(update={"overlap": overlap, "threads": count})
@@ -384,12 +388,12 @@ def pick_student(
         UsageError: a module given does not answer the teacher's images with the teacher's classes.
     """
     if isinstance(spec, PixelClassifier):  # the network without its own normalisation
-        spec = Network(spec.module, spec.card)
+        spec = Network(spec.module, replace(spec.card, arch=None))
     elif isinstance(spec, torch.nn.Module):
         spec = Network(spec, replace(teacher.card, arch=None, outputs="logits", notes=()))
     if isinstance(spec, Network):
         # it learns images as the teacher sees them, normalisation and all
-        card = replace(teacher.card, arch=spec.card.arch, outputs=spec.card.outputs, notes=spec.card.notes)
+        card = replace(teacher.card, arch=spec.card.arch, outputs="logits", notes=spec.card.notes)
         try:
             return check_classifier(Network(spec.module, card), plain=True), "given as a module"
         except TeacherError as error:
