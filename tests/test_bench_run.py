@@ -967,7 +967,8 @@ def test_an_unfinished_run_with_other_settings_is_replaced_by_a_retry_and_by_not
     assert (folder / "cell.json").is_file()
 
 
-def test_a_process_without_a_word_fails_with_its_last_one(tmp_path):
+def test_a_process_without_a_word_fails_with_its_last_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the task goes to its folder, in this very process
     task = Task("lenient.bench.none", tmp_path / "cell", "a cell")
     write_json(task.spec, {})
     assert tasks.run_task(task, 1, str(tmp_path)) == "failed"

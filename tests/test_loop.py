@@ -701,8 +701,15 @@ def test_what_was_auto_is_written_as_decided(tmp_path):
 def test_a_runs_config_is_a_recipe(tmp_path):
     distill(tiny_teacher(), tiny_student(), output=tmp_path / "r", settings=QUICK)
     again = resolve(Request(recipes=[str(tmp_path / "r" / "config.yaml")]))
-    decided = {"method": resolve(Request(settings=QUICK)).method, "threads": again.threads, "recompute": False}
+    moments = again.generator.output_moments
+    decided = {
+        "method": resolve(Request(settings=QUICK)).method,
+        "threads": again.threads,
+        "recompute": False,
+        "generator": settings().generator.model_copy(update={"output_moments": moments}),
+    }
     assert isinstance(again.threads, int)
+    assert moments != "auto"
     assert again == settings().model_copy(update=decided)
 
 
