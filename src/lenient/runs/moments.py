@@ -27,6 +27,7 @@ log = logging.getLogger("lenient")
 Moments = tuple[float, float]
 
 AS_RELEASED: Moments = (0.0, 1.0)
+"""In the teacher's normalised space."""
 USUAL: Moments = (0.45, 0.27)
 """Mean and deviation of pixels in photographs, near those of CIFAR and ImageNet: for who tells nothing."""
 MEANS, DEVIATIONS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.1, 0.2, 0.3, 0.4, 0.5)

@@ -12,9 +12,8 @@ from lenient.bench.report.results import context, in_percent, numbers
 from lenient.bench.report.tables.notes import COUNTED, EXPECTED, VERDICT
 from lenient.bench.report.tables.table import Column, Row, Table, Value
 from lenient.bench.report.tables.values import absent, counted, percentage, shown
+from lenient.bench.report.tables.verdicts import VERDICTS
 from lenient.core.numbers import duration
-
-VERDICTS = ("ok", "warning", "failed")
 
 
 def each_teacher(grid: Grid, key: str) -> Table | None:
@@ -74,11 +73,9 @@ def _values(grid: Grid, row: str, teacher: str) -> tuple[Value, ...]:
 
 def _verdicts(cells: Sequence[Cell]) -> str:
     found = Counter(str(cell.raw.get("verdict") or "unknown") for cell in cells)
-    return ", ".join(f"{count} {word}" for word, count in sorted(found.items(), key=lambda pair: _place(pair[0])))
-
-
-def _place(word: str) -> int:
-    return VERDICTS.index(word) if word in VERDICTS else len(VERDICTS)
+    return ", ".join(
+        f"{found[word]} {word}" for word in (*VERDICTS, *sorted(found.keys() - {*VERDICTS})) if found[word]
+    )
 
 
 def _expected(cells: Sequence[Cell]) -> tuple[Value, Value]:

@@ -10,6 +10,8 @@ from lenient.bench.report.tables.notes import EXPECTED, VERDICT
 from lenient.bench.report.tables.table import Column, Row, Table, Value
 from lenient.bench.report.tables.values import count, shown
 
+VERDICTS = ("ok", "warning", "failed")
+
 
 def verdicts(grid: Grid, key: str) -> Table:
     """What the verdicts were worth: accuracies of the runs behind each."""
@@ -23,7 +25,7 @@ def verdicts(grid: Grid, key: str) -> Table:
     )
     bad = {cell.wanted.id for row in grid.rows for cell in catastrophic(grid, row)}
     rows = []
-    for word in ("ok", "warning", "failed"):
+    for word in VERDICTS:
         cells = [cell for cell in grid.cells if cell.raw.get("verdict") == word]
         taught = [cell for cell in cells if not grid.is_baseline(cell.row)]
         agreements = [100 * value for value in numbers(cells, "agreement")]
